@@ -1,1 +1,253 @@
-//! Placeholder.
+//! Every stat that inpick publishes: its name, labels, bucket bounds, help text and who publishes it.
+//!
+//! One table for all who must agree on it: the picker's ledger, the filter that defines the stats in Envoy, the sidecar that
+//! adds `# HELP` and `# TYPE` to Envoy's page, and the generator of the bootstrap's `stats_tags`.
+//!
+//! Envoy has no labels for proxy-wasm stats. A labelled stat is therefore given a name that carries its labels in front,
+//! `le=0.005;model_name=m;target_model_name=t;family_bucket`, and one regular expression a label in the bootstrap cuts them out
+//! again ([`tag_regex`]). Labels stand in front and in one fixed order because Envoy runs every expression on every new name
+//! with a backtracking matcher: so each expression that does not apply fails on its first character.
+
+#![no_std]
+
+extern crate alloc;
+
+mod bounds;
+mod label;
+mod name;
+
+use alloc::vec::Vec;
+
+pub use bounds::{Bounds, Scale};
+pub use label::Label;
+pub use name::{MAX_LABEL_VALUE_BYTES, label_value, stat_name, tag_regex};
+
+/// What kind of series a family is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Classic Prometheus histogram: cumulative `_bucket`, `_sum`, `_count`.
+    Histogram(Bounds),
+}
+
+impl Kind {
+    /// The word behind `# TYPE`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// Who publishes a family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Publisher {
+    /// The filter or its singleton service, through Envoy's stats: on Envoy's page, and on the sidecar's by merging.
+    Envoy,
+    /// The sidecar alone: a float that Envoy's integer stats cannot hold.
+    Sidecar,
+    /// Both; the sidecar's own value stands on its page.
+    Both,
+}
+
+/// A configuration switch that turns a group of families on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Switch {
+    /// No switch: always there.
+    Always,
+    /// `inference_objective_*`, on by default.
+    Objective,
+    /// The older spelling `inference_model_*`, off by default.
+    Model,
+}
+
+/// One family of series.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Name in Prometheus; for a counter with its `_total`.
+    pub name: &'static str,
+    /// Text behind `# HELP`.
+    pub help: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Labels in [`Label`]'s order, without `le`.
+    pub labels: &'static [Label],
+    /// What turns it on.
+    pub switch: Switch,
+    /// Who publishes it.
+    pub publisher: Publisher,
+}
+
+macro_rules! families {
+    ($($(#[$meta:meta])* $id:ident = $name:literal, $kind:expr, [$($label:ident),*], $switch:ident, $publisher:ident, $help:literal;)*) => {
+        /// A family of the catalogue.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum Stat { $($(#[$meta])* #[doc = $help] $id,)* }
+
+        impl Stat {
+            /// Every family, in the order of the catalogue.
+            pub const ALL: &'static [Self] = &[$(Self::$id,)*];
+
+            /// What the catalogue says of it.
+            #[must_use]
+            pub const fn family(self) -> &'static Family {
+                match self {
+                    $(Self::$id => &Family {
+                        name: $name, help: $help, kind: $kind, labels: &[$(Label::$label,)*],
+                        switch: Switch::$switch, publisher: Publisher::$publisher,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+families! {
+    // The endpoint picker's families, named as dashboards and alerts for it name them.
+    ObjectiveRequestTotal = "inference_objective_request_total", Counter, [ModelName, TargetModelName, Priority], Objective, Envoy,
+        "Requests whose model was known: admitted, or refused afterwards.";
+    ObjectiveRequestErrorTotal = "inference_objective_request_error_total", Counter, [ModelName, TargetModelName, ErrorCode], Objective, Envoy,
+        "Requests that failed, once each: refused here, answered with an error by the model server, reset, timed out or left by the client.";
+    ObjectiveRequestDurationSeconds = "inference_objective_request_duration_seconds", Histogram(Bounds::LATENCY), [ModelName, TargetModelName], Objective, Envoy,
+        "Seconds from the request's headers to the end of its response, measured in the proxy.";
+    ObjectiveRequestSizes = "inference_objective_request_sizes", Histogram(Bounds::REQUEST_BYTES), [ModelName, TargetModelName], Objective, Envoy,
+        "Bytes of request bodies as received.";
+    ObjectiveResponseSizes = "inference_objective_response_sizes", Histogram(Bounds::RESPONSE_BYTES), [ModelName, TargetModelName], Objective, Envoy,
+        "Bytes of response bodies, streamed or not.";
+    ObjectiveInputTokens = "inference_objective_input_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName], Objective, Envoy,
+        "Prompt tokens of a request as the model server counted them, cached ones included.";
+    ObjectiveOutputTokens = "inference_objective_output_tokens", Histogram(Bounds::OUTPUT_TOKENS), [ModelName, TargetModelName], Objective, Envoy,
+        "Generated tokens of a request as the model server counted them.";
+    ObjectivePromptCachedTokens = "inference_objective_prompt_cached_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName], Objective, Envoy,
+        "Prompt tokens of a request that the model server took from its prefix cache.";
+    ObjectiveNormalizedTimePerOutputToken = "inference_objective_normalized_time_per_output_token_seconds", Histogram(Bounds::NORMALIZED_TIME), [ModelName, TargetModelName], Objective, Envoy,
+        "Seconds of a request's duration for each generated token.";
+    ObjectiveRequestTtftSeconds = "inference_objective_request_ttft_seconds", Histogram(Bounds::LATENCY), [ModelName, TargetModelName], Objective, Envoy,
+        "Seconds from the request's headers to the first event with content of a streamed response, measured in the proxy.";
+    ObjectiveRequestTpotSeconds = "inference_objective_request_tpot_seconds", Histogram(Bounds::TIME_PER_TOKEN), [ModelName, TargetModelName], Objective, Envoy,
+        "Seconds for each generated token after the first of a streamed response.";
+    ObjectiveRunningRequests = "inference_objective_running_requests", Gauge, [ModelName], Objective, Envoy,
+        "Requests that were sent to an endpoint and have not finished.";
+
+    // The same families under the spelling of older dashboards.
+    ModelRequestTotal = "inference_model_request_total", Counter, [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_request_total.";
+    ModelRequestErrorTotal = "inference_model_request_error_total", Counter, [ModelName, TargetModelName, ErrorCode], Model, Envoy,
+        "Older spelling of inference_objective_request_error_total.";
+    ModelRequestDurationSeconds = "inference_model_request_duration_seconds", Histogram(Bounds::LATENCY), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_request_duration_seconds.";
+    ModelRequestSizes = "inference_model_request_sizes", Histogram(Bounds::REQUEST_BYTES), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_request_sizes.";
+    ModelResponseSizes = "inference_model_response_sizes", Histogram(Bounds::RESPONSE_BYTES), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_response_sizes.";
+    ModelInputTokens = "inference_model_input_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_input_tokens.";
+    ModelOutputTokens = "inference_model_output_tokens", Histogram(Bounds::OUTPUT_TOKENS), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_output_tokens.";
+    ModelNormalizedTimePerOutputToken = "inference_model_normalized_time_per_output_token_seconds", Histogram(Bounds::NORMALIZED_TIME), [ModelName, TargetModelName], Model, Envoy,
+        "Older spelling of inference_objective_normalized_time_per_output_token_seconds.";
+    ModelRunningRequests = "inference_model_running_requests", Gauge, [ModelName], Model, Envoy,
+        "Older spelling of inference_objective_running_requests.";
+
+    // Pools.
+    PoolAverageKvCacheUtilization = "inference_pool_average_kv_cache_utilization", Gauge, [Name], Always, Sidecar,
+        "Mean KV cache use of the pool's fresh endpoints, 0 to 1.";
+    PoolAverageQueueSize = "inference_pool_average_queue_size", Gauge, [Name], Always, Sidecar,
+        "Mean number of requests waiting in the queues of the pool's fresh endpoints.";
+    PoolAverageRunningRequests = "inference_pool_average_running_requests", Gauge, [Name], Always, Sidecar,
+        "Mean number of requests running on the pool's fresh endpoints.";
+    PoolReadyPods = "inference_pool_ready_pods", Gauge, [Name], Always, Both,
+        "Endpoints of the pool with fresh metrics.";
+    PoolPerPodQueueSize = "inference_pool_per_pod_queue_size", Gauge, [Name, ModelServerPod], Always, Both,
+        "Requests waiting in the queue of each known endpoint of the pool.";
+    PoolKvCacheUtilizationPermille = "inference_pool_kv_cache_utilization_permille", Gauge, [Name, ModelServerPod], Always, Envoy,
+        "KV cache use of each fresh endpoint in thousandths, for scrapers of Envoy's page alone.";
+    PoolRunningRequests = "inference_pool_per_pod_running_requests", Gauge, [Name, ModelServerPod], Always, Envoy,
+        "Requests running on each fresh endpoint, for scrapers of Envoy's page alone.";
+
+    // The picker itself.
+    ExtensionInfo = "inference_extension_info", Gauge, [Commit, BuildRef], Always, Both,
+        "1, labelled with what was built.";
+    SchedulerAttemptsTotal = "inference_extension_scheduler_attempts_total", Counter, [Status, TargetModelName, PodName, Namespace, Port], Always, Envoy,
+        "Picks by outcome and, where one succeeded, by endpoint.";
+    SchedulerE2eDurationSeconds = "inference_extension_scheduler_e2e_duration_seconds", Histogram(Bounds::SCHEDULER), [], Always, Envoy,
+        "Seconds that one pick took.";
+    ModelRewriteDecisionsTotal = "inference_extension_model_rewrite_decisions_total", Counter, [ModelRewriteName, ModelName, TargetModel], Always, Envoy,
+        "Requests whose model a rewrite rule decided.";
+
+    // What no other picker shows.
+    PicksTotal = "inpick_picks_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
+        "Picks by the endpoint that served and by what decided.";
+    RequestBodiesTotal = "inpick_request_bodies_total", Counter, [Outcome], Always, Envoy,
+        "Request bodies by what reading them gave.";
+    FilterDurationMicroseconds = "inpick_filter_duration_microseconds", Histogram(Bounds::FILTER_MICROSECONDS), [Phase], Always, Envoy,
+        "Microseconds of one request spent in the filter's own callbacks, by phase.";
+    SnapshotAgeMilliseconds = "inpick_snapshot_age_milliseconds", Gauge, [], Always, Envoy,
+        "Milliseconds since the sidecar last confirmed the snapshot.";
+    SnapshotGeneration = "inpick_snapshot_generation", Gauge, [], Always, Envoy,
+        "Generation of the snapshot in use.";
+    SnapshotFetchesTotal = "inpick_snapshot_fetches_total", Counter, [Outcome], Always, Envoy,
+        "Requests for the sidecar's snapshot by outcome.";
+    Endpoints = "inpick_endpoints", Gauge, [Pool, State], Always, Envoy,
+        "Endpoints of the pool by state.";
+    VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
+        "Times that a virtual machine of the filter was configured; a crash of one adds one.";
+    StatsPending = "inpick_stats_pending", Gauge, [], Always, Envoy,
+        "Stats that wait to be defined in Envoy; what they count is kept meanwhile.";
+}
+
+impl Stat {
+    /// The families that a switch setting publishes through Envoy.
+    pub fn published_by_envoy() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|stat| !matches!(stat.family().publisher, Publisher::Sidecar))
+    }
+}
+
+/// The family of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Family> {
+    Stat::ALL.iter().map(|stat| stat.family()).find(|family| family.name == name)
+}
+
+/// Every label that some family published through Envoy carries, `le` included, in the order in which names carry them.
+#[must_use]
+pub fn envoy_labels() -> Vec<Label> {
+    Label::ALL
+        .iter()
+        .copied()
+        .filter(|label| {
+            *label == Label::Le || Stat::published_by_envoy().any(|stat| stat.family().labels.contains(label))
+        })
+        .collect()
+}
+
+/// Suffix of the twin of a `_sum` in seconds that counts whole microseconds. Envoy's counters are integers, so the plain `_sum`
+/// holds whole seconds; the sidecar divides this twin to publish the exact sum.
+pub const SUM_MICROSECONDS_SUFFIX: &str = "_sum_microseconds";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_labels_are_in_order() {
+        for (index, stat) in Stat::ALL.iter().enumerate() {
+            let family = stat.family();
+            assert!(family.labels.is_sorted(), "{} lists its labels out of order", family.name);
+            assert!(
+                !Stat::ALL[..index].iter().any(|other| other.family().name == family.name),
+                "{} twice",
+                family.name
+            );
+            assert_eq!(matches!(family.kind, Counter), family.name.ends_with("_total"), "{}", family.name);
+        }
+    }
+}

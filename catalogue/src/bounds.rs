@@ -1,0 +1,109 @@
+//! Bucket bounds, as the strings that `le` shows and as the integers that samples are compared with.
+
+use alloc::vec::Vec;
+
+/// What one recorded unit is worth.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scale {
+    /// Samples are in the family's own unit: bytes, tokens, microseconds.
+    Unit,
+    /// Samples are microseconds, the family's unit is seconds.
+    Microseconds,
+}
+
+/// Upper bounds of a histogram's buckets; `+Inf` is implied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// The `le` strings, separated by single spaces, ascending.
+    le: &'static str,
+    /// Unit of the samples.
+    pub scale: Scale,
+}
+
+impl Bounds {
+    /// General latency: request duration and time to first token.
+    pub const LATENCY: Self = Self::seconds(
+        "0.005 0.025 0.05 0.1 0.2 0.4 0.6 0.8 1 1.25 1.5 2 3 4 5 6 8 10 15 20 30 45 60 120 180 240 300 360 480 600 900 1200 1800 2700 3600",
+    );
+    /// Time for one output token.
+    pub const TIME_PER_TOKEN: Self = Self::seconds(
+        "0.0005 0.00205 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.125 0.15 0.2 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 4.5 6 12 18 24 30 36 48 60 90 120 180 270 360",
+    );
+    /// Request bodies, bytes.
+    pub const REQUEST_BYTES: Self = Self::units(
+        "64 128 256 512 1024 2048 4096 8192 16384 32768 65536 131072 262144 524288 1.048576e+06 2.097152e+06 4.194304e+06 8.388608e+06 1.6777216e+07 3.3554432e+07 6.7108864e+07 1.34217728e+08 2.68435456e+08 5.36870912e+08 1.073741824e+09",
+    );
+    /// Response bodies, bytes. 32778 is what every published picker has and recording rules name; it stays.
+    pub const RESPONSE_BYTES: Self = Self::units("1 8 16 32 64 128 256 512 1024 2048 4096 8192 16384 32778 65536");
+    /// Prompt tokens. 32778 for the reason given at [`Self::RESPONSE_BYTES`].
+    pub const INPUT_TOKENS: Self =
+        Self::units("1 8 16 32 64 128 256 512 1024 2048 4096 8192 16384 32778 65536 131072 262144 524288 1.048576e+06");
+    /// Generated tokens.
+    pub const OUTPUT_TOKENS: Self = Self::units("1 8 16 32 64 128 256 512 1024 2048 4096 8192");
+    /// Duration for each output token.
+    pub const NORMALIZED_TIME: Self = Self::seconds("0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10");
+    /// One pick.
+    pub const SCHEDULER: Self = Self::seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1");
+    /// The filter's own work on one request.
+    pub const FILTER_MICROSECONDS: Self = Self::units("5 10 20 50 100 200 500 1000 2000 5000 10000 50000");
+
+    const fn seconds(le: &'static str) -> Self {
+        Self { le, scale: Scale::Microseconds }
+    }
+
+    const fn units(le: &'static str) -> Self {
+        Self { le, scale: Scale::Unit }
+    }
+
+    /// The `le` strings, ascending, without `+Inf`.
+    pub fn le(self) -> impl Iterator<Item = &'static str> {
+        self.le.split(' ')
+    }
+
+    /// Inclusive upper bounds in the samples' unit, ascending, without `+Inf`.
+    #[must_use]
+    pub fn limits(self) -> Vec<u64> {
+        let factor = match self.scale {
+            Scale::Unit => 1.0,
+            Scale::Microseconds => 1e6,
+        };
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounds are small, positive and tested"
+        )]
+        self.le().filter_map(|le| le.parse::<f64>().ok()).map(|bound| (bound * factor + 0.5) as u64).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Bounds; 9] = [
+        Bounds::LATENCY,
+        Bounds::TIME_PER_TOKEN,
+        Bounds::REQUEST_BYTES,
+        Bounds::RESPONSE_BYTES,
+        Bounds::INPUT_TOKENS,
+        Bounds::OUTPUT_TOKENS,
+        Bounds::NORMALIZED_TIME,
+        Bounds::SCHEDULER,
+        Bounds::FILTER_MICROSECONDS,
+    ];
+
+    #[test]
+    fn every_bound_is_a_number_and_they_ascend() {
+        for bounds in ALL {
+            let limits = bounds.limits();
+            assert_eq!(limits.len(), bounds.le().count());
+            assert!(limits.windows(2).all(|pair| pair[0] < pair[1]), "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_become_exact_microseconds() {
+        assert_eq!(Bounds::TIME_PER_TOKEN.limits()[..3], [500, 2050, 5000]);
+        assert_eq!(Bounds::REQUEST_BYTES.limits().last(), Some(&(1 << 30)));
+    }
+}
