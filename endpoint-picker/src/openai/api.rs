@@ -32,9 +32,7 @@ impl Api {
         let last = segments.next()?;
         let before = segments.next()?;
         match (before, last) {
-            (b"chat", b"completions") => {
-                (segments.next()? == b"v1").then_some(Self::ChatCompletions)
-            }
+            (b"chat", b"completions") => (segments.next()? == b"v1").then_some(Self::ChatCompletions),
             (b"v1", b"completions") => Some(Self::Completions),
             (b"v1", b"responses") => Some(Self::Responses),
             (b"v1", b"embeddings") => Some(Self::Embeddings),
@@ -77,10 +75,7 @@ mod tests {
             ("/v1/score", Some(Api::Score)),
             ("/score", Some(Api::Score)),
             ("/gw/v1/chat/completions?x=1", Some(Api::ChatCompletions)),
-            (
-                "/a/b/v1/completions?next=/v1/embeddings",
-                Some(Api::Completions),
-            ),
+            ("/a/b/v1/completions?next=/v1/embeddings", Some(Api::Completions)),
             ("/gw/rerank?", Some(Api::Rerank)),
             ("/v1/responses#top", Some(Api::Responses)),
         ] {

@@ -1,9 +1,19 @@
 //! Facts of a request body.
 
 use alloc::{string::String, vec::Vec};
-use core::ops::Range;
+use core::{fmt, ops::Range};
 
-use super::Api;
+use xxhash_rust::{
+    xxh3::{xxh3_64, xxh3_64_with_seed},
+    xxh64::Xxh64,
+};
+
+use super::{
+    Api,
+    json::{Container, Node, ROOT, SKIP, Scalar, ScanError, Scanner, Want, Watch},
+    number,
+    prefix::PrefixChain,
+};
 
 /// Bytes of prompt text in one prefix block: about 16 tokens, the block size of vLLM, at four bytes a token.
 pub const PREFIX_BLOCK_BYTES: usize = 64;
@@ -13,6 +23,9 @@ pub const MAX_PREFIX_BLOCKS: usize = 256;
 
 /// Longest model name, in decoded bytes. Names are repository paths and adapter names, well below it.
 pub const MAX_MODEL_BYTES: usize = 1024;
+
+/// Most `model` members of one body. More are no client's doing, and each one costs memory.
+pub const MAX_MODEL_MEMBERS: usize = 16;
 
 /// What a [`RequestScanner`] looks for, and how far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +57,8 @@ pub enum Model {
     Named {
         /// The name, with escapes decoded. With several `model` members the last one counts, as for the servers' parsers.
         name: String,
-        /// Where each value of a `model` member lies in the body, quotes included, in body order.
+        /// Where the value of each `model` member lies in the body, quotes included, in body order: what to replace to
+        /// rename the model. There are several only if the body repeats the member, and then some may be of another type.
         value_ranges: Vec<Range<usize>>,
     },
 }
@@ -60,13 +74,17 @@ pub struct RequestFacts {
     pub model: Model,
     /// Whether an event stream is asked for.
     pub stream: bool,
-    /// Whether a stream will report usage.
+    /// Whether the stream asked for will report usage: on `stream_options.include_usage`, and always for the APIs that
+    /// have no such option.
     pub include_usage: bool,
-    /// Most tokens to generate, if the request sets a limit.
+    /// Most tokens to generate, if the request sets a limit: `max_completion_tokens` (before `max_tokens`) of a chat,
+    /// `max_output_tokens` of a response, `max_tokens` of a completion or message.
     pub max_tokens: Option<u64>,
     /// vLLM's `priority`: lower is earlier.
     pub priority: Option<i64>,
-    /// One hash for each whole block of the prompt, each covering all before it.
+    /// Bytes of prompt and preamble text: the leaves that [`RequestScanner`] describes.
+    pub prompt_bytes: u64,
+    /// One hash for each whole block of the prompt, each covering all before it, as [`RequestScanner`] describes.
     pub prefix_hashes: Vec<u64>,
 }
 
@@ -117,14 +135,10 @@ impl RequestError {
     /// The member at fault, for `error.param` of an OpenAI error body.
     pub fn param(&self) -> Option<&'static str> {
         match self {
-            Self::ModelNotAString | Self::ModelEmpty | Self::ModelTooLong | Self::ModelRepeated => {
-                Some("model")
+            Self::ModelNotAString | Self::ModelEmpty | Self::ModelTooLong | Self::ModelRepeated => Some("model"),
+            Self::Empty | Self::Malformed { .. } | Self::NotUtf8 { .. } | Self::TooDeep { .. } | Self::NotAnObject => {
+                None
             }
-            Self::Empty
-            | Self::Malformed { .. }
-            | Self::NotUtf8 { .. }
-            | Self::TooDeep { .. }
-            | Self::NotAnObject => None,
         }
     }
 
@@ -134,21 +148,57 @@ impl RequestError {
     }
 }
 
-/// Reads the facts of one request body, chunk by chunk.
-#[derive(Clone, Debug)]
+/// Reads the facts of one request body, chunk by chunk, keeping none of it but the facts.
+///
+/// Member names and string values may be written with escapes. Of a member given twice the last one counts, as for the
+/// servers' parsers. Members of a wrong type are as if they were absent, except `model`: judging them is for the server.
+/// `stream` and `include_usage` also take the forms that vLLM's validation takes for a boolean (`"true"`, `"on"`, `1`, …).
+///
+/// # Prefix hashes
+///
+/// A prompt is read as a list of leaves: every string (the bytes between its quotes as written) and every number, in body
+/// order, each followed by the byte 0xFF. The leaves of a chat are those below `messages` whatever their names, so roles,
+/// texts, tool calls and images all count, while white space, member names and `null` do not. Of the other APIs the leaves
+/// are those below `prompt`, `input`, `query`, `documents`, `text_1`, `text_2`, `queries`.
+/// Leaves below `tools`, `system` and `instructions` form a preamble, which stands before the prompt wherever it is in the body,
+/// because that is where chat templates put it.
+///
+/// Preamble and prompt are each cut into blocks of `prefix_block_bytes`; a last block that is not full has no hash. With
+/// xxh3-64 under a seed, a block's hash is `h(i) = xxh3(block(i), seed = h(i - 1))` from `h(-1) = 0`. The end of the body
+/// mixes in what may come anywhere in it: `s = xxh3(le(xxh64(salt)), seed = xxh3(model))` with `cache_salt` as written (0 for
+/// its hash without one), the preamble's hashes become `xxh3(le(h), seed = s)`, and the prompt's `xxh3(le(h), seed = xxh3(le(p), seed = s))` where `p` is the
+/// hash of the whole preamble with its last part. Of both together, the first `max_prefix_blocks` are given.
+#[derive(Clone)]
 pub struct RequestScanner {
-    api: Api,
-    options: ScanOptions,
-    body: Vec<u8>,
+    scanner: Scanner,
+    reader: Reader,
 }
 
 impl RequestScanner {
     /// A scanner at the start of a body.
     pub fn new(api: Api, options: ScanOptions) -> Self {
+        let chain = PrefixChain::new(options.prefix_block_bytes, options.max_prefix_blocks);
         Self {
-            api,
-            options,
-            body: Vec::new(),
+            scanner: Scanner::new(),
+            reader: Reader {
+                api,
+                max_model_bytes: options.max_model_bytes,
+                is_object: false,
+                model: ModelMember::Missing,
+                model_ranges: Vec::new(),
+                model_repeated: false,
+                model_at: 0,
+                stream: false,
+                include_usage: false,
+                max_tokens: None,
+                max_completion_tokens: None,
+                priority: None,
+                salt: Xxh64::new(0),
+                salt_hash: 0,
+                preamble: chain.clone(),
+                prompt: chain,
+                prompt_bytes: 0,
+            },
         }
     }
 
@@ -157,50 +207,287 @@ impl RequestScanner {
     /// # Errors
     /// As soon as the body cannot become valid JSON; every later call gives the same error.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<(), RequestError> {
-        self.body.extend_from_slice(chunk);
-        Ok(())
+        Ok(self.scanner.feed(chunk, &mut self.reader)?)
     }
 
     /// Ends the body.
     ///
     /// # Errors
     /// When the body is no valid JSON, else when it is no acceptable request.
-    pub fn finish(self) -> Result<RequestFacts, RequestError> {
-        let value: serde_json::Value =
-            serde_json::from_slice(&self.body).map_err(|error| RequestError::Malformed {
-                offset: error.column() as u64,
-                reason: "not JSON",
-            })?;
-        let members = value.as_object().ok_or(RequestError::NotAnObject)?;
-        let model = match members.get("model") {
-            None | Some(serde_json::Value::Null) => Model::Missing,
-            Some(serde_json::Value::String(name)) if name.is_empty() => {
-                return Err(RequestError::ModelEmpty);
-            }
-            Some(serde_json::Value::String(name)) if name.len() > self.options.max_model_bytes => {
-                return Err(RequestError::ModelTooLong);
-            }
-            Some(serde_json::Value::String(name)) => Model::Named {
-                name: name.clone(),
-                value_ranges: Vec::new(),
-            },
-            Some(_) => return Err(RequestError::ModelNotAString),
+    pub fn finish(mut self) -> Result<RequestFacts, RequestError> {
+        self.scanner.finish(&mut self.reader)?;
+        let reader = self.reader;
+        if !reader.is_object {
+            return Err(RequestError::NotAnObject);
+        }
+        if reader.model_repeated {
+            return Err(RequestError::ModelRepeated);
+        }
+        let model = match reader.model {
+            ModelMember::Missing => Model::Missing,
+            ModelMember::NotAString => return Err(RequestError::ModelNotAString),
+            ModelMember::Empty => return Err(RequestError::ModelEmpty),
+            ModelMember::TooLong => return Err(RequestError::ModelTooLong),
+            ModelMember::Named(name) => Model::Named { name, value_ranges: reader.model_ranges },
+        };
+        let name = match &model {
+            Model::Missing => "",
+            Model::Named { name, .. } => name,
+        };
+        let seed = xxh3_64_with_seed(&reader.salt_hash.to_le_bytes(), xxh3_64(name.as_bytes()));
+        let max_tokens = match reader.api {
+            Api::ChatCompletions => reader.max_completion_tokens.or(reader.max_tokens),
+            _ => reader.max_tokens,
+        };
+        let include_usage = match reader.api {
+            Api::Messages | Api::Responses => true,
+            _ => reader.include_usage,
         };
         Ok(RequestFacts {
-            api: self.api,
-            body_bytes: self.body.len() as u64,
+            api: reader.api,
+            body_bytes: self.scanner.offset(),
             model,
-            stream: value
-                .get("stream")
-                .and_then(serde_json::Value::as_bool)
-                .unwrap_or(false),
-            include_usage: value
-                .pointer("/stream_options/include_usage")
-                .and_then(serde_json::Value::as_bool)
-                .unwrap_or(false),
-            max_tokens: value.get("max_tokens").and_then(serde_json::Value::as_u64),
-            priority: value.get("priority").and_then(serde_json::Value::as_i64),
-            prefix_hashes: Vec::new(),
+            stream: reader.stream,
+            include_usage: reader.stream && include_usage,
+            max_tokens,
+            priority: reader.priority,
+            prompt_bytes: reader.prompt_bytes,
+            prefix_hashes: reader.preamble.join(&reader.prompt, seed),
         })
+    }
+}
+
+impl fmt::Debug for RequestScanner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RequestScanner")
+            .field("api", &self.reader.api)
+            .field("offset", &self.scanner.offset())
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<ScanError> for RequestError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Empty => Self::Empty,
+            ScanError::Malformed { offset, reason } => Self::Malformed { offset, reason },
+            ScanError::NotUtf8 { offset } => Self::NotUtf8 { offset },
+            ScanError::TooDeep { offset } => Self::TooDeep { offset },
+        }
+    }
+}
+
+const MODEL: Node = 2;
+const STREAM: Node = 3;
+const STREAM_OPTIONS: Node = 4;
+const INCLUDE_USAGE: Node = 5;
+const MAX_TOKENS: Node = 6;
+const MAX_COMPLETION_TOKENS: Node = 7;
+const PRIORITY: Node = 8;
+const SALT: Node = 9;
+const PREAMBLE: Node = 10;
+const PROMPT: Node = 11;
+
+/// Longest string that can spell a boolean or a number, with room to see that a longer one does not.
+const MAX_SWITCH_BYTES: usize = 24;
+
+/// The last `model` member.
+#[derive(Clone, Debug)]
+enum ModelMember {
+    Missing,
+    Named(String),
+    Empty,
+    TooLong,
+    NotAString,
+}
+
+#[derive(Clone)]
+struct Reader {
+    api: Api,
+    max_model_bytes: usize,
+    is_object: bool,
+    model: ModelMember,
+    model_ranges: Vec<Range<usize>>,
+    model_repeated: bool,
+    /// Where an array or object given as the model begins.
+    model_at: u64,
+    stream: bool,
+    include_usage: bool,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    priority: Option<i64>,
+    salt: Xxh64,
+    salt_hash: u64,
+    preamble: PrefixChain,
+    prompt: PrefixChain,
+    prompt_bytes: u64,
+}
+
+impl Reader {
+    fn root_member(&self, key: &[u8]) -> Node {
+        match (key, self.api) {
+            (b"model", _) => MODEL,
+            (b"stream", _) => STREAM,
+            (b"stream_options", _) => STREAM_OPTIONS,
+            (b"priority", _) => PRIORITY,
+            (b"cache_salt", _) => SALT,
+            (b"max_output_tokens", Api::Responses) => MAX_TOKENS,
+            (b"max_tokens", Api::ChatCompletions | Api::Completions | Api::Messages) => MAX_TOKENS,
+            (b"max_completion_tokens", Api::ChatCompletions) => MAX_COMPLETION_TOKENS,
+            (b"tools", Api::ChatCompletions | Api::Responses | Api::Messages) => PREAMBLE,
+            (b"system", Api::Messages) | (b"instructions", Api::Responses) => PREAMBLE,
+            (b"messages", Api::ChatCompletions | Api::Messages | Api::Embeddings) => PROMPT,
+            (b"prompt", Api::Completions) => PROMPT,
+            (b"input", Api::Responses | Api::Embeddings) => PROMPT,
+            (b"query" | b"documents", Api::Rerank) => PROMPT,
+            (b"text_1" | b"text_2" | b"queries" | b"documents", Api::Score) => PROMPT,
+            _ => SKIP,
+        }
+    }
+
+    fn model_range(&mut self, range: Range<u64>) {
+        if self.model_ranges.len() >= MAX_MODEL_MEMBERS {
+            self.model_repeated = true;
+            return;
+        }
+        // A body is in memory, so its offsets fit.
+        self.model_ranges.push(range.start as usize..range.end as usize);
+    }
+
+    fn leaf(&mut self, node: Node, piece: &[u8]) {
+        if node == PREAMBLE {
+            self.preamble.extend(piece);
+        } else {
+            self.prompt.extend(piece);
+        }
+        self.prompt_bytes = self.prompt_bytes.saturating_add(piece.len() as u64);
+    }
+}
+
+impl Watch for Reader {
+    fn member(&mut self, node: Node, key: &[u8]) -> Node {
+        match node {
+            ROOT => self.root_member(key),
+            STREAM_OPTIONS if key == b"include_usage" => INCLUDE_USAGE,
+            PREAMBLE | PROMPT => node,
+            _ => SKIP,
+        }
+    }
+
+    fn element(&mut self, node: Node) -> Node {
+        match node {
+            PREAMBLE | PROMPT => node,
+            _ => SKIP,
+        }
+    }
+
+    fn want(&mut self, node: Node) -> Want {
+        match node {
+            MODEL => Want::Text(self.max_model_bytes),
+            STREAM | INCLUDE_USAGE | MAX_TOKENS | MAX_COMPLETION_TOKENS | PRIORITY => Want::Text(MAX_SWITCH_BYTES),
+            SALT | PREAMBLE | PROMPT => Want::Raw,
+            _ => Want::Nothing,
+        }
+    }
+
+    fn scalar(&mut self, node: Node, scalar: Scalar<'_>, range: Range<u64>) {
+        match node {
+            MODEL => {
+                self.model = match scalar {
+                    Scalar::Null => ModelMember::Missing,
+                    Scalar::Text { cut: true, .. } => ModelMember::TooLong,
+                    Scalar::Text { text: b"", .. } => ModelMember::Empty,
+                    Scalar::Text { text, .. } => ModelMember::Named(String::from_utf8_lossy(text).into_owned()),
+                    Scalar::Bool(_) | Scalar::Number(_) | Scalar::Opaque => ModelMember::NotAString,
+                };
+                self.model_range(range);
+            }
+            STREAM => self.stream = switch(scalar),
+            STREAM_OPTIONS => self.include_usage = false,
+            INCLUDE_USAGE => self.include_usage = switch(scalar),
+            MAX_TOKENS => self.max_tokens = whole(scalar),
+            MAX_COMPLETION_TOKENS => self.max_completion_tokens = whole(scalar),
+            PRIORITY => self.priority = signed(scalar),
+            SALT => {
+                self.salt_hash = match scalar {
+                    Scalar::Opaque => self.salt.digest(),
+                    _ => 0,
+                };
+                self.salt = Xxh64::new(0);
+            }
+            PREAMBLE | PROMPT => {
+                let is_leaf = match scalar {
+                    Scalar::Number(token) => {
+                        self.leaf(node, token);
+                        true
+                    }
+                    Scalar::Text { .. } | Scalar::Opaque => true,
+                    Scalar::Null | Scalar::Bool(_) => false,
+                };
+                if is_leaf && node == PREAMBLE {
+                    self.preamble.end_leaf();
+                } else if is_leaf {
+                    self.prompt.end_leaf();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn raw(&mut self, node: Node, piece: &[u8]) {
+        match node {
+            SALT => self.salt.update(piece),
+            _ => self.leaf(node, piece),
+        }
+    }
+
+    fn open(&mut self, node: Node, container: Container, at: u64) {
+        match node {
+            ROOT => self.is_object = container == Container::Object,
+            MODEL => {
+                self.model = ModelMember::NotAString;
+                self.model_at = at;
+            }
+            STREAM => self.stream = false,
+            STREAM_OPTIONS | INCLUDE_USAGE => self.include_usage = false,
+            MAX_TOKENS => self.max_tokens = None,
+            MAX_COMPLETION_TOKENS => self.max_completion_tokens = None,
+            PRIORITY => self.priority = None,
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, node: Node, end: u64) {
+        if node == MODEL {
+            self.model_range(self.model_at..end);
+        }
+    }
+}
+
+/// A boolean as vLLM's validation reads it; what it would refuse is false.
+fn switch(scalar: Scalar<'_>) -> bool {
+    match scalar {
+        Scalar::Bool(value) => value,
+        Scalar::Number(token) => number::unsigned(token) == Some(1),
+        Scalar::Text { text, cut: false } => {
+            let words: [&[u8]; 6] = [b"true", b"t", b"yes", b"y", b"on", b"1"];
+            words.iter().any(|word| text.eq_ignore_ascii_case(word))
+        }
+        _ => false,
+    }
+}
+
+fn whole(scalar: Scalar<'_>) -> Option<u64> {
+    match scalar {
+        Scalar::Number(text) | Scalar::Text { text, cut: false } => number::unsigned(text),
+        _ => None,
+    }
+}
+
+fn signed(scalar: Scalar<'_>) -> Option<i64> {
+    match scalar {
+        Scalar::Number(text) | Scalar::Text { text, cut: false } => number::signed(text),
+        _ => None,
     }
 }

@@ -1,0 +1,935 @@
+//! A resumable JSON scanner.
+//!
+//! A [`Scanner`] takes a text in any number of pieces and accepts exactly what `serde_json` accepts as a
+//! `serde_json::Value` from bytes: RFC 8259 with valid UTF-8 and paired surrogates inside strings, finite numbers, and
+//! [`MAX_DEPTH`] levels of nesting. It builds no tree and takes no memory per token: a [`Watch`] says which members it
+//! cares for by numbering them, and is told of their values as they end. Everything else is only validated.
+
+use alloc::{string::String, vec::Vec};
+use core::{fmt::Write, ops::Range};
+
+/// Deepest nesting accepted: `serde_json` counts down from 128 and refuses the level that reaches zero.
+pub const MAX_DEPTH: usize = 127;
+
+/// The place of a value among those a [`Watch`] cares for.
+pub type Node = u8;
+
+/// The node of values that nobody watches; nothing below such a value is reported.
+pub const SKIP: Node = 0;
+
+/// The node of the outermost value.
+pub const ROOT: Node = 1;
+
+/// Most decoded bytes of a member name handed to [`Watch::member`]: longer names are cut there, so names to be recognised
+/// must be shorter.
+pub const MAX_KEY_BYTES: usize = 64;
+
+/// A number this short without a long exponent is finite whatever its digits: below 10^(199 + 99).
+const SURELY_FINITE_BYTES: usize = 200;
+
+/// Why a text is not JSON. Where the text is cut makes no difference to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// No byte but white space.
+    #[error("empty input")]
+    Empty,
+    /// A byte that cannot stand where it stands, or an end that comes too early.
+    #[error("byte {offset}: {reason}")]
+    Malformed {
+        /// Offset of the byte, or the length of the text when it ends too early.
+        offset: u64,
+        /// What is wrong, as a phrase for a message.
+        reason: &'static str,
+    },
+    /// A string that is not UTF-8.
+    #[error("byte {offset}: invalid UTF-8")]
+    NotUtf8 {
+        /// Offset of the first byte of the invalid sequence.
+        offset: u64,
+    },
+    /// More than [`MAX_DEPTH`] levels of nesting.
+    #[error("byte {offset}: nested too deep")]
+    TooDeep {
+        /// Offset of the bracket that is one too many.
+        offset: u64,
+    },
+}
+
+/// What a [`Watch`] wants of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Only that it was there.
+    Nothing,
+    /// The decoded text, up to this many bytes.
+    Text(usize),
+    /// The bytes between the quotes as they stand, piece by piece through [`Watch::raw`].
+    Raw,
+}
+
+/// A value that is neither array nor object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number, as written.
+    Number(&'a [u8]),
+    /// A string asked for as [`Want::Text`].
+    Text {
+        /// The decoded text; when `cut`, its first bytes, which may end inside a character.
+        text: &'a [u8],
+        /// Whether the text is longer than was asked for.
+        cut: bool,
+    },
+    /// A string that was not asked for as text.
+    Opaque,
+}
+
+/// A kind of value that holds others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// `[…]`.
+    Array,
+    /// `{…}`.
+    Object,
+}
+
+/// What a reader of JSON cares for.
+///
+/// Nodes number the watched places, starting from [`ROOT`]. Offsets count bytes from the start of the text. Events come in
+/// the order of the text and before it is known to be valid as a whole.
+pub trait Watch {
+    /// The node of the member `key` (decoded) of the object at `node`, or [`SKIP`].
+    fn member(&mut self, node: Node, key: &[u8]) -> Node;
+
+    /// The node of the next element of the array at `node`, or [`SKIP`].
+    fn element(&mut self, node: Node) -> Node;
+
+    /// What is wanted of a string at `node`.
+    fn want(&mut self, node: Node) -> Want;
+
+    /// A value at `node` ended; `range` covers it, quotes included.
+    fn scalar(&mut self, node: Node, scalar: Scalar<'_>, range: Range<u64>);
+
+    /// The next raw bytes of a string that was asked for as [`Want::Raw`].
+    fn raw(&mut self, _node: Node, _piece: &[u8]) {}
+
+    /// An array or object at `node` begins at offset `at`.
+    fn open(&mut self, _node: Node, _container: Container, _at: u64) {}
+
+    /// The array or object at `node` ended before offset `end`.
+    fn close(&mut self, _node: Node, _end: u64) {}
+}
+
+/// Where the scanner stands between two bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before a value.
+    Value,
+    /// Behind `[`.
+    FirstElement,
+    /// Behind `{`.
+    FirstKey,
+    /// Behind `,` in an object.
+    Key,
+    /// Behind a member name.
+    Colon,
+    /// Behind a value inside an array or object.
+    Behind,
+    /// Behind the outermost value.
+    Done,
+    /// Inside a string.
+    Text,
+    /// Inside an escape sequence.
+    Escape(Escape),
+    /// Inside a number.
+    Number(Number),
+    /// Inside `null`, `true` or `false`, with this many bytes read.
+    Literal(Literal, usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    /// Behind the backslash.
+    Letter,
+    /// Behind `\u`, with `left` digits to come.
+    First { left: u8, code: u16 },
+    /// Behind a leading surrogate.
+    Backslash { lead: u16 },
+    /// Behind a leading surrogate and a backslash.
+    U { lead: u16 },
+    /// Behind a leading surrogate and `\u`.
+    Second { lead: u16, left: u8, code: u16 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    E,
+    Sign,
+    /// With this many digits, counted up to 3.
+    Exponent(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Literal {
+    Null,
+    True,
+    False,
+}
+
+impl Literal {
+    fn word(self) -> &'static [u8] {
+        match self {
+            Self::Null => b"null",
+            Self::True => b"true",
+            Self::False => b"false",
+        }
+    }
+
+    fn scalar(self) -> Scalar<'static> {
+        match self {
+            Self::Null => Scalar::Null,
+            Self::True => Scalar::Bool(true),
+            Self::False => Scalar::Bool(false),
+        }
+    }
+}
+
+/// A character whose bytes were cut apart.
+#[derive(Clone, Copy, Debug, Default)]
+struct Partial {
+    bytes: [u8; 4],
+    len: usize,
+}
+
+/// The state of a scan between two pieces of the text.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    state: State,
+    /// One bit for each open container, the innermost lowest: 1 for an object.
+    objects: u128,
+    depth: usize,
+    /// The nodes of the open containers.
+    nodes: [Node; MAX_DEPTH],
+    /// The node of the value that comes next or is being read.
+    node: Node,
+    /// Whether the string being read is a member name.
+    is_key: bool,
+    want: Want,
+    /// Offset of the first byte of the next piece.
+    offset: u64,
+    /// Offset of the first byte of the token being read.
+    token_at: u64,
+    /// The part of the token that does not lie in the current piece as it is wanted.
+    scratch: Vec<u8>,
+    /// Whether `scratch` holds the start of the token, be it empty.
+    spilled: bool,
+    partial: Partial,
+    failure: Option<ScanError>,
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scanner {
+    /// A scanner at the start of a text.
+    pub fn new() -> Self {
+        Self {
+            state: State::Value,
+            objects: 0,
+            depth: 0,
+            nodes: [SKIP; MAX_DEPTH],
+            node: ROOT,
+            is_key: false,
+            want: Want::Nothing,
+            offset: 0,
+            token_at: 0,
+            scratch: Vec::new(),
+            spilled: false,
+            partial: Partial::default(),
+            failure: None,
+        }
+    }
+
+    /// Goes back to the start of a text, keeping memory already taken.
+    pub fn reset(&mut self) {
+        self.state = State::Value;
+        self.depth = 0;
+        self.node = ROOT;
+        self.offset = 0;
+        self.scratch.clear();
+        self.spilled = false;
+        self.partial.len = 0;
+        self.failure = None;
+    }
+
+    /// Bytes taken so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes the next piece of the text.
+    ///
+    /// # Errors
+    /// When the text cannot become valid any more; later calls repeat the error and report nothing.
+    pub fn feed<W: Watch>(&mut self, piece: &[u8], watch: &mut W) -> Result<(), ScanError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        match self.scan(piece, watch) {
+            Ok(()) => {
+                self.offset += piece.len() as u64;
+                Ok(())
+            }
+            Err(failure) => {
+                self.failure = Some(failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Ends the text.
+    ///
+    /// # Errors
+    /// When the text as a whole is not valid.
+    pub fn finish<W: Watch>(&mut self, watch: &mut W) -> Result<(), ScanError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        // A number that nothing encloses has no other end.
+        if let State::Number(number) = self.state {
+            let end = self.offset;
+            self.end_number(number, &[], end, watch)?;
+        }
+        let reason = match self.state {
+            State::Done => return Ok(()),
+            State::Value if self.depth == 0 => return Err(ScanError::Empty),
+            State::Value | State::Colon => "expected a value, found the end",
+            State::FirstElement => "unclosed array",
+            State::FirstKey | State::Key => "unclosed object",
+            State::Behind if self.objects & 1 == 1 => "unclosed object",
+            State::Behind => "unclosed array",
+            State::Text | State::Escape(_) => "unclosed string",
+            State::Number(_) => "invalid number",
+            State::Literal(..) => "expected a value",
+        };
+        Err(ScanError::Malformed { offset: self.offset, reason })
+    }
+
+    fn scan<W: Watch>(&mut self, piece: &[u8], watch: &mut W) -> Result<(), ScanError> {
+        let mut at = 0;
+        loop {
+            match self.state {
+                State::Text | State::Escape(_) => {
+                    if at == piece.len() {
+                        return Ok(());
+                    }
+                    at = self.string(piece, at, watch)?;
+                    continue;
+                }
+                State::Number(number) => {
+                    if at == piece.len() {
+                        return Ok(());
+                    }
+                    at = self.number(number, piece, at, watch)?;
+                    continue;
+                }
+                State::Literal(literal, read) => {
+                    if at == piece.len() {
+                        return Ok(());
+                    }
+                    at = self.literal(literal, read, piece, at, watch)?;
+                    continue;
+                }
+                State::Value
+                | State::FirstElement
+                | State::FirstKey
+                | State::Key
+                | State::Colon
+                | State::Behind
+                | State::Done => {}
+            }
+            let Some(&byte) = piece.get(at) else {
+                return Ok(());
+            };
+            if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                at += 1;
+                continue;
+            }
+            match (self.state, byte) {
+                (State::Behind, b',') => {
+                    if self.objects & 1 == 1 {
+                        self.state = State::Key;
+                    } else {
+                        self.node = self.element(watch);
+                        self.state = State::Value;
+                    }
+                    at += 1;
+                }
+                (State::Behind, b'}') if self.objects & 1 == 1 => self.close(&mut at, watch),
+                (State::FirstKey, b'}') => self.close(&mut at, watch),
+                (State::Behind, b']') if self.objects & 1 == 0 => self.close(&mut at, watch),
+                (State::FirstElement, b']') => self.close(&mut at, watch),
+                (State::Key | State::FirstKey, b'"') => {
+                    self.is_key = true;
+                    self.want = if self.parent() == SKIP { Want::Nothing } else { Want::Text(MAX_KEY_BYTES) };
+                    self.begin_token(at, State::Text);
+                    at += 1;
+                }
+                (State::Colon, b':') => {
+                    self.state = State::Value;
+                    at += 1;
+                }
+                (State::Value | State::FirstElement, _) => {
+                    at = self.begin_value(byte, at, watch)?;
+                }
+                (state, _) => {
+                    let reason = match state {
+                        State::Behind if self.objects & 1 == 1 => "expected ',' or '}'",
+                        State::Behind => "expected ',' or ']'",
+                        State::FirstKey => "expected a member name or '}'",
+                        State::Key => "expected a member name",
+                        State::Colon => "expected ':'",
+                        _ => "expected the end",
+                    };
+                    return Err(self.malformed(at, reason));
+                }
+            }
+        }
+    }
+
+    /// The node of the innermost open container.
+    fn parent(&self) -> Node {
+        self.depth.checked_sub(1).and_then(|index| self.nodes.get(index)).copied().unwrap_or(SKIP)
+    }
+
+    fn element<W: Watch>(&self, watch: &mut W) -> Node {
+        match self.parent() {
+            SKIP => SKIP,
+            node => watch.element(node),
+        }
+    }
+
+    fn malformed(&self, at: usize, reason: &'static str) -> ScanError {
+        ScanError::Malformed { offset: self.offset + at as u64, reason }
+    }
+
+    fn begin_token(&mut self, at: usize, state: State) {
+        self.token_at = self.offset + at as u64;
+        self.scratch.clear();
+        self.spilled = false;
+        self.state = state;
+    }
+
+    /// Takes the first byte of a value.
+    fn begin_value<W: Watch>(&mut self, byte: u8, at: usize, watch: &mut W) -> Result<usize, ScanError> {
+        let next = match byte {
+            b'"' => {
+                self.is_key = false;
+                self.want = match self.node {
+                    SKIP => Want::Nothing,
+                    node => watch.want(node),
+                };
+                self.begin_token(at, State::Text);
+                at + 1
+            }
+            b'{' | b'[' => {
+                self.open(byte == b'{', at, watch)?;
+                at + 1
+            }
+            // The token's own reader takes these from their first byte, so that it sees the whole token.
+            b'0'..=b'9' | b'-' => {
+                self.token_at = self.offset + at as u64;
+                self.scratch.clear();
+                self.spilled = false;
+                self.state = State::Number(match byte {
+                    b'-' => Number::Minus,
+                    b'0' => Number::Zero,
+                    _ => Number::Integer,
+                });
+                at
+            }
+            b'n' => self.begin_literal(Literal::Null, at),
+            b't' => self.begin_literal(Literal::True, at),
+            b'f' => self.begin_literal(Literal::False, at),
+            _ if self.state == State::FirstElement => {
+                return Err(self.malformed(at, "expected a value or ']'"));
+            }
+            _ => return Err(self.malformed(at, "expected a value")),
+        };
+        Ok(next)
+    }
+
+    fn begin_literal(&mut self, literal: Literal, at: usize) -> usize {
+        self.begin_token(at, State::Literal(literal, 0));
+        at
+    }
+
+    fn open<W: Watch>(&mut self, is_object: bool, at: usize, watch: &mut W) -> Result<(), ScanError> {
+        let offset = self.offset + at as u64;
+        let Some(slot) = self.nodes.get_mut(self.depth) else {
+            return Err(ScanError::TooDeep { offset });
+        };
+        *slot = self.node;
+        self.depth += 1;
+        self.objects = self.objects << 1 | u128::from(is_object);
+        if self.node != SKIP {
+            let container = if is_object { Container::Object } else { Container::Array };
+            watch.open(self.node, container, offset);
+        }
+        if is_object {
+            self.state = State::FirstKey;
+        } else {
+            self.node = self.element(watch);
+            self.state = State::FirstElement;
+        }
+        Ok(())
+    }
+
+    fn close<W: Watch>(&mut self, at: &mut usize, watch: &mut W) {
+        *at += 1;
+        let node = self.parent();
+        self.depth = self.depth.saturating_sub(1);
+        self.objects >>= 1;
+        if node != SKIP {
+            watch.close(node, self.offset + *at as u64);
+        }
+        self.end_value();
+    }
+
+    fn end_value(&mut self) {
+        self.state = if self.depth == 0 { State::Done } else { State::Behind };
+    }
+
+    /// Reads on in a string from `start` and returns where it stopped: behind the closing quote or at the end of `piece`.
+    fn string<W: Watch>(&mut self, piece: &[u8], start: usize, watch: &mut W) -> Result<usize, ScanError> {
+        let mut at = start;
+        // The first byte that is neither in `scratch` nor part of an escape.
+        let mut kept = start;
+        loop {
+            if let State::Escape(escape) = self.state {
+                at = self.escape(escape, piece, at)?;
+                kept = at;
+                if at == piece.len() {
+                    break;
+                }
+            }
+            if self.partial.len > 0 {
+                at = self.join(piece, at)?;
+                if at == piece.len() {
+                    break;
+                }
+            }
+            at += plain_run::<true>(piece.get(at..).unwrap_or_default());
+            match piece.get(at) {
+                None => break,
+                Some(b'"') => {
+                    self.end_string(piece, start, kept, at, watch);
+                    return Ok(at + 1);
+                }
+                Some(b'\\') => {
+                    self.spill(piece.get(kept..at).unwrap_or_default());
+                    self.state = State::Escape(Escape::Letter);
+                    at += 1;
+                    kept = at;
+                    if at == piece.len() {
+                        break;
+                    }
+                }
+                Some(0..0x20) => {
+                    return Err(self.malformed(at, "control character in a string"));
+                }
+                Some(_) => at = self.wide(piece, at)?,
+            }
+        }
+        if self.want == Want::Raw {
+            watch.raw(self.node, piece.get(start..).unwrap_or_default());
+        } else {
+            self.spill(piece.get(kept..).unwrap_or_default());
+        }
+        Ok(piece.len())
+    }
+
+    /// Passes text that is not all ASCII, from its first such byte up to the next byte that matters to a string.
+    fn wide(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
+        let rest = piece.get(at..).unwrap_or_default();
+        let run = plain_run::<false>(rest);
+        let text = rest.get(..run).unwrap_or_default();
+        let Err(error) = core::str::from_utf8(text) else {
+            return Ok(at + run);
+        };
+        let valid = error.valid_up_to();
+        if error.error_len().is_none() && run == rest.len() {
+            let tail = text.get(valid..).unwrap_or_default();
+            for (slot, byte) in self.partial.bytes.iter_mut().zip(tail) {
+                *slot = *byte;
+            }
+            self.partial.len = tail.len();
+            return Ok(piece.len());
+        }
+        Err(ScanError::NotUtf8 { offset: self.offset + (at + valid) as u64 })
+    }
+
+    /// Completes the character that the last piece cut.
+    fn join(&mut self, piece: &[u8], start: usize) -> Result<usize, ScanError> {
+        let mut at = start;
+        while let Some(&byte) = piece.get(at) {
+            // The bytes of the character that earlier pieces held end where this one's begin.
+            let failure =
+                ScanError::NotUtf8 { offset: (self.offset + at as u64).saturating_sub(self.partial.len as u64) };
+            let Some(slot) = self.partial.bytes.get_mut(self.partial.len) else {
+                return Err(failure);
+            };
+            *slot = byte;
+            let character = self.partial.bytes.get(..=self.partial.len);
+            match core::str::from_utf8(character.unwrap_or_default()) {
+                Ok(_) => {
+                    self.partial.len = 0;
+                    return Ok(at + 1);
+                }
+                Err(error) if error.error_len().is_none() => self.partial.len += 1,
+                Err(_) => return Err(failure),
+            }
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    /// Reads on in an escape and returns where it stopped: behind the escape or at the end of `piece`.
+    fn escape(&mut self, mut escape: Escape, piece: &[u8], start: usize) -> Result<usize, ScanError> {
+        let mut at = start;
+        while let Some(&byte) = piece.get(at) {
+            escape = match escape {
+                Escape::Letter => {
+                    let letter = match byte {
+                        b'"' | b'\\' | b'/' => byte,
+                        b'b' => 8,
+                        b'f' => 12,
+                        b'n' => b'\n',
+                        b'r' => b'\r',
+                        b't' => b'\t',
+                        b'u' => {
+                            at += 1;
+                            escape = Escape::First { left: 4, code: 0 };
+                            continue;
+                        }
+                        _ => return Err(self.malformed(at, "invalid escape")),
+                    };
+                    self.spill(&[letter]);
+                    self.state = State::Text;
+                    return Ok(at + 1);
+                }
+                Escape::First { left, code } => {
+                    let code = code << 4 | self.hex(byte, at)?;
+                    match (left, code) {
+                        (2.., _) => Escape::First { left: left - 1, code },
+                        (_, 0xD800..=0xDBFF) => Escape::Backslash { lead: code },
+                        (_, 0xDC00..=0xDFFF) => {
+                            return Err(self.malformed(at, "unpaired surrogate in an escape"));
+                        }
+                        _ => return Ok(self.end_escape(u32::from(code), at)),
+                    }
+                }
+                Escape::Backslash { lead } if byte == b'\\' => Escape::U { lead },
+                Escape::U { lead } if byte == b'u' => Escape::Second { lead, left: 4, code: 0 },
+                Escape::Backslash { .. } | Escape::U { .. } => {
+                    return Err(self.malformed(at, "unpaired surrogate in an escape"));
+                }
+                Escape::Second { lead, left, code } => {
+                    let code = code << 4 | self.hex(byte, at)?;
+                    match (left, code) {
+                        (2.., _) => Escape::Second { lead, left: left - 1, code },
+                        (_, 0xDC00..=0xDFFF) => {
+                            let high = u32::from(lead - 0xD800) << 10;
+                            let low = u32::from(code - 0xDC00);
+                            return Ok(self.end_escape(0x1_0000 + high + low, at));
+                        }
+                        _ => return Err(self.malformed(at, "unpaired surrogate in an escape")),
+                    }
+                }
+            };
+            at += 1;
+        }
+        self.state = State::Escape(escape);
+        Ok(at)
+    }
+
+    fn hex(&self, byte: u8, at: usize) -> Result<u16, ScanError> {
+        match char::from(byte).to_digit(16) {
+            Some(digit) => Ok(digit as u16),
+            None => Err(self.malformed(at, "invalid escape")),
+        }
+    }
+
+    fn end_escape(&mut self, code: u32, at: usize) -> usize {
+        let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+        self.spill(character.encode_utf8(&mut [0; 4]).as_bytes());
+        self.state = State::Text;
+        at + 1
+    }
+
+    /// Keeps decoded bytes of the string being read, as far as they are wanted.
+    fn spill(&mut self, bytes: &[u8]) {
+        if let Want::Text(limit) = self.want {
+            self.spilled = true;
+            // One byte beyond the limit tells a longer text from one that fits exactly.
+            let room = limit.saturating_add(1).saturating_sub(self.scratch.len());
+            let bytes = bytes.get(..room).unwrap_or(bytes);
+            self.scratch.extend_from_slice(bytes);
+        }
+    }
+
+    /// Ends a string whose part in `piece` begins at `start`, whose closing quote is at `at`, and whose bytes from `kept` on
+    /// are not spilled.
+    fn end_string<W: Watch>(&mut self, piece: &[u8], start: usize, kept: usize, at: usize, watch: &mut W) {
+        let rest = piece.get(kept..at).unwrap_or_default();
+        let scalar = match self.want {
+            Want::Nothing => Scalar::Opaque,
+            Want::Raw => {
+                watch.raw(self.node, piece.get(start..at).unwrap_or_default());
+                Scalar::Opaque
+            }
+            Want::Text(limit) => {
+                let text = if self.spilled {
+                    self.spill(rest);
+                    self.scratch.as_slice()
+                } else {
+                    rest
+                };
+                match text.get(..limit) {
+                    Some(head) if text.len() > limit => Scalar::Text { text: head, cut: true },
+                    _ => Scalar::Text { text, cut: false },
+                }
+            }
+        };
+        if self.is_key {
+            self.node = match (self.parent(), scalar) {
+                (SKIP, _) => SKIP,
+                (parent, Scalar::Text { text, .. }) => watch.member(parent, text),
+                _ => SKIP,
+            };
+            self.state = State::Colon;
+            return;
+        }
+        if self.node != SKIP {
+            let end = self.offset + at as u64 + 1;
+            watch.scalar(self.node, scalar, self.token_at..end);
+        }
+        self.end_value();
+    }
+
+    /// Reads on in a number from `start` and returns where it stopped: at the first byte behind it or at the end of `piece`.
+    fn number<W: Watch>(
+        &mut self,
+        mut number: Number,
+        piece: &[u8],
+        start: usize,
+        watch: &mut W,
+    ) -> Result<usize, ScanError> {
+        // The first byte of a token chose its state already.
+        let begins = !self.spilled;
+        let mut at = start + usize::from(begins);
+        while let Some(&byte) = piece.get(at) {
+            number = match (number, byte) {
+                (Number::Integer, b'0'..=b'9') => Number::Integer,
+                (Number::Fraction, b'0'..=b'9') => Number::Fraction,
+                (Number::Point, b'0'..=b'9') => Number::Fraction,
+                (Number::Minus, b'0') => Number::Zero,
+                (Number::Minus, b'1'..=b'9') => Number::Integer,
+                (Number::Zero | Number::Integer, b'.') => Number::Point,
+                (Number::Zero | Number::Integer | Number::Fraction, b'e' | b'E') => Number::E,
+                (Number::E, b'+' | b'-') => Number::Sign,
+                (Number::E | Number::Sign, b'0'..=b'9') => Number::Exponent(1),
+                (Number::Exponent(digits), b'0'..=b'9') => Number::Exponent(digits.saturating_add(1).min(3)),
+                (Number::Zero, b'0'..=b'9') => return Err(self.malformed(at, "invalid number")),
+                (Number::Minus | Number::Point | Number::E | Number::Sign, _) => {
+                    return Err(self.malformed(at, "invalid number"));
+                }
+                (number, _) => {
+                    let token = piece.get(start..at).unwrap_or_default();
+                    let end = self.offset + at as u64;
+                    self.end_number(number, token, end, watch)?;
+                    return Ok(at);
+                }
+            };
+            at += 1;
+        }
+        self.scratch.extend_from_slice(piece.get(start..).unwrap_or_default());
+        self.spilled = true;
+        self.state = State::Number(number);
+        Ok(at)
+    }
+
+    /// Ends a number with its last bytes.
+    fn end_number<W: Watch>(&mut self, number: Number, last: &[u8], end: u64, watch: &mut W) -> Result<(), ScanError> {
+        let long_exponent = match number {
+            Number::Zero | Number::Integer | Number::Fraction => false,
+            Number::Exponent(digits) => digits > 2,
+            Number::Minus | Number::Point | Number::E | Number::Sign => {
+                return Err(ScanError::Malformed { offset: end, reason: "invalid number" });
+            }
+        };
+        let token = if self.spilled {
+            self.scratch.extend_from_slice(last);
+            self.scratch.as_slice()
+        } else {
+            last
+        };
+        // What is out of range is for serde_json to say, whose rounding decides it.
+        if (long_exponent || token.len() >= SURELY_FINITE_BYTES)
+            && serde_json::from_slice::<serde_json::Value>(token).is_err()
+        {
+            return Err(ScanError::Malformed { offset: self.token_at, reason: "number out of range" });
+        }
+        if self.node != SKIP {
+            watch.scalar(self.node, Scalar::Number(token), self.token_at..end);
+        }
+        self.end_value();
+        Ok(())
+    }
+
+    fn literal<W: Watch>(
+        &mut self,
+        literal: Literal,
+        mut read: usize,
+        piece: &[u8],
+        start: usize,
+        watch: &mut W,
+    ) -> Result<usize, ScanError> {
+        let mut at = start;
+        while let Some(expected) = literal.word().get(read) {
+            match piece.get(at) {
+                None => {
+                    self.state = State::Literal(literal, read);
+                    return Ok(at);
+                }
+                Some(byte) if byte == expected => {
+                    read += 1;
+                    at += 1;
+                }
+                Some(_) => return Err(self.malformed(at, "expected a value")),
+            }
+        }
+        if self.node != SKIP {
+            let end = self.offset + at as u64;
+            watch.scalar(self.node, literal.scalar(), self.token_at..end);
+        }
+        self.end_value();
+        Ok(at)
+    }
+}
+
+/// `text` as a JSON string, quotes included.
+pub fn quoted(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\u{0}'..'\u{20}' => {
+                // Writing to a String cannot fail.
+                let _ = write!(json, "\\u{:04x}", u32::from(character));
+            }
+            _ => json.push(character),
+        }
+    }
+    json.push('"');
+    json
+}
+
+/// Whether `bytes` could stand between the quotes of one valid JSON string.
+pub fn is_string_content(bytes: &[u8]) -> bool {
+    let plain = plain_run::<true>(bytes);
+    if plain == bytes.len() {
+        return true;
+    }
+    let mut scanner = Scanner::new();
+    let text = scanner.feed(b"\"", &mut Nobody).and_then(|()| scanner.feed(bytes, &mut Nobody));
+    text.is_ok() && scanner.state == State::Text && scanner.partial.len == 0
+}
+
+/// Watches nothing.
+struct Nobody;
+
+impl Watch for Nobody {
+    fn member(&mut self, _: Node, _: &[u8]) -> Node {
+        SKIP
+    }
+
+    fn element(&mut self, _: Node) -> Node {
+        SKIP
+    }
+
+    fn want(&mut self, _: Node) -> Want {
+        Want::Nothing
+    }
+
+    fn scalar(&mut self, _: Node, _: Scalar<'_>, _: Range<u64>) {}
+}
+
+const ONES: u64 = u64::MAX / 255;
+const HIGH_BITS: u64 = ONES << 7;
+
+/// How many leading bytes need no attention inside a string: no quote, no backslash, no control character and, with `ASCII`,
+/// nothing beyond ASCII.
+fn plain_run<const ASCII: bool>(bytes: &[u8]) -> usize {
+    // Most strings are short: words first, wide blocks only once a run proves long.
+    let (head, tail) = bytes.split_at(bytes.len().min(32));
+    let run = word_run::<ASCII>(head);
+    if run < head.len() || tail.is_empty() {
+        return run;
+    }
+    let (blocks, _) = tail.as_chunks::<64>();
+    let plain = blocks.iter().take_while(|block| is_plain::<ASCII>(block)).count();
+    let run = run + plain * 64;
+    run + word_run::<ASCII>(bytes.get(run..).unwrap_or_default())
+}
+
+/// Written so that the compiler turns it into a few vector instructions.
+fn is_plain<const ASCII: bool>(block: &[u8; 64]) -> bool {
+    let mut hit = false;
+    for &byte in block {
+        // As a signed number, a byte beyond ASCII is below the space too.
+        let outside = if ASCII { (byte as i8) < 0x20 } else { byte < 0x20 };
+        hit |= outside | (byte == b'"') | (byte == b'\\');
+    }
+    !hit
+}
+
+fn word_run<const ASCII: bool>(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let hits = word_hits::<ASCII>(u64::from_le_bytes(*word));
+        if hits != 0 {
+            return index * 8 + hits.trailing_zeros() as usize / 8;
+        }
+    }
+    let plain = |byte: &&u8| {
+        let byte = **byte;
+        byte >= 0x20 && byte != b'"' && byte != b'\\' && !(ASCII && byte >= 0x80)
+    };
+    words.len() * 8 + rest.iter().take_while(plain).count()
+}
+
+/// The high bit of the first byte in `word` that ends a run, and possibly of bytes above it.
+fn word_hits<const ASCII: bool>(word: u64) -> u64 {
+    // A byte below n borrows from its neighbour above when n is taken from it, so only bits above a true hit can be wrong.
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word;
+    let quote = word ^ (ONES * u64::from(b'"'));
+    let backslash = word ^ (ONES * u64::from(b'\\'));
+    let mut hits = below(word, 0x20) | below(quote, 1) | below(backslash, 1);
+    if ASCII {
+        hits |= word;
+    }
+    hits & HIGH_BITS
+}

@@ -1,0 +1,88 @@
+//! Hashes of a prompt's leading blocks.
+
+use alloc::vec::Vec;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Follows every leaf of a prompt; no byte of UTF-8 has this value.
+const LEAF_END: u8 = 0xFF;
+
+/// A chain of block hashes over bytes that come in pieces. Each hash covers its block and, through the chain, all before it.
+#[derive(Clone, Debug)]
+pub(crate) struct PrefixChain {
+    block_bytes: usize,
+    max_blocks: usize,
+    /// The block being filled, shorter than `block_bytes`.
+    block: Vec<u8>,
+    hashes: Vec<u64>,
+}
+
+impl PrefixChain {
+    /// An empty chain; with either argument 0 it stays empty.
+    pub(crate) fn new(block_bytes: usize, max_blocks: usize) -> Self {
+        Self {
+            block_bytes,
+            max_blocks: if block_bytes == 0 { 0 } else { max_blocks },
+            block: Vec::new(),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Whether no further byte can matter.
+    pub(crate) fn is_full(&self) -> bool {
+        self.hashes.len() >= self.max_blocks
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn extend(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while !rest.is_empty() && !self.is_full() {
+            if self.block.is_empty()
+                && let Some((block, behind)) = rest.split_at_checked(self.block_bytes)
+            {
+                self.push(block);
+                rest = behind;
+                continue;
+            }
+            let room = self.block_bytes - self.block.len();
+            let (head, behind) = rest.split_at(rest.len().min(room));
+            self.block.extend_from_slice(head);
+            rest = behind;
+            if self.block.len() == self.block_bytes {
+                let block = core::mem::take(&mut self.block);
+                self.push(&block);
+                self.block = block;
+                self.block.clear();
+            }
+        }
+    }
+
+    /// Marks the end of a leaf, so that no two lists of leaves read the same.
+    pub(crate) fn end_leaf(&mut self) {
+        self.extend(&[LEAF_END]);
+    }
+
+    fn push(&mut self, block: &[u8]) {
+        let before = self.hashes.last().copied().unwrap_or_default();
+        self.hashes.push(xxh3_64_with_seed(block, before));
+    }
+
+    /// The hashes of this chain followed by those of `prompt`, under `seed`.
+    pub(crate) fn join(self, prompt: &Self, seed: u64) -> Vec<u64> {
+        // Everything of the preamble counts for the prompt behind it, the block that did not get full included.
+        let before = self.hashes.last().copied().unwrap_or_default();
+        let preamble = xxh3_64_with_seed(&self.block, before);
+        let inner = mix(preamble, seed);
+        let mut hashes = self.hashes;
+        for hash in &mut hashes {
+            *hash = mix(*hash, seed);
+        }
+        let room = self.max_blocks.saturating_sub(hashes.len());
+        hashes.extend(prompt.hashes.iter().take(room).map(|hash| mix(*hash, inner)));
+        hashes
+    }
+}
+
+fn mix(hash: u64, seed: u64) -> u64 {
+    xxh3_64_with_seed(&hash.to_le_bytes(), seed)
+}
