@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The whole gateway on one machine: simulated or real vLLM pods, the metrics sidecar and Envoy with inpick, as child processes.
+//!
+//! `make run` and `make demo` are built on it, and so are the end-to-end tests and the benches. [`Stack::builder`] is the way in.
+//! A stack stops its processes when it is dropped, on a panic too; should this process be killed outright, a small watcher
+//! ends them.
+
+mod artifact;
+mod board;
+mod bootstrap;
+mod client;
+mod page;
+mod port;
+mod process;
+mod stack;
+
+pub use artifact::{Artifact, ArtifactError, repository};
+pub use board::Board;
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use client::{Client, ClientError, Reply};
+pub use page::{Page, PageError, Sample};
+pub use port::{free_port, is_free};
+pub use process::{Process, ProcessError};
+pub use stack::{Builder, Pod, Pods, Ports, Stack, StackError};

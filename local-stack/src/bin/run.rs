@@ -1,0 +1,162 @@
+//! `make run`: the gateway on this machine, in the foreground until Ctrl-C.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use local_stack::{Board, Ports, Stack};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the README says the gateway is.
+const GATEWAY: u16 = 10_000;
+/// Envoy's admin port in its own examples.
+const ADMIN: u16 = 9901;
+/// Where scrape configs for an endpoint picker look.
+const SIDECAR: u16 = 9090;
+/// Behind vLLM's own 8000, which may be in use.
+const FIRST_POD: u16 = 8001;
+/// Where the board's numbers change: stats are published each second.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Starts vLLM pods, the metrics sidecar and Envoy with inpick, and stops them on Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "run", version)]
+struct Arguments {
+    /// Real model servers, host:port, comma-separated, instead of simulated ones.
+    #[arg(long, env = "PODS", value_delimiter = ',', value_parser = pod)]
+    pods: Vec<String>,
+    /// Simulated pods to start when no real ones are named.
+    #[arg(long, default_value_t = 3)]
+    simulated: usize,
+    /// Further argument of every simulated pod; may be repeated.
+    #[arg(long, allow_hyphen_values = true)]
+    pod_arg: Vec<String>,
+    /// Envoy's worker threads.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Takes free ports instead of 10000, 9901, 9090 and 8001 onwards.
+    #[arg(long)]
+    ephemeral: bool,
+    /// Bootstrap, relative to the repository.
+    #[arg(long, default_value = "envoy/standalone.yaml")]
+    config: PathBuf,
+    /// JSON merged into the filter's configuration.
+    #[arg(long, value_parser = json)]
+    plugin_config: Option<serde_json::Value>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let stopped = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    };
+    tokio::select! {
+        // Dropping the other branch drops the stack, started or half started, and so stops it.
+        () = stopped => {
+            println!("\nstopped");
+            Ok(())
+        }
+        failed = serve(arguments) => failed,
+    }
+}
+
+/// Runs until a part fails.
+async fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let mut builder = Stack::builder().config(arguments.config).workers(arguments.workers);
+    if !arguments.ephemeral {
+        builder = builder.ports(Ports::Fixed { gateway: GATEWAY, admin: ADMIN, sidecar: SIDECAR, first_pod: FIRST_POD });
+    }
+    let simulated = arguments.pods.is_empty();
+    builder = if simulated {
+        builder.pods(arguments.simulated).vllm_sim_args(arguments.pod_arg)
+    } else {
+        // Servers of others may be down; the gateway shows that instead of refusing to start.
+        builder.pods_at(arguments.pods).wait_for_snapshot(false)
+    };
+    if let Some(config) = arguments.plugin_config {
+        builder = builder.plugin_config(config);
+    }
+    println!("starting the pods, the sidecar and Envoy");
+    let mut stack = builder.start().await?;
+    println!("{}", greeting(&stack, simulated));
+    watch(&mut stack).await
+}
+
+/// Prints the board until a part fails.
+async fn watch(stack: &mut Stack) -> anyhow::Result<()> {
+    // On a terminal the line is written over; in a file each second gets its own.
+    let (before, after) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
+    let mut board = Board::default();
+    let mut last = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        stack.check()?;
+        let line = match stack.sidecar_page().await {
+            Ok(page) => board.line(&page, &stack.pods, last.elapsed()),
+            Err(error) => format!("no metrics: {error}"),
+        };
+        last = Instant::now();
+        let mut output = std::io::stdout().lock();
+        write!(output, "{before}{line}{after}")?;
+        output.flush()?;
+    }
+}
+
+fn greeting(stack: &Stack, simulated: bool) -> String {
+    let kind = if simulated { "simulated vLLM" } else { "model servers" };
+    let pods: Vec<&str> = stack.pods.iter().map(|pod| pod.addr.as_str()).collect();
+    let gateway = stack.gateway;
+    format!(
+        "\n  gateway   http://{gateway}\n  metrics   http://{}/metrics\n  admin     http://{}\n  pods      {} ({kind})\n\n\
+         Try: curl http://{gateway}/v1/models\nCtrl-C stops everything.\n",
+        stack.sidecar,
+        stack.admin,
+        pods.join(", "),
+    )
+}
+
+fn pod(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let named = text.rsplit_once(':').filter(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    named.map(|_| text.to_owned()).ok_or_else(|| "want host:port, for instance 10.0.0.7:8000".to_owned())
+}
+
+fn json(text: &str) -> Result<serde_json::Value, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_split_at_commas() {
+        let arguments = Arguments::parse_from(["run", "--pods", "gpu-1:8000, 10.0.0.7:8001"]);
+        assert_eq!(arguments.pods, ["gpu-1:8000", "10.0.0.7:8001"]);
+    }
+
+    #[test]
+    fn pod_without_port_or_with_a_scheme_is_refused() {
+        for wrong in ["gpu-1", "http://gpu-1:8000", ":8000", "gpu-1:0", "gpu-1:99999"] {
+            assert!(Arguments::try_parse_from(["run", "--pods", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn arguments_of_pods_may_begin_with_hyphens() {
+        let arguments = Arguments::parse_from(["run", "--pod-arg", "--speed", "--pod-arg", "2"]);
+        assert_eq!(arguments.pod_arg, ["--speed", "2"]);
+    }
+}

