@@ -1,0 +1,174 @@
+//! /sim: what real vLLM does not have. Faults, pinned load, and what the pod has received.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::fault::FaultSpec;
+use crate::pod::{PinnedLoad, ReceivedRequest, lock};
+use crate::reply::Reply;
+use crate::server::Connection;
+
+/// A change of the pod's state, as opposed to a fault that requests meet.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Change {
+    /// Ends all faults, freezing and draining, and opens the port again.
+    None,
+    /// Stops the engine.
+    Freeze { duration_ms: Option<u64> },
+    /// Refuses new requests with vLLM's shutdown error.
+    Drain { duration_ms: Option<u64> },
+    /// Closes the port and every connection but the one that asks.
+    Refuse { duration_ms: Option<u64> },
+    /// Cuts every connection but the one that asks; the port stays open.
+    HangUp,
+}
+
+pub(crate) async fn answer(
+    connection: &Connection,
+    method: &Method,
+    path: &str,
+    body: &Bytes,
+) -> Reply {
+    let pod = &connection.inner.pod;
+    match (method.as_str(), path) {
+        ("GET", "/sim/state") => Reply::value(200, &connection.inner.state()),
+        ("GET", "/sim/last-request") => match pod.last_request() {
+            Some(request) => Reply::value(200, &describe(&request)),
+            None => no_request(),
+        },
+        ("GET", "/sim/last-request/body") => match pod.last_request() {
+            Some(request) => Reply::new(200, Some("application/octet-stream"), request.body),
+            None => no_request(),
+        },
+        ("DELETE", "/sim/last-request") => {
+            pod.forget_requests();
+            Reply::empty(204)
+        }
+        ("POST", "/sim/fault") => fault(connection, body).await,
+        ("DELETE", "/sim/fault") => {
+            recover(connection).await;
+            Reply::value(200, &connection.inner.state())
+        }
+        ("POST", "/sim/load") => load(connection, body),
+        ("DELETE", "/sim/load") => {
+            pod.pin(None);
+            Reply::value(200, &connection.inner.state())
+        }
+        _ => Reply::no_such_path(),
+    }
+}
+
+async fn fault(connection: &Connection, body: &Bytes) -> Reply {
+    let pod = &connection.inner.pod;
+    let value: Value = match serde_json::from_slice(body) {
+        Ok(value) => value,
+        Err(error) => return bad(&error.to_string()),
+    };
+    if let Ok(change) = Change::deserialize(&value) {
+        apply(connection, change).await;
+        return Reply::value(200, &connection.inner.state());
+    }
+    let specs: Result<Vec<FaultSpec>, _> = match value {
+        Value::Array(list) => list.into_iter().map(serde_json::from_value).collect(),
+        one => serde_json::from_value(one).map(|spec| vec![spec]),
+    };
+    let specs = match specs {
+        Ok(specs) => specs,
+        Err(error) => return bad(&error.to_string()),
+    };
+    if let Some(error) = specs.iter().find_map(|spec| spec.check().err()) {
+        return bad(&error);
+    }
+    for spec in specs {
+        lock(&pod.faults).add(spec);
+    }
+    Reply::value(200, &connection.inner.state())
+}
+
+async fn apply(connection: &Connection, change: Change) {
+    let pod = &connection.inner.pod;
+    let lasting = match change {
+        Change::None => {
+            recover(connection).await;
+            None
+        }
+        Change::Freeze { duration_ms } => {
+            pod.freeze();
+            duration_ms
+        }
+        Change::Drain { duration_ms } => {
+            pod.drain();
+            duration_ms
+        }
+        Change::Refuse { duration_ms } => {
+            connection.inner.refuse(Some(connection.number)).await;
+            duration_ms
+        }
+        Change::HangUp => {
+            connection.inner.hang_up(Some(connection.number));
+            None
+        }
+    };
+    if let Some(duration) = lasting {
+        let inner = connection.inner.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(duration)).await;
+            inner.pod.resume();
+            inner.reopen().await;
+        });
+    }
+}
+
+async fn recover(connection: &Connection) {
+    lock(&connection.inner.pod.faults).clear();
+    connection.inner.pod.resume();
+    connection.inner.reopen().await;
+}
+
+fn load(connection: &Connection, body: &Bytes) -> Reply {
+    match serde_json::from_slice::<Option<PinnedLoad>>(body) {
+        Ok(load) => {
+            connection.inner.pod.pin(load);
+            Reply::value(200, &connection.inner.state())
+        }
+        Err(error) => bad(&error.to_string()),
+    }
+}
+
+fn describe(request: &ReceivedRequest) -> Value {
+    json!({
+        "number": request.number,
+        "method": request.method,
+        "path": request.path,
+        "headers": header_list(&request.headers),
+        "body_bytes": request.body.len(),
+        "body_sha256": hex(&Sha256::digest(&request.body)),
+        "body": String::from_utf8_lossy(&request.body),
+    })
+}
+
+fn header_list(headers: &HeaderMap) -> Vec<Value> {
+    headers.iter().map(header_pair).collect()
+}
+
+fn header_pair((name, value): (&HeaderName, &HeaderValue)) -> Value {
+    json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn no_request() -> Reply {
+    Reply::error(404, "NotFoundError", None, "no request has been received")
+}
+
+fn bad(why: &str) -> Reply {
+    Reply::error(400, "BadRequestError", None, why)
+}
