@@ -117,7 +117,7 @@ fn recorded_refusals_keep_their_reasons() {
     let scan = |name| scan(Api::ChatCompletions, [fixture(name).as_slice()]);
     assert_eq!(scan("err-empty-body.request.json"), Err(RequestError::Empty));
     let malformed = scan("err-malformed-json.request.json").unwrap_err();
-    assert_eq!(malformed.message(), "Invalid JSON at byte 59: unclosed array");
+    assert_eq!(malformed.message(), "Invalid JSON at byte 59: expected a value");
     assert_eq!(malformed.param(), None);
 }
 

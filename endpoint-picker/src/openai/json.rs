@@ -313,8 +313,8 @@ impl Scanner {
         let reason = match self.state {
             State::Done => return Ok(()),
             State::Value if self.depth == 0 => return Err(ScanError::Empty),
-            State::Value | State::Colon => "expected a value, found the end",
-            State::FirstElement => "unclosed array",
+            State::Value | State::FirstElement => "expected a value",
+            State::Colon => "expected ':'",
             State::FirstKey | State::Key => "unclosed object",
             State::Behind if self.objects & 1 == 1 => "unclosed object",
             State::Behind => "unclosed array",
@@ -737,6 +737,11 @@ impl Scanner {
     ) -> Result<usize, ScanError> {
         // The first byte of a token chose its state already.
         let begins = !self.spilled;
+        if begins && let Some((whole, length)) = whole_number(piece.get(start..).unwrap_or_default()) {
+            let token = piece.get(start..start + length).unwrap_or_default();
+            self.end_number(whole, token, self.offset + (start + length) as u64, watch)?;
+            return Ok(start + length);
+        }
         let mut at = start + usize::from(begins);
         while let Some(&byte) = piece.get(at) {
             number = match (number, byte) {
@@ -849,12 +854,27 @@ pub fn quoted(text: &str) -> String {
 
 /// Whether `bytes` could stand between the quotes of one valid JSON string.
 pub fn is_string_content(bytes: &[u8]) -> bool {
-    let plain = plain_run::<true>(bytes);
-    if plain == bytes.len() {
-        return true;
+    let mut rest = bytes;
+    loop {
+        let run = plain_run::<true>(rest);
+        rest = rest.get(run..).unwrap_or_default();
+        match rest {
+            [] => return true,
+            [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..] => rest = behind,
+            [0x80..=0xFF, ..] => {
+                let run = plain_run::<false>(rest);
+                let (text, behind) = rest.split_at(run);
+                if core::str::from_utf8(text).is_err() {
+                    return false;
+                }
+                rest = behind;
+            }
+            _ => break,
+        }
     }
+    // What is left begins with an escaped code point or is no content.
     let mut scanner = Scanner::new();
-    let text = scanner.feed(b"\"", &mut Nobody).and_then(|()| scanner.feed(bytes, &mut Nobody));
+    let text = scanner.feed(b"\"", &mut Nobody).and_then(|()| scanner.feed(rest, &mut Nobody));
     text.is_ok() && scanner.state == State::Text && scanner.partial.len == 0
 }
 
@@ -919,6 +939,52 @@ fn word_run<const ASCII: bool>(bytes: &[u8]) -> usize {
         byte >= 0x20 && byte != b'"' && byte != b'\\' && !(ASCII && byte >= 0x80)
     };
     words.len() * 8 + rest.iter().take_while(plain).count()
+}
+
+/// The state behind and the length of a number that `bytes` begin with, if it is well formed and ends before they do.
+fn whole_number(bytes: &[u8]) -> Option<(Number, usize)> {
+    let mut at = usize::from(bytes.first() == Some(&b'-'));
+    let integer = digits(bytes.get(at..)?);
+    if integer == 0 || (integer > 1 && bytes.get(at) == Some(&b'0')) {
+        return None;
+    }
+    at += integer;
+    let mut number = Number::Integer;
+    if bytes.get(at) == Some(&b'.') {
+        at += 1;
+        let fraction = digits(bytes.get(at..)?);
+        if fraction == 0 {
+            return None;
+        }
+        at += fraction;
+        number = Number::Fraction;
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1;
+        at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
+        let exponent = digits(bytes.get(at..)?);
+        if exponent == 0 {
+            return None;
+        }
+        at += exponent;
+        number = Number::Exponent(exponent.min(3) as u8);
+    }
+    (at < bytes.len()).then_some((number, at))
+}
+
+/// How many leading bytes are decimal digits.
+fn digits(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // A digit's high half is 3, and stays 3 when 6 is added to its low half; that carries nothing to the byte above.
+        let high = ONES * 0xF0;
+        let misses = ((word & high) ^ (ONES * 0x30)) | ((word.wrapping_add(ONES * 6) & high) ^ (ONES * 0x30));
+        if misses != 0 {
+            return index * 8 + misses.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8 + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
 /// The high bit of the first byte in `word` that ends a run, and possibly of bytes above it.

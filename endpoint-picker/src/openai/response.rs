@@ -476,37 +476,52 @@ impl Event {
 
 impl Watch for Event {
     fn member(&mut self, node: Node, key: &[u8]) -> Node {
-        match (node, key) {
-            (ROOT, b"type") => TYPE,
-            (ROOT, b"object") => OBJECT,
-            (ROOT, b"code") => CODE,
-            (ROOT, b"choices") => CHOICES,
-            (ROOT, b"delta") => DELTA,
-            (ROOT, b"response" | b"message") => WHOLE,
-            (ROOT | WHOLE, b"model") => MODEL,
-            (ROOT | WHOLE, b"error") => ERROR,
-            (ROOT | WHOLE, b"status") => STATUS,
-            (ROOT | WHOLE, b"usage") => USAGE,
-            (ERROR, b"type") => ERROR_TYPE,
-            (ERROR, b"code") => ERROR_CODE,
-            (USAGE, b"prompt_tokens") => PROMPT_TOKENS,
-            (USAGE, b"completion_tokens") => COMPLETION_TOKENS,
-            (USAGE, b"input_tokens") => INPUT_TOKENS,
-            (USAGE, b"output_tokens") => OUTPUT_TOKENS,
-            (USAGE, b"total_tokens") => TOTAL_TOKENS,
-            (USAGE, b"cache_read_input_tokens") => CACHE_READ_TOKENS,
-            (USAGE, b"cache_creation_input_tokens") => CACHE_CREATION_TOKENS,
-            (USAGE, b"input_tokens_details") => INPUT_DETAILS,
-            (USAGE, b"prompt_tokens_details") => PROMPT_DETAILS,
-            (USAGE, b"output_tokens_details" | b"completion_tokens_details") => OUTPUT_DETAILS,
-            (INPUT_DETAILS | PROMPT_DETAILS, b"cached_tokens") => CACHED_TOKENS,
-            (OUTPUT_DETAILS, b"reasoning_tokens") => REASONING_TOKENS,
-            (CHOICE, b"delta") => CHOICE_DELTA,
-            (CHOICE, b"text") => CONTENT,
-            (CHOICE_DELTA, b"content" | b"reasoning" | b"reasoning_content" | b"refusal") => CONTENT,
-            (CHOICE_DELTA, b"tool_calls" | b"function_call") => CALLS,
-            (DELTA, b"text" | b"thinking" | b"partial_json") => CONTENT,
-            (CALLS, _) => {
+        match node {
+            ROOT => match key {
+                b"type" => TYPE,
+                b"object" => OBJECT,
+                b"code" => CODE,
+                b"choices" => CHOICES,
+                b"delta" => DELTA,
+                b"response" | b"message" => WHOLE,
+                _ => whole_member(key),
+            },
+            WHOLE => whole_member(key),
+            CHOICE => match key {
+                b"delta" => CHOICE_DELTA,
+                b"text" => CONTENT,
+                _ => SKIP,
+            },
+            CHOICE_DELTA => match key {
+                b"content" | b"reasoning" | b"reasoning_content" | b"refusal" => CONTENT,
+                b"tool_calls" | b"function_call" => CALLS,
+                _ => SKIP,
+            },
+            DELTA => match key {
+                b"text" | b"thinking" | b"partial_json" => CONTENT,
+                _ => SKIP,
+            },
+            USAGE => match key {
+                b"prompt_tokens" => PROMPT_TOKENS,
+                b"completion_tokens" => COMPLETION_TOKENS,
+                b"input_tokens" => INPUT_TOKENS,
+                b"output_tokens" => OUTPUT_TOKENS,
+                b"total_tokens" => TOTAL_TOKENS,
+                b"cache_read_input_tokens" => CACHE_READ_TOKENS,
+                b"cache_creation_input_tokens" => CACHE_CREATION_TOKENS,
+                b"input_tokens_details" => INPUT_DETAILS,
+                b"prompt_tokens_details" => PROMPT_DETAILS,
+                b"output_tokens_details" | b"completion_tokens_details" => OUTPUT_DETAILS,
+                _ => SKIP,
+            },
+            INPUT_DETAILS | PROMPT_DETAILS if key == b"cached_tokens" => CACHED_TOKENS,
+            OUTPUT_DETAILS if key == b"reasoning_tokens" => REASONING_TOKENS,
+            ERROR => match key {
+                b"type" => ERROR_TYPE,
+                b"code" => ERROR_CODE,
+                _ => SKIP,
+            },
+            CALLS => {
                 self.bears_content = true;
                 self.says_more = true;
                 SKIP
@@ -595,6 +610,17 @@ impl Watch for Event {
             (INPUT_DETAILS, _) => self.counts.has_input_details = true,
             _ => {}
         }
+    }
+}
+
+/// A member of a whole answer, which stands at the root of a buffered body and inside events.
+fn whole_member(key: &[u8]) -> Node {
+    match key {
+        b"model" => MODEL,
+        b"error" => ERROR,
+        b"status" => STATUS,
+        b"usage" => USAGE,
+        _ => SKIP,
     }
 }
 
