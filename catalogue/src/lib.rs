@@ -198,10 +198,10 @@ families! {
         "Requests for the sidecar's snapshot by outcome.";
     Endpoints = "inpick_endpoints", Gauge, [Pool, State], Always, Envoy,
         "Endpoints of the pool by state.";
+    EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
+        "Times that a worker left an endpoint out because it failed several times in a row.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
-    StatsPending = "inpick_stats_pending", Gauge, [], Always, Envoy,
-        "Stats that wait to be defined in Envoy; what they count is kept meanwhile.";
 }
 
 impl Stat {

@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The endpoint picker's pure core: bytes to facts, facts to a pick, a stream of callbacks to statistics.
+//!
+//! The law of this crate: it knows no host, clock, socket, file or entropy. Time, seed and bytes are arguments; the same
+//! arguments give the same answer. It is `no_std`, so that breaking the law does not compile, and its types are `Send`, so that
+//! any kind of host can carry them.
+//!
+//! The rooms, from the ground up: [`openai`] reads bodies and imports nothing of ours; [`pool`] holds what is known of the
+//! endpoints; [`scheduling`] picks and never sees a byte of a body; [`ledger`] keeps the statistics; [`exchange`] is the state
+//! machine of one request and its response and the only place that sees all of them.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod board;
+pub mod config;
+pub mod exchange;
+pub mod head;
+pub mod ledger;
+pub mod openai;
+pub mod picker;
+pub mod pool;
+pub mod reply;
+pub mod rewrite;
+pub mod rng;
+pub mod scheduling;
+pub mod time;
+
+pub use config::{Config, ConfigError, Plugin};
+pub use exchange::{Directive, End, Exchange};
+pub use picker::EndpointPicker;
+pub use time::Timestamp;

@@ -1,0 +1,413 @@
+//! The plugin's configuration: parsed once into checked values, every bad field named in one go.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde_json::{Map, Value};
+
+use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
+use crate::rewrite::{Rule, Target};
+use crate::scheduling::{MAX_RANKED, Picker, Profile, Scorer};
+
+/// Two seconds without a confirmed snapshot: forty missed polls of the sidecar at its default, so not a hiccup, and the age at
+/// which other pickers stop trusting a pod's metrics.
+pub const DEFAULT_MAX_SNAPSHOT_AGE_MS: u64 = 2_000;
+/// The weight of queue and KV cache in the profile that pickers ship: both count the same.
+pub const DEFAULT_WEIGHT: f64 = 2.0;
+/// Distinct model names that get series of their own; later ones share the name `other`. Names come from clients and Envoy never
+/// frees a stat.
+pub const DEFAULT_MAX_MODELS: usize = 1_000;
+/// Statistics reach Envoy this often. A second is far below any scrape interval and costs nothing to speak of.
+pub const DEFAULT_FLUSH_INTERVAL_MS: u64 = 1_000;
+/// The singleton service asks the sidecar this often: as often as the sidecar asks the pods.
+pub const DEFAULT_SNAPSHOT_INTERVAL_MS: u64 = 50;
+/// A sidecar on the same machine that needs longer than this is as good as dead.
+pub const DEFAULT_SNAPSHOT_TIMEOUT_MS: u64 = 1_000;
+
+/// What a plugin instance is configured to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plugin {
+    /// The HTTP filter.
+    Filter(Config),
+    /// The singleton service that fetches snapshots.
+    SnapshotService(ServiceConfig),
+}
+
+/// Configuration of the HTTP filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Pool of the snapshot whose endpoints are picked from.
+    pub pool: String,
+    /// How to pick.
+    pub profile: Profile,
+    /// What to do when nothing can be picked.
+    pub no_endpoint: NoEndpoint,
+    /// What to do with a body that names no model.
+    pub missing_model: MissingModel,
+    /// Model rewrites.
+    pub rewrites: Vec<Rule>,
+    /// Priorities by objective name; an unknown objective has priority 0.
+    pub objectives: BTreeMap<String, i64>,
+    /// Which families are published, and their bounds.
+    pub stats: StatsConfig,
+}
+
+/// What to do when nothing can be picked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoEndpoint {
+    /// Leave the choice to the cluster's fallback policy.
+    FailOpen,
+    /// Answer 503.
+    FailClosed,
+}
+
+/// What to do with a body that names no model.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MissingModel {
+    /// Answer 400, as the endpoint picker does.
+    Reject,
+    /// Let it pass: vLLM serves its base model then.
+    Pass,
+}
+
+/// Which statistics are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StatsConfig {
+    /// `inference_objective_*`.
+    pub objective: bool,
+    /// `inference_model_*`, the older spelling.
+    pub model: bool,
+    /// Distinct model names with series of their own.
+    pub max_models: usize,
+    /// Milliseconds between flushes to Envoy.
+    pub flush_interval_ms: u64,
+}
+
+impl Default for StatsConfig {
+    fn default() -> Self {
+        Self {
+            objective: true,
+            model: false,
+            max_models: DEFAULT_MAX_MODELS,
+            flush_interval_ms: DEFAULT_FLUSH_INTERVAL_MS,
+        }
+    }
+}
+
+/// Configuration of the singleton service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceConfig {
+    /// Envoy cluster of the sidecar.
+    pub cluster: String,
+    /// Where the sidecar serves the snapshot.
+    pub path: String,
+    /// Milliseconds between requests.
+    pub interval_ms: u64,
+    /// Milliseconds after which a request has failed.
+    pub timeout_ms: u64,
+}
+
+/// Every bad field, in the order of the document.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("plugin configuration: {}", .0.join("; "))]
+pub struct ConfigError(pub Vec<String>);
+
+/// Scan limits that no setting changes yet.
+#[must_use]
+pub fn scan_options(prefix_hashes: bool) -> crate::openai::ScanOptions {
+    crate::openai::ScanOptions {
+        prefix_block_bytes: PREFIX_BLOCK_BYTES,
+        max_prefix_blocks: if prefix_hashes { MAX_PREFIX_BLOCKS } else { 0 },
+        max_model_bytes: MAX_MODEL_BYTES,
+    }
+}
+
+impl Plugin {
+    /// Reads a configuration: a JSON object, or nothing at all for the filter with its defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every field that is unknown, of the wrong type or out of range.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        let value: Value = if json.iter().all(u8::is_ascii_whitespace) {
+            Value::Object(Map::new())
+        } else {
+            serde_json::from_slice(json).map_err(|error| ConfigError(alloc::vec![format!("not JSON: {error}")]))?
+        };
+        let mut errors = Vec::new();
+        let mut root = Fields::of(value, "", &mut errors);
+        let plugin = match root.object("snapshot_service", &mut errors) {
+            Some(mut service) => {
+                let plugin = Self::SnapshotService(ServiceConfig {
+                    cluster: service.required_text("cluster", &mut errors),
+                    path: service.text("path", &mut errors).unwrap_or_else(|| "/snapshot".to_owned()),
+                    interval_ms: service.integer("interval_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
+                    timeout_ms: service.integer("timeout_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS),
+                });
+                service.finish(&mut errors);
+                plugin
+            }
+            None => Self::Filter(Config::read(&mut root, &mut errors)),
+        };
+        root.finish(&mut errors);
+        if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
+    }
+}
+
+impl Config {
+    fn read(root: &mut Fields, errors: &mut Vec<String>) -> Self {
+        let pool = root.text("pool", errors).unwrap_or_else(|| "default".to_owned());
+        let mut scheduling = root.object("scheduling", errors).unwrap_or_default();
+        let scorers = scheduling
+            .list("scorers", errors)
+            .map(|items| items.into_iter().filter_map(|item| read_scorer(item, errors)).collect());
+        let profile = Profile {
+            scorers: scorers.unwrap_or_else(|| {
+                alloc::vec![(Scorer::Queue, DEFAULT_WEIGHT), (Scorer::KvCacheUtilization, DEFAULT_WEIGHT)]
+            }),
+            picker: scheduling
+                .choice("picker", &[("max-score-picker", Picker::MaxScore), ("random-picker", Picker::Random)], errors)
+                .unwrap_or(Picker::MaxScore),
+            ranked: scheduling
+                .integer("ranked", 1..=MAX_RANKED as u64, errors)
+                .and_then(|ranked| usize::try_from(ranked).ok())
+                .unwrap_or(MAX_RANKED),
+            max_snapshot_age_micros: scheduling
+                .integer("max_snapshot_age_ms", 1..=3_600_000, errors)
+                .unwrap_or(DEFAULT_MAX_SNAPSHOT_AGE_MS)
+                * 1_000,
+        };
+        scheduling.finish(errors);
+        let no_endpoint = root
+            .choice("no_endpoint", &[("fail_open", NoEndpoint::FailOpen), ("fail_closed", NoEndpoint::FailClosed)], errors)
+            .unwrap_or(NoEndpoint::FailOpen);
+        let missing_model = root
+            .choice("missing_model", &[("reject", MissingModel::Reject), ("pass", MissingModel::Pass)], errors)
+            .unwrap_or(MissingModel::Reject);
+        let rewrites = root
+            .list("model_rewrites", errors)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|item| read_rule(item, errors))
+            .collect();
+        let mut objectives = BTreeMap::new();
+        if let Some(fields) = root.object("objectives", errors) {
+            for (name, value) in fields.values {
+                match value.as_i64() {
+                    Some(priority) => {
+                        objectives.insert(name, priority);
+                    }
+                    None => errors.push(format!("{}{name}: a priority must be an integer, not {value}", fields.path)),
+                }
+            }
+        }
+        let defaults = StatsConfig::default();
+        let mut metrics = root.object("metrics", errors).unwrap_or_default();
+        let stats = StatsConfig {
+            objective: metrics.boolean("objective", errors).unwrap_or(defaults.objective),
+            model: metrics.boolean("model", errors).unwrap_or(defaults.model),
+            max_models: metrics
+                .integer("max_models", 1..=100_000, errors)
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(defaults.max_models),
+            flush_interval_ms: metrics.integer("flush_interval_ms", 10..=60_000, errors).unwrap_or(defaults.flush_interval_ms),
+        };
+        metrics.finish(errors);
+        Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats }
+    }
+}
+
+fn read_scorer((path, value): (String, Value), errors: &mut Vec<String>) -> Option<(Scorer, f64)> {
+    let mut fields = Fields::of(value, &path, errors);
+    let choices = Scorer::ALL.map(|scorer| (scorer.as_str(), scorer));
+    let scorer = fields.choice("name", &choices, errors);
+    if scorer.is_none() && !errors.iter().any(|error| error.starts_with(&path)) {
+        errors.push(format!("{path}.name: missing"));
+    }
+    let weight = fields.number("weight", 0.0..=1e6, errors).unwrap_or(1.0);
+    fields.finish(errors);
+    Some((scorer?, weight))
+}
+
+fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option<Rule> {
+    let mut fields = Fields::of(value, &path, errors);
+    let name = fields.required_text("name", errors);
+    let model = fields.text("model", errors);
+    let mut targets = Vec::new();
+    for (path, value) in fields.list("targets", errors).unwrap_or_default() {
+        let mut target = Fields::of(value, &path, errors);
+        targets.push(Target {
+            model: target.required_text("model", errors),
+            weight: target.integer("weight", 0..=1_000_000, errors).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1),
+        });
+        target.finish(errors);
+    }
+    fields.finish(errors);
+    if targets.is_empty() {
+        errors.push(format!("{path}.targets: at least one target is needed"));
+        return None;
+    }
+    Some(Rule { name, model, targets })
+}
+
+/// The members of one JSON object, taken out one by one; what is left at the end is unknown.
+#[derive(Default)]
+struct Fields {
+    path: String,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    fn of(value: Value, path: &str, errors: &mut Vec<String>) -> Self {
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
+        match value {
+            Value::Object(values) => Self { path: prefix, values },
+            other => {
+                errors.push(format!("{}: must be an object, not {other}", if path.is_empty() { "the document" } else { path }));
+                Self { path: prefix, values: Map::new() }
+            }
+        }
+    }
+
+    fn take<T>(&mut self, name: &str, wanted: &str, errors: &mut Vec<String>, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        let value = self.values.remove(name)?;
+        let read = read(&value);
+        if read.is_none() {
+            errors.push(format!("{}{name}: must be {wanted}, not {value}", self.path));
+        }
+        read
+    }
+
+    fn text(&mut self, name: &str, errors: &mut Vec<String>) -> Option<String> {
+        self.take(name, "a text that is not empty", errors, |value| value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned))
+    }
+
+    fn required_text(&mut self, name: &str, errors: &mut Vec<String>) -> String {
+        if !self.values.contains_key(name) {
+            errors.push(format!("{}{name}: missing", self.path));
+        }
+        self.text(name, errors).unwrap_or_default()
+    }
+
+    fn boolean(&mut self, name: &str, errors: &mut Vec<String>) -> Option<bool> {
+        self.take(name, "true or false", errors, Value::as_bool)
+    }
+
+    /// Integers may be written as `2.0`: Envoy turns a protobuf Struct into such JSON.
+    fn integer(&mut self, name: &str, range: core::ops::RangeInclusive<u64>, errors: &mut Vec<String>) -> Option<u64> {
+        let wanted = format!("an integer from {} to {}", range.start(), range.end());
+        self.take(name, &wanted, errors, |value| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, positive and below 2^53: checked")]
+            let whole = |number: f64| ((0.0..9e15).contains(&number) && number % 1.0 == 0.0).then_some(number as u64);
+            value.as_u64().or_else(|| value.as_f64().and_then(whole)).filter(|integer| range.contains(integer))
+        })
+    }
+
+    fn number(&mut self, name: &str, range: core::ops::RangeInclusive<f64>, errors: &mut Vec<String>) -> Option<f64> {
+        let wanted = format!("a number from {} to {}", range.start(), range.end());
+        self.take(name, &wanted, errors, |value| value.as_f64().filter(|number| range.contains(number)))
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], errors: &mut Vec<String>) -> Option<T> {
+        let wanted = format!("one of {}", choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "));
+        self.take(name, &wanted, errors, |value| {
+            choices.iter().find(|(word, _)| value.as_str() == Some(word)).map(|&(_, choice)| choice)
+        })
+    }
+
+    fn object(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Self> {
+        let value = self.values.remove(name)?;
+        Some(Self::of(value, &format!("{}{name}", self.path), errors))
+    }
+
+    fn list(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
+        let path = format!("{}{name}", self.path);
+        let items = self.take(name, "a list", errors, |value| value.as_array().cloned())?;
+        Some(items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect())
+    }
+
+    fn finish(self, errors: &mut Vec<String>) {
+        errors.extend(self.values.keys().map(|name| format!("{}{name}: unknown", self.path)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(json: &str) -> Config {
+        match Plugin::parse(json.as_bytes()) {
+            Ok(Plugin::Filter(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_the_filter_with_its_defaults() {
+        let config = filter("");
+        assert_eq!(config, filter("{}"));
+        assert_eq!(config.pool, "default");
+        assert_eq!(config.profile.scorers, [(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0)]);
+        assert_eq!(config.stats, StatsConfig::default());
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let config = filter(
+            r#"{"pool": "llama", "no_endpoint": "fail_closed", "missing_model": "pass", "objectives": {"batch": -1},
+                "scheduling": {"scorers": [{"name": "running-requests-size-scorer", "weight": 0.5}], "picker": "random-picker",
+                               "ranked": 2.0, "max_snapshot_age_ms": 500},
+                "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
+                "metrics": {"objective": false, "model": true, "max_models": 5, "flush_interval_ms": 100}}"#,
+        );
+        assert_eq!(config.pool, "llama");
+        assert_eq!(config.profile.scorers, [(Scorer::RunningRequests, 0.5)]);
+        assert_eq!((config.profile.picker, config.profile.ranked), (Picker::Random, 2));
+        assert_eq!(config.profile.max_snapshot_age_micros, 500_000);
+        assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
+        assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
+        assert_eq!(config.objectives["batch"], -1);
+        assert_eq!(config.stats, StatsConfig { objective: false, model: true, max_models: 5, flush_interval_ms: 100 });
+    }
+
+    #[test]
+    fn every_bad_field_is_named_in_one_go() {
+        let error = Plugin::parse(
+            br#"{"pool": 7, "typo": 1, "no_endpoint": "maybe", "objectives": {"x": "high"},
+                 "scheduling": {"ranked": 9, "scorers": [{"name": "queue-scorer", "weight": -1}, {"nam": "x"}]},
+                 "model_rewrites": [{"name": "r", "targets": []}, 3]}"#,
+        )
+        .unwrap_err();
+        for field in [
+            "pool:", "typo: unknown", "no_endpoint: must be one of fail_open, fail_closed", "objectives.x:", "scheduling.ranked:",
+            "scheduling.scorers[0].weight:", "scheduling.scorers[1].name: missing", "scheduling.scorers[1].nam: unknown",
+            "model_rewrites[0].targets: at least one", "model_rewrites[1]: must be an object",
+        ] {
+            assert!(error.0.iter().any(|message| message.starts_with(field)), "{field} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn the_service_needs_its_cluster() {
+        assert_eq!(
+            Plugin::parse(br#"{"snapshot_service": {"cluster": "s"}}"#),
+            Ok(Plugin::SnapshotService(ServiceConfig {
+                cluster: "s".into(),
+                path: "/snapshot".into(),
+                interval_ms: DEFAULT_SNAPSHOT_INTERVAL_MS,
+                timeout_ms: DEFAULT_SNAPSHOT_TIMEOUT_MS,
+            }))
+        );
+        assert!(Plugin::parse(br#"{"snapshot_service": {}}"#).is_err());
+        assert!(Plugin::parse(br#"{"snapshot_service": {"cluster": "s"}, "pool": "p"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        assert!(Plugin::parse(b"pool: default").is_err());
+        assert!(Plugin::parse(b"[]").is_err());
+    }
+}

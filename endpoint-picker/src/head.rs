@@ -1,0 +1,150 @@
+//! Header blocks, reduced to what the picker asks of them in one pass.
+
+use crate::openai::Api;
+
+/// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
+pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
+/// Names an objective, which stands for a priority.
+pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
+/// The objective header's newer name.
+const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
+
+/// What a request's headers say.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RequestHead<'a> {
+    /// `:method`.
+    pub method: &'a [u8],
+    /// `:path` with its query.
+    pub path: &'a [u8],
+    /// `content-encoding`, if other than `identity`.
+    pub encoded: bool,
+    /// Has `content-length`.
+    pub has_content_length: bool,
+    /// The client sent the destination header itself.
+    pub has_destination: bool,
+    /// Value of the objective header.
+    pub objective: Option<&'a [u8]>,
+    /// `upgrade` or CONNECT: a tunnel, whose bytes are not a body.
+    pub tunnel: bool,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Reads header pairs as the host lists them: names in lower case, values as raw bytes.
+    pub fn read(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut head = Self::default();
+        for (name, value) in pairs {
+            match name {
+                b":method" => {
+                    head.method = value;
+                    head.tunnel |= value == b"CONNECT";
+                }
+                b":path" => head.path = value,
+                b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                b"content-length" => head.has_content_length = true,
+                b"upgrade" => head.tunnel = true,
+                _ if name == DESTINATION_HEADER.as_bytes() => head.has_destination = true,
+                _ if name == OBJECTIVE_HEADER.as_bytes() || name == OBJECTIVE_HEADER_LLM_D.as_bytes() => {
+                    head.objective = Some(value);
+                }
+                _ => {}
+            }
+        }
+        head
+    }
+
+    /// What the request is to the picker.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        let path = self.path.split(|&byte| byte == b'?').next().unwrap_or_default();
+        if self.tunnel {
+            return Route::Untouched;
+        }
+        match Api::from_path(self.path) {
+            Some(api) if self.method == b"POST" => Route::Inference(api),
+            Some(_) => Route::LoadOnly,
+            None if path.split(|&byte| byte == b'/').any(|segment| segment == b"v1" || segment == b"v2") => Route::LoadOnly,
+            None => Route::Untouched,
+        }
+    }
+}
+
+/// What a request is to the picker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// Its body names a model and decides.
+    Inference(Api),
+    /// Below `/v1/` or `/v2/` but with nothing to read: any endpoint can answer, the least loaded shall.
+    LoadOnly,
+    /// None of the picker's business.
+    Untouched,
+}
+
+/// What a response's headers say.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ResponseHead {
+    /// `:status`; 0 when missing.
+    pub status: u16,
+    /// Server-sent events.
+    pub event_stream: bool,
+    /// JSON.
+    pub json: bool,
+    /// Compressed: the body cannot be read.
+    pub encoded: bool,
+}
+
+impl ResponseHead {
+    /// Reads header pairs as the host lists them.
+    pub fn read<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut head = Self::default();
+        for (name, value) in pairs {
+            match name {
+                b":status" => {
+                    head.status = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                }
+                b"content-type" => {
+                    head.event_stream = has_prefix(value, b"text/event-stream");
+                    head.json = has_prefix(value, b"application/json");
+                }
+                b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                _ => {}
+            }
+        }
+        head
+    }
+}
+
+fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
+    value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(method: &str, path: &str) -> Route {
+        RequestHead { method: method.as_bytes(), path: path.as_bytes(), ..RequestHead::default() }.route()
+    }
+
+    #[test]
+    fn requests_are_told_apart_by_method_and_path() {
+        assert_eq!(route("POST", "/v1/chat/completions"), Route::Inference(Api::ChatCompletions));
+        assert_eq!(route("GET", "/v1/chat/completions"), Route::LoadOnly);
+        assert_eq!(route("GET", "/v1/models"), Route::LoadOnly);
+        assert_eq!(route("POST", "/gw/v1/messages/count_tokens?beta=true"), Route::LoadOnly);
+        assert_eq!(route("GET", "/health?next=/v1/"), Route::Untouched);
+        assert_eq!(route("GET", "/"), Route::Untouched);
+    }
+
+    #[test]
+    fn a_tunnel_is_left_alone() {
+        let pairs: [(&[u8], &[u8]); 3] = [(b":method", b"GET"), (b":path", b"/v1/realtime"), (b"upgrade", b"websocket")];
+        assert_eq!(RequestHead::read(pairs.into_iter()).route(), Route::Untouched);
+    }
+
+    #[test]
+    fn a_response_is_known_by_its_type() {
+        let pairs: [(&[u8], &[u8]); 2] = [(b":status", b"200"), (b"content-type", b"Text/Event-Stream; charset=utf-8")];
+        let head = ResponseHead::read(pairs.into_iter());
+        assert_eq!((head.status, head.event_stream, head.json), (200, true, false));
+    }
+}

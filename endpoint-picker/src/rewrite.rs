@@ -1,0 +1,134 @@
+//! Model rewrites: which model is served instead of the one that was asked for, and how the body says so.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::rng::Rng;
+
+/// One rule: requests for a model, or for any, go to weighted targets.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// Label of its decisions.
+    pub name: String,
+    /// Exact model name; `None` matches what no exact rule matches.
+    pub model: Option<String>,
+    /// Not empty.
+    pub targets: Vec<Target>,
+}
+
+/// A model that a rule may choose.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// Model name that is sent upstream.
+    pub model: String,
+    /// Share of the requests, relative to the other targets. All zero: equal shares.
+    pub weight: u32,
+}
+
+impl Rule {
+    /// The rule for `model`: an exact one before the default one, earlier ones before later ones.
+    #[must_use]
+    pub fn find<'a>(rules: &'a [Self], model: &str) -> Option<&'a Self> {
+        rules
+            .iter()
+            .find(|rule| rule.model.as_deref() == Some(model))
+            .or_else(|| rules.iter().find(|rule| rule.model.is_none()))
+    }
+
+    /// Draws a target by weight.
+    #[must_use]
+    pub fn draw(&self, rng: &mut Rng) -> Option<&Target> {
+        let total: u64 = self.targets.iter().map(|target| u64::from(target.weight)).sum();
+        if total == 0 {
+            return self.targets.get(usize::try_from(rng.below(self.targets.len() as u64)).unwrap_or(0));
+        }
+        let mut left = rng.below(total);
+        self.targets.iter().find(|target| {
+            let weight = u64::from(target.weight);
+            let hit = left < weight;
+            left = left.saturating_sub(weight);
+            hit
+        })
+    }
+}
+
+/// A new model name and where the old one stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Splice {
+    /// Byte ranges of the model values in the body, quotes included, ascending.
+    pub ranges: Vec<Range<usize>>,
+    /// The new name.
+    pub model: String,
+}
+
+impl Splice {
+    /// The body with the name replaced and every other byte as it was. A range outside the body is left out.
+    #[must_use]
+    pub fn apply(&self, body: &[u8]) -> Vec<u8> {
+        let quoted = serde_json::to_vec(&self.model).unwrap_or_default();
+        let mut spliced = Vec::with_capacity(body.len() + quoted.len() * self.ranges.len());
+        let mut at = 0;
+        for range in &self.ranges {
+            let Some(kept) = body.get(at..range.start) else { continue };
+            if range.end > body.len() {
+                continue;
+            }
+            spliced.extend_from_slice(kept);
+            spliced.extend_from_slice(&quoted);
+            at = range.end;
+        }
+        spliced.extend_from_slice(body.get(at..).unwrap_or_default());
+        spliced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn rule(model: Option<&str>, targets: &[(&str, u32)]) -> Rule {
+        Rule {
+            name: "r".into(),
+            model: model.map(Into::into),
+            targets: targets.iter().map(|&(model, weight)| Target { model: model.into(), weight }).collect(),
+        }
+    }
+
+    #[test]
+    fn an_exact_rule_wins_over_the_default() {
+        let rules = [rule(None, &[("any", 1)]), rule(Some("m"), &[("exact", 1)])];
+        assert_eq!(Rule::find(&rules, "m").unwrap().targets[0].model, "exact");
+        assert_eq!(Rule::find(&rules, "x").unwrap().targets[0].model, "any");
+        assert_eq!(Rule::find(&rules[1..], "x"), None);
+    }
+
+    #[test]
+    fn targets_are_drawn_by_weight() {
+        let mut rng = Rng::new(3);
+        let mut share = |targets: &[(&str, u32)]| {
+            let rule = rule(None, targets);
+            (0..10_000).filter(|_| rule.draw(&mut rng).unwrap().model == "a").count()
+        };
+        assert!((2_800..3_200).contains(&share(&[("a", 30), ("b", 70)])));
+        assert!((4_800..5_200).contains(&share(&[("a", 0), ("b", 0)])));
+        assert_eq!(share(&[("a", 0), ("b", 1)]), 0);
+    }
+
+    #[test]
+    fn a_splice_changes_only_the_name() {
+        let body = br#"{ "seed": 12345678901234567890, "model" : "old", "z":1,"model":"older" }"#;
+        let at = |needle: &[u8]| body.windows(needle.len()).position(|window| window == needle).unwrap();
+        let ranges = vec![at(b"\"old\"")..at(b"\"old\"") + 5, at(b"\"older\"")..at(b"\"older\"") + 7];
+        let spliced = Splice { ranges, model: "n\"w".into() }.apply(body);
+        assert_eq!(spliced, br#"{ "seed": 12345678901234567890, "model" : "n\"w", "z":1,"model":"n\"w" }"#);
+    }
+
+    #[test]
+    fn a_range_outside_the_body_changes_nothing() {
+        let splice = Splice { ranges: vec![2..9], model: "n".into() };
+        assert_eq!(splice.apply(b"abc"), b"abc");
+    }
+}
