@@ -1,0 +1,281 @@
+//! The sidecar's own families: pool gauges from the pods' pages, and its own health. Pure.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use catalogue::{Family, Stat};
+use snapshot::State;
+
+use crate::exposition::escape_into;
+use crate::page::OwnFamily;
+use crate::signals::Signals;
+use crate::state::{DURATION_LE, EndpointState, Fleet, PoolState};
+
+const STATES: [(State, &str); 5] = [
+    (State::Unknown, "unknown"),
+    (State::Fresh, "fresh"),
+    (State::Stale, "stale"),
+    (State::Sleeping, "sleeping"),
+    (State::Unready, "unready"),
+];
+
+/// A state's value of the label `state`.
+#[must_use]
+pub fn state_name(state: State) -> &'static str {
+    STATES.iter().find(|(known, _)| *known == state).map_or("unknown", |(_, name)| name)
+}
+
+/// What the page says besides the fleet.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// Label `commit`.
+    pub commit: &'a str,
+    /// Label `build_ref`.
+    pub build_ref: &'a str,
+    /// Whether Envoy answered for this page.
+    pub envoy_up: bool,
+    /// Answers to `/snapshot` with a body.
+    pub snapshots_sent: u64,
+    /// Answers to `/snapshot` that nothing has changed.
+    pub snapshots_unchanged: u64,
+}
+
+/// Every family that the sidecar itself publishes, those of the catalogue first.
+#[must_use]
+pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
+    let pools = fleet.pools();
+    let build = [("build_ref", about.build_ref), ("commit", about.commit)];
+    let mut families = vec![
+        mean(Stat::PoolAverageKvCacheUtilization, pools, |signals| signals.kv_cache_usage),
+        mean(Stat::PoolAverageQueueSize, pools, |signals| signals.waiting.map(f64::from)),
+        mean(Stat::PoolAverageRunningRequests, pools, |signals| signals.running.map(f64::from)),
+    ];
+    let mut ready = Lines::of(Stat::PoolReadyPods.family());
+    let mut queues = Lines::of(Stat::PoolPerPodQueueSize.family());
+    let mut info = Lines::of(Stat::ExtensionInfo.family());
+    info.add("", &build, 1);
+    let mut scrapes =
+        Lines::new("inpick_sidecar_scrapes_total", "counter", "Reads of a pod's metrics page by how they ended.");
+    let mut durations = Lines::new(
+        "inpick_sidecar_scrape_duration_seconds",
+        "histogram",
+        "Seconds from asking for a pod's metrics page to having read it, failures included.",
+    );
+    let mut states =
+        Lines::new("inpick_sidecar_endpoints", "gauge", "Endpoints of the pool by what the sidecar makes of them.");
+    let mut missing = Lines::new(
+        "inpick_sidecar_missing_signals",
+        "gauge",
+        "1 for each signal that the last page of an endpoint did not carry.",
+    );
+    let mut discovery = Lines::new(
+        "inpick_sidecar_discovery_failures_total",
+        "counter",
+        "Times that the endpoints of the pool could not be listed; the last list stood.",
+    );
+    for pool in pools {
+        let name = pool.name.as_str();
+        ready.add(
+            "",
+            &[("name", name)],
+            pool.endpoints.iter().filter(|endpoint| endpoint.state == State::Fresh).count(),
+        );
+        discovery.add("", &[("pool", name)], pool.discovery_failures);
+        for (state, state_name) in STATES {
+            let count = pool.endpoints.iter().filter(|endpoint| endpoint.state == state).count();
+            states.add("", &[("pool", name), ("state", state_name)], count);
+        }
+        for (endpoint, pod) in pool.endpoints.iter().zip(pod_labels(&pool.endpoints)) {
+            let address = endpoint.target.address.to_string();
+            if let Some((_, signals)) = &endpoint.page {
+                if let Some(waiting) = signals.waiting {
+                    queues.add("", &[("model_server_pod", &pod), ("name", name)], waiting);
+                }
+                for signal in signals.missing() {
+                    missing.add("", &[("endpoint", &address), ("pool", name), ("signal", signal)], 1);
+                }
+            }
+            for (outcome, count) in endpoint.outcomes().filter(|(_, count)| *count > 0) {
+                scrapes.add("", &[("endpoint", &address), ("outcome", outcome.as_str()), ("pool", name)], count);
+            }
+        }
+        let mut total = 0;
+        for (le, count) in DURATION_LE.into_iter().chain(["+Inf"]).zip(pool.durations.buckets) {
+            total += count;
+            durations.add("_bucket", &[("pool", name), ("le", le)], total);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a sum of durations needs no more than 53 bits")]
+        durations.add("_sum", &[("pool", name)], pool.durations.sum_microseconds as f64 / 1e6);
+        durations.add("_count", &[("pool", name)], total);
+    }
+    let mut snapshots =
+        Lines::new("inpick_sidecar_snapshot_requests_total", "counter", "Requests for the snapshot by outcome.");
+    snapshots.add("", &[("outcome", "sent")], about.snapshots_sent);
+    snapshots.add("", &[("outcome", "unchanged")], about.snapshots_unchanged);
+    let mut generation = Lines::new(
+        "inpick_sidecar_snapshot_generation",
+        "gauge",
+        "Generation of the content that the sidecar would publish now.",
+    );
+    generation.add("", &[], fleet.generation());
+    let mut envoy = Lines::new("inpick_sidecar_envoy_up", "gauge", "1 when Envoy answered for this page, else 0.");
+    envoy.add("", &[], u8::from(about.envoy_up));
+    let mut build_info =
+        Lines::new("inpick_sidecar_build_info", "gauge", "1, labelled with the sidecar's version and build.");
+    build_info.add("", &[build[0], build[1], ("version", env!("CARGO_PKG_VERSION"))], 1);
+    let rest =
+        [ready, queues, info, scrapes, durations, states, missing, discovery, snapshots, generation, envoy, build_info];
+    families.extend(rest.into_iter().map(|lines| lines.0));
+    families
+}
+
+struct Lines(OwnFamily);
+
+impl Lines {
+    const fn new(name: &'static str, kind: &'static str, help: &'static str) -> Self {
+        Self(OwnFamily { name, help, kind, lines: String::new() })
+    }
+
+    const fn of(family: &'static Family) -> Self {
+        Self::new(family.name, family.kind.as_str(), family.help)
+    }
+
+    /// Labels stand as they are given: alphabetical, `le` last.
+    fn add(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let out = &mut self.0.lines;
+        out.push_str(self.0.name);
+        out.push_str(suffix);
+        for (index, (name, text)) in labels.iter().enumerate() {
+            out.push(if index == 0 { '{' } else { ',' });
+            out.push_str(name);
+            out.push_str("=\"");
+            escape_into(out, text);
+            out.push('"');
+        }
+        if !labels.is_empty() {
+            out.push('}');
+        }
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, " {value}");
+    }
+}
+
+/// Mean over the fresh endpoints that carry the signal. A pool without any has no series: a remembered mean would hide that
+/// nobody knows, while an absent one can be alerted on.
+fn mean(stat: Stat, pools: &[PoolState], signal: impl Fn(&Signals) -> Option<f64>) -> OwnFamily {
+    let mut lines = Lines::of(stat.family());
+    for pool in pools {
+        let values: Vec<f64> =
+            pool.endpoints.iter().filter_map(EndpointState::fresh_signals).filter_map(&signal).collect();
+        if !values.is_empty() {
+            #[allow(clippy::cast_precision_loss, reason = "pools have far fewer than 2^52 endpoints")]
+            lines.add("", &[("name", &pool.name)], values.iter().sum::<f64>() / values.len() as f64);
+        }
+    }
+    lines.0
+}
+
+/// What names each endpoint in `model_server_pod`: its pod, or its address where no pod is known. Several ports of one pod are
+/// told apart by their rank, in the spelling of the reference endpoint picker.
+fn pod_labels(endpoints: &[EndpointState]) -> Vec<String> {
+    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+    for endpoint in endpoints {
+        counts.entry(&endpoint.target.pod).or_default().0 += 1;
+    }
+    endpoints
+        .iter()
+        .map(|endpoint| {
+            let pod = endpoint.target.pod.as_str();
+            match counts.get_mut(pod) {
+                _ if pod.is_empty() => endpoint.target.address.to_string(),
+                Some((count, rank)) if *count > 1 => {
+                    *rank += 1;
+                    format!("{pod}-rank-{}", *rank - 1)
+                }
+                _ => pod.to_owned(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::state::{Outcome, Target};
+
+    const ABOUT: About<'_> =
+        About { commit: "c", build_ref: "b", envoy_up: false, snapshots_sent: 1, snapshots_unchanged: 2 };
+
+    fn fleet(pods: &[(&str, Option<u32>)]) -> Fleet {
+        let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p\"1".to_owned()]);
+        let address = |index: usize| std::net::SocketAddr::from(([10, 0, 0, 1], 8000 + u16::try_from(index).unwrap()));
+        let targets = pods
+            .iter()
+            .enumerate()
+            .map(|(index, (pod, _))| Target { pod: (*pod).to_owned(), ..Target::new(address(index)) });
+        fleet.discovered(0, targets.collect(), Duration::ZERO);
+        for (index, (_, waiting)) in pods.iter().enumerate() {
+            if waiting.is_some() {
+                let signals = Signals { waiting: *waiting, kv_cache_usage: Some(0.25), ..Signals::default() };
+                fleet.scraped(0, address(index), Duration::ZERO, Duration::from_millis(3), signals);
+            }
+        }
+        fleet
+    }
+
+    fn text(fleet: &Fleet) -> String {
+        families(fleet, ABOUT).into_iter().map(|family| family.lines).collect()
+    }
+
+    #[test]
+    fn means_are_true_means_over_fresh_endpoints() {
+        let text = text(&fleet(&[("a", Some(3)), ("b", Some(4)), ("c", None)]));
+        for line in [
+            "inference_pool_average_queue_size{name=\"p\\\"1\"} 3.5",
+            "inference_pool_average_kv_cache_utilization{name=\"p\\\"1\"} 0.25",
+            "inference_pool_ready_pods{name=\"p\\\"1\"} 2",
+            "inference_pool_per_pod_queue_size{model_server_pod=\"b\",name=\"p\\\"1\"} 4",
+            "inpick_sidecar_endpoints{pool=\"p\\\"1\",state=\"unknown\"} 1",
+            "inpick_sidecar_missing_signals{endpoint=\"10.0.0.1:8000\",pool=\"p\\\"1\",signal=\"running\"} 1",
+            "inpick_sidecar_scrapes_total{endpoint=\"10.0.0.1:8000\",outcome=\"success\",pool=\"p\\\"1\"} 1",
+            "inpick_sidecar_scrape_duration_seconds_bucket{pool=\"p\\\"1\",le=\"0.005\"} 2",
+            "inpick_sidecar_scrape_duration_seconds_sum{pool=\"p\\\"1\"} 0.006",
+            "inpick_sidecar_envoy_up 0",
+            "inference_extension_info{build_ref=\"b\",commit=\"c\"} 1",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("inference_pool_average_running_requests"), "a signal that nobody carries has no mean");
+    }
+
+    #[test]
+    fn a_pool_without_fresh_endpoints_has_no_mean_but_keeps_queues() {
+        let mut fleet = fleet(&[("a", Some(3))]);
+        fleet.advance(Duration::from_secs(10));
+        let text = text(&fleet);
+        assert!(!text.contains("inference_pool_average"));
+        assert!(text.contains("inference_pool_ready_pods{name=\"p\\\"1\"} 0\n"));
+        assert!(text.contains("inference_pool_per_pod_queue_size{model_server_pod=\"a\",name=\"p\\\"1\"} 3\n"));
+    }
+
+    #[test]
+    fn endpoints_of_one_pod_and_of_none_have_labels_of_their_own() {
+        let fleet = fleet(&[("a", None), ("a", None), ("", None), ("b", None)]);
+        assert_eq!(pod_labels(&fleet.pools()[0].endpoints), ["a-rank-0", "a-rank-1", "10.0.0.1:8002", "b"]);
+    }
+
+    #[test]
+    fn failures_are_counted_by_outcome() {
+        let mut fleet = fleet(&[("a", None)]);
+        let address = fleet.pools()[0].endpoints[0].target.address;
+        fleet.scrape_failed(0, address, Duration::from_secs(60), Outcome::Timeout, String::new());
+        let text = text(&fleet);
+        assert!(text.contains("outcome=\"timeout\",pool=\"p\\\"1\"} 1\n"));
+        assert!(
+            text.contains("_bucket{pool=\"p\\\"1\",le=\"2.5\"} 0\n")
+                && text.contains("_bucket{pool=\"p\\\"1\",le=\"+Inf\"} 1\n")
+        );
+    }
+}

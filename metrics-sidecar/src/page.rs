@@ -1,0 +1,458 @@
+//! Envoy's Prometheus page and the sidecar's own series, merged into the page that an endpoint picker would serve. Pure.
+//!
+//! The filter's histograms reach Envoy as counters, one a bucket, because Envoy's own histograms neither keep sub-second bounds
+//! nor exact sums. Envoy prints each of them as a family of its own; here they are put together again: one `# HELP` and one
+//! `# TYPE histogram` a family, buckets in ascending order, then `_sum`, then `_count`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::OnceLock;
+
+use catalogue::{Bounds, Kind, Publisher, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+
+use crate::exposition::{Sample, split_name};
+
+/// Media type of the page.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Prefix of families that only the sidecar publishes beside the catalogue's.
+pub const OWN_PREFIX: &str = "inpick_sidecar_";
+
+/// A family whose values the sidecar itself knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OwnFamily {
+    /// Its name.
+    pub name: &'static str,
+    /// Text behind `# HELP`.
+    pub help: &'static str,
+    /// Word behind `# TYPE`.
+    pub kind: &'static str,
+    /// Its sample lines, each with its end.
+    pub lines: String,
+}
+
+/// Which families to print.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Selection {
+    /// All of Envoy's page and the sidecar's.
+    Everything,
+    /// Families of inpick alone.
+    Inpick,
+}
+
+/// What a line of a catalogued family is to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    Value,
+    Bucket(Bounds),
+    Sum,
+    SumMicroseconds,
+    Count,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Index into [`Stat::ALL`].
+    stat: usize,
+    part: Part,
+}
+
+/// One label set of a histogram, as far as Envoy has it.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// One a bound, and `+Inf`.
+    buckets: Vec<Option<u64>>,
+    sum: Option<Vec<u8>>,
+    sum_microseconds: Option<u64>,
+    count: Option<u64>,
+}
+
+/// Series of one catalogued family by their label set, which sorts them.
+#[derive(Debug, Default)]
+struct Series {
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    histograms: BTreeMap<Vec<u8>, Histogram>,
+}
+
+/// Merges. `envoy` is the body of Envoy's `/stats/prometheus`, empty when Envoy did not answer.
+///
+/// Catalogued families come first, in the catalogue's order and each with its series sorted by label set; then the sidecar's;
+/// then all else that Envoy printed, unchanged and in Envoy's order. Of a series that Envoy prints twice the first stands. A
+/// histogram's label set that Envoy has only in part is left out until it is complete, so that a quantile over it never lies.
+#[must_use]
+pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
+    let mut gathered: Vec<Series> = std::iter::repeat_with(Series::default).take(Stat::ALL.len()).collect();
+    let mut foreign = Vec::with_capacity(if selection == Selection::Everything { envoy.len() } else { 0 });
+    let mut seen_foreign: HashSet<&[u8]> = HashSet::new();
+    for line in envoy.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
+        if line.is_empty() {
+            continue;
+        }
+        let name = match line.strip_prefix(b"# TYPE ").or_else(|| line.strip_prefix(b"# HELP ")) {
+            Some(header) => split_name(header).0,
+            None => split_name(line).0,
+        };
+        match places().get(name) {
+            Some(place) => {
+                if line.first() != Some(&b'#')
+                    && let Some(series) = gathered.get_mut(place.stat)
+                {
+                    series.add(place.part, line);
+                }
+            }
+            None if name.starts_with(OWN_PREFIX.as_bytes())
+                || own.iter().any(|family| family.name.as_bytes() == name) => {}
+            None if selection == Selection::Inpick || !seen_foreign.insert(identity(line)) => {}
+            None => {
+                foreign.extend_from_slice(line);
+                foreign.push(b'\n');
+            }
+        }
+    }
+    let mut page = Vec::with_capacity(envoy.len() + 4096);
+    for (stat, series) in Stat::ALL.iter().zip(&gathered) {
+        let family = stat.family();
+        let published = own.iter().find(|own| own.name == family.name);
+        match (family.publisher, published) {
+            (Publisher::Sidecar | Publisher::Both, Some(own)) => {
+                print_family(&mut page, own.name, own.help, own.kind, own.lines.as_bytes());
+            }
+            (Publisher::Sidecar | Publisher::Both, None) => {}
+            (Publisher::Envoy, _) => {
+                print_family(
+                    &mut page,
+                    family.name,
+                    family.help,
+                    family.kind.as_str(),
+                    &series.lines(family.name, family.kind),
+                );
+            }
+        }
+    }
+    for family in own.iter().filter(|own| catalogue::find(own.name).is_none()) {
+        print_family(&mut page, family.name, family.help, family.kind, family.lines.as_bytes());
+    }
+    page.extend_from_slice(&foreign);
+    page
+}
+
+/// Where lines of catalogued families belong, by the name at their start.
+fn places() -> &'static HashMap<&'static [u8], Place> {
+    static PLACES: OnceLock<HashMap<&'static [u8], Place>> = OnceLock::new();
+    PLACES.get_or_init(|| {
+        let mut places: HashMap<&'static [u8], Place> = HashMap::new();
+        for (stat, family) in Stat::ALL.iter().map(|stat| stat.family()).enumerate() {
+            let mut add = |name: String, part: Part| {
+                places.insert(Box::leak(name.into_boxed_str()).as_bytes(), Place { stat, part });
+            };
+            match family.kind {
+                Kind::Counter | Kind::Gauge => add(family.name.to_owned(), Part::Value),
+                Kind::Histogram(bounds) => {
+                    // The bare name carries no sample; it stands in headers of Envoy's own kind of histogram.
+                    add(family.name.to_owned(), Part::Value);
+                    add(format!("{}_bucket", family.name), Part::Bucket(bounds));
+                    add(format!("{}_sum", family.name), Part::Sum);
+                    add(format!("{}_count", family.name), Part::Count);
+                    if bounds.scale == Scale::Microseconds {
+                        add(format!("{}{SUM_MICROSECONDS_SUFFIX}", family.name), Part::SumMicroseconds);
+                    }
+                }
+            }
+        }
+        places
+    })
+}
+
+/// What must not appear twice: a header whole, a sample without its value.
+fn identity(line: &[u8]) -> &[u8] {
+    if line.first() == Some(&b'#') {
+        return line;
+    }
+    let (_, rest) = split_name(line);
+    Sample::split(rest).map_or(line, |sample| {
+        let end = line.len() - sample.tail.len();
+        line.get(..end).unwrap_or(line).trim_ascii_end()
+    })
+}
+
+impl Series {
+    /// Takes a line; one that cannot be read is dropped, since half a series is worth less than none.
+    fn add(&mut self, part: Part, line: &[u8]) {
+        let (_, rest) = split_name(line);
+        let Ok(sample) = Sample::split(rest) else { return };
+        let Ok(mut labels) = sample.labels().collect::<Result<Vec<_>, _>>() else { return };
+        labels.sort_by_key(|label| label.name);
+        let bound = labels.iter().find(|label| label.name == b"le").map(|label| label.raw);
+        let mut key = Vec::with_capacity(sample.labels.len());
+        for label in labels.iter().filter(|label| !(matches!(part, Part::Bucket(_)) && label.name == b"le")) {
+            if !key.is_empty() {
+                key.push(b',');
+            }
+            key.extend_from_slice(label.name);
+            key.extend_from_slice(b"=\"");
+            key.extend_from_slice(label.raw);
+            key.push(b'"');
+        }
+        let number = || str::from_utf8(sample.tail).ok().and_then(|text| text.parse::<u64>().ok());
+        match part {
+            Part::Value => {
+                self.values.entry(key).or_insert_with(|| sample.tail.to_vec());
+            }
+            Part::Bucket(bounds) => {
+                let last = bounds.le().count();
+                let index = match bound {
+                    Some(b"+Inf") => Some(last),
+                    Some(bound) => bounds.le().position(|le| le.as_bytes() == bound),
+                    None => None,
+                };
+                let buckets = &mut self.histograms.entry(key).or_default().buckets;
+                buckets.resize(last + 1, None);
+                if let Some(bucket) = index.and_then(|index| buckets.get_mut(index)) {
+                    *bucket = bucket.or_else(number);
+                }
+            }
+            Part::Sum => {
+                let sum = &mut self.histograms.entry(key).or_default().sum;
+                sum.get_or_insert_with(|| sample.tail.to_vec());
+            }
+            Part::SumMicroseconds => {
+                let sum = &mut self.histograms.entry(key).or_default().sum_microseconds;
+                *sum = sum.or_else(number);
+            }
+            Part::Count => {
+                let count = &mut self.histograms.entry(key).or_default().count;
+                *count = count.or_else(number);
+            }
+        }
+    }
+
+    fn lines(&self, name: &str, kind: Kind) -> Vec<u8> {
+        let mut out = Vec::new();
+        match kind {
+            Kind::Counter | Kind::Gauge => {
+                for (labels, value) in &self.values {
+                    print_sample(&mut out, name, "", labels, None, value);
+                }
+            }
+            Kind::Histogram(bounds) => {
+                for (labels, histogram) in &self.histograms {
+                    histogram.print(&mut out, name, bounds, labels);
+                }
+            }
+        }
+        out
+    }
+}
+
+impl Histogram {
+    fn print(&self, out: &mut Vec<u8>, name: &str, bounds: Bounds, labels: &[u8]) {
+        let sum = match (self.sum_microseconds, &self.sum) {
+            (Some(micros), _) => seconds(micros).into_bytes(),
+            (None, Some(sum)) => sum.clone(),
+            (None, None) => return,
+        };
+        let Some(count) = self.count else { return };
+        let Some(buckets) = self.buckets.iter().copied().collect::<Option<Vec<u64>>>().filter(|all| !all.is_empty())
+        else {
+            return;
+        };
+        // Envoy reads its counters while workers add to them, so a page may show a bucket ahead of the next larger one. Each of
+        // them only grows, so the running maximum does too, and is never below what was counted.
+        let mut least = 0;
+        let total = buckets.iter().copied().chain([count]).max().unwrap_or(count);
+        for (index, le) in bounds.le().chain(["+Inf"]).enumerate() {
+            least = buckets.get(index).copied().unwrap_or(0).max(least);
+            let value = if le == "+Inf" { total } else { least };
+            print_sample(out, name, "_bucket", labels, Some(le), value.to_string().as_bytes());
+        }
+        print_sample(out, name, "_sum", labels, None, &sum);
+        print_sample(out, name, "_count", labels, None, total.to_string().as_bytes());
+    }
+}
+
+/// Whole microseconds as seconds, exactly.
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn print_family(page: &mut Vec<u8>, name: &str, help: &str, kind: &str, lines: &[u8]) {
+    if lines.is_empty() {
+        return;
+    }
+    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+    page.extend_from_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
+    page.extend_from_slice(lines);
+}
+
+fn print_sample(out: &mut Vec<u8>, name: &str, suffix: &str, labels: &[u8], le: Option<&str>, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(suffix.as_bytes());
+    if !labels.is_empty() || le.is_some() {
+        out.push(b'{');
+        out.extend_from_slice(labels);
+        if let Some(le) = le {
+            if !labels.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(format!("le=\"{le}\"").as_bytes());
+        }
+        out.push(b'}');
+    }
+    out.push(b' ');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DURATION: &str = "inference_objective_request_duration_seconds";
+
+    fn page(envoy: &str, own: &[OwnFamily]) -> String {
+        String::from_utf8(merge(envoy.as_bytes(), own, Selection::Everything)).unwrap()
+    }
+
+    /// What Envoy prints for one label set of a histogram in seconds: every part a counter family, labels in Envoy's order.
+    fn duration(labels: &str, skip: Option<&str>, micros: u64) -> String {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut text = format!("# TYPE {DURATION}_bucket counter\n");
+        for le in Bounds::LATENCY.le().chain(["+Inf"]).filter(|le| Some(*le) != skip) {
+            let count = if le == "+Inf" || le.parse::<f64>().unwrap() >= 0.2 { 3 } else { 0 };
+            text.push_str(&format!("{DURATION}_bucket{{le=\"{le}\"{comma}{labels}}} {count}\n"));
+        }
+        text.push_str(&format!("# TYPE {DURATION}_count counter\n{DURATION}_count{{{labels}}} 3\n"));
+        text.push_str(&format!("# TYPE {DURATION}_sum counter\n{DURATION}_sum{{{labels}}} {}\n", micros / 1_000_000));
+        text.push_str(&format!(
+            "# TYPE {DURATION}_sum_microseconds counter\n{DURATION}_sum_microseconds{{{labels}}} {micros}\n"
+        ));
+        text
+    }
+
+    #[test]
+    fn a_histogram_in_counters_becomes_one_family() {
+        let merged = page(&duration("target_model_name=\"t/1:x\",model_name=\"m\"", None, 1_234_500), &[]);
+        let lines: Vec<&str> = merged.lines().collect();
+        assert!(lines[0].starts_with(&format!("# HELP {DURATION} Seconds from")));
+        assert_eq!(lines[1], format!("# TYPE {DURATION} histogram"));
+        assert_eq!(
+            lines[2],
+            format!("{DURATION}_bucket{{model_name=\"m\",target_model_name=\"t/1:x\",le=\"0.005\"}} 0")
+        );
+        let count = Bounds::LATENCY.le().count();
+        assert_eq!(
+            lines[2 + count],
+            format!("{DURATION}_bucket{{model_name=\"m\",target_model_name=\"t/1:x\",le=\"+Inf\"}} 3")
+        );
+        assert_eq!(lines[3 + count], format!("{DURATION}_sum{{model_name=\"m\",target_model_name=\"t/1:x\"}} 1.2345"));
+        assert_eq!(lines[4 + count], format!("{DURATION}_count{{model_name=\"m\",target_model_name=\"t/1:x\"}} 3"));
+        assert_eq!(lines.len(), 5 + count);
+    }
+
+    #[test]
+    fn an_incomplete_histogram_is_left_out_and_its_neighbour_stays() {
+        for skip in ["0.2", "+Inf"] {
+            let envoy = format!(
+                "{}{}",
+                duration("model_name=\"half\"", Some(skip), 1),
+                duration("model_name=\"whole\"", None, 1)
+            );
+            let merged = page(&envoy, &[]);
+            assert!(!merged.contains("half"), "{skip}");
+            assert!(merged.contains("whole"));
+            assert_eq!(merged.matches("# TYPE").count(), 1);
+        }
+        let without_count: String = duration("model_name=\"m\"", None, 1)
+            .lines()
+            .filter(|line| !line.contains("_count"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(page(&without_count, &[]), "");
+    }
+
+    #[test]
+    fn a_page_torn_by_concurrent_writes_still_adds_up() {
+        let envoy = duration("", None, 5)
+            .replace("_bucket{le=\"0.4\"} 3", "_bucket{le=\"0.4\"} 5")
+            .replace("_count{} 3", "_count{} 4");
+        let merged = page(&envoy, &[]);
+        assert!(merged.contains("_bucket{le=\"0.2\"} 3\n"));
+        assert!(merged.contains("_bucket{le=\"0.6\"} 5\n") && merged.contains("_bucket{le=\"+Inf\"} 5\n"));
+        assert!(merged.contains(&format!("{DURATION}_count 5\n")));
+    }
+
+    #[test]
+    fn sums_of_seconds_are_exact_and_other_sums_are_kept() {
+        assert_eq!([0, 1, 1_000_000, 10_500_000, 123].map(seconds), ["0", "0.000001", "1", "10.5", "0.000123"]);
+        let family = "inference_objective_output_tokens";
+        let mut envoy = format!("{family}_sum{{}} 4460\n{family}_count{{}} 61\n");
+        for le in Bounds::OUTPUT_TOKENS.le().chain(["+Inf"]) {
+            envoy.push_str(&format!("{family}_bucket{{le=\"{le}\"}} 61\n"));
+        }
+        assert!(page(&envoy, &[]).contains(&format!("{family}_sum 4460\n")));
+    }
+
+    #[test]
+    fn counters_and_gauges_get_help_and_alphabetical_labels_and_no_duplicates() {
+        let merged = page(
+            concat!(
+                "# TYPE inference_objective_request_error_total counter\n",
+                "inference_objective_request_error_total{target_model_name=\"t\",model_name=\"a \\\"b\\\" {x}\",error_code=\"Timeout\"} 2\n",
+                "inference_objective_request_error_total{error_code=\"Timeout\",model_name=\"a \\\"b\\\" {x}\",target_model_name=\"t\"} 7\n",
+            ),
+            &[],
+        );
+        let lines: Vec<&str> = merged.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("# HELP inference_objective_request_error_total "));
+        assert_eq!(lines[1], "# TYPE inference_objective_request_error_total counter");
+        assert_eq!(
+            lines[2],
+            "inference_objective_request_error_total{error_code=\"Timeout\",model_name=\"a \\\"b\\\" {x}\",target_model_name=\"t\"} 2"
+        );
+    }
+
+    #[test]
+    fn the_sidecars_own_series_replace_those_of_envoy() {
+        let own = [OwnFamily {
+            name: "inference_pool_ready_pods",
+            help: "h",
+            kind: "gauge",
+            lines: "inference_pool_ready_pods{name=\"p\"} 4\n".to_owned(),
+        }];
+        let envoy = "# TYPE inference_pool_ready_pods gauge\ninference_pool_ready_pods{name=\"p\"} 3\n";
+        assert_eq!(
+            page(envoy, &own),
+            "# HELP inference_pool_ready_pods h\n# TYPE inference_pool_ready_pods gauge\ninference_pool_ready_pods{name=\"p\"} 4\n"
+        );
+        assert_eq!(
+            page(envoy, &[]),
+            "",
+            "a value that the sidecar knows to be absent must not come from Envoy's memory"
+        );
+    }
+
+    #[test]
+    fn envoys_own_families_pass_unchanged_and_last() {
+        let envoy = concat!(
+            "# TYPE envoy_cluster_upstream_rq counter\nenvoy_cluster_upstream_rq{envoy_cluster_name=\"b\"} 1\n",
+            "envoy_cluster_upstream_rq{envoy_cluster_name=\"a\"} 1\n",
+            "# TYPE envoy_x_ms histogram\nenvoy_x_ms_bucket{le=\"0.5\"} 0\nenvoy_x_ms_bucket{le=\"1\"} 0\nenvoy_x_ms_sum{} 0\n",
+        );
+        assert_eq!(page(envoy, &[]), envoy);
+        let mixed = format!("{envoy}inpick_vm_starts_total 1\n");
+        let merged = page(&mixed, &[]);
+        assert!(merged.starts_with("# HELP inpick_vm_starts_total") && merged.ends_with(envoy));
+        assert!(!merge(mixed.as_bytes(), &[], Selection::Inpick).windows(5).any(|bytes| bytes == b"envoy"));
+    }
+
+    #[test]
+    fn a_series_that_envoy_repeats_is_printed_once() {
+        assert_eq!(page("envoy_x{a=\"1\"} 1\nenvoy_x{a=\"1\"} 2\n", &[]), "envoy_x{a=\"1\"} 1\n");
+    }
+
+    #[test]
+    fn unreadable_lines_of_ours_are_dropped() {
+        assert_eq!(page("inpick_vm_starts_total{a=\"x 1\n", &[]), "");
+    }
+}
