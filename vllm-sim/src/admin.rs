@@ -29,12 +29,7 @@ enum Change {
     HangUp,
 }
 
-pub(crate) async fn answer(
-    connection: &Connection,
-    method: &Method,
-    path: &str,
-    body: &Bytes,
-) -> Reply {
+pub(crate) async fn answer(connection: &Connection, method: &Method, path: &str, body: &Bytes) -> Reply {
     let pod = &connection.inner.pod;
     match (method.as_str(), path) {
         ("GET", "/sim/state") => Reply::value(200, &connection.inner.state()),

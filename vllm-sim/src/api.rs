@@ -44,37 +44,20 @@ pub(crate) fn target(pod: &Pod, body: &Map<String, Value>) -> Result<Target, Ref
         None | Some(Value::Null) => "",
         Some(Value::String(name)) => name,
         Some(_) => {
-            return Err(Refusal::WrongType {
-                field: "model",
-                expected: "string",
-            });
+            return Err(Refusal::WrongType { field: "model", expected: "string" });
         }
     };
     if given.is_empty() {
-        return Ok(Target {
-            name: pod.base_names.first().cloned().unwrap_or_default(),
-            adapter: None,
-        });
+        return Ok(Target { name: pod.base_names.first().cloned().unwrap_or_default(), adapter: None });
     }
     if pod.base_names.iter().any(|name| name == given) {
-        return Ok(Target {
-            name: given.to_owned(),
-            adapter: None,
-        });
+        return Ok(Target { name: given.to_owned(), adapter: None });
     }
-    let adapter = lock(&pod.adapters)
-        .iter()
-        .find(|adapter| &*adapter.name == given)
-        .map(|adapter| adapter.name.clone());
+    let adapter =
+        lock(&pod.adapters).iter().find(|adapter| &*adapter.name == given).map(|adapter| adapter.name.clone());
     match adapter {
-        Some(adapter) => Ok(Target {
-            name: given.to_owned(),
-            adapter: Some(adapter),
-        }),
-        None => Err(Refusal::UnknownModel {
-            given: given.to_owned(),
-            aliases: pod.base_names.join(", "),
-        }),
+        Some(adapter) => Ok(Target { name: given.to_owned(), adapter: Some(adapter) }),
+        None => Err(Refusal::UnknownModel { given: given.to_owned(), aliases: pod.base_names.join(", ") }),
     }
 }
 
@@ -88,21 +71,14 @@ pub(crate) struct Length {
 
 impl Length {
     /// Reads the first of `names` that is set.
-    pub(crate) fn read(
-        pod: &Pod,
-        body: &Map<String, Value>,
-        names: &[&'static str],
-    ) -> Result<Self, Refusal> {
+    pub(crate) fn read(pod: &Pod, body: &Map<String, Value>, names: &[&'static str]) -> Result<Self, Refusal> {
         let limit = pod.config.context();
         for name in names {
             let Some(value) = body.get(*name).filter(|value| !value.is_null()) else {
                 continue;
             };
             let Some(given) = value.as_i64() else {
-                return Err(Refusal::WrongType {
-                    field: name,
-                    expected: "integer",
-                });
+                return Err(Refusal::WrongType { field: name, expected: "integer" });
             };
             if given < 1 {
                 return Err(Refusal::MaxTokensTooSmall { given, name });
@@ -110,17 +86,9 @@ impl Length {
             let Some(tokens) = u32::try_from(given).ok().filter(|given| *given <= limit) else {
                 return Err(Refusal::MaxTokensTooBig { given, limit });
             };
-            return Ok(Self {
-                max_tokens: Some(tokens),
-                tokens,
-                reason: FinishReason::Length,
-            });
+            return Ok(Self { max_tokens: Some(tokens), tokens, reason: FinishReason::Length });
         }
-        Ok(Self {
-            max_tokens: None,
-            tokens: pod.config.default_output_tokens,
-            reason: FinishReason::Stop,
-        })
+        Ok(Self { max_tokens: None, tokens: pod.config.default_output_tokens, reason: FinishReason::Stop })
     }
 }
 
@@ -138,11 +106,7 @@ pub(crate) fn request(
     }
     let room = limit - prompt.tokens;
     if length.tokens > room && length.max_tokens.is_some() {
-        return Err(Refusal::PromptAndAnswerTooLong {
-            limit,
-            prompt: prompt.tokens,
-            output: length.tokens,
-        });
+        return Err(Refusal::PromptAndAnswerTooLong { limit, prompt: prompt.tokens, output: length.tokens });
     }
     Ok(Request {
         prompt,
@@ -155,16 +119,8 @@ pub(crate) fn request(
 }
 
 /// A text prompt for `target`.
-pub(crate) fn text_prompt(
-    pod: &Pod,
-    body: &Map<String, Value>,
-    target: &Target,
-    text: &str,
-) -> Prompt {
-    let salt = prompt::salt(
-        target.adapter.as_deref(),
-        body.get("cache_salt").and_then(Value::as_str),
-    );
+pub(crate) fn text_prompt(pod: &Pod, body: &Map<String, Value>, target: &Target, text: &str) -> Prompt {
+    let salt = prompt::salt(target.adapter.as_deref(), body.get("cache_salt").and_then(Value::as_str));
     prompt::from_text(text, pod.config.block_size, salt)
 }
 
@@ -188,29 +144,16 @@ impl StreamOptions {
     pub(crate) fn read(body: &Map<String, Value>) -> Self {
         let options = body.get("stream_options");
         let usage = is_true(options.and_then(|options| options.get("include_usage")));
-        Self {
-            usage,
-            continuous: usage
-                && is_true(options.and_then(|options| options.get("continuous_usage_stats"))),
-        }
+        Self { usage, continuous: usage && is_true(options.and_then(|options| options.get("continuous_usage_stats"))) }
     }
 }
 
 /// A list that must be there.
-pub(crate) fn list<'a>(
-    body: &'a Map<String, Value>,
-    field: &'static str,
-) -> Result<&'a [Value], Refusal> {
+pub(crate) fn list<'a>(body: &'a Map<String, Value>, field: &'static str) -> Result<&'a [Value], Refusal> {
     match body.get(field) {
-        None => Err(Refusal::Missing {
-            field,
-            fields: body.len(),
-        }),
+        None => Err(Refusal::Missing { field, fields: body.len() }),
         Some(Value::Array(list)) => Ok(list),
-        Some(_) => Err(Refusal::WrongType {
-            field,
-            expected: "list",
-        }),
+        Some(_) => Err(Refusal::WrongType { field, expected: "list" }),
     }
 }
 
@@ -237,9 +180,5 @@ pub(crate) fn named_event(out: &mut VecDeque<Bytes>, name: &str, json: &str) {
 
 /// `prompt_tokens_details` of a plain answer.
 pub(crate) fn cached_details(enabled: bool, cached: u32) -> String {
-    if enabled {
-        format!("{{\"cached_tokens\":{cached}}}")
-    } else {
-        "null".to_owned()
-    }
+    if enabled { format!("{{\"cached_tokens\":{cached}}}") } else { "null".to_owned() }
 }

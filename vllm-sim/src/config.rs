@@ -232,11 +232,7 @@ impl Config {
     /// Names of the base model, never empty.
     #[must_use]
     pub fn base_names(&self) -> Vec<String> {
-        if self.served_model_name.is_empty() {
-            vec![self.model.clone()]
-        } else {
-            self.served_model_name.clone()
-        }
+        if self.served_model_name.is_empty() { vec![self.model.clone()] } else { self.served_model_name.clone() }
     }
 
     /// Adapters that run at once.
@@ -285,10 +281,7 @@ impl Config {
             }
         }
         if u64::from(self.context()) > self.kv_tokens() {
-            return Err(ConfigError::ContextTooLong {
-                max_model_len: self.context(),
-                capacity: self.kv_tokens(),
-            });
+            return Err(ConfigError::ContextTooLong { max_model_len: self.context(), capacity: self.kv_tokens() });
         }
         Ok(EngineConfig {
             max_num_seqs: self.max_num_seqs,
@@ -327,26 +320,14 @@ mod tests {
 
     #[test]
     fn context_shrinks_to_a_small_kv_cache() {
-        let config = Config {
-            num_gpu_blocks: 9,
-            block_size: 16,
-            ..Config::default()
-        };
+        let config = Config { num_gpu_blocks: 9, block_size: 16, ..Config::default() };
         assert_eq!(config.context(), 128);
         assert!(config.engine().is_ok());
     }
 
     #[test]
     fn context_beyond_the_kv_cache_is_refused() {
-        let config = Config {
-            num_gpu_blocks: 9,
-            block_size: 16,
-            max_model_len: Some(129),
-            ..Config::default()
-        };
-        assert!(matches!(
-            config.engine(),
-            Err(ConfigError::ContextTooLong { capacity: 128, .. })
-        ));
+        let config = Config { num_gpu_blocks: 9, block_size: 16, max_model_len: Some(129), ..Config::default() };
+        assert!(matches!(config.engine(), Err(ConfigError::ContextTooLong { capacity: 128, .. })));
     }
 }

@@ -18,6 +18,9 @@ use rand::{Rng, SeedableRng};
 use kv_cache::{BlockHash, Holding, KvCache};
 use stats::{EngineStats, FinishReason};
 
+/// Smallest distance between two entries of the adapter log; what seconds since 1970 in a float still tell apart.
+const LOG_STEP: Duration = Duration::from_micros(1);
+
 /// Names one request within its engine.
 pub type RequestId = u64;
 
@@ -166,10 +169,7 @@ impl Engine {
     /// An idle engine.
     #[must_use]
     pub fn new(config: EngineConfig, seed: u64) -> Self {
-        let cache = KvCache::new(
-            config.num_gpu_blocks.saturating_sub(1),
-            config.prefix_caching,
-        );
+        let cache = KvCache::new(config.num_gpu_blocks.saturating_sub(1), config.prefix_caching);
         let stats = EngineStats::new(config.max_model_len);
         Self {
             config,
@@ -349,12 +349,7 @@ impl Engine {
             let hit = self.hold_prefix(&mut sequence);
             let tokens = (sequence.total() - hit).min(*budget);
             sequence.computed = hit;
-            if !Self::reserve(
-                &mut self.cache,
-                self.config.block_size,
-                &mut sequence,
-                tokens,
-            ) {
+            if !Self::reserve(&mut self.cache, self.config.block_size, &mut sequence, tokens) {
                 self.cache.release(&mut sequence.holding);
                 sequence.computed = 0;
                 self.waiting.push_front(sequence);
@@ -383,18 +378,10 @@ impl Engine {
         sequence.holding.len() as u32 * self.config.block_size
     }
 
-    fn reserve(
-        cache: &mut KvCache,
-        block_size: u32,
-        sequence: &mut Sequence,
-        tokens: u32,
-    ) -> bool {
+    fn reserve(cache: &mut KvCache, block_size: u32, sequence: &mut Sequence, tokens: u32) -> bool {
         let end = sequence.computed + tokens;
         let prompt = &sequence.request.prompt;
-        let full = prompt
-            .blocks
-            .get(..(end / block_size) as usize)
-            .unwrap_or(&prompt.blocks);
+        let full = prompt.blocks.get(..(end / block_size) as usize).unwrap_or(&prompt.blocks);
         let blocks = end.div_ceil(block_size) as usize;
         let granted = cache.grow(&mut sequence.holding, blocks, full);
         if granted {
@@ -408,11 +395,7 @@ impl Engine {
             return false;
         };
         let mut loaded: Vec<&Arc<str>> = Vec::new();
-        for name in self
-            .running
-            .iter()
-            .filter_map(|one| one.request.adapter.as_ref())
-        {
+        for name in self.running.iter().filter_map(|one| one.request.adapter.as_ref()) {
             if !loaded.contains(&name) {
                 loaded.push(name);
             }
@@ -425,9 +408,7 @@ impl Engine {
         if latency.speed <= 0.0 {
             return Duration::ZERO;
         }
-        let plain = latency.step
-            + latency.prefill_per_token * prefill
-            + latency.decode_per_sequence * decoding;
+        let plain = latency.step + latency.prefill_per_token * prefill + latency.decode_per_sequence * decoding;
         let stretch = 1.0 + latency.jitter.max(0.0) * self.random.random::<f64>();
         plain.mul_f64(stretch / latency.speed)
     }
@@ -437,31 +418,30 @@ impl Engine {
         self.ready_at = at;
         let mut iteration = 0_u64;
         let mut finished = Vec::new();
-        for (place, sequence) in self.running.iter_mut().enumerate() {
-            if sequence.batch == 0 {
-                continue;
-            }
+        for mut sequence in std::mem::take(&mut self.running) {
+            let scheduled = sequence.batch > 0;
             sequence.computed += sequence.batch;
             sequence.batch = 0;
-            if sequence.computed < sequence.total() {
-                continue;
+            if scheduled && sequence.computed >= sequence.total() {
+                iteration += Self::emit_token(&mut self.stats, &mut sequence, at, events);
+                if sequence.generated >= sequence.request.output_tokens {
+                    finished.push(sequence);
+                    continue;
+                }
             }
-            iteration += Self::emit_token(&mut self.stats, sequence, at, events);
-            if sequence.generated >= sequence.request.output_tokens {
-                finished.push(place);
-            }
+            self.running.push(sequence);
         }
-        for place in finished.into_iter().rev() {
-            let mut sequence = self.running.remove(place);
+        // The set that ran is logged before anyone leaves it, or a short request would never show.
+        self.log_adapters(at);
+        for mut sequence in finished {
             self.cache.release(&mut sequence.holding);
             self.record(&sequence, at);
+            self.leave(&sequence);
             events.push(Event::Finished {
                 id: sequence.id,
                 generated: sequence.generated,
                 cached_tokens: sequence.cached_tokens,
             });
-            self.log_adapters(at);
-            self.leave(&sequence);
         }
         if iteration > 0 {
             self.stats.iteration_tokens.observe(iteration as f64);
@@ -469,36 +449,23 @@ impl Engine {
         self.log_adapters(at);
     }
 
-    fn emit_token(
-        stats: &mut EngineStats,
-        sequence: &mut Sequence,
-        at: Duration,
-        events: &mut Vec<Event>,
-    ) -> u64 {
+    fn emit_token(stats: &mut EngineStats, sequence: &mut Sequence, at: Duration, events: &mut Vec<Event>) -> u64 {
         let mut tokens = 0;
         if sequence.first_token.is_none() {
             sequence.first_token = Some(at);
             tokens += u64::from(sequence.request.prompt.tokens);
             stats.prompt_tokens += u64::from(sequence.request.prompt.tokens);
             stats.prompt_tokens_cached += u64::from(sequence.cached_tokens);
-            stats
-                .time_to_first_token
-                .observe((at - sequence.arrived).as_secs_f64());
+            stats.time_to_first_token.observe((at - sequence.arrived).as_secs_f64());
         } else {
-            stats
-                .inter_token_latency
-                .observe((at - sequence.last_token).as_secs_f64());
+            stats.inter_token_latency.observe((at - sequence.last_token).as_secs_f64());
         }
         sequence.last_token = at;
         if sequence.request.output_tokens == 0 {
             return tokens;
         }
-        if sequence.request.token_events && sequence.generated + 1 < sequence.request.output_tokens
-        {
-            events.push(Event::Token {
-                id: sequence.id,
-                index: sequence.generated,
-            });
+        if sequence.request.token_events && sequence.generated + 1 < sequence.request.output_tokens {
+            events.push(Event::Token { id: sequence.id, index: sequence.generated });
         }
         sequence.generated += 1;
         stats.generation_tokens += 1;
@@ -523,32 +490,16 @@ impl Engine {
         stats.request_max_num_generation_tokens.observe(generated);
         stats.request_params_n.observe(1.0);
         if let Some(max_tokens) = sequence.request.max_tokens {
-            stats
-                .request_params_max_tokens
-                .observe(f64::from(max_tokens));
+            stats.request_params_max_tokens.observe(f64::from(max_tokens));
         }
-        stats
-            .request_time_per_output_token
-            .observe(decode / later_tokens);
-        stats
-            .e2e_request_latency
-            .observe((at - sequence.arrived).as_secs_f64());
-        stats
-            .request_queue_time
-            .observe((scheduled - sequence.arrived).as_secs_f64());
-        stats
-            .request_inference_time
-            .observe((sequence.last_token - scheduled).as_secs_f64());
-        stats
-            .request_prefill_time
-            .observe((first - scheduled).as_secs_f64());
+        stats.request_time_per_output_token.observe(decode / later_tokens);
+        stats.e2e_request_latency.observe((at - sequence.arrived).as_secs_f64());
+        stats.request_queue_time.observe((scheduled - sequence.arrived).as_secs_f64());
+        stats.request_inference_time.observe((sequence.last_token - scheduled).as_secs_f64());
+        stats.request_prefill_time.observe((first - scheduled).as_secs_f64());
         stats.request_decode_time.observe(decode);
-        stats
-            .request_num_preemptions
-            .observe(f64::from(sequence.preemptions));
-        stats
-            .request_prefill_kv_computed_tokens
-            .observe(prompt - f64::from(sequence.cached_tokens));
+        stats.request_num_preemptions.observe(f64::from(sequence.preemptions));
+        stats.request_prefill_kv_computed_tokens.observe(prompt - f64::from(sequence.cached_tokens));
     }
 
     fn leave(&mut self, sequence: &Sequence) {
@@ -572,9 +523,273 @@ impl Engine {
             }
             names.push_str(name);
         }
+        // Two sets within one instant stay apart: the newest has the largest time.
+        let newest = self.adapter_log.iter().map(|(_, time)| *time).max();
+        let at = newest.map_or(at, |newest| at.max(newest + LOG_STEP));
         match self.adapter_log.iter_mut().find(|(known, _)| *known == names) {
             Some((_, time)) => *time = at,
             None => self.adapter_log.push((names, at)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Ten milliseconds a step, one a prompt token, no jitter.
+    fn config() -> EngineConfig {
+        EngineConfig {
+            max_num_seqs: 4,
+            max_num_batched_tokens: 1024,
+            max_model_len: 1024,
+            block_size: 16,
+            num_gpu_blocks: 101,
+            prefix_caching: true,
+            max_loras: 2,
+            latency: Latency { step: 10 * MS, prefill_per_token: MS, decode_per_sequence: MS, jitter: 0.0, speed: 1.0 },
+        }
+    }
+
+    fn request(prompt_tokens: u32, output_tokens: u32) -> Request {
+        Request {
+            prompt: Prompt { tokens: prompt_tokens, blocks: Vec::new() },
+            output_tokens,
+            max_tokens: Some(output_tokens),
+            adapter: None,
+            finish_reason: FinishReason::Length,
+            token_events: true,
+        }
+    }
+
+    fn with_blocks(prompt_tokens: u32, output_tokens: u32, family: u64) -> Request {
+        let mut request = request(prompt_tokens, output_tokens);
+        request.prompt.blocks = (0..u64::from(prompt_tokens / 16)).map(|block| family * 1000 + block).collect();
+        request
+    }
+
+    fn adapted(name: &str) -> Request {
+        Request { adapter: Some(name.into()), ..request(4, 8) }
+    }
+
+    fn run(engine: &mut Engine, until: Duration) -> Vec<Event> {
+        let mut events = Vec::new();
+        engine.advance(until, &mut events);
+        events
+    }
+
+    fn finished(events: &[Event]) -> Vec<RequestId> {
+        events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Finished { id, .. } => Some(*id),
+                Event::Token { .. } => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn tokens_come_when_their_steps_end() {
+        let mut engine = Engine::new(config(), 0);
+        let id = engine.submit(Duration::ZERO, request(20, 3));
+        assert!(run(&mut engine, 29 * MS).is_empty());
+        assert_eq!(run(&mut engine, 30 * MS), [Event::Token { id, index: 0 }]);
+        assert_eq!(run(&mut engine, 41 * MS), [Event::Token { id, index: 1 }]);
+        assert_eq!(run(&mut engine, 52 * MS), [Event::Finished { id, generated: 3, cached_tokens: 0 }]);
+        assert_eq!(engine.next_event(), None);
+    }
+
+    #[test]
+    fn a_fuller_batch_decodes_slower() {
+        let mut engine = Engine::new(config(), 0);
+        for _ in 0..4 {
+            engine.submit(Duration::ZERO, request(1, 2));
+        }
+        run(&mut engine, 14 * MS);
+        assert_eq!(engine.next_event(), Some(28 * MS));
+    }
+
+    #[test]
+    fn requests_beyond_the_slots_wait_their_turn() {
+        let mut engine = Engine::new(config(), 0);
+        for _ in 0..6 {
+            engine.submit(Duration::ZERO, request(10, 5));
+        }
+        run(&mut engine, MS);
+        let load = engine.load();
+        assert_eq!((load.running, load.waiting, load.deferred), (4, 2, 0));
+        let events = run(&mut engine, Duration::from_secs(10));
+        assert_eq!(finished(&events), [0, 1, 2, 3, 4, 5]);
+        let queue = &engine.stats().request_queue_time;
+        assert_eq!(queue.count(), 6);
+        assert!(queue.sum() > 0.1, "two requests waited for a whole answer");
+    }
+
+    #[test]
+    fn a_long_prompt_is_computed_in_pieces_of_the_token_budget() {
+        let mut engine = Engine::new(EngineConfig { max_num_batched_tokens: 100, ..config() }, 0);
+        engine.submit(Duration::ZERO, request(250, 1));
+        run(&mut engine, 110 * MS);
+        assert_eq!(engine.next_event(), Some(220 * MS));
+        let events = run(&mut engine, 280 * MS);
+        assert_eq!(finished(&events), [0]);
+    }
+
+    #[test]
+    fn usage_follows_the_blocks_that_sequences_hold() {
+        let mut engine = Engine::new(config(), 0);
+        engine.submit(Duration::ZERO, request(160, 20));
+        run(&mut engine, MS);
+        assert!((engine.load().kv_cache_usage - 0.10).abs() < 1e-9);
+        run(&mut engine, Duration::from_secs(10));
+        assert!(engine.load().kv_cache_usage.abs() < 1e-9);
+    }
+
+    #[test]
+    fn out_of_blocks_the_latest_sequence_is_preempted_and_still_finishes() {
+        let mut engine = Engine::new(EngineConfig { num_gpu_blocks: 13, max_model_len: 192, ..config() }, 0);
+        for _ in 0..3 {
+            engine.submit(Duration::ZERO, request(60, 60));
+        }
+        let mut events = Vec::new();
+        let mut most_waiting = 0;
+        let mut now = Duration::ZERO;
+        while now < Duration::from_secs(10) {
+            now += 5 * MS;
+            engine.advance(now, &mut events);
+            let load = engine.load();
+            assert!(load.kv_cache_usage <= 1.0);
+            most_waiting = most_waiting.max(load.waiting);
+        }
+        assert_eq!(finished(&events), [0, 1, 2]);
+        assert!(engine.stats().preemptions > 0);
+        assert!(most_waiting > 0);
+        assert_eq!(engine.stats().generation_tokens, 180);
+        assert!(engine.stats().request_num_preemptions.sum() >= 1.0);
+        let tokens = events.iter().filter(|event| matches!(event, Event::Token { .. }));
+        assert_eq!(tokens.count(), 177, "no token is sent twice after a preemption");
+    }
+
+    #[test]
+    fn a_known_prefix_shortens_the_prefill() {
+        let mut engine = Engine::new(config(), 0);
+        engine.submit(Duration::ZERO, with_blocks(160, 1, 1));
+        run(&mut engine, 170 * MS);
+        let second = engine.submit(Duration::from_secs(1), with_blocks(170, 1, 1));
+        let events = run(&mut engine, Duration::from_secs(1) + 20 * MS);
+        assert_eq!(events, [Event::Finished { id: second, generated: 1, cached_tokens: 160 }]);
+        let stats = engine.stats();
+        assert_eq!((stats.prefix_cache_queries, stats.prefix_cache_hits), (330, 160));
+        assert_eq!((stats.prompt_tokens, stats.prompt_tokens_cached), (330, 160));
+    }
+
+    #[test]
+    fn the_last_token_of_a_prompt_is_always_computed() {
+        let mut engine = Engine::new(config(), 0);
+        for second in 0..2 {
+            engine.submit(Duration::from_secs(second), with_blocks(160, 1, 1));
+            run(&mut engine, Duration::from_millis(second * 1000 + 500));
+        }
+        assert_eq!(engine.stats().prefix_cache_hits, 144);
+    }
+
+    #[test]
+    fn old_prefixes_give_way_to_new_ones() {
+        let mut engine = Engine::new(EngineConfig { num_gpu_blocks: 11, max_model_len: 160, ..config() }, 0);
+        for (second, family) in [1, 2, 1].into_iter().enumerate() {
+            engine.submit(Duration::from_secs(second as u64), with_blocks(130, 1, family));
+            run(&mut engine, Duration::from_millis(second as u64 * 1000 + 900));
+        }
+        let hits = engine.stats().prefix_cache_hits;
+        assert!(hits < 128, "most of the first prompt's blocks went to the second: {hits}");
+    }
+
+    #[test]
+    fn a_full_set_of_adapters_defers_others_but_not_the_base_model() {
+        let mut engine = Engine::new(config(), 0);
+        for name in ["a", "b", "c"] {
+            engine.submit(Duration::ZERO, adapted(name));
+        }
+        let base = engine.submit(Duration::ZERO, request(4, 8));
+        run(&mut engine, MS);
+        let load = engine.load();
+        assert_eq!((load.running, load.waiting, load.deferred), (3, 1, 1));
+        let events = run(&mut engine, Duration::from_secs(5));
+        assert_eq!(finished(&events), [0, 1, base, 2]);
+    }
+
+    #[test]
+    fn old_sets_of_adapters_stay_in_the_log() {
+        let mut engine = Engine::new(config(), 0);
+        engine.submit(Duration::ZERO, adapted("a"));
+        run(&mut engine, Duration::from_secs(1));
+        engine.submit(Duration::from_secs(1), adapted("b"));
+        engine.submit(Duration::from_secs(1), adapted("a"));
+        run(&mut engine, Duration::from_secs(2));
+        let names: Vec<&str> = engine.adapter_log().iter().map(|(names, _)| names.as_str()).collect();
+        assert_eq!(names, ["a", "", "b,a"]);
+        let newest = engine.adapter_log().iter().max_by_key(|(_, at)| *at);
+        assert!(newest.is_some_and(|(names, _)| names.is_empty()));
+    }
+
+    #[test]
+    fn an_aborted_request_frees_its_slot_and_its_blocks() {
+        let mut engine = Engine::new(config(), 0);
+        for _ in 0..5 {
+            engine.submit(Duration::ZERO, request(32, 50));
+        }
+        run(&mut engine, MS);
+        assert!(engine.abort(MS, 0));
+        assert!(!engine.abort(MS, 0));
+        run(&mut engine, Duration::from_millis(200));
+        assert_eq!(engine.load().waiting, 0);
+        let events = run(&mut engine, Duration::from_secs(10));
+        assert_eq!(finished(&events), [1, 2, 3, 4]);
+        assert_eq!(engine.stats().finished_abort, 1);
+        assert_eq!(engine.stats().finished_length, 4);
+        assert!(engine.load().kv_cache_usage.abs() < 1e-9);
+    }
+
+    #[test]
+    fn pooling_ends_with_the_prefill() {
+        let mut engine = Engine::new(config(), 0);
+        let id = engine
+            .submit(Duration::ZERO, Request { finish_reason: FinishReason::Stop, max_tokens: None, ..request(10, 0) });
+        let events = run(&mut engine, 20 * MS);
+        assert_eq!(finished(&events), [id]);
+        assert_eq!(engine.stats().finished_stop, 1);
+        assert_eq!(engine.stats().generation_tokens, 0);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_times() {
+        let ends = |seed| {
+            let mut engine =
+                Engine::new(EngineConfig { latency: Latency { jitter: 0.5, ..config().latency }, ..config() }, seed);
+            engine.submit(Duration::ZERO, request(10, 20));
+            let mut times = Vec::new();
+            let mut events = Vec::new();
+            engine.advance(Duration::ZERO, &mut events);
+            while let Some(at) = engine.next_event() {
+                times.push(at);
+                engine.advance(at, &mut events);
+            }
+            times
+        };
+        assert_eq!(ends(1), ends(1));
+        assert_ne!(ends(1), ends(2));
+        assert_eq!(ends(1).len(), 20);
+    }
+
+    #[test]
+    fn without_speed_everything_happens_at_once() {
+        let mut engine =
+            Engine::new(EngineConfig { latency: Latency { speed: 0.0, ..config().latency }, ..config() }, 0);
+        for _ in 0..20 {
+            engine.submit(Duration::ZERO, request(10, 10));
+        }
+        assert_eq!(finished(&run(&mut engine, Duration::ZERO)).len(), 20);
     }
 }

@@ -17,15 +17,8 @@ const BREAK_PAUSE: Duration = Duration::from_millis(5);
 /// An engine event, addressed to one choice of one answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Delivery {
-    Token {
-        choice: usize,
-        index: u32,
-    },
-    Finished {
-        choice: usize,
-        generated: u32,
-        cached_tokens: u32,
-    },
+    Token { choice: usize, index: u32 },
+    Finished { choice: usize, generated: u32, cached_tokens: u32 },
 }
 
 /// What became of one choice.
@@ -45,10 +38,7 @@ pub(crate) struct Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket")
-            .field("lane", &self.lane)
-            .field("open", &self.open)
-            .finish_non_exhaustive()
+        f.debug_struct("Ticket").field("lane", &self.lane).field("open", &self.open).finish_non_exhaustive()
     }
 }
 
@@ -69,17 +59,10 @@ impl Ticket {
     pub(crate) async fn outcomes(mut self) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::default(); self.open.len()];
         while let Some(delivery) = self.next().await {
-            if let Delivery::Finished {
-                choice,
-                generated,
-                cached_tokens,
-            } = delivery
+            if let Delivery::Finished { choice, generated, cached_tokens } = delivery
                 && let Some(outcome) = outcomes.get_mut(choice)
             {
-                *outcome = Outcome {
-                    generated,
-                    cached_tokens,
-                };
+                *outcome = Outcome { generated, cached_tokens };
             }
         }
         outcomes
@@ -141,10 +124,7 @@ pub(crate) struct EventStream {
 
 impl fmt::Debug for EventStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventStream")
-            .field("ticket", &self.ticket)
-            .field("sent", &self.sent)
-            .finish_non_exhaustive()
+        f.debug_struct("EventStream").field("ticket", &self.ticket).field("sent", &self.sent).finish_non_exhaustive()
     }
 }
 
@@ -156,15 +136,7 @@ pub(crate) struct Broken;
 impl EventStream {
     pub(crate) fn new(ticket: Ticket, answer: Box<dyn Answer>) -> Self {
         let outcomes = vec![Outcome::default(); ticket.open.len()];
-        Self {
-            ticket,
-            answer,
-            outcomes,
-            queue: VecDeque::new(),
-            stage: Stage::Start,
-            sent: 0,
-            broken: None,
-        }
+        Self { ticket, answer, outcomes, queue: VecDeque::new(), stage: Stage::Start, sent: 0, broken: None }
     }
 
     /// Breaks the stream after `events` events.
@@ -200,15 +172,8 @@ impl EventStream {
             Some(Delivery::Token { choice, index }) => {
                 self.answer.token(choice, index, &mut self.queue);
             }
-            Some(Delivery::Finished {
-                choice,
-                generated,
-                cached_tokens,
-            }) => {
-                let outcome = Outcome {
-                    generated,
-                    cached_tokens,
-                };
+            Some(Delivery::Finished { choice, generated, cached_tokens }) => {
+                let outcome = Outcome { generated, cached_tokens };
                 if let Some(slot) = self.outcomes.get_mut(choice) {
                     *slot = outcome;
                 }
@@ -236,10 +201,7 @@ impl EventStream {
                     None,
                     "EngineCore encountered an issue. See stack trace (above) for the root cause.",
                 );
-                self.queue = VecDeque::from([
-                    Bytes::from(format!("data: {error}\n\n")),
-                    Bytes::from_static(DONE),
-                ]);
+                self.queue = VecDeque::from([Bytes::from(format!("data: {error}\n\n")), Bytes::from_static(DONE)]);
                 self.stage = Stage::Done;
                 self.broken = None;
                 self.queue.pop_front().map(Ok)

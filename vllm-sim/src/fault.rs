@@ -158,9 +158,7 @@ impl FaultSpec {
 fn pairs(text: &str) -> Result<Map<String, Value>, String> {
     let mut map = Map::new();
     for pair in text.split(',') {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| format!("`{pair}` is not key=value"))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is not key=value"))?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         map.insert(key.trim().to_owned(), value);
     }
@@ -178,10 +176,7 @@ impl FaultPlan {
     /// A plan that starts with `faults`.
     #[must_use]
     pub fn new(faults: Vec<FaultSpec>, seed: u64) -> Self {
-        Self {
-            faults,
-            random: SmallRng::seed_from_u64(seed),
-        }
+        Self { faults, random: SmallRng::seed_from_u64(seed) }
     }
 
     /// Adds a fault behind those in force.
@@ -203,10 +198,7 @@ impl FaultPlan {
     /// The fault that the next request for `target` meets.
     pub fn draw(&mut self, target: FaultTarget) -> Option<FaultSpec> {
         let place = self.faults.iter().position(|fault| {
-            fault.target == target
-                && fault
-                    .probability
-                    .is_none_or(|chance| self.random.random::<f64>() < chance)
+            fault.target == target && fault.probability.is_none_or(|chance| self.random.random::<f64>() < chance)
         })?;
         let fault = self.faults.get_mut(place)?;
         let drawn = fault.clone();
@@ -251,9 +243,7 @@ mod tests {
     #[test]
     fn probability_hits_its_share() {
         let mut plan = FaultPlan::new(vec![FaultSpec::parse("kind=hang,probability=0.25").unwrap()], 7);
-        let hits = (0..4000)
-            .filter(|_| plan.draw(FaultTarget::Inference).is_some())
-            .count();
+        let hits = (0..4000).filter(|_| plan.draw(FaultTarget::Inference).is_some()).count();
         assert!((800..1200).contains(&hits), "{hits}");
     }
 }

@@ -15,12 +15,7 @@ impl Histogram {
     /// Empty histogram; `bounds` are ascending upper bounds without the infinite one.
     #[must_use]
     pub fn new(bounds: &[f64]) -> Self {
-        Self {
-            bounds: bounds.into(),
-            counts: vec![0; bounds.len()],
-            sum: 0.0,
-            count: 0,
-        }
+        Self { bounds: bounds.into(), counts: vec![0; bounds.len()], sum: 0.0, count: 0 }
     }
 
     /// Counts one value.
@@ -35,13 +30,10 @@ impl Histogram {
 
     /// Upper bounds with their cumulative counts; the infinite bucket is [`Histogram::count`].
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
-        self.bounds
-            .iter()
-            .zip(&self.counts)
-            .scan(0, |total, (bound, count)| {
-                *total += count;
-                Some((*bound, *total))
-            })
+        self.bounds.iter().zip(&self.counts).scan(0, |total, (bound, count)| {
+            *total += count;
+            Some((*bound, *total))
+        })
     }
 
     /// Sum of the values.
@@ -67,10 +59,7 @@ mod tests {
         for value in [0.5, 1.0, 2.0, 9.0] {
             histogram.observe(value);
         }
-        assert_eq!(
-            histogram.buckets().collect::<Vec<_>>(),
-            [(1.0, 2), (2.0, 3)]
-        );
+        assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(1.0, 2), (2.0, 3)]);
         assert_eq!(histogram.count(), 4);
         assert!((histogram.sum() - 12.5).abs() < 1e-9);
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::histogram::Histogram;
 
 const HIGHR_SECONDS: &[f64] = &[
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0,
-    7.5, 10.0, 30.0, 60.0,
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 7.5, 10.0, 30.0, 60.0,
 ];
 const HANDLER_SECONDS: &[f64] = &[0.1, 0.5, 1.0];
 
@@ -49,12 +48,7 @@ pub(crate) struct HttpStats {
 
 impl Default for HttpStats {
     fn default() -> Self {
-        Self {
-            requests: Vec::new(),
-            sizes: Vec::new(),
-            durations: Vec::new(),
-            highr: Histogram::new(HIGHR_SECONDS),
-        }
+        Self { requests: Vec::new(), sizes: Vec::new(), durations: Vec::new(), highr: Histogram::new(HIGHR_SECONDS) }
     }
 }
 
@@ -83,9 +77,11 @@ impl HttpStats {
         };
         let seconds = served.took.as_secs_f64();
         self.highr.observe(seconds);
-        match self.requests.iter_mut().find(|one| {
-            one.handler == served.handler && one.status == class && one.method == served.method
-        }) {
+        match self
+            .requests
+            .iter_mut()
+            .find(|one| one.handler == served.handler && one.status == class && one.method == served.method)
+        {
             Some(one) => one.count += 1,
             None => self.requests.push(RequestCount {
                 handler: served.handler,
@@ -95,11 +91,7 @@ impl HttpStats {
                 created: served.now,
             }),
         }
-        match self
-            .sizes
-            .iter_mut()
-            .find(|one| one.handler == served.handler)
-        {
+        match self.sizes.iter_mut().find(|one| one.handler == served.handler) {
             Some(one) => {
                 one.count += 1;
                 one.request_bytes += served.request_bytes;
@@ -113,11 +105,7 @@ impl HttpStats {
                 created: served.now,
             }),
         }
-        match self
-            .durations
-            .iter_mut()
-            .find(|one| one.handler == served.handler && one.method == served.method)
-        {
+        match self.durations.iter_mut().find(|one| one.handler == served.handler && one.method == served.method) {
             Some(one) => one.seconds.observe(seconds),
             None => {
                 let mut histogram = Histogram::new(HANDLER_SECONDS);

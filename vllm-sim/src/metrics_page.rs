@@ -14,8 +14,7 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=1.0.0; charset=utf-8"
 /// Memory that the recorded server reported for its KV cache.
 const KV_CACHE_BYTES: u64 = 1 << 30;
 /// Names of the sleep states; a pod here is always awake.
-const SLEEP_STATES: [(&str, f64); 3] =
-    [("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)];
+const SLEEP_STATES: [(&str, f64); 3] = [("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)];
 
 /// The whole page.
 pub(crate) fn page(pod: &Pod) -> String {
@@ -75,11 +74,7 @@ struct Writer<'a> {
 }
 
 fn adapter_log(pod: &Pod, engine: &Engine) -> Vec<(String, f64)> {
-    engine
-        .adapter_log()
-        .iter()
-        .map(|(names, at)| (names.clone(), (pod.started_unix + *at).as_secs_f64()))
-        .collect()
+    engine.adapter_log().iter().map(|(names, at)| (names.clone(), (pod.started_unix + *at).as_secs_f64())).collect()
 }
 
 type Values<'a> = &'a dyn Fn(&EngineView) -> f64;
@@ -151,10 +146,7 @@ impl Writer<'_> {
         let created = format!("{name}_created");
         let at = self.created;
         self.gauges(&created, help, label, &|engine| {
-            series(engine)
-                .into_iter()
-                .map(|(value, _)| (value, at))
-                .collect()
+            series(engine).into_iter().map(|(value, _)| (value, at)).collect()
         });
     }
 
@@ -180,9 +172,21 @@ impl Writer<'_> {
 }
 
 fn current(w: &mut Writer<'_>, pod: &Pod) {
-    w.counter("vllm:estimated_flops_per_gpu", "Estimated number of floating point operations per GPU (for Model Flops Utilization calculations).", &|_| 0.0);
-    w.counter("vllm:estimated_read_bytes_per_gpu", "Estimated number of bytes read from memory per GPU (for Model Flops Utilization calculations).", &|_| 0.0);
-    w.counter("vllm:estimated_write_bytes_per_gpu", "Estimated number of bytes written to memory per GPU (for Model Flops Utilization calculations).", &|_| 0.0);
+    w.counter(
+        "vllm:estimated_flops_per_gpu",
+        "Estimated number of floating point operations per GPU (for Model Flops Utilization calculations).",
+        &|_| 0.0,
+    );
+    w.counter(
+        "vllm:estimated_read_bytes_per_gpu",
+        "Estimated number of bytes read from memory per GPU (for Model Flops Utilization calculations).",
+        &|_| 0.0,
+    );
+    w.counter(
+        "vllm:estimated_write_bytes_per_gpu",
+        "Estimated number of bytes written to memory per GPU (for Model Flops Utilization calculations).",
+        &|_| 0.0,
+    );
     w.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &|e| e.load.running as f64);
     w.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &|e| e.load.waiting as f64);
     w.gauges("vllm:num_requests_waiting_by_reason", "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.", "reason", &|e| {
@@ -191,23 +195,31 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
         });
     w.gauges("vllm:engine_sleep_state", "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.", "sleep_state", &|_| SLEEP_STATES.to_vec());
     w.gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", &|e| e.load.kv_cache_usage);
-    w.counter("vllm:prefix_cache_queries", "Prefix cache queries, in terms of number of queried tokens.", &|e| e.stats.prefix_cache_queries as f64);
-    w.counter("vllm:prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens.", &|e| e.stats.prefix_cache_hits as f64);
+    w.counter("vllm:prefix_cache_queries", "Prefix cache queries, in terms of number of queried tokens.", &|e| {
+        e.stats.prefix_cache_queries as f64
+    });
+    w.counter("vllm:prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens.", &|e| {
+        e.stats.prefix_cache_hits as f64
+    });
     w.counter("vllm:external_prefix_cache_queries", "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried tokens.", &|_| 0.0);
     w.counter("vllm:external_prefix_cache_hits", "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.", &|_| 0.0);
     w.counter("vllm:mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", &|_| 0.0);
     w.counter("vllm:mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", &|_| 0.0);
-    w.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", &|e| e.stats.preemptions as f64);
+    w.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", &|e| {
+        e.stats.preemptions as f64
+    });
     w.counter("vllm:prompt_tokens", "Number of prefill tokens processed.", &|e| e.stats.prompt_tokens as f64);
     w.counters("vllm:prompt_tokens_by_source", "Number of prompt tokens by source.", "source", &|e| {
-            let cached = e.stats.prompt_tokens_cached;
-            vec![
-                ("local_compute", (e.stats.prompt_tokens - cached) as f64),
-                ("local_cache_hit", cached as f64),
-                ("external_kv_transfer", 0.0),
-            ]
-        });
-    w.counter("vllm:prompt_tokens_cached", "Number of cached prompt tokens (local + external).", &|e| e.stats.prompt_tokens_cached as f64);
+        let cached = e.stats.prompt_tokens_cached;
+        vec![
+            ("local_compute", (e.stats.prompt_tokens - cached) as f64),
+            ("local_cache_hit", cached as f64),
+            ("external_kv_transfer", 0.0),
+        ]
+    });
+    w.counter("vllm:prompt_tokens_cached", "Number of cached prompt tokens (local + external).", &|e| {
+        e.stats.prompt_tokens_cached as f64
+    });
     w.counters("vllm:prompt_tokens_cached_by_source", "Prefix-cache hit tokens by the cache tier that supplied them: device (local HBM), host (offloaded to DRAM), disk, p2p (transferred from another vLLM instance) or external_unspecified. Counted at admission; sums to vllm:prefix_cache_hits + vllm:external_prefix_cache_hits.", "source", &|e| {
             vec![
                 ("device", e.stats.prefix_cache_hits as f64),
@@ -217,33 +229,69 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
                 ("external_unspecified", 0.0),
             ]
         });
-    w.counter("vllm:generation_tokens", "Number of generation tokens processed.", &|e| e.stats.generation_tokens as f64);
+    w.counter("vllm:generation_tokens", "Number of generation tokens processed.", &|e| {
+        e.stats.generation_tokens as f64
+    });
     w.counters("vllm:request_success", "Count of successfully processed requests.", "finished_reason", &|e| {
-            vec![
-                ("stop", e.stats.finished_stop as f64),
-                ("length", e.stats.finished_length as f64),
-                ("abort", e.stats.finished_abort as f64),
-                ("error", 0.0),
-                ("repetition", 0.0),
-            ]
-        });
+        vec![
+            ("stop", e.stats.finished_stop as f64),
+            ("length", e.stats.finished_length as f64),
+            ("abort", e.stats.finished_abort as f64),
+            ("error", 0.0),
+            ("repetition", 0.0),
+        ]
+    });
     admission_rejections(w, pod);
     w.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", &|s| &s.request_prompt_tokens);
-    w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| &s.request_generation_tokens);
-    w.histogram("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &|s| &s.iteration_tokens);
-    w.histogram("vllm:request_max_num_generation_tokens", "Histogram of maximum number of requested generation tokens.", &|s| &s.request_max_num_generation_tokens);
+    w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| {
+        &s.request_generation_tokens
+    });
+    w.histogram("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &|s| {
+        &s.iteration_tokens
+    });
+    w.histogram(
+        "vllm:request_max_num_generation_tokens",
+        "Histogram of maximum number of requested generation tokens.",
+        &|s| &s.request_max_num_generation_tokens,
+    );
     w.histogram("vllm:request_params_n", "Histogram of the n request parameter.", &|s| &s.request_params_n);
-    w.histogram("vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", &|s| &s.request_params_max_tokens);
-    w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| &s.time_to_first_token);
-    w.histogram("vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", &|s| &s.inter_token_latency);
-    w.histogram("vllm:request_time_per_output_token_seconds", "Histogram of time_per_output_token_seconds per request.", &|s| &s.request_time_per_output_token);
-    w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| &s.e2e_request_latency);
-    w.histogram("vllm:request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", &|s| &s.request_queue_time);
-    w.histogram("vllm:request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", &|s| &s.request_inference_time);
-    w.histogram("vllm:request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", &|s| &s.request_prefill_time);
-    w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| &s.request_decode_time);
-    w.histogram("vllm:request_num_preemptions", "Histogram of the number of times a request was preempted.", &|s| &s.request_num_preemptions);
-    w.histogram("vllm:request_prefill_kv_computed_tokens", "Histogram of new KV tokens computed during prefill (excluding cached tokens).", &|s| &s.request_prefill_kv_computed_tokens);
+    w.histogram("vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", &|s| {
+        &s.request_params_max_tokens
+    });
+    w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| {
+        &s.time_to_first_token
+    });
+    w.histogram("vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", &|s| {
+        &s.inter_token_latency
+    });
+    w.histogram(
+        "vllm:request_time_per_output_token_seconds",
+        "Histogram of time_per_output_token_seconds per request.",
+        &|s| &s.request_time_per_output_token,
+    );
+    w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| {
+        &s.e2e_request_latency
+    });
+    w.histogram("vllm:request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", &|s| {
+        &s.request_queue_time
+    });
+    w.histogram("vllm:request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", &|s| {
+        &s.request_inference_time
+    });
+    w.histogram("vllm:request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", &|s| {
+        &s.request_prefill_time
+    });
+    w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| {
+        &s.request_decode_time
+    });
+    w.histogram("vllm:request_num_preemptions", "Histogram of the number of times a request was preempted.", &|s| {
+        &s.request_num_preemptions
+    });
+    w.histogram(
+        "vllm:request_prefill_kv_computed_tokens",
+        "Histogram of new KV tokens computed during prefill (excluding cached tokens).",
+        &|s| &s.request_prefill_kv_computed_tokens,
+    );
     lora_info(w, pod);
     cache_config(w, pod);
 }
@@ -252,11 +300,21 @@ fn legacy(w: &mut Writer<'_>, pod: &Pod) {
     w.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &|e| e.load.running as f64);
     w.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &|e| e.load.waiting as f64);
     w.gauge("vllm:gpu_cache_usage_perc", "GPU KV-cache usage. 1 means 100 percent usage.", &|e| e.load.kv_cache_usage);
-    w.counter("vllm:gpu_prefix_cache_queries", "GPU prefix cache queries, in terms of number of queried tokens.", &|e| e.stats.prefix_cache_queries as f64);
-    w.counter("vllm:gpu_prefix_cache_hits", "GPU prefix cache hits, in terms of number of cached tokens.", &|e| e.stats.prefix_cache_hits as f64);
-    w.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", &|e| e.stats.preemptions as f64);
+    w.counter(
+        "vllm:gpu_prefix_cache_queries",
+        "GPU prefix cache queries, in terms of number of queried tokens.",
+        &|e| e.stats.prefix_cache_queries as f64,
+    );
+    w.counter("vllm:gpu_prefix_cache_hits", "GPU prefix cache hits, in terms of number of cached tokens.", &|e| {
+        e.stats.prefix_cache_hits as f64
+    });
+    w.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", &|e| {
+        e.stats.preemptions as f64
+    });
     w.counter("vllm:prompt_tokens", "Number of prefill tokens processed.", &|e| e.stats.prompt_tokens as f64);
-    w.counter("vllm:generation_tokens", "Number of generation tokens processed.", &|e| e.stats.generation_tokens as f64);
+    w.counter("vllm:generation_tokens", "Number of generation tokens processed.", &|e| {
+        e.stats.generation_tokens as f64
+    });
     w.counters("vllm:request_success", "Count of successfully processed requests.", "finished_reason", &|e| {
         vec![
             ("stop", e.stats.finished_stop as f64),
@@ -265,18 +323,42 @@ fn legacy(w: &mut Writer<'_>, pod: &Pod) {
         ]
     });
     w.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", &|s| &s.request_prompt_tokens);
-    w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| &s.request_generation_tokens);
-    w.histogram("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &|s| &s.iteration_tokens);
-    w.histogram("vllm:request_max_num_generation_tokens", "Histogram of maximum number of requested generation tokens.", &|s| &s.request_max_num_generation_tokens);
+    w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| {
+        &s.request_generation_tokens
+    });
+    w.histogram("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &|s| {
+        &s.iteration_tokens
+    });
+    w.histogram(
+        "vllm:request_max_num_generation_tokens",
+        "Histogram of maximum number of requested generation tokens.",
+        &|s| &s.request_max_num_generation_tokens,
+    );
     w.histogram("vllm:request_params_n", "Histogram of the n request parameter.", &|s| &s.request_params_n);
-    w.histogram("vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", &|s| &s.request_params_max_tokens);
-    w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| &s.time_to_first_token);
-    w.histogram("vllm:time_per_output_token_seconds", "Histogram of time per output token in seconds.", &|s| &s.inter_token_latency);
-    w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| &s.e2e_request_latency);
-    w.histogram("vllm:request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", &|s| &s.request_queue_time);
-    w.histogram("vllm:request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", &|s| &s.request_inference_time);
-    w.histogram("vllm:request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", &|s| &s.request_prefill_time);
-    w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| &s.request_decode_time);
+    w.histogram("vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", &|s| {
+        &s.request_params_max_tokens
+    });
+    w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| {
+        &s.time_to_first_token
+    });
+    w.histogram("vllm:time_per_output_token_seconds", "Histogram of time per output token in seconds.", &|s| {
+        &s.inter_token_latency
+    });
+    w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| {
+        &s.e2e_request_latency
+    });
+    w.histogram("vllm:request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", &|s| {
+        &s.request_queue_time
+    });
+    w.histogram("vllm:request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", &|s| {
+        &s.request_inference_time
+    });
+    w.histogram("vllm:request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", &|s| {
+        &s.request_prefill_time
+    });
+    w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| {
+        &s.request_decode_time
+    });
     lora_info(w, pod);
     cache_config(w, pod);
 }
@@ -291,10 +373,7 @@ fn admission_rejections(w: &mut Writer<'_>, pod: &Pod) {
         ("vllm:admission_rejections_created", "gauge", at, at),
     ] {
         w.head(name, kind, HELP);
-        for (reason, value) in [
-            ("max_num_queued_reqs", requests),
-            ("max_num_queued_tokens", tokens),
-        ] {
+        for (reason, value) in [("max_num_queued_reqs", requests), ("max_num_queued_tokens", tokens)] {
             let labels = format!("model_name=\"{model}\",reason=\"{reason}\"");
             w.line(name, &labels, value);
         }
@@ -325,9 +404,8 @@ fn lora_info(w: &mut Writer<'_>, pod: &Pod) {
     }
     for (names, at) in series {
         let names = escape(&names);
-        let labels = format!(
-            "max_lora=\"{slots}\",running_lora_adapters=\"{names}\",waiting_lora_adapters=\"{names}\""
-        );
+        let labels =
+            format!("max_lora=\"{slots}\",running_lora_adapters=\"{names}\",waiting_lora_adapters=\"{names}\"");
         w.line(NAME, &labels, at);
     }
 }
@@ -402,25 +480,38 @@ fn process_section(out: &mut String, pod: &Pod) {
     };
     // A collector runs about every 700 allocations; a rate a second is near enough for a figure nobody alerts on.
     let collections = uptime.floor();
-    head("python_gc_objects_collected_total", "counter", "Objects collected during gc", &[
-        ("{generation=\"0\"}", collections * 8.0),
-        ("{generation=\"1\"}", (collections / 10.0).floor() * 16.0),
-        ("{generation=\"2\"}", (collections / 100.0).floor() * 32.0),
-    ]);
-    head("python_gc_objects_uncollectable_total", "counter", "Uncollectable objects found during GC", &[
-        ("{generation=\"0\"}", 0.0),
-        ("{generation=\"1\"}", 0.0),
-        ("{generation=\"2\"}", 0.0),
-    ]);
-    head("python_gc_collections_total", "counter", "Number of times this generation was collected", &[
-        ("{generation=\"0\"}", collections),
-        ("{generation=\"1\"}", (collections / 10.0).floor()),
-        ("{generation=\"2\"}", (collections / 100.0).floor()),
-    ]);
-    head("python_info", "gauge", "Python platform information", &[(
-        "{implementation=\"CPython\",major=\"3\",minor=\"11\",patchlevel=\"7\",version=\"3.11.7\"}",
-        1.0,
-    )]);
+    head(
+        "python_gc_objects_collected_total",
+        "counter",
+        "Objects collected during gc",
+        &[
+            ("{generation=\"0\"}", collections * 8.0),
+            ("{generation=\"1\"}", (collections / 10.0).floor() * 16.0),
+            ("{generation=\"2\"}", (collections / 100.0).floor() * 32.0),
+        ],
+    );
+    head(
+        "python_gc_objects_uncollectable_total",
+        "counter",
+        "Uncollectable objects found during GC",
+        &[("{generation=\"0\"}", 0.0), ("{generation=\"1\"}", 0.0), ("{generation=\"2\"}", 0.0)],
+    );
+    head(
+        "python_gc_collections_total",
+        "counter",
+        "Number of times this generation was collected",
+        &[
+            ("{generation=\"0\"}", collections),
+            ("{generation=\"1\"}", (collections / 10.0).floor()),
+            ("{generation=\"2\"}", (collections / 100.0).floor()),
+        ],
+    );
+    head(
+        "python_info",
+        "gauge",
+        "Python platform information",
+        &[("{implementation=\"CPython\",major=\"3\",minor=\"11\",patchlevel=\"7\",version=\"3.11.7\"}", 1.0)],
+    );
     let process = crate::process::Process::read();
     head("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", &[("", process.virtual_bytes)]);
     head("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", &[("", process.resident_bytes)]);
@@ -444,8 +535,10 @@ fn http_section(out: &mut String, pod: &Pod) {
     const REQUESTS: &str = "Total number of requests by method, status and handler.";
     const REQUEST_SIZE: &str = "Content length of incoming requests by handler. Only value of header is respected. Otherwise ignored. No percentile calculated. ";
     const RESPONSE_SIZE: &str = "Content length of outgoing responses by handler. Only value of header is respected. Otherwise ignored. No percentile calculated. ";
-    const HIGHR: &str = "Latency with many buckets but no API specific labels. Made for more accurate percentile calculations. ";
-    const DURATION: &str = "Latency with only few buckets by handler. Made to be only used if aggregation by handler is important. ";
+    const HIGHR: &str =
+        "Latency with many buckets but no API specific labels. Made for more accurate percentile calculations. ";
+    const DURATION: &str =
+        "Latency with only few buckets by handler. Made to be only used if aggregation by handler is important. ";
     let stats = lock(&pod.http).clone();
     let used = !stats.requests.is_empty();
     let head = |out: &mut String, name: &str, kind: &str, help: &str| {
@@ -453,12 +546,7 @@ fn http_section(out: &mut String, pod: &Pod) {
     };
     head(out, "http_requests_total", "counter", REQUESTS);
     let request_labels = |one: &crate::http_stats::RequestCount| {
-        format!(
-            "handler=\"{}\",method=\"{}\",status=\"{}\"",
-            one.handler,
-            escape(&one.method),
-            one.status
-        )
+        format!("handler=\"{}\",method=\"{}\",status=\"{}\"", one.handler, escape(&one.method), one.status)
     };
     for one in &stats.requests {
         let _ = writeln!(out, "http_requests_total{{{}}} {}", request_labels(one), number(one.count as f64));
@@ -469,10 +557,9 @@ fn http_section(out: &mut String, pod: &Pod) {
             let _ = writeln!(out, "http_requests_created{{{}}} {}", request_labels(one), number(one.created));
         }
     }
-    for (name, help, bytes) in [
-        ("http_request_size_bytes", REQUEST_SIZE, true),
-        ("http_response_size_bytes", RESPONSE_SIZE, false),
-    ] {
+    for (name, help, bytes) in
+        [("http_request_size_bytes", REQUEST_SIZE, true), ("http_response_size_bytes", RESPONSE_SIZE, false)]
+    {
         head(out, name, "summary", help);
         for one in &stats.sizes {
             let sum = if bytes { one.request_bytes } else { one.response_bytes };
@@ -517,11 +604,7 @@ fn http_section(out: &mut String, pod: &Pod) {
 fn plain_histogram(out: &mut String, name: &str, before: &str, after: &str, histogram: &Histogram) {
     let join = |parts: &[&str]| {
         let labels: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", labels.join(","))
-        }
+        if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) }
     };
     for (bound, count) in histogram.buckets() {
         let le = format!("le=\"{}\"", number(bound));
@@ -534,10 +617,7 @@ fn plain_histogram(out: &mut String, name: &str, before: &str, after: &str, hist
 }
 
 fn escape(label: &str) -> String {
-    label
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// A number as Python's client prints it: `repr` of a float, but with an exponent from a million on, a zero always before it.

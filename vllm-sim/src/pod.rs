@@ -138,26 +138,17 @@ impl Pod {
                 wake: Notify::new(),
             })
             .collect();
-        let started_unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let started_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let adapters = config
             .lora_modules
             .iter()
             .map(|module| {
                 let (name, path) = module.split_once('=').unwrap_or((module, module));
-                Adapter {
-                    name: name.into(),
-                    path: path.to_owned(),
-                    created: started_unix.as_secs(),
-                }
+                Adapter { name: name.into(), path: path.to_owned(), created: started_unix.as_secs() }
             })
             .collect();
         Ok(Self {
-            name: config
-                .pod_name
-                .clone()
-                .unwrap_or_else(|| address.to_string()),
+            name: config.pod_name.clone().unwrap_or_else(|| address.to_string()),
             base_names: config.base_names(),
             started_unix,
             started: Instant::now(),
@@ -187,10 +178,7 @@ impl Pod {
     /// Sixteen hexadecimal digits, different each time, the same again for the same seed.
     pub(crate) fn new_id(&self) -> String {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        format!(
-            "{:016x}",
-            xxh3_64_with_seed(&number.to_le_bytes(), self.config.seed)
-        )
+        format!("{:016x}", xxh3_64_with_seed(&number.to_le_bytes(), self.config.seed))
     }
 
     /// Time since the start.
@@ -204,11 +192,7 @@ impl Pod {
             return Err(Refusal::ShuttingDown);
         }
         if let Some(limit) = self.config.max_num_queued_reqs {
-            let unfinished: usize = self
-                .lanes
-                .iter()
-                .map(|lane| lock(&lane.state).engine.unfinished())
-                .sum();
+            let unfinished: usize = self.lanes.iter().map(|lane| lock(&lane.state).engine.unfinished()).sum();
             if unfinished + requests.len() > limit {
                 self.rejected.fetch_add(1, Ordering::Relaxed);
                 return Err(Refusal::Busy);
@@ -233,12 +217,7 @@ impl Pod {
                 lane.wake.notify_one();
             }
         }
-        Ok(Ticket {
-            pod: self.clone(),
-            lane: number,
-            open,
-            deliveries,
-        })
+        Ok(Ticket { pod: self.clone(), lane: number, open, deliveries })
     }
 
     /// Drops requests whose client has left.
@@ -265,11 +244,7 @@ impl Pod {
             return;
         };
         loop {
-            let next = if self.frozen.load(Ordering::Acquire) {
-                None
-            } else {
-                lock(&lane.state).engine.next_event()
-            };
+            let next = if self.frozen.load(Ordering::Acquire) { None } else { lock(&lane.state).engine.next_event() };
             match next {
                 Some(at) => {
                     let deadline = tokio::time::Instant::from_std(self.started + at);
@@ -296,23 +271,12 @@ impl Pod {
             match event {
                 Event::Token { id, index } => {
                     if let Some((choice, sender)) = state.listeners.get(&id) {
-                        let _ = sender.send(Delivery::Token {
-                            choice: *choice,
-                            index,
-                        });
+                        let _ = sender.send(Delivery::Token { choice: *choice, index });
                     }
                 }
-                Event::Finished {
-                    id,
-                    generated,
-                    cached_tokens,
-                } => {
+                Event::Finished { id, generated, cached_tokens } => {
                     if let Some((choice, sender)) = state.listeners.remove(&id) {
-                        let _ = sender.send(Delivery::Finished {
-                            choice,
-                            generated,
-                            cached_tokens,
-                        });
+                        let _ = sender.send(Delivery::Finished { choice, generated, cached_tokens });
                     }
                 }
             }
@@ -469,16 +433,10 @@ impl Pod {
             }));
         });
         let received = lock(&self.received);
-        let counts: serde_json::Map<String, Value> = received
-            .counts
-            .iter()
-            .map(|(path, count)| (path.clone(), Value::from(*count)))
-            .collect();
+        let counts: serde_json::Map<String, Value> =
+            received.counts.iter().map(|(path, count)| (path.clone(), Value::from(*count))).collect();
         let total: u64 = received.counts.iter().map(|(_, count)| count).sum();
-        let adapters: Vec<Value> = lock(&self.adapters)
-            .iter()
-            .map(|adapter| Value::from(&*adapter.name))
-            .collect();
+        let adapters: Vec<Value> = lock(&self.adapters).iter().map(|adapter| Value::from(&*adapter.name)).collect();
         json!({
             "pod": self.name,
             "mode": mode,

@@ -22,11 +22,7 @@ pub fn token_count(bytes: usize) -> u32 {
 pub fn from_text(text: &str, block_size: u32, salt: u64) -> Prompt {
     Prompt {
         tokens: token_count(text.len()),
-        blocks: hash_blocks(
-            text.as_bytes(),
-            block_size as usize * BYTES_PER_TOKEN,
-            salt,
-        ),
+        blocks: hash_blocks(text.as_bytes(), block_size as usize * BYTES_PER_TOKEN, salt),
     }
 }
 
@@ -134,9 +130,6 @@ mod tests {
     fn content_parts_render_like_the_plain_string() {
         let plain = [json!({"role": "user", "content": "hi there"})];
         let parts = [json!({"role": "user", "content": [{"type": "text", "text": "hi there"}]})];
-        assert_eq!(
-            render_chat(None, &plain, None),
-            render_chat(None, &parts, None)
-        );
+        assert_eq!(render_chat(None, &plain, None), render_chat(None, &parts, None));
     }
 }

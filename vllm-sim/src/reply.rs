@@ -26,17 +26,8 @@ pub(crate) enum ReplyBody {
 }
 
 impl Reply {
-    pub(crate) fn new(
-        status: u16,
-        content_type: Option<&'static str>,
-        body: impl Into<Bytes>,
-    ) -> Self {
-        Self {
-            status,
-            content_type,
-            headers: Vec::new(),
-            body: ReplyBody::Whole(body.into()),
-        }
+    pub(crate) fn new(status: u16, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, headers: Vec::new(), body: ReplyBody::Whole(body.into()) }
     }
 
     pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Self {
@@ -67,9 +58,7 @@ impl Reply {
 
     pub(crate) fn wrong_method(allowed: &'static str) -> Self {
         let mut reply = Self::json(405, r#"{"detail":"Method Not Allowed"}"#);
-        reply
-            .headers
-            .push((http::header::ALLOW, HeaderValue::from_static(allowed)));
+        reply.headers.push((http::header::ALLOW, HeaderValue::from_static(allowed)));
         reply
     }
 
@@ -125,10 +114,7 @@ impl Refusal {
     /// The shape of the Anthropic API, which has no parameter and no code.
     pub(crate) fn message_reply(&self) -> Reply {
         let (status, kind, _, message) = self.parts();
-        Reply::value(
-            status,
-            &json!({"type": "error", "error": {"type": kind, "message": message}}),
-        )
+        Reply::value(status, &json!({"type": "error", "error": {"type": kind, "message": message}}))
     }
 
     fn parts(&self) -> (u16, &'static str, Option<String>, String) {
@@ -148,13 +134,11 @@ impl Refusal {
             ),
             Self::EmptyBody => validation(
                 Some("body".to_owned()),
-                "{'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'}"
-                    .to_owned(),
+                "{'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'}".to_owned(),
             ),
-            Self::WrongContentType => validation(
-                None,
-                "Unsupported Media Type: Only 'application/json' is allowed".to_owned(),
-            ),
+            Self::WrongContentType => {
+                validation(None, "Unsupported Media Type: Only 'application/json' is allowed".to_owned())
+            }
             Self::Missing { field, fields } => validation(
                 Some(format!("body.{field}")),
                 format!(
@@ -198,11 +182,7 @@ impl Refusal {
                     ),
                 )
             }
-            Self::PromptAndAnswerTooLong {
-                limit,
-                prompt,
-                output,
-            } => (
+            Self::PromptAndAnswerTooLong { limit, prompt, output } => (
                 400,
                 BAD,
                 Some("input_tokens".to_owned()),
@@ -228,12 +208,7 @@ impl Refusal {
                  later or on a different instance."
                     .to_owned(),
             ),
-            Self::ShuttingDown => (
-                500,
-                kind_of(500),
-                None,
-                "cannot schedule new futures after shutdown".to_owned(),
-            ),
+            Self::ShuttingDown => (500, kind_of(500), None, "cannot schedule new futures after shutdown".to_owned()),
         }
     }
 }
@@ -253,25 +228,15 @@ pub(crate) fn parse_object(body: &[u8]) -> Result<Value, Refusal> {
     }
     match serde_json::from_slice::<Value>(body) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(Refusal::WrongType {
-            field: "",
-            expected: "dictionary",
-        }),
+        Ok(_) => Err(Refusal::WrongType { field: "", expected: "dictionary" }),
         Err(error) => Err(malformed(body, &error)),
     }
 }
 
 fn malformed(body: &[u8], error: &serde_json::Error) -> Refusal {
-    let line_start: usize = body
-        .split(|byte| *byte == b'\n')
-        .take(error.line().saturating_sub(1))
-        .map(|line| line.len() + 1)
-        .sum();
-    let at = if error.is_eof() {
-        body.trim_ascii_end().len()
-    } else {
-        line_start + error.column().saturating_sub(1)
-    };
+    let line_start: usize =
+        body.split(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1).sum();
+    let at = if error.is_eof() { body.trim_ascii_end().len() } else { line_start + error.column().saturating_sub(1) };
     let text = error.to_string();
     let why = if text.starts_with("expected `,`") {
         "Expecting ',' delimiter"

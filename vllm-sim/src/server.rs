@@ -129,12 +129,7 @@ impl Server {
             let accepting = accept_admin(inner.clone(), listener);
             tasks.push(tokio::spawn(accepting).abort_handle());
         }
-        Ok(Self {
-            addr,
-            admin_addr,
-            inner,
-            tasks,
-        })
+        Ok(Self { addr, admin_addr, inner, tasks })
     }
 
     /// `http://` and the address.
@@ -259,21 +254,12 @@ impl Inner {
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Bind { address, source })?;
-    let bound = listener
-        .local_addr()
-        .map_err(|source| StartError::Bind { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
+    let bound = listener.local_addr().map_err(|source| StartError::Bind { address, source })?;
     Ok((listener, bound))
 }
 
-async fn accept(
-    inner: Arc<Inner>,
-    listener: TcpListener,
-    addr: SocketAddr,
-    mut orders: mpsc::Receiver<Command>,
-) {
+async fn accept(inner: Arc<Inner>, listener: TcpListener, addr: SocketAddr, mut orders: mpsc::Receiver<Command>) {
     let mut listener = Some(listener);
     loop {
         let incoming = async {
@@ -339,21 +325,13 @@ impl Drop for Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -411,16 +389,8 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, number: u64, admin_only: bo
     let mut hang_up = inner.hang_up.subscribe();
     hang_up.mark_unchanged();
     let _open = OpenConnection::new(inner.pod.clone());
-    let connection = Connection {
-        inner,
-        number,
-        reset: Arc::new(AtomicBool::new(false)),
-        admin_only,
-    };
-    let wire = Wire {
-        stream,
-        reset: connection.reset.clone(),
-    };
+    let connection = Connection { inner, number, reset: Arc::new(AtomicBool::new(false)), admin_only };
+    let wire = Wire { stream, reset: connection.reset.clone() };
     let service = service_fn(move |request| handle(connection.clone(), request));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -458,10 +428,7 @@ impl Drop for InFlight {
     }
 }
 
-async fn handle(
-    connection: Connection,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Broken> {
+async fn handle(connection: Connection, request: Request<Incoming>) -> Result<Response<ResponseBody>, Broken> {
     let start = Instant::now();
     let pod = connection.inner.pod.clone();
     let (head, body) = request.into_parts();
@@ -472,9 +439,7 @@ async fn handle(
         let refusing = connection.inner.refusing.load(Ordering::Acquire);
         let mut response = finish(&pod, reply, None);
         if refusing && !connection.admin_only {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         return Ok(response);
     }
@@ -483,10 +448,7 @@ async fn handle(
         ReceivedRequest {
             number: 0,
             method: head.method.to_string(),
-            path: head
-                .uri
-                .path_and_query()
-                .map_or_else(|| path.clone(), ToString::to_string),
+            path: head.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string),
             headers: head.headers.clone(),
             body: body.clone(),
         },
@@ -495,15 +457,10 @@ async fn handle(
     );
     let handler = handler_name(&pod, &head.method, &path);
     let request_bytes = body.len() as u64;
-    let counted = !matches!(
-        handler,
-        "/metrics" | "/health" | "/ping" | "/load" | "/version"
-    );
+    let counted = !matches!(handler, "/metrics" | "/health" | "/ping" | "/load" | "/version");
     let response = respond(&connection, &head.method, &path, &head.headers, body).await?;
     if counted {
-        let response_bytes = hyper::body::Body::size_hint(response.body())
-            .exact()
-            .unwrap_or(0);
+        let response_bytes = hyper::body::Body::size_hint(response.body()).exact().unwrap_or(0);
         lock(&pod.http).record(Served {
             handler,
             method: head.method.as_str(),
@@ -527,13 +484,9 @@ async fn respond(
 ) -> Result<Response<ResponseBody>, Broken> {
     let pod = &connection.inner.pod;
     let route = Route::find(pod, method, path);
-    let fault = route
-        .fault_target()
-        .and_then(|target| lock(&pod.faults).draw(target));
-    let in_flight = route
-        .fault_target()
-        .filter(|target| *target == FaultTarget::Inference)
-        .map(|_| InFlight::new(pod.clone()));
+    let fault = route.fault_target().and_then(|target| lock(&pod.faults).draw(target));
+    let in_flight =
+        route.fault_target().filter(|target| *target == FaultTarget::Inference).map(|_| InFlight::new(pod.clone()));
     if let Some(fault) = &fault {
         match fault.kind {
             FaultKind::Hang => std::future::pending().await,
@@ -574,11 +527,9 @@ fn break_reply(mut reply: Reply, fault: &FaultSpec) -> Reply {
         FaultKind::Short => Break::Short,
         FaultKind::Stall => Break::Stall,
         FaultKind::ErrorEvent => Break::ErrorEvent,
-        FaultKind::Status
-        | FaultKind::Hang
-        | FaultKind::SlowHeaders
-        | FaultKind::Garbage
-        | FaultKind::Huge => return reply,
+        FaultKind::Status | FaultKind::Hang | FaultKind::SlowHeaders | FaultKind::Garbage | FaultKind::Huge => {
+            return reply;
+        }
     };
     match &mut reply.body {
         ReplyBody::Events(stream) => stream.break_after(fault.after_events(), how),
@@ -630,37 +581,13 @@ const ROUTES: &[(&str, &str, Route)] = &[
     ("POST", "/v1/responses", Route::Responses),
     ("POST", "/v1/messages", Route::Messages),
     ("POST", "/v1/messages/count_tokens", Route::CountTokens),
-    (
-        "POST",
-        "/v1/embeddings",
-        Route::Vectors(api::pooling::Vectors::Embeddings),
-    ),
-    (
-        "POST",
-        "/pooling",
-        Route::Vectors(api::pooling::Vectors::Pooling),
-    ),
-    (
-        "POST",
-        "/v1/score",
-        Route::Scores(api::pooling::Scores::Score),
-    ),
+    ("POST", "/v1/embeddings", Route::Vectors(api::pooling::Vectors::Embeddings)),
+    ("POST", "/pooling", Route::Vectors(api::pooling::Vectors::Pooling)),
+    ("POST", "/v1/score", Route::Scores(api::pooling::Scores::Score)),
     ("POST", "/score", Route::Scores(api::pooling::Scores::Score)),
-    (
-        "POST",
-        "/v1/rerank",
-        Route::Scores(api::pooling::Scores::Rerank),
-    ),
-    (
-        "POST",
-        "/v2/rerank",
-        Route::Scores(api::pooling::Scores::Rerank),
-    ),
-    (
-        "POST",
-        "/rerank",
-        Route::Scores(api::pooling::Scores::Rerank),
-    ),
+    ("POST", "/v1/rerank", Route::Scores(api::pooling::Scores::Rerank)),
+    ("POST", "/v2/rerank", Route::Scores(api::pooling::Scores::Rerank)),
+    ("POST", "/rerank", Route::Scores(api::pooling::Scores::Rerank)),
     ("POST", "/tokenize", Route::Tokenize),
     ("GET", "/v1/models", Route::Models),
     ("POST", "/v1/load_lora_adapter", Route::LoadAdapter),
@@ -702,12 +629,9 @@ impl Route {
 
     fn fault_target(self) -> Option<FaultTarget> {
         match self {
-            Self::Chat
-            | Self::Completions
-            | Self::Responses
-            | Self::Messages
-            | Self::Vectors(_)
-            | Self::Scores(_) => Some(FaultTarget::Inference),
+            Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::Vectors(_) | Self::Scores(_) => {
+                Some(FaultTarget::Inference)
+            }
             Self::Metrics => Some(FaultTarget::Metrics),
             Self::Health | Self::Ping => Some(FaultTarget::Health),
             Self::Models => Some(FaultTarget::Models),
@@ -718,15 +642,10 @@ impl Route {
     async fn answer(self, pod: &Arc<Pod>, headers: &HeaderMap, body: &Bytes) -> Reply {
         match self {
             Self::Chat => run(pod, headers, body, true, |map| api::chat::job(pod, map)).await,
-            Self::Completions => {
-                run(pod, headers, body, true, |map| api::completions::job(pod, map)).await
-            }
-            Self::Responses => {
-                run(pod, headers, body, false, |map| api::responses::job(pod, map)).await
-            }
+            Self::Completions => run(pod, headers, body, true, |map| api::completions::job(pod, map)).await,
+            Self::Responses => run(pod, headers, body, false, |map| api::responses::job(pod, map)).await,
             Self::Messages => {
-                let reply = object(headers, body)
-                    .and_then(|map| api::messages::job(pod, &map));
+                let reply = object(headers, body).and_then(|map| api::messages::job(pod, &map));
                 match start(pod, reply) {
                     Ok(started) => started.reply().await,
                     Err(refusal @ (Refusal::Malformed { .. } | Refusal::EmptyBody)) => refusal.reply(),
@@ -736,18 +655,8 @@ impl Route {
             Self::CountTokens => object(headers, body)
                 .and_then(|map| api::messages::count_tokens(pod, &map))
                 .unwrap_or_else(|refusal| refusal.message_reply()),
-            Self::Vectors(kind) => {
-                run(pod, headers, body, false, |map| {
-                    api::pooling::vectors(pod, map, kind)
-                })
-                .await
-            }
-            Self::Scores(kind) => {
-                run(pod, headers, body, false, |map| {
-                    api::pooling::scores(pod, map, kind)
-                })
-                .await
-            }
+            Self::Vectors(kind) => run(pod, headers, body, false, |map| api::pooling::vectors(pod, map, kind)).await,
+            Self::Scores(kind) => run(pod, headers, body, false, |map| api::pooling::scores(pod, map, kind)).await,
             Self::Tokenize => object(headers, body)
                 .and_then(|map| api::models::tokenize(pod, &map))
                 .unwrap_or_else(|refusal| refusal.reply()),
@@ -761,18 +670,11 @@ impl Route {
             Self::Health | Self::Ping => Reply::empty(200),
             Self::Version => Reply::json(200, r#"{"version":"0.32.0"}"#),
             Self::Load => {
-                let load = if pod.config.enable_server_load_tracking {
-                    pod.in_flight.load(Ordering::Relaxed)
-                } else {
-                    0
-                };
+                let load =
+                    if pod.config.enable_server_load_tracking { pod.in_flight.load(Ordering::Relaxed) } else { 0 };
                 Reply::json(200, format!("{{\"server_load\":{load}}}"))
             }
-            Self::Metrics => Reply::new(
-                200,
-                Some(metrics_page::CONTENT_TYPE),
-                metrics_page::page(pod),
-            ),
+            Self::Metrics => Reply::new(200, Some(metrics_page::CONTENT_TYPE), metrics_page::page(pod)),
             Self::WrongMethod(allowed) => Reply::wrong_method(allowed),
             Self::Unknown => Reply::no_such_path(),
         }
@@ -783,24 +685,15 @@ impl Route {
 fn handler_name(pod: &Pod, method: &Method, path: &str) -> &'static str {
     match Route::find(pod, method, path) {
         Route::WrongMethod(_) | Route::Unknown => "none",
-        _ => ROUTES
-            .iter()
-            .find(|(_, known, _)| *known == path)
-            .map_or("none", |(_, known, _)| known),
+        _ => ROUTES.iter().find(|(_, known, _)| *known == path).map_or("none", |(_, known, _)| known),
     }
 }
 
 /// Reads the body of a JSON API.
 fn object(headers: &HeaderMap, body: &Bytes) -> Result<Map<String, Value>, Refusal> {
-    let json = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .split(';')
-                .next()
-                .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-        });
+    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    });
     if !json {
         return Err(Refusal::WrongContentType);
     }
@@ -840,11 +733,7 @@ struct Started {
 fn start(pod: &Arc<Pod>, job: Result<Job, Refusal>) -> Result<Started, Refusal> {
     let job = job?;
     let ticket = pod.submit(job.requests)?;
-    Ok(Started {
-        ticket,
-        answer: job.answer,
-        stream: job.stream,
-    })
+    Ok(Started { ticket, answer: job.answer, stream: job.stream })
 }
 
 impl Started {
@@ -884,14 +773,8 @@ fn garbage(route: Route, body: &Bytes) -> Reply {
     if route == Route::Metrics {
         return Reply::new(200, Some(metrics_page::CONTENT_TYPE), BYTES);
     }
-    let stream = serde_json::from_slice::<Value>(body)
-        .ok()
-        .is_some_and(|value| api::is_true(value.get("stream")));
-    let content_type = if stream {
-        "text/event-stream; charset=utf-8"
-    } else {
-        "application/json"
-    };
+    let stream = serde_json::from_slice::<Value>(body).ok().is_some_and(|value| api::is_true(value.get("stream")));
+    let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     Reply::new(200, Some(content_type), BYTES)
 }
 
@@ -921,9 +804,7 @@ fn huge(pod: &Arc<Pod>, bytes: u64) -> Response<ResponseBody> {
 fn finish(pod: &Arc<Pod>, reply: Reply, in_flight: Option<InFlight>) -> Response<ResponseBody> {
     let mut announced = None;
     let body = match reply.body {
-        ReplyBody::Whole(bytes) => Full::new(bytes)
-            .map_err(|never: Infallible| match never {})
-            .boxed_unsync(),
+        ReplyBody::Whole(bytes) => Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync(),
         ReplyBody::Events(stream) => events_body(*stream, in_flight),
         ReplyBody::Half(bytes, how) => {
             announced = Some(bytes.len());

@@ -4,12 +4,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// One word a token. None needs escaping inside JSON.
 const WORDS: &[&str] = &[
-    " the", " of", " and", " to", " in", " is", " that", " it", " was", " for", " on", " are",
-    " with", " as", " at", " be", " this", " have", " from", " or", " one", " had", " by", " word",
-    " but", " not", " what", " all", " were", " we", " when", " your", " can", " said", " there",
-    " use", " an", " each", " which", " she", " do", " how", " their", " if", " will", " up",
-    " other", " about", " out", " many", " then", " them", " these", " so", " some", " her",
-    " would", " make", " like", " him", " into", " time", " has", " look",
+    " the", " of", " and", " to", " in", " is", " that", " it", " was", " for", " on", " are", " with", " as", " at",
+    " be", " this", " have", " from", " or", " one", " had", " by", " word", " but", " not", " what", " all", " were",
+    " we", " when", " your", " can", " said", " there", " use", " an", " each", " which", " she", " do", " how",
+    " their", " if", " will", " up", " other", " about", " out", " many", " then", " them", " these", " so", " some",
+    " her", " would", " make", " like", " him", " into", " time", " has", " look",
 ];
 
 /// The words of one answer.
@@ -22,19 +21,14 @@ impl Words {
     /// Words for a prompt whose hash is `prompt`, choice `choice`.
     #[must_use]
     pub fn new(seed: u64, prompt: u64, choice: usize) -> Self {
-        Self {
-            key: xxh3_64_with_seed(&prompt.to_le_bytes(), seed).wrapping_add(choice as u64),
-        }
+        Self { key: xxh3_64_with_seed(&prompt.to_le_bytes(), seed).wrapping_add(choice as u64) }
     }
 
     /// The word of token `index`.
     #[must_use]
     pub fn word(self, index: u32) -> &'static str {
         let hash = xxh3_64_with_seed(&index.to_le_bytes(), self.key);
-        WORDS
-            .get((hash % WORDS.len() as u64) as usize)
-            .copied()
-            .unwrap_or(" the")
+        WORDS.get((hash % WORDS.len() as u64) as usize).copied().unwrap_or(" the")
     }
 
     /// The first `tokens` words.

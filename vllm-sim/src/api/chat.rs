@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    FINGERPRINT, Job, Length, StreamOptions, cached_details, data, finish_name, is_true, list,
-    quoted, request, target, text_prompt, words,
+    FINGERPRINT, Job, Length, StreamOptions, cached_details, data, finish_name, is_true, list, quoted, request, target,
+    text_prompt, words,
 };
 use crate::exchange::{Answer, DONE, Outcome};
 use crate::pod::Pod;
@@ -21,13 +21,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
     let length = Length::read(pod, body, &["max_completion_tokens", "max_tokens"])?;
     let stream = is_true(body.get("stream"));
     let text = prompt::render_chat(None, messages, body.get("tools"));
-    let request = request(
-        pod,
-        text_prompt(pod, body, &target, &text),
-        length,
-        &target,
-        stream,
-    )?;
+    let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
     let answer = ChatAnswer {
         id: format!("chatcmpl-{}", pod.new_id()),
         created: pod.unix_time(),
@@ -39,11 +33,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         details: pod.config.enable_prompt_tokens_details,
         begun: false,
     };
-    Ok(Job {
-        requests: vec![request],
-        answer: Box::new(answer),
-        stream,
-    })
+    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
 }
 
 struct ChatAnswer {
@@ -114,11 +104,8 @@ impl Answer for ChatAnswer {
 
     fn last(&mut self, _choice: usize, outcome: Outcome, out: &mut VecDeque<Bytes>) {
         self.role(out);
-        let fingerprint = if self.options.usage {
-            String::new()
-        } else {
-            format!(",\"system_fingerprint\":\"{FINGERPRINT}\"")
-        };
+        let fingerprint =
+            if self.options.usage { String::new() } else { format!(",\"system_fingerprint\":\"{FINGERPRINT}\"") };
         data(
             out,
             &format!(
@@ -135,10 +122,7 @@ impl Answer for ChatAnswer {
     fn end(&mut self, outcomes: &[Outcome], out: &mut VecDeque<Bytes>) {
         if self.options.usage {
             let outcome = outcomes.first().copied().unwrap_or_default();
-            data(
-                out,
-                &final_usage(&self.head(), self.prompt_tokens, outcome, self.details),
-            );
+            data(out, &final_usage(&self.head(), self.prompt_tokens, outcome, self.details));
         }
         out.push_back(Bytes::from_static(DONE));
     }
@@ -171,10 +155,7 @@ impl Answer for ChatAnswer {
 /// The usage chunk before `[DONE]`, with empty `choices`.
 pub(super) fn final_usage(head: &str, prompt: u32, outcome: Outcome, details: bool) -> String {
     let details = if details {
-        format!(
-            ",\"prompt_tokens_details\":{}",
-            cached_details(true, outcome.cached_tokens)
-        )
+        format!(",\"prompt_tokens_details\":{}", cached_details(true, outcome.cached_tokens))
     } else {
         String::new()
     };

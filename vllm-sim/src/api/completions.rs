@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::chat::final_usage;
 use super::{
-    FINGERPRINT, Job, Length, StreamOptions, Target, cached_details, data, finish_name, is_true,
-    quoted, request, target, text_prompt, words,
+    FINGERPRINT, Job, Length, StreamOptions, Target, cached_details, data, finish_name, is_true, quoted, request,
+    target, text_prompt, words,
 };
 use crate::engine::Prompt;
 use crate::exchange::{Answer, DONE, Outcome};
@@ -39,43 +39,22 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         options: StreamOptions::read(body),
         details: pod.config.enable_prompt_tokens_details,
     };
-    Ok(Job {
-        requests,
-        answer: Box::new(answer),
-        stream,
-    })
+    Ok(Job { requests, answer: Box::new(answer), stream })
 }
 
 /// A prompt is a string, a list of strings, a list of token ids, or a list of such lists.
-fn prompts(
-    pod: &Pod,
-    body: &Map<String, Value>,
-    target: &Target,
-) -> Result<Vec<(Prompt, Words)>, Refusal> {
-    let wrong = Refusal::WrongType {
-        field: "prompt",
-        expected: "string",
-    };
-    let salt = prompt::salt(
-        target.adapter.as_deref(),
-        body.get("cache_salt").and_then(Value::as_str),
-    );
-    let text = |text: &str| -> (Prompt, Words) {
-        (text_prompt(pod, body, target, text), words(pod, text, 0))
-    };
+fn prompts(pod: &Pod, body: &Map<String, Value>, target: &Target) -> Result<Vec<(Prompt, Words)>, Refusal> {
+    let wrong = Refusal::WrongType { field: "prompt", expected: "string" };
+    let salt = prompt::salt(target.adapter.as_deref(), body.get("cache_salt").and_then(Value::as_str));
+    let text = |text: &str| -> (Prompt, Words) { (text_prompt(pod, body, target, text), words(pod, text, 0)) };
     let ids = |list: &[Value]| -> Option<(Prompt, Words)> {
-        let ids: Vec<u32> = list
-            .iter()
-            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-            .collect::<Option<_>>()?;
+        let ids: Vec<u32> =
+            list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect::<Option<_>>()?;
         let prompt = prompt::from_ids(&ids, pod.config.block_size, salt);
         Some((prompt, words(pod, &format!("{ids:?}"), 0)))
     };
     match body.get("prompt") {
-        None | Some(Value::Null) => Err(Refusal::Missing {
-            field: "prompt",
-            fields: body.len(),
-        }),
+        None | Some(Value::Null) => Err(Refusal::Missing { field: "prompt", fields: body.len() }),
         Some(Value::String(prompt)) => Ok(vec![text(prompt)]),
         Some(Value::Array(list)) if list.is_empty() => Err(wrong),
         Some(Value::Array(list)) => {
@@ -162,10 +141,7 @@ impl Answer for CompletionAnswer {
 
     fn end(&mut self, outcomes: &[Outcome], out: &mut VecDeque<Bytes>) {
         if self.options.usage {
-            data(
-                out,
-                &final_usage(&self.head(), self.prompt_tokens, sum(outcomes), self.details),
-            );
+            data(out, &final_usage(&self.head(), self.prompt_tokens, sum(outcomes), self.details));
         }
         out.push_back(Bytes::from_static(DONE));
     }

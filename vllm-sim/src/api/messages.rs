@@ -16,21 +16,12 @@ use crate::text::Words;
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
     let text = render(body)?;
     if !body.contains_key("max_tokens") {
-        return Err(Refusal::Missing {
-            field: "max_tokens",
-            fields: body.len(),
-        });
+        return Err(Refusal::Missing { field: "max_tokens", fields: body.len() });
     }
     let target = target(pod, body)?;
     let length = Length::read(pod, body, &["max_tokens"])?;
     let stream = is_true(body.get("stream"));
-    let request = request(
-        pod,
-        text_prompt(pod, body, &target, &text),
-        length,
-        &target,
-        stream,
-    )?;
+    let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
     let answer = MessageAnswer {
         id: format!("chatcmpl-{}", pod.new_id()),
         model: quoted(&target.name),
@@ -42,11 +33,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         },
         begun: false,
     };
-    Ok(Job {
-        requests: vec![request],
-        answer: Box::new(answer),
-        stream,
-    })
+    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
 }
 
 pub(crate) fn count_tokens(pod: &Pod, body: &Map<String, Value>) -> Result<Reply, Refusal> {
@@ -64,11 +51,7 @@ pub(crate) fn count_tokens(pod: &Pod, body: &Map<String, Value>) -> Result<Reply
 
 fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
     let messages = list(body, "messages")?;
-    Ok(prompt::render_chat(
-        body.get("system"),
-        messages,
-        body.get("tools"),
-    ))
+    Ok(prompt::render_chat(body.get("system"), messages, body.get("tools")))
 }
 
 struct MessageAnswer {
@@ -129,11 +112,7 @@ impl Answer for MessageAnswer {
 
     fn end(&mut self, outcomes: &[Outcome], out: &mut VecDeque<Bytes>) {
         let generated = outcomes.first().copied().unwrap_or_default().generated;
-        named_event(
-            out,
-            "content_block_stop",
-            r#"{"type":"content_block_stop","index":0}"#,
-        );
+        named_event(out, "content_block_stop", r#"{"type":"content_block_stop","index":0}"#);
         named_event(
             out,
             "message_delta",

@@ -20,26 +20,10 @@ pub(crate) fn list(pod: &Pod) -> Reply {
     let mut models: Vec<Value> = pod
         .base_names
         .iter()
-        .map(|name| {
-            model(
-                pod,
-                name,
-                started,
-                &pod.config.model,
-                Value::Null,
-                Value::from(pod.config.context()),
-            )
-        })
+        .map(|name| model(pod, name, started, &pod.config.model, Value::Null, Value::from(pod.config.context())))
         .collect();
     for adapter in lock(&pod.adapters).iter() {
-        models.push(model(
-            pod,
-            &adapter.name,
-            adapter.created,
-            &adapter.path,
-            Value::from(base),
-            Value::Null,
-        ));
+        models.push(model(pod, &adapter.name, adapter.created, &adapter.path, Value::from(base), Value::Null));
     }
     Reply::value(200, &json!({"object": "list", "data": models}))
 }
@@ -89,16 +73,8 @@ pub(crate) fn load(pod: &Pod, body: &Map<String, Value>) -> Result<Reply, Refusa
         return Ok(Reply::error(400, "InvalidUserInput", None, &message));
     }
     adapters.retain(|adapter| &*adapter.name != name);
-    adapters.push(Adapter {
-        name: Arc::from(name),
-        path: path.to_owned(),
-        created: pod.unix_time(),
-    });
-    Ok(Reply::new(
-        200,
-        None,
-        format!("Success: LoRA adapter '{name}' added successfully."),
-    ))
+    adapters.push(Adapter { name: Arc::from(name), path: path.to_owned(), created: pod.unix_time() });
+    Ok(Reply::new(200, None, format!("Success: LoRA adapter '{name}' added successfully.")))
 }
 
 /// POST /v1/unload_lora_adapter.
@@ -111,24 +87,14 @@ pub(crate) fn unload(pod: &Pod, body: &Map<String, Value>) -> Result<Reply, Refu
         let message = format!("The lora adapter '{name}' cannot be found.");
         return Ok(Reply::error(404, "NotFoundError", None, &message));
     }
-    Ok(Reply::new(
-        200,
-        None,
-        format!("Success: LoRA adapter '{name}' removed successfully."),
-    ))
+    Ok(Reply::new(200, None, format!("Success: LoRA adapter '{name}' removed successfully.")))
 }
 
 fn text<'a>(body: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, Refusal> {
     match body.get(field) {
         Some(Value::String(text)) => Ok(text),
-        Some(Value::Null) | None => Err(Refusal::Missing {
-            field,
-            fields: body.len(),
-        }),
-        Some(_) => Err(Refusal::WrongType {
-            field,
-            expected: "string",
-        }),
+        Some(Value::Null) | None => Err(Refusal::Missing { field, fields: body.len() }),
+        Some(_) => Err(Refusal::WrongType { field, expected: "string" }),
     }
 }
 
@@ -139,11 +105,8 @@ pub(crate) fn tokenize(pod: &Pod, body: &Map<String, Value>) -> Result<Reply, Re
         Some(Value::Array(messages)) => prompt::render_chat(None, messages, body.get("tools")),
         _ => text(body, "prompt")?.to_owned(),
     };
-    let tokens: Vec<u64> = text
-        .as_bytes()
-        .chunks(prompt::BYTES_PER_TOKEN)
-        .map(|piece| xxh3_64(piece) % VOCABULARY)
-        .collect();
+    let tokens: Vec<u64> =
+        text.as_bytes().chunks(prompt::BYTES_PER_TOKEN).map(|piece| xxh3_64(piece) % VOCABULARY).collect();
     Ok(Reply::value(
         200,
         &json!({

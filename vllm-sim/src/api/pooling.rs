@@ -16,11 +16,7 @@ use crate::prompt;
 use crate::reply::Refusal;
 
 /// Nothing is generated.
-const NO_OUTPUT: Length = Length {
-    max_tokens: None,
-    tokens: 0,
-    reason: FinishReason::Stop,
-};
+const NO_OUTPUT: Length = Length { max_tokens: None, tokens: 0, reason: FinishReason::Stop };
 
 /// Which of the two vector APIs is answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,11 +36,7 @@ pub(crate) enum Scores {
     Rerank,
 }
 
-pub(crate) fn vectors(
-    pod: &Pod,
-    body: &Map<String, Value>,
-    kind: Vectors,
-) -> Result<Job, Refusal> {
+pub(crate) fn vectors(pod: &Pod, body: &Map<String, Value>, kind: Vectors) -> Result<Job, Refusal> {
     let target = target(pod, body)?;
     let inputs = inputs(body)?;
     let mut requests = Vec::new();
@@ -87,10 +79,7 @@ pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Resu
     let target = target(pod, body)?;
     let (query, documents) = match kind {
         Scores::Rerank => (vec![field(body, "query")?], list(body, "documents")?.to_vec()),
-        Scores::Score => (
-            many(field(body, "text_1")?),
-            many(field(body, "text_2")?),
-        ),
+        Scores::Score => (many(field(body, "text_1")?), many(field(body, "text_2")?)),
     };
     let mut requests = Vec::new();
     let mut scored = Vec::new();
@@ -142,11 +131,7 @@ pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Resu
 }
 
 fn job(requests: Vec<crate::engine::Request>, answer: &Value) -> Job {
-    Job {
-        requests,
-        answer: Box::new(Pooled(answer.to_string())),
-        stream: false,
-    }
+    Job { requests, answer: Box::new(Pooled(answer.to_string())), stream: false }
 }
 
 /// An answer that is complete before the engine has run.
@@ -184,13 +169,7 @@ fn inputs(body: &Map<String, Value>) -> Result<Vec<Value>, Refusal> {
 }
 
 fn field(body: &Map<String, Value>, field: &'static str) -> Result<Value, Refusal> {
-    body.get(field)
-        .filter(|value| !value.is_null())
-        .cloned()
-        .ok_or(Refusal::Missing {
-            field,
-            fields: body.len(),
-        })
+    body.get(field).filter(|value| !value.is_null()).cloned().ok_or(Refusal::Missing { field, fields: body.len() })
 }
 
 fn many(value: Value) -> Vec<Value> {
@@ -207,22 +186,13 @@ fn read_input(
     input: &Value,
 ) -> Result<(Prompt, u64), Refusal> {
     if let Value::Array(list) = input {
-        let ids: Option<Vec<u32>> = list
-            .iter()
-            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-            .collect();
-        let ids = ids.ok_or(Refusal::WrongType {
-            field: "input",
-            expected: "string",
-        })?;
+        let ids: Option<Vec<u32>> = list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect();
+        let ids = ids.ok_or(Refusal::WrongType { field: "input", expected: "string" })?;
         let hash = xxh3_64(format!("{ids:?}").as_bytes());
         return Ok((prompt::from_ids(&ids, pod.config.block_size, 0), hash));
     }
     let text = text_of(input);
-    Ok((
-        text_prompt(pod, body, target, &text),
-        xxh3_64(text.as_bytes()),
-    ))
+    Ok((text_prompt(pod, body, target, &text), xxh3_64(text.as_bytes())))
 }
 
 fn text_of(value: &Value) -> String {
@@ -238,9 +208,8 @@ fn text_of(value: &Value) -> String {
 
 /// A unit vector that depends on the hash alone.
 fn vector(hash: u64, size: usize) -> Vec<f64> {
-    let raw: Vec<f64> = (0..size as u64)
-        .map(|index| unit(xxh3_64_with_seed(&index.to_le_bytes(), hash)) * 2.0 - 1.0)
-        .collect();
+    let raw: Vec<f64> =
+        (0..size as u64).map(|index| unit(xxh3_64_with_seed(&index.to_le_bytes(), hash)) * 2.0 - 1.0).collect();
     let norm = raw.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     raw.into_iter().map(|x| x / norm).collect()
 }
@@ -251,8 +220,7 @@ fn unit(hash: u64) -> f64 {
 }
 
 fn base64_text(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] =
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let at = |place: usize| u32::from(group.get(place).copied().unwrap_or(0));

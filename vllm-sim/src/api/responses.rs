@@ -18,13 +18,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
     let target = target(pod, body)?;
     let length = Length::read(pod, body, &["max_output_tokens"])?;
     let stream = is_true(body.get("stream"));
-    let request = request(
-        pod,
-        text_prompt(pod, body, &target, &text),
-        length,
-        &target,
-        stream,
-    )?;
+    let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
     let number = |name: &str, default: f64| body.get(name).and_then(Value::as_f64).unwrap_or(default);
     let answer = ResponseAnswer {
         id: format!("resp_{}", pod.new_id()),
@@ -42,30 +36,20 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         details: pod.config.enable_prompt_tokens_details,
         sequence: 0,
     };
-    Ok(Job {
-        requests: vec![request],
-        answer: Box::new(answer),
-        stream,
-    })
+    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
 }
 
 fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
     let instructions = body.get("instructions").filter(|value| !value.is_null());
     let tools = body.get("tools");
     match body.get("input") {
-        None | Some(Value::Null) => Err(Refusal::Missing {
-            field: "input",
-            fields: body.len(),
-        }),
+        None | Some(Value::Null) => Err(Refusal::Missing { field: "input", fields: body.len() }),
         Some(text @ Value::String(_)) => {
             let message = json!({"role": "user", "content": text});
             Ok(prompt::render_chat(instructions, &[message], tools))
         }
         Some(Value::Array(items)) => Ok(prompt::render_chat(instructions, items, tools)),
-        Some(_) => Err(Refusal::WrongType {
-            field: "input",
-            expected: "string",
-        }),
+        Some(_) => Err(Refusal::WrongType { field: "input", expected: "string" }),
     }
 }
 
@@ -97,10 +81,8 @@ impl ResponseAnswer {
             (true, false) => "completed",
         };
         let reason = (done && self.cut_off).then(|| json!({"reason": "max_output_tokens"}));
-        let output = outcome.map_or_else(
-            || json!([]),
-            |outcome| json!([self.message(&self.words.text(outcome.generated))]),
-        );
+        let output =
+            outcome.map_or_else(|| json!([]), |outcome| json!([self.message(&self.words.text(outcome.generated))]));
         json!({
             "id": self.id,
             "created_at": self.created,
@@ -261,7 +243,6 @@ impl Answer for ResponseAnswer {
     }
 
     fn whole(&self, outcomes: &[Outcome]) -> String {
-        self.object(Some(outcomes.first().copied().unwrap_or_default()))
-            .to_string()
+        self.object(Some(outcomes.first().copied().unwrap_or_default())).to_string()
     }
 }

@@ -147,13 +147,7 @@ impl KvCache {
             if holding.anonymous == 0 || self.cached.contains_key(hash) {
                 break;
             }
-            self.cached.insert(
-                *hash,
-                Cached {
-                    holders: 1,
-                    idle_since: 0,
-                },
-            );
+            self.cached.insert(*hash, Cached { holders: 1, idle_since: 0 });
             holding.cached.push(*hash);
             holding.anonymous -= 1;
             self.anonymous -= 1;
