@@ -43,13 +43,15 @@ impl Artifact {
         let (what, hint, looked_at) = match self {
             Self::Envoy => ("Envoy".to_owned(), "`make setup` fetches it, ENVOY=/path names another", self.envoy()),
             Self::Wasm => ("filter.wasm".to_owned(), "`make wasm` builds it, INPICK_WASM=/path names another", wasm()),
-            Self::Binary(name) => (name.clone(), "`make build` builds it, INPICK_BIN_DIR=/path names its folder", binary(name)),
+            Self::Binary(name) => {
+                (name.clone(), "`make build` builds it, INPICK_BIN_DIR=/path names its folder", binary(name))
+            }
         };
-        looked_at
-            .iter()
-            .find(|path| path.is_file())
-            .and_then(|path| path.canonicalize().ok())
-            .ok_or(ArtifactError { what, hint, looked_at })
+        looked_at.iter().find(|path| path.is_file()).and_then(|path| path.canonicalize().ok()).ok_or(ArtifactError {
+            what,
+            hint,
+            looked_at,
+        })
     }
 
     fn envoy(&self) -> Vec<PathBuf> {

@@ -53,7 +53,8 @@ mod tests {
     use super::*;
 
     fn pods() -> Vec<Pod> {
-        let pod = |port| Pod { name: format!("pod-{port}"), addr: format!("10.0.0.1:{port}"), pool: "default".to_owned() };
+        let pod =
+            |port| Pod { name: format!("pod-{port}"), addr: format!("10.0.0.1:{port}"), pool: "default".to_owned() };
         vec![pod(1), pod(2)]
     }
 

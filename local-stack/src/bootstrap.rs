@@ -153,9 +153,9 @@ impl Bootstrap {
                 return;
             }
             let Some(config) = node.get_mut("config").and_then(Value::as_object_mut) else { return };
-            let configuration = config.entry("configuration").or_insert_with(
-                || json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "{}"}),
-            );
+            let configuration = config
+                .entry("configuration")
+                .or_insert_with(|| json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "{}"}));
             let merged = merged_config(configuration, patch);
             if outcome.is_ok() || matches!(outcome, Err(BootstrapError::NoPlugin(_))) {
                 outcome = merged.map_err(BootstrapError::PluginConfig);
@@ -282,10 +282,7 @@ mod tests {
         assert_eq!(cluster["type"], "STATIC");
         let endpoints = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"];
         assert_eq!(endpoints.as_array().unwrap().len(), 2);
-        assert_eq!(
-            endpoints[1]["endpoint"]["address"],
-            json!({"socket_address": {"address": "::1", "port_value": 2}})
-        );
+        assert_eq!(endpoints[1]["endpoint"]["address"], json!({"socket_address": {"address": "::1", "port_value": 2}}));
         assert!(cluster["load_balancing_policy"].is_object());
 
         bootstrap.set_endpoints("pool-default", &["127.0.0.1:1".into(), "gpu-7:8000".into()]).unwrap();
@@ -305,7 +302,10 @@ mod tests {
         let mut bootstrap = standalone();
         bootstrap.merge_plugin_config(&json!({"metrics": {"model": true}})).unwrap();
         bootstrap.merge_plugin_config(&json!({"metrics": {"llm_d": true}})).unwrap();
-        assert_eq!(configs(&bootstrap, FILTER), [json!({"pool": "default", "metrics": {"model": true, "llm_d": true}})]);
+        assert_eq!(
+            configs(&bootstrap, FILTER),
+            [json!({"pool": "default", "metrics": {"model": true, "llm_d": true}})]
+        );
         bootstrap.merge_service_config(&json!({"snapshot_service": {"interval_ms": 10}})).unwrap();
         assert_eq!(configs(&bootstrap, SERVICE)[0]["snapshot_service"]["interval_ms"], 10);
         assert_eq!(configs(&bootstrap, SERVICE)[0]["snapshot_service"]["cluster"], "inpick-sidecar");

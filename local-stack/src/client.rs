@@ -122,7 +122,8 @@ impl Client {
         let mut body = BytesMut::new();
         let mut first_byte = None;
         while let Some(frame) = stream.frame().await {
-            let frame = frame.map_err(|source| ClientError::Body { url: url.to_owned(), received: body.len(), source })?;
+            let frame =
+                frame.map_err(|source| ClientError::Body { url: url.to_owned(), received: body.len(), source })?;
             if let Some(data) = frame.data_ref() {
                 first_byte.get_or_insert_with(|| start.elapsed());
                 body.extend_from_slice(data);

@@ -41,7 +41,8 @@ impl Page {
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if let Some(comment) = line.strip_prefix('#') {
-                if let Some((name, kind)) = comment.trim_start().strip_prefix("TYPE ").and_then(|rest| rest.split_once(' '))
+                if let Some((name, kind)) =
+                    comment.trim_start().strip_prefix("TYPE ").and_then(|rest| rest.split_once(' '))
                 {
                     page.types.insert(name.to_owned(), kind.trim().to_owned());
                 }
@@ -98,8 +99,11 @@ fn sample(line: &str) -> Option<Sample> {
     let mut words = rest.split_whitespace();
     let value = words.next()?.parse().ok()?;
     let timestamp_is_fine = words.next().is_none_or(|word| word.parse::<i64>().is_ok());
-    (!name.is_empty() && timestamp_is_fine && words.next().is_none())
-        .then(|| Sample { name: name.to_owned(), labels, value })
+    (!name.is_empty() && timestamp_is_fine && words.next().is_none()).then(|| Sample {
+        name: name.to_owned(),
+        labels,
+        value,
+    })
 }
 
 /// Labels up to the closing brace, and what is behind it.

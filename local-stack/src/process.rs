@@ -186,11 +186,9 @@ impl Process {
     pub fn check(&mut self) -> Result<(), ProcessError> {
         match self.ended() {
             None => Ok(()),
-            Some(status) => Err(ProcessError::Ended {
-                name: self.name.clone(),
-                status: status.to_string(),
-                log: self.log_tail(),
-            }),
+            Some(status) => {
+                Err(ProcessError::Ended { name: self.name.clone(), status: status.to_string(), log: self.log_tail() })
+            }
         }
     }
 
@@ -269,7 +267,8 @@ impl Drop for Process {
 
 /// Ends processes together: all get SIGTERM, and those that are left after three seconds SIGKILL. Blocks meanwhile.
 pub(crate) fn end_all<'a>(processes: impl Iterator<Item = &'a mut Process>) {
-    let mut processes: Vec<&mut Process> = processes.filter_map(|process| process.ended().is_none().then_some(process)).collect();
+    let mut processes: Vec<&mut Process> =
+        processes.filter_map(|process| process.ended().is_none().then_some(process)).collect();
     for signal in [Signal::TERM, Signal::KILL] {
         for process in &mut processes {
             process.signal(signal);

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use crate::process::{Watcher, end_all};
 use crate::{
-    Artifact, ArtifactError, Bootstrap, BootstrapError, Client, ClientError, Page, PageError, Process, ProcessError,
-    Reply, free_port, is_free, repository,
+    Artifact, ArtifactError, Bootstrap, BootstrapError, Client, ClientError, Page, PageError, Ports, Process,
+    ProcessError, Reply, free_port, is_free, repository,
 };
 
 /// The bootstrap that `make run` uses.
@@ -52,24 +52,6 @@ pub enum Pods {
     Simulated(usize),
     /// Servers that run already, as `host:port`.
     Listed(Vec<String>),
-}
-
-/// Which ports a stack takes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ports {
-    /// Free ones, so that stacks do not meet.
-    Ephemeral,
-    /// These.
-    Fixed {
-        /// For clients.
-        gateway: u16,
-        /// Envoy's admin page.
-        admin: u16,
-        /// The sidecar's pages.
-        sidecar: u16,
-        /// The first simulated pod; the others follow.
-        first_pod: u16,
-    },
 }
 
 /// A model server of a stack.
@@ -160,7 +142,11 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Builder").field("config", &self.config).field("pools", &self.pools).finish_non_exhaustive()
+        formatter
+            .debug_struct("Builder")
+            .field("config", &self.config)
+            .field("pools", &self.pools)
+            .finish_non_exhaustive()
     }
 }
 
@@ -347,8 +333,11 @@ impl Builder {
         if self.sidecar {
             wanted.push((sidecar, "the metrics sidecar".to_owned()));
         }
-        let simulated: usize = self.pools.values().map(|pods| if let Pods::Simulated(count) = pods { *count } else { 0 }).sum();
-        wanted.extend((first_pod..).take(simulated).zip(1..).map(|(port, number)| (port, format!("simulated pod {number}"))));
+        let simulated: usize =
+            self.pools.values().map(|pods| if let Pods::Simulated(count) = pods { *count } else { 0 }).sum();
+        wanted.extend(
+            (first_pod..).take(simulated).zip(1..).map(|(port, number)| (port, format!("simulated pod {number}"))),
+        );
         match wanted.into_iter().find(|(port, _)| !is_free(loopback(*port))) {
             Some((port, what)) => Err(StackError::PortTaken { port, what }),
             None => Ok(()),
@@ -603,7 +592,8 @@ impl Stack {
 
     fn write_bootstrap(&mut self) -> Result<(), StackError> {
         let source = repository().join(&self.builder.config);
-        let text = std::fs::read_to_string(&source).map_err(|error| StackError::File { path: source, source: error })?;
+        let text =
+            std::fs::read_to_string(&source).map_err(|error| StackError::File { path: source, source: error })?;
         let mut bootstrap = Bootstrap::parse(&text)?;
         if bootstrap.wasm_places() > 0 {
             bootstrap.set_wasm(&Artifact::Wasm.find()?);

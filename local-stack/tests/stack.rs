@@ -22,7 +22,8 @@ async fn echo() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let answer = service_fn(|request: http::Request<hyper::body::Incoming>| async {
-                let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                let body =
+                    request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::new(body)))
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));

@@ -5,17 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use local_stack::{Board, Ports, Stack};
-use tokio::signal::unix::{SignalKind, signal};
+use local_stack::{Board, Ports, Stack, interrupted};
 
-/// Where the README says the gateway is.
-const GATEWAY: u16 = 10_000;
-/// Envoy's admin port in its own examples.
-const ADMIN: u16 = 9901;
-/// Where scrape configs for an endpoint picker look.
-const SIDECAR: u16 = 9090;
-/// Behind vLLM's own 8000, which may be in use.
-const FIRST_POD: u16 = 8001;
 /// Where the board's numbers change: stats are published each second.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -49,16 +40,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let stopped = async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    };
+    let stopped = interrupted()?;
     tokio::select! {
         // Dropping the other branch drops the stack, started or half started, and so stops it.
         () = stopped => {
@@ -73,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let mut builder = Stack::builder().config(arguments.config).workers(arguments.workers);
     if !arguments.ephemeral {
-        builder = builder.ports(Ports::Fixed { gateway: GATEWAY, admin: ADMIN, sidecar: SIDECAR, first_pod: FIRST_POD });
+        builder = builder.ports(Ports::DOCUMENTED);
     }
     let simulated = arguments.pods.is_empty();
     builder = if simulated {

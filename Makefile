@@ -1,0 +1,83 @@
+# The one front door. `make` alone says what there is.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Its value reaches the programs as a flag; an empty variable in the environment would be read as a pod without a name.
+unexport PODS
+
+SETUP := python3 scripts/setup.py
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
+BIN := $(TARGET)/debug
+BOOTSTRAPS := $(wildcard envoy/*.yaml)
+
+.PHONY: help setup build wasm run demo test test-core test-wasm test-e2e bench bench-smoke fuzz-smoke soak fmt lint check-wasm stats-tags ci
+
+help: ## Says what there is
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## Installs every tool the other targets need, pinned, into .tools
+	@$(SETUP) || [ $$? -eq 3 ]
+
+build: ## Builds the native programs
+	cargo build --workspace --bins
+
+wasm: ## Builds the module that Envoy loads
+	@$(SETUP) wasm-target
+	cargo build --package filter --profile wasm --target wasm32-wasip1
+
+run: wasm build ## Runs pods, sidecar and Envoy until Ctrl-C; PODS=host:port,… takes real model servers
+	@$(SETUP) envoy
+	@$(BIN)/run $(if $(PODS),--pods $(PODS)) $(ARGS)
+
+demo: wasm build ## The same with 20 s of its own traffic; fails unless every request succeeds and every count agrees
+	@$(SETUP) envoy
+	@$(BIN)/demo $(ARGS)
+
+test: ## Passes every test; STEPS="name …" picks some
+	@python3 scripts/test.py $(STEPS)
+
+test-core: ## Tests the picker and the wire format natively
+	cargo test --package endpoint-picker --package snapshot --package catalogue
+
+test-wasm: ## Tests the picker as wasm, in Node
+	@python3 scripts/test.py core-on-wasm
+
+test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
+	@python3 scripts/test.py wasm build end-to-end
+
+bench: ## Measures: the picker, the sidecar and Envoy with and without inpick
+	@$(SETUP) envoy wasm-target
+	$(MAKE) wasm
+	cargo build --release --workspace --bins
+	cargo bench --workspace
+	cargo run --release --package bench
+
+bench-smoke: ## Runs each microbenchmark once, to see that it works
+	cargo bench --workspace --benches -- --test
+
+fuzz-smoke: ## Runs the property tests with many more cases than `make test`
+	PROPTEST_CASES=20000 cargo test --release --package endpoint-picker --package metrics-sidecar --package snapshot
+
+soak: wasm build ## The demo for ten minutes
+	@$(SETUP) envoy
+	@$(BIN)/demo --seconds 600 $(ARGS)
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+lint: ## Checks format, warnings and the rules of the house
+	@$(SETUP) wasm-target
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
+	python3 scripts/check_rules.py
+
+check-wasm: wasm ## Compares what the module imports from its host with filter/imports.txt
+	python3 scripts/wasm_imports.py $(WASM) filter/imports.txt
+
+stats-tags: ## Writes the stats_tags of the bootstraps from the catalogue
+	cargo run --quiet --package catalogue --bin stats-tags $(BOOTSTRAPS)
+
+ci: ## What CI runs: a skipped check is a failure
+	@bash .ci/run

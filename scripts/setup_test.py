@@ -1,0 +1,58 @@
+"""Tests of the setup that need no network."""
+
+import io
+import os
+import tempfile
+import unittest
+from contextlib import redirect_stderr
+from pathlib import Path
+from unittest import mock
+
+import setup
+
+
+class Setup(unittest.TestCase):
+    def test_every_requirement_is_pinned_by_version_and_hash(self):
+        for file in setup.REQUIREMENTS.glob("*.txt"):
+            blocks = [block for block in file.read_text().replace("\\\n", " ").splitlines() if block and not block.startswith("#")]
+            self.assertTrue(blocks, file)
+            for block in blocks:
+                self.assertRegex(block, r"^[a-z0-9-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", file)
+
+    def test_envoy_that_does_not_run_is_refused(self):
+        with mock.patch.dict(os.environ, ENVOY="/no/such/envoy"), self.assertRaisesRegex(setup.Missing, "no/such/envoy"):
+            setup.setup_envoy()
+
+    def test_version_is_read_from_what_envoy_prints(self):
+        line = "envoy  version: 0aabb/1.40.0/Clean/RELEASE/BoringSSL"
+        with mock.patch.object(setup, "query", return_value=line):
+            self.assertEqual(setup.version_of("envoy"), (1, 40, 0))
+        with mock.patch.object(setup, "query", return_value=None):
+            self.assertIsNone(setup.version_of("envoy"))
+
+    def test_older_envoy_is_refused(self):
+        with mock.patch.dict(os.environ, ENVOY="/usr/bin/envoy"), mock.patch.object(setup, "version_of", return_value=(1, 39, 3)):
+            with self.assertRaisesRegex(setup.Missing, "1.40"):
+                setup.setup_envoy()
+
+    def test_command_is_tried_again_and_its_output_shown_at_last(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(setup.time, "sleep"):
+            tries = Path(folder) / "tries"
+            shown = io.StringIO()
+            with redirect_stderr(shown), self.assertRaisesRegex(setup.Missing, "fetching failed"):
+                setup.attempt("fetching", ["sh", "-c", f"echo x >> {tries}; echo no route; exit 1"])
+            self.assertEqual(tries.read_text().count("x"), setup.ATTEMPTS)
+            self.assertIn("no route", shown.getvalue())
+
+    def test_missing_optional_tool_is_told_apart(self):
+        with mock.patch.object(setup.shutil, "which", return_value=None), tempfile.TemporaryDirectory() as folder:
+            with mock.patch.object(setup, "TOOLS", Path(folder)), redirect_stderr(io.StringIO()):
+                self.assertEqual(setup.main(["promtool"]), 3)
+
+    def test_unknown_tool_is_an_error_of_usage(self):
+        with redirect_stderr(io.StringIO()):
+            self.assertEqual(setup.main(["no-such-tool"]), 2)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Runs every test, or the steps named, and counts.
+
+    scripts/test.py [STEP...]
+
+Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
+A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import setup
+
+ROOT = setup.ROOT
+LOGS = setup.TOOLS / "logs"
+# Lines shown of a step that failed.
+TAIL = 120
+MINUTE = 60
+
+
+def target():
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+
+
+def wasm():
+    return target() / "wasm32-wasip1" / "wasm" / "filter.wasm"
+
+
+class Failed(Exception):
+    """A step failed for a reason that its own output does not tell."""
+
+
+class Step:
+    """A name, the tools it needs and commands; `find` makes commands that depend on what is there."""
+
+    def __init__(self, name, find, tools=(), minutes=10):
+        self.name, self.find, self.tools, self.minutes = name, find, tools, minutes
+
+
+def bootstraps():
+    """Envoy's own check of each shipped bootstrap, which loads and configures the module too."""
+    scratch = Path(tempfile.mkdtemp(prefix="inpick-validate-"))
+    files = [file for file in sorted((ROOT / "envoy").glob("*.yaml")) if re.search(r"^static_resources:", file.read_text(), re.M)]
+    for file in files:
+        copy = scratch / file.name
+        copy.write_text(file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm())))
+        yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
+
+
+def observability():
+    """promtool's check of each Prometheus file, chosen by what the file holds."""
+    checks = {r"^groups:": ["check", "rules"], r"^scrape_configs:": ["check", "config"], r"^tests:": ["test", "rules"]}
+    for file in sorted((ROOT / "observability").rglob("*.y*ml")):
+        for pattern, check in checks.items():
+            if re.search(pattern, file.read_text(), re.M):
+                yield ["promtool", *check, str(file)]
+
+
+def imports():
+    yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
+
+
+def cargo(*arguments):
+    return lambda: [["cargo", *arguments]]
+
+
+STEPS = [
+    Step("scripts", lambda: [[sys.executable, "-m", "unittest", "discover", "-s", str(ROOT / "scripts"), "-p", "*_test.py"]], minutes=2),
+    Step("wasm", cargo("build", "--package", "filter", "--profile", "wasm", "--target", "wasm32-wasip1"), ("wasm-target",)),
+    Step("build", cargo("build", "--workspace", "--bins"), minutes=15),
+    Step("build-tests", cargo("test", "--workspace", "--no-run"), minutes=15),
+    Step("rust", cargo("test", "--workspace", "--exclude", "tests", "--no-fail-fast"), ("envoy",)),
+    Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--target", "wasm32-unknown-unknown"),
+         ("wasm-target", "node", "wasm-bindgen"), minutes=10),
+    Step("module-imports", imports, minutes=1),
+    Step("bootstraps", bootstraps, ("envoy",), minutes=2),
+    Step("observability", observability, ("promtool",), minutes=2),
+    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
+    Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/clients"]], ("envoy", "python-env"), minutes=5),
+]
+
+
+def run(command, log, seconds):
+    """Exit code of a command, None if it took too long; whatever it started is ended with it."""
+    environment = setup.environment()
+    if command[0] == "python":
+        command = [str(setup.VENV / "bin" / "python3"), *command[1:]]
+    environment.update(INPICK_WASM=str(wasm()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
+    log.write(f"$ {' '.join(command)}\n")
+    log.flush()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
+    )
+    try:
+        return process.wait(timeout=max(seconds, 1))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def counted(output):
+    """Tests that cargo, pytest and unittest say have passed."""
+    counts = re.findall(r"(\d+) passed", output) + re.findall(r"^Ran (\d+) tests?", output, re.M)
+    return sum(map(int, counts))
+
+
+def perform(step, path):
+    """Runs a step; raises Failed, or setup.Missing if a tool cannot be had."""
+    setup.ensure(*step.tools)
+    deadline = time.monotonic() + step.minutes * MINUTE
+    with open(path, "w") as log:
+        number = 0
+        for number, command in enumerate(step.find(), 1):
+            code = run(command, log, deadline - time.monotonic())
+            if code is None:
+                raise Failed(f"no end after {step.minutes} minutes")
+            if code != 0:
+                raise Failed(f"exit code {code}")
+    if number == 0:
+        raise Failed("found nothing to check")
+
+
+def select(names):
+    unknown = set(names) - {step.name for step in STEPS}
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(step.name for step in STEPS)}")
+    return [step for step in STEPS if not names or step.name in names]
+
+
+def main(names):
+    strict = os.environ.get("CI") == "true"
+    LOGS.mkdir(parents=True, exist_ok=True)
+    passed = failed = skipped = 0
+    for step in select(names):
+        path = LOGS / f"{step.name}.log"
+        path.unlink(missing_ok=True)
+        start = time.monotonic()
+        detail = output = ""
+        try:
+            perform(step, path)
+            verdict = "ok"
+        except setup.Missing as missing:
+            verdict, detail = ("skipped" if missing.optional and not strict else "FAILED"), str(missing)
+        except Failed as failure:
+            verdict, detail = "FAILED", str(failure)
+        if path.exists():
+            output = path.read_text(errors="replace")
+        if verdict == "FAILED":
+            print("\n".join(output.splitlines()[-TAIL:]))
+        tests = counted(output)
+        detail = detail or (f"{tests} tests" if tests else "")
+        print(f"{verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}", flush=True)
+        passed += verdict == "ok"
+        failed += verdict == "FAILED"
+        skipped += verdict == "skipped"
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
