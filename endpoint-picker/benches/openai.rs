@@ -105,7 +105,7 @@ fn responses(criterion: &mut Criterion) {
         format!("data: {{\"id\":\"chatcmpl-8e894796a04e202f\",\"object\":\"chat.completion.chunk\",\"created\":1795320205,\"model\":\"meta-llama/Llama-3.1-8B-Instruct\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}}]}}\n\n").into_bytes()
     };
     let words = [" the", " quick", "\\n", " fox", " \\\"jumps\\\""];
-    let mut events: Vec<_> = (0..100).map(|index| chat(words[index % words.len()])).collect();
+    let mut events: Vec<_> = words.iter().cycle().take(100).map(|word| chat(word)).collect();
     events.push(b"data: {\"id\":\"chatcmpl-8e894796a04e202f\",\"choices\":[],\"usage\":{\"prompt_tokens\":39,\"total_tokens\":139,\"completion_tokens\":100}}\n\n".to_vec());
     events.push(b"data: [DONE]\n\n".to_vec());
     let response: Vec<_> = (0..100)

@@ -57,7 +57,8 @@ const LLAMA: &str = "meta-llama/Llama-3.1-8B-Instruct";
 #[test]
 fn recorded_requests_say_what_they_said() {
     // Name, model, stream, include_usage, max_tokens, bytes of prompt, whole blocks of eight bytes.
-    let rows: [(&str, Option<&str>, bool, bool, Option<u64>, u64, usize); 14] = [
+    type Row = (&'static str, Option<&'static str>, bool, bool, Option<u64>, u64, usize);
+    let rows: [Row; 14] = [
         ("chat-plain", Some(LLAMA), false, false, Some(8), 60, 8),
         ("chat-stream", Some(LLAMA), true, false, Some(8), 60, 8),
         ("chat-stream-usage", Some(LLAMA), true, true, Some(8), 60, 8),

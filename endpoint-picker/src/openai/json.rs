@@ -999,3 +999,118 @@ fn word_hits<const ASCII: bool>(word: u64) -> u64 {
     }
     hits & HIGH_BITS
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{format, vec};
+
+    use super::*;
+
+    /// Notes the scalars of a flat object's members.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Watch for Notes {
+        fn member(&mut self, _: Node, key: &[u8]) -> Node {
+            self.0.push(String::from_utf8_lossy(key).into_owned());
+            2
+        }
+
+        fn element(&mut self, _: Node) -> Node {
+            SKIP
+        }
+
+        fn want(&mut self, _: Node) -> Want {
+            Want::Text(8)
+        }
+
+        fn scalar(&mut self, _: Node, scalar: Scalar<'_>, range: Range<u64>) {
+            let text = match scalar {
+                Scalar::Text { text, cut } => format!("{} {cut}", String::from_utf8_lossy(text)),
+                Scalar::Number(token) => String::from_utf8_lossy(token).into_owned(),
+                other => format!("{other:?}"),
+            };
+            self.0.push(format!("{text} {range:?}"));
+        }
+    }
+
+    #[test]
+    fn members_are_told_the_same_at_every_cut() {
+        let text = "{\"a\":\"é\\u00e9\", \"\\u0062\" :-1.5e3,\"long\":\"123456789\",\"c\":[1,{\"d\":2}],\"e\":true}"
+            .as_bytes();
+        let expected = vec![
+            "a",
+            "éé false 5..15",
+            "b",
+            "-1.5e3 27..33",
+            "long",
+            "12345678 true 41..52",
+            "c",
+            "e",
+            "Bool(true) 73..77",
+        ];
+        for place in 0..=text.len() {
+            let (head, tail) = text.split_at(place);
+            let (mut scanner, mut notes) = (Scanner::new(), Notes::default());
+            scanner.feed(head, &mut notes).unwrap();
+            scanner.feed(tail, &mut notes).unwrap();
+            scanner.finish(&mut notes).unwrap();
+            assert_eq!(notes.0, expected, "cut at {place}");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_at_each_byte_that_matters_wherever_it_is() {
+        for length in 0..200 {
+            let mut bytes = vec![b'a'; length];
+            assert_eq!(plain_run::<true>(&bytes), length);
+            for place in 0..length {
+                for (byte, always) in
+                    [(b'"', true), (b'\\', true), (0x1F, true), (0, true), (0x80, false), (0xFF, false)]
+                {
+                    bytes[place] = byte;
+                    assert_eq!(plain_run::<true>(&bytes), place);
+                    assert_eq!(plain_run::<false>(&bytes), if always { place } else { length });
+                }
+                for byte in [b' ', b'!', b'#', b'[', b']', 0x7F] {
+                    bytes[place] = byte;
+                    assert_eq!(plain_run::<true>(&bytes), length);
+                }
+                bytes[place] = b'a';
+            }
+        }
+    }
+
+    #[test]
+    fn digits_end_at_each_other_byte_wherever_it_is() {
+        for place in 0..20 {
+            for byte in 0..=u8::MAX {
+                let mut bytes = vec![b'7'; 20];
+                bytes[place] = byte;
+                assert_eq!(digits(&bytes), if byte.is_ascii_digit() { 20 } else { place }, "{byte} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn string_content_is_what_a_string_can_hold() {
+        for (content, is_content) in [
+            ("", true),
+            ("plain", true),
+            ("é漢 \\n\\\"\\\\", true),
+            ("\\u00e9\\ud83d\\ude00", true),
+            ("\"", false),
+            ("a\"b", false),
+            ("\\", false),
+            ("a\\\\\\", false),
+            ("\\x", false),
+            ("\\ud83d", false),
+            ("\\u00", false),
+            ("\n", false),
+        ] {
+            assert_eq!(is_string_content(content.as_bytes()), is_content, "{content:?}");
+        }
+        assert!(!is_string_content(b"\xc3"));
+        assert!(!is_string_content(b"\xff\\n"));
+    }
+}

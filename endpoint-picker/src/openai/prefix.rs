@@ -86,3 +86,45 @@ impl PrefixChain {
 fn mix(hash: u64, seed: u64) -> u64 {
     xxh3_64_with_seed(&hash.to_le_bytes(), seed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(pieces: &[&[u8]], max_blocks: usize) -> Vec<u64> {
+        let mut chain = PrefixChain::new(4, max_blocks);
+        for piece in pieces {
+            chain.extend(piece);
+        }
+        chain.hashes
+    }
+
+    #[test]
+    fn pieces_make_no_difference() {
+        let text = b"abcdefghijklmn";
+        let whole = hashes(&[text], 9);
+        assert_eq!(whole.len(), 3);
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let pieces = [&text[..first], &text[first..second], &text[second..]];
+                assert_eq!(hashes(&pieces, 9), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_stops_at_its_limit() {
+        let whole = hashes(&[b"abcdefghijklmn"], 9);
+        assert_eq!(hashes(&[b"abcdefghijklmn"], 2), whole[..2]);
+        assert!(hashes(&[b"abcdefghijklmn"], 0).is_empty());
+    }
+
+    #[test]
+    fn a_block_off_the_multiples_of_the_lane_is_hashed_too() {
+        for block_bytes in [1, 3, 300] {
+            let mut chain = PrefixChain::new(block_bytes, 4);
+            chain.extend(&[7; 1200]);
+            assert_eq!(chain.hashes.len(), 4);
+        }
+    }
+}

@@ -491,3 +491,40 @@ fn signed(scalar: Scalar<'_>) -> Option<i64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_across_cuts() {
+        let body =
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"héllo\"}],\"mod\\u0065l\":\"org/model\",\"stream\":true,\
+                    \"stream_options\":{\"include_usage\":\"true\"},\"max_tokens\":16,\"priority\":-2}"
+                .as_bytes();
+        for place in 0..=body.len() {
+            let (head, tail) = body.split_at(place);
+            let options = ScanOptions { prefix_block_bytes: 4, ..ScanOptions::default() };
+            let mut scanner = RequestScanner::new(Api::ChatCompletions, options);
+            scanner.feed(head).unwrap();
+            scanner.feed(tail).unwrap();
+            let facts = scanner.finish().unwrap();
+            let Model::Named { name, value_ranges } = facts.model else { panic!("no model") };
+            assert_eq!((name.as_str(), &body[value_ranges[0].clone()]), ("org/model", b"\"org/model\"".as_slice()));
+            assert!(facts.stream && facts.include_usage);
+            assert_eq!((facts.max_tokens, facts.priority), (Some(16), Some(-2)));
+            assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (10, 3));
+            assert_eq!(facts.body_bytes, body.len() as u64);
+        }
+    }
+
+    #[test]
+    fn an_error_speaks_to_the_client() {
+        let mut scanner = RequestScanner::new(Api::Completions, ScanOptions::default());
+        let error = scanner.feed(b"{\"model\": }").unwrap_err();
+        assert_eq!(error.message(), "Invalid JSON at byte 10: expected a value");
+        assert_eq!(scanner.feed(b"{}"), Err(error));
+        assert_eq!(scanner.finish(), Err(error));
+        assert_eq!(RequestError::ModelNotAString.param(), Some("model"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Facts of a response body, buffered or streamed.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::ops::Range;
 
 use super::{
@@ -88,9 +88,9 @@ pub struct ResponseFacts {
 #[derive(Clone, Debug)]
 pub enum ResponseReader {
     /// A buffered JSON body.
-    Json(JsonReader),
+    Json(Box<JsonReader>),
     /// An event stream.
-    Sse(StreamReader),
+    Sse(Box<StreamReader>),
     /// A body of another or unknown kind, of which only the bytes are counted.
     Opaque(u64),
 }
@@ -98,12 +98,12 @@ pub enum ResponseReader {
 impl ResponseReader {
     /// A reader for a buffered JSON body. Without `api` the API is told from the form of the usage.
     pub fn json(api: Option<Api>) -> Self {
-        Self::Json(JsonReader { bytes: 0, api, scanner: Scanner::new(), event: Event::default() })
+        Self::Json(Box::new(JsonReader { bytes: 0, api, scanner: Scanner::new(), event: Event::default() }))
     }
 
     /// A reader for an event stream. Without `api` the API is told from the form of the usage.
     pub fn sse(api: Option<Api>) -> Self {
-        Self::Sse(StreamReader {
+        Self::Sse(Box::new(StreamReader {
             bytes: 0,
             events: SseReader::default(),
             stream: Stream {
@@ -115,7 +115,7 @@ impl ResponseReader {
                 facts: ResponseFacts::default(),
                 counts: Counts::default(),
             },
-        })
+        }))
     }
 
     /// A reader that only counts bytes.
@@ -133,7 +133,7 @@ impl ResponseReader {
                 &mut reader.bytes
             }
             Self::Sse(reader) => {
-                let StreamReader { events, stream, bytes } = reader;
+                let StreamReader { events, stream, bytes } = reader.as_mut();
                 events.feed(chunk, |item| stream.take(item, &mut progress));
                 bytes
             }
@@ -636,4 +636,72 @@ fn set_bounded(kept: &mut String, text: &[u8]) {
 /// A numeric code, when it fits a status code's type.
 fn code(token: &[u8]) -> Option<u16> {
     u16::try_from(number::unsigned(token)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send + 'static>(_: &T) {}
+
+    const STREAM: &[u8] = b"data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+        data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\
+        data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\"\"}}]}\n\n\
+        data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"\"}}]}\n\n\
+        data: {\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n\
+        data: [DONE]\n\n";
+
+    #[test]
+    fn a_stream_is_read_across_cuts() {
+        for place in 0..=STREAM.len() {
+            let (head, tail) = STREAM.split_at(place);
+            let mut reader = ResponseReader::sse(None);
+            is_send(&reader);
+            let progress = [reader.feed(head), reader.feed(tail)];
+            assert_eq!(progress.iter().filter(|progress| progress.first_content).count(), 1);
+            assert_eq!(progress.iter().map(|progress| progress.content_events).sum::<u32>(), 2);
+            assert_eq!(progress.iter().filter(|progress| progress.terminal).count(), 1);
+            let facts = reader.finish();
+            assert_eq!((facts.content_events, facts.completed, facts.cut), (2, true, false));
+            let usage = facts.usage.unwrap();
+            assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (Some(3), Some(2), Some(5)));
+        }
+    }
+
+    #[test]
+    fn a_pattern_needs_the_same_text_around_other_content() {
+        let mut pattern = Pattern::default();
+        assert!(!pattern.matches(b"", b"{\"a\":\"x\"}"));
+        pattern.learn(b"", b"{\"a\":\"x\"}", Some(5..8));
+        for (data, matches) in [
+            ("{\"a\":\"x\"}", true),
+            ("{\"a\":\"other \\\" text\"}", true),
+            ("{\"a\":\"\"}", false),
+            ("{\"a\":\"}", false),
+            ("{\"a\":\"x\",\"b\":\"y\"}", false),
+            ("{\"a\":\"x\\\"}", false),
+            ("{\"b\":\"x\"}", false),
+            ("{\"a\":\"x\"} ", false),
+        ] {
+            assert_eq!(pattern.matches(b"", data.as_bytes()), matches, "{data}");
+        }
+        assert!(!pattern.matches(b"error", b"{\"a\":\"x\"}"));
+    }
+
+    #[test]
+    fn a_buffered_answer_is_read_across_cuts() {
+        let body = b"{\"type\":\"message\",\"model\":\"m\",\"usage\":{\"input_tokens\":3,\"cache_read_input_tokens\":4,\"output_tokens\":2}}";
+        for place in 0..=body.len() {
+            let (head, tail) = body.split_at(place);
+            let mut reader = ResponseReader::json(Some(Api::Messages));
+            assert_eq!([reader.feed(head), reader.feed(tail)], [Progress::default(); 2]);
+            let facts = reader.finish();
+            let usage = facts.usage.unwrap();
+            assert_eq!(
+                (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
+                (Some(7), Some(2), Some(4))
+            );
+            assert_eq!((facts.model.as_deref(), facts.completed, facts.bytes), (Some("m"), true, body.len() as u64));
+        }
+    }
 }

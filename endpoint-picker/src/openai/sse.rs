@@ -321,3 +321,55 @@ fn set_name(kept: &mut Vec<u8>, name: &[u8]) {
     kept.clear();
     kept.extend_from_slice(name.get(..MAX_NAME_BYTES).unwrap_or(name));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        string::{String, ToString},
+        vec,
+    };
+
+    use super::*;
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn events_are_told_the_same_at_every_cut() {
+        let stream =
+            "\u{feff}: ping\r\nevent: é\r\ndata: {\"a\":1}\r\rdata:x\ndata: y\n\nevent: z\n\ndata\n\n".as_bytes();
+        let expected = vec![("é", "{\"a\":1}"), ("", "x\ny"), ("", "")];
+        for place in 0..=stream.len() {
+            let (head, tail) = stream.split_at(place);
+            let mut reader = SseReader::default();
+            let mut events = Vec::new();
+            let mut take = |item: Item<'_>| match item {
+                Item::Event { name, data } => events.push((text(name), text(data))),
+                other => panic!("{other:?}"),
+            };
+            reader.feed(head, &mut take);
+            reader.feed(tail, &mut take);
+            let events: Vec<_> = events.iter().map(|(name, data)| (name.as_str(), data.as_str())).collect();
+            assert_eq!(events, expected, "cut at {place}");
+            assert!(!reader.is_within_event());
+        }
+    }
+
+    #[test]
+    fn an_event_beyond_the_buffer_comes_in_parts() {
+        let mut reader = SseReader::new(0);
+        let mut parts = Vec::new();
+        let mut take = |item: Item<'_>| match item {
+            Item::Part(part) => parts.push(text(part)),
+            Item::End { name } => parts.push(["end of ", &text(name)].concat()),
+            Item::Event { .. } => panic!("too big"),
+        };
+        reader.feed(b"event: big\ndata: ", &mut take);
+        reader.feed(&[b'x'; 300], &mut take);
+        assert!(reader.is_within_event());
+        reader.feed(b"yy\ndata: z\n\n", &mut take);
+        let expected = ["x".repeat(300), "yy".to_string(), "\n".to_string(), "z".to_string(), "end of big".to_string()];
+        assert_eq!(parts.concat(), expected.concat());
+    }
+}
