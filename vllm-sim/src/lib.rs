@@ -24,6 +24,7 @@ mod pod;
 mod process;
 pub mod prompt;
 mod reply;
+mod route;
 mod server;
 pub mod text;
 

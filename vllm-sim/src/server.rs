@@ -20,21 +20,21 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::admin;
-use crate::api::{self, Job};
-use crate::config::{Config, ConfigError, Runner};
+use crate::config::{Config, ConfigError};
 use crate::exchange::{Break, Broken, EventStream, break_soon};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget};
 use crate::http_stats::Served;
 use crate::metrics_page;
 use crate::pod::{PinnedLoad, Pod, ReceivedRequest, lock};
-use crate::reply::{Refusal, Reply, ReplyBody, parse_object};
+use crate::reply::{Reply, ReplyBody};
+use crate::route::{self, Route};
 
 /// How long reopening a port is tried while others may hold it.
 const REOPEN_TRIES: u32 = 100;
@@ -45,8 +45,6 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 const HUGE_CHUNK: usize = 64 * 1024;
 const POD_HEADER: HeaderName = HeaderName::from_static("x-inference-pod");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-const ORCA_REQUEST: &str = "endpoint-load-metrics-format";
-const ORCA_RESPONSE: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -455,7 +453,7 @@ async fn handle(connection: Connection, request: Request<Incoming>) -> Result<Re
         &path,
         keep,
     );
-    let handler = handler_name(&pod, &head.method, &path);
+    let handler = route::handler_name(&pod, &head.method, &path);
     let request_bytes = body.len() as u64;
     let counted = !matches!(handler, "/metrics" | "/health" | "/ping" | "/load" | "/version");
     let response = respond(&connection, &head.method, &path, &head.headers, body).await?;
@@ -503,7 +501,7 @@ async fn respond(
                 let reply = Reply::server_error(status, "The simulator was told to answer this.");
                 return Ok(finish(pod, reply, in_flight));
             }
-            FaultKind::Garbage => return Ok(finish(pod, garbage(route, &body), in_flight)),
+            FaultKind::Garbage => return Ok(finish(pod, route.garbage(&body), in_flight)),
             FaultKind::Huge => return Ok(huge(pod, fault.bytes())),
             _ => {}
         }
@@ -549,233 +547,6 @@ fn break_reply(mut reply: Reply, fault: &FaultSpec) -> Reply {
         ReplyBody::Half(..) => {}
     }
     reply
-}
-
-/// A known path with its method.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Route {
-    Chat,
-    Completions,
-    Responses,
-    Messages,
-    CountTokens,
-    Vectors(api::pooling::Vectors),
-    Scores(api::pooling::Scores),
-    Tokenize,
-    Models,
-    LoadAdapter,
-    UnloadAdapter,
-    Health,
-    Ping,
-    Version,
-    Load,
-    Metrics,
-    WrongMethod(&'static str),
-    Unknown,
-}
-
-/// Every path with its method, and the handler behind it.
-const ROUTES: &[(&str, &str, Route)] = &[
-    ("POST", "/v1/chat/completions", Route::Chat),
-    ("POST", "/v1/completions", Route::Completions),
-    ("POST", "/v1/responses", Route::Responses),
-    ("POST", "/v1/messages", Route::Messages),
-    ("POST", "/v1/messages/count_tokens", Route::CountTokens),
-    ("POST", "/v1/embeddings", Route::Vectors(api::pooling::Vectors::Embeddings)),
-    ("POST", "/pooling", Route::Vectors(api::pooling::Vectors::Pooling)),
-    ("POST", "/v1/score", Route::Scores(api::pooling::Scores::Score)),
-    ("POST", "/score", Route::Scores(api::pooling::Scores::Score)),
-    ("POST", "/v1/rerank", Route::Scores(api::pooling::Scores::Rerank)),
-    ("POST", "/v2/rerank", Route::Scores(api::pooling::Scores::Rerank)),
-    ("POST", "/rerank", Route::Scores(api::pooling::Scores::Rerank)),
-    ("POST", "/tokenize", Route::Tokenize),
-    ("GET", "/v1/models", Route::Models),
-    ("POST", "/v1/load_lora_adapter", Route::LoadAdapter),
-    ("POST", "/v1/unload_lora_adapter", Route::UnloadAdapter),
-    ("GET", "/health", Route::Health),
-    ("GET", "/ping", Route::Ping),
-    ("POST", "/ping", Route::Ping),
-    ("GET", "/version", Route::Version),
-    ("GET", "/load", Route::Load),
-    ("GET", "/metrics", Route::Metrics),
-];
-
-impl Route {
-    fn find(pod: &Pod, method: &Method, path: &str) -> Self {
-        let mut allowed = None;
-        for (known_method, known_path, route) in ROUTES {
-            if *known_path != path || !route.is_served(pod) {
-                continue;
-            }
-            if method.as_str() == *known_method {
-                return *route;
-            }
-            allowed = Some(*known_method);
-        }
-        allowed.map_or(Self::Unknown, Self::WrongMethod)
-    }
-
-    fn is_served(self, pod: &Pod) -> bool {
-        let runner = pod.config.runner;
-        match self {
-            Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::CountTokens => {
-                runner != Runner::Pooling
-            }
-            Self::Vectors(_) | Self::Scores(_) => runner != Runner::Generate,
-            Self::LoadAdapter | Self::UnloadAdapter => pod.config.allow_runtime_lora_updating,
-            _ => true,
-        }
-    }
-
-    fn fault_target(self) -> Option<FaultTarget> {
-        match self {
-            Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::Vectors(_) | Self::Scores(_) => {
-                Some(FaultTarget::Inference)
-            }
-            Self::Metrics => Some(FaultTarget::Metrics),
-            Self::Health | Self::Ping => Some(FaultTarget::Health),
-            Self::Models => Some(FaultTarget::Models),
-            _ => None,
-        }
-    }
-
-    async fn answer(self, pod: &Arc<Pod>, headers: &HeaderMap, body: &Bytes) -> Reply {
-        match self {
-            Self::Chat => run(pod, headers, body, true, |map| api::chat::job(pod, map)).await,
-            Self::Completions => run(pod, headers, body, true, |map| api::completions::job(pod, map)).await,
-            Self::Responses => run(pod, headers, body, false, |map| api::responses::job(pod, map)).await,
-            Self::Messages => {
-                let reply = object(headers, body).and_then(|map| api::messages::job(pod, &map));
-                match start(pod, reply) {
-                    Ok(started) => started.reply().await,
-                    Err(refusal @ (Refusal::Malformed { .. } | Refusal::EmptyBody)) => refusal.reply(),
-                    Err(refusal) => refusal.message_reply(),
-                }
-            }
-            Self::CountTokens => object(headers, body)
-                .and_then(|map| api::messages::count_tokens(pod, &map))
-                .unwrap_or_else(|refusal| refusal.message_reply()),
-            Self::Vectors(kind) => run(pod, headers, body, false, |map| api::pooling::vectors(pod, map, kind)).await,
-            Self::Scores(kind) => run(pod, headers, body, false, |map| api::pooling::scores(pod, map, kind)).await,
-            Self::Tokenize => object(headers, body)
-                .and_then(|map| api::models::tokenize(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
-            Self::Models => api::models::list(pod),
-            Self::LoadAdapter => object(headers, body)
-                .and_then(|map| api::models::load(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
-            Self::UnloadAdapter => object(headers, body)
-                .and_then(|map| api::models::unload(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
-            Self::Health | Self::Ping => Reply::empty(200),
-            Self::Version => Reply::json(200, r#"{"version":"0.32.0"}"#),
-            Self::Load => {
-                let load =
-                    if pod.config.enable_server_load_tracking { pod.in_flight.load(Ordering::Relaxed) } else { 0 };
-                Reply::json(200, format!("{{\"server_load\":{load}}}"))
-            }
-            Self::Metrics => Reply::new(200, Some(metrics_page::CONTENT_TYPE), metrics_page::page(pod)),
-            Self::WrongMethod(allowed) => Reply::wrong_method(allowed),
-            Self::Unknown => Reply::no_such_path(),
-        }
-    }
-}
-
-/// The handler label of the `http_` families: `none` for what the server does not have.
-fn handler_name(pod: &Pod, method: &Method, path: &str) -> &'static str {
-    match Route::find(pod, method, path) {
-        Route::WrongMethod(_) | Route::Unknown => "none",
-        _ => ROUTES.iter().find(|(_, known, _)| *known == path).map_or("none", |(_, known, _)| known),
-    }
-}
-
-/// Reads the body of a JSON API.
-fn object(headers: &HeaderMap, body: &Bytes) -> Result<Map<String, Value>, Refusal> {
-    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
-        value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-    });
-    if !json {
-        return Err(Refusal::WrongContentType);
-    }
-    match parse_object(body)? {
-        Value::Object(map) => Ok(map),
-        _ => Err(Refusal::EmptyBody),
-    }
-}
-
-async fn run(
-    pod: &Arc<Pod>,
-    headers: &HeaderMap,
-    body: &Bytes,
-    orca: bool,
-    read: impl FnOnce(&Map<String, Value>) -> Result<Job, Refusal>,
-) -> Reply {
-    let job = object(headers, body).and_then(|map| read(&map));
-    match start(pod, job) {
-        Ok(started) => {
-            let stream = started.stream;
-            let mut reply = started.reply().await;
-            if orca && !stream {
-                reply.headers.extend(load_header(pod, headers));
-            }
-            reply
-        }
-        Err(refusal) => refusal.reply(),
-    }
-}
-
-struct Started {
-    ticket: crate::exchange::Ticket,
-    answer: Box<dyn crate::exchange::Answer>,
-    stream: bool,
-}
-
-fn start(pod: &Arc<Pod>, job: Result<Job, Refusal>) -> Result<Started, Refusal> {
-    let job = job?;
-    let ticket = pod.submit(job.requests)?;
-    Ok(Started { ticket, answer: job.answer, stream: job.stream })
-}
-
-impl Started {
-    async fn reply(self) -> Reply {
-        if self.stream {
-            return Reply::events(EventStream::new(self.ticket, self.answer));
-        }
-        let outcomes = self.ticket.outcomes().await;
-        Reply::json(200, self.answer.whole(&outcomes))
-    }
-}
-
-/// The load report that a client can ask for, in vLLM's spelling.
-fn load_header(pod: &Pod, headers: &HeaderMap) -> Option<(HeaderName, HeaderValue)> {
-    let format = headers.get(ORCA_REQUEST)?.to_str().ok()?;
-    let load = pod.total_load();
-    let waiting = load.waiting as f64;
-    let usage = load.kv_cache_usage;
-    let text = if format.eq_ignore_ascii_case("text") {
-        format!(
-            "TEXT named_metrics.num_requests_waiting={waiting:?}, \
-             named_metrics.kv_cache_usage_perc={usage:?}"
-        )
-    } else if format.eq_ignore_ascii_case("json") {
-        format!(
-            "JSON {{\"named_metrics\": {{\"num_requests_waiting\": {waiting:?}, \
-             \"kv_cache_usage_perc\": {usage:?}}}}}"
-        )
-    } else {
-        return None;
-    };
-    Some((ORCA_RESPONSE, HeaderValue::from_str(&text).ok()?))
-}
-
-fn garbage(route: Route, body: &Bytes) -> Reply {
-    const BYTES: &[u8] = b"\x00\xff\xfe{]]<html>\x80 vllm:num_requests_running{ oops } NaNaN\n# TYPE\n\x1b";
-    if route == Route::Metrics {
-        return Reply::new(200, Some(metrics_page::CONTENT_TYPE), BYTES);
-    }
-    let stream = serde_json::from_slice::<Value>(body).ok().is_some_and(|value| api::is_true(value.get("stream")));
-    let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
-    Reply::new(200, Some(content_type), BYTES)
 }
 
 /// A metrics page of comments without end.
