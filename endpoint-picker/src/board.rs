@@ -145,12 +145,20 @@ mod tests {
 
     fn post(worker: u64, endpoint: &str, count: u32) -> Post {
         let counts = |name: &str| vec![Count { name: name.into(), count }];
-        Post { worker, written_at_micros: 0, endpoints: counts(endpoint), models: counts("m"), objective: true, model: false }
+        Post {
+            worker,
+            written_at_micros: 0,
+            endpoints: counts(endpoint),
+            models: counts("m"),
+            objective: true,
+            model: false,
+        }
     }
 
     #[test]
     fn others_are_summed_without_oneself() {
-        let board = Board { posts: vec![post(1, "10.0.0.1:80", 2), post(2, "10.0.0.1:80", 3), post(3, "10.0.0.1:80", 4)] };
+        let board =
+            Board { posts: vec![post(1, "10.0.0.1:80", 2), post(2, "10.0.0.1:80", 3), post(3, "10.0.0.1:80", 4)] };
         assert_eq!(board.others_in_flight(2)[&"10.0.0.1:80".parse::<SocketAddr>().unwrap()], 6);
         assert_eq!(board.running(|post| post.objective)["m"], 9);
         assert!(board.running(|post| post.model).is_empty());

@@ -144,8 +144,12 @@ impl Plugin {
                 let plugin = Self::SnapshotService(ServiceConfig {
                     cluster: service.required_text("cluster", &mut errors),
                     path: service.text("path", &mut errors).unwrap_or_else(|| "/snapshot".to_owned()),
-                    interval_ms: service.integer("interval_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
-                    timeout_ms: service.integer("timeout_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS),
+                    interval_ms: service
+                        .integer("interval_ms", 1..=60_000, &mut errors)
+                        .unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
+                    timeout_ms: service
+                        .integer("timeout_ms", 1..=60_000, &mut errors)
+                        .unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS),
                 });
                 service.finish(&mut errors);
                 plugin
@@ -182,7 +186,11 @@ impl Config {
         };
         scheduling.finish(errors);
         let no_endpoint = root
-            .choice("no_endpoint", &[("fail_open", NoEndpoint::FailOpen), ("fail_closed", NoEndpoint::FailClosed)], errors)
+            .choice(
+                "no_endpoint",
+                &[("fail_open", NoEndpoint::FailOpen), ("fail_closed", NoEndpoint::FailClosed)],
+                errors,
+            )
             .unwrap_or(NoEndpoint::FailOpen);
         let missing_model = root
             .choice("missing_model", &[("reject", MissingModel::Reject), ("pass", MissingModel::Pass)], errors)
@@ -213,7 +221,9 @@ impl Config {
                 .integer("max_models", 1..=100_000, errors)
                 .and_then(|count| usize::try_from(count).ok())
                 .unwrap_or(defaults.max_models),
-            flush_interval_ms: metrics.integer("flush_interval_ms", 10..=60_000, errors).unwrap_or(defaults.flush_interval_ms),
+            flush_interval_ms: metrics
+                .integer("flush_interval_ms", 10..=60_000, errors)
+                .unwrap_or(defaults.flush_interval_ms),
         };
         metrics.finish(errors);
         Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats }
@@ -241,7 +251,10 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
         let mut target = Fields::of(value, &path, errors);
         targets.push(Target {
             model: target.required_text("model", errors),
-            weight: target.integer("weight", 0..=1_000_000, errors).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1),
+            weight: target
+                .integer("weight", 0..=1_000_000, errors)
+                .and_then(|weight| u32::try_from(weight).ok())
+                .unwrap_or(1),
         });
         target.finish(errors);
     }
@@ -266,13 +279,22 @@ impl Fields {
         match value {
             Value::Object(values) => Self { path: prefix, values },
             other => {
-                errors.push(format!("{}: must be an object, not {other}", if path.is_empty() { "the document" } else { path }));
+                errors.push(format!(
+                    "{}: must be an object, not {other}",
+                    if path.is_empty() { "the document" } else { path }
+                ));
                 Self { path: prefix, values: Map::new() }
             }
         }
     }
 
-    fn take<T>(&mut self, name: &str, wanted: &str, errors: &mut Vec<String>, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    fn take<T>(
+        &mut self,
+        name: &str,
+        wanted: &str,
+        errors: &mut Vec<String>,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         let value = self.values.remove(name)?;
         let read = read(&value);
         if read.is_none() {
@@ -282,7 +304,9 @@ impl Fields {
     }
 
     fn text(&mut self, name: &str, errors: &mut Vec<String>) -> Option<String> {
-        self.take(name, "a text that is not empty", errors, |value| value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned))
+        self.take(name, "a text that is not empty", errors, |value| {
+            value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned)
+        })
     }
 
     fn required_text(&mut self, name: &str, errors: &mut Vec<String>) -> String {
@@ -300,7 +324,11 @@ impl Fields {
     fn integer(&mut self, name: &str, range: core::ops::RangeInclusive<u64>, errors: &mut Vec<String>) -> Option<u64> {
         let wanted = format!("an integer from {} to {}", range.start(), range.end());
         self.take(name, &wanted, errors, |value| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, positive and below 2^53: checked")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole, positive and below 2^53: checked"
+            )]
             let whole = |number: f64| ((0.0..9e15).contains(&number) && number % 1.0 == 0.0).then_some(number as u64);
             value.as_u64().or_else(|| value.as_f64().and_then(whole)).filter(|integer| range.contains(integer))
         })
@@ -382,9 +410,16 @@ mod tests {
         )
         .unwrap_err();
         for field in [
-            "pool:", "typo: unknown", "no_endpoint: must be one of fail_open, fail_closed", "objectives.x:", "scheduling.ranked:",
-            "scheduling.scorers[0].weight:", "scheduling.scorers[1].name: missing", "scheduling.scorers[1].nam: unknown",
-            "model_rewrites[0].targets: at least one", "model_rewrites[1]: must be an object",
+            "pool:",
+            "typo: unknown",
+            "no_endpoint: must be one of fail_open, fail_closed",
+            "objectives.x:",
+            "scheduling.ranked:",
+            "scheduling.scorers[0].weight:",
+            "scheduling.scorers[1].name: missing",
+            "scheduling.scorers[1].nam: unknown",
+            "model_rewrites[0].targets: at least one",
+            "model_rewrites[1]: must be an object",
         ] {
             assert!(error.0.iter().any(|message| message.starts_with(field)), "{field} is not in {error}");
         }

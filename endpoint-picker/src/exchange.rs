@@ -6,6 +6,7 @@
 //! either side may leave at any point. Every account is settled exactly once, in `settle`, when the exchange reaches its
 //! [`End`]; calls after that do nothing.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -83,13 +84,13 @@ enum State {
     #[default]
     New,
     /// The body is being read.
-    Reading(Reading),
+    Reading(Box<Reading>),
     /// Everything needed for a pick is known.
     Ready(Ready),
     /// Passed on; no answer yet.
     Sent(Sent),
     /// The answer is coming.
-    Answering(Answering),
+    Answering(Box<Answering>),
     /// Settled, or none of the picker's business.
     Done,
 }
@@ -171,7 +172,7 @@ impl Exchange {
             Route::Inference(_) if end => self.refuse_body(picker, &RequestError::Empty),
             Route::Inference(api) if !head.encoded => {
                 let scanner = RequestScanner::new(api, scan_options(false));
-                self.state = State::Reading(Reading { head: Arrival { api: Some(api), ..arrival }, scanner });
+                self.state = State::Reading(Box::new(Reading { head: Arrival { api: Some(api), ..arrival }, scanner }));
                 Directive::Wait
             }
             Route::Inference(_) => {
@@ -197,10 +198,13 @@ impl Exchange {
     /// The request's body is complete.
     pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker) -> Directive {
         match core::mem::take(&mut self.state) {
-            State::Reading(Reading { head, scanner }) => match scanner.finish() {
-                Ok(facts) => self.read(picker, head, facts),
-                Err(error) => self.refuse_body(picker, &error),
-            },
+            State::Reading(reading) => {
+                let Reading { head, scanner } = *reading;
+                match scanner.finish() {
+                    Ok(facts) => self.read(picker, head, facts),
+                    Err(error) => self.refuse_body(picker, &error),
+                }
+            }
             other => {
                 self.state = other;
                 Directive::Continue
@@ -270,7 +274,7 @@ impl Exchange {
                     Some(api) if readable && head.json => ResponseReader::json(Some(api)),
                     _ => ResponseReader::opaque(),
                 };
-                self.state = State::Answering(Answering {
+                self.state = State::Answering(Box::new(Answering {
                     sent,
                     status: head.status,
                     streamed: head.event_stream,
@@ -278,7 +282,7 @@ impl Exchange {
                     unread: 0,
                     first_content: None,
                     last_content: None,
-                });
+                }));
                 if end {
                     self.end(picker, End::Complete, now);
                 }
@@ -359,7 +363,7 @@ impl Exchange {
             State::Ready(ready) => picker.count_error(ready.model, failure.unwrap_or(ErrorCode::Internal)),
             State::Sent(sent) => settle(picker, sent, failure, now, None),
             State::Answering(answering) => {
-                let Answering { sent, status, streamed, reader, unread, first_content, last_content } = answering;
+                let Answering { sent, status, streamed, reader, unread, first_content, last_content } = *answering;
                 let mut facts = reader.finish();
                 facts.bytes += unread;
                 let failure =
@@ -536,9 +540,17 @@ fn cause(flags: Option<u64>) -> ErrorCode {
     // A stream that was dropped without a flag was dropped by this side of the proxy: the client is not there any more.
     let flags = flags.unwrap_or(0);
     let any = |bits: u64| flags & bits != 0;
-    if any(flag::UPSTREAM_REQUEST_TIMEOUT | flag::STREAM_IDLE_TIMEOUT | flag::MAX_STREAM_DURATION | flag::DURATION_TIMEOUT) {
+    if any(flag::UPSTREAM_REQUEST_TIMEOUT
+        | flag::STREAM_IDLE_TIMEOUT
+        | flag::MAX_STREAM_DURATION
+        | flag::DURATION_TIMEOUT)
+    {
         ErrorCode::Timeout
-    } else if any(flag::DOWNSTREAM_CONNECTION_TERMINATION | flag::DOWNSTREAM_REMOTE_RESET | flag::DOWNSTREAM_PROTOCOL_ERROR) || flags == 0 {
+    } else if any(flag::DOWNSTREAM_CONNECTION_TERMINATION
+        | flag::DOWNSTREAM_REMOTE_RESET
+        | flag::DOWNSTREAM_PROTOCOL_ERROR)
+        || flags == 0
+    {
         ErrorCode::Cancelled
     } else if any(flag::NO_HEALTHY_UPSTREAM | flag::NO_ROUTE | flag::NO_CLUSTER) {
         ErrorCode::ServiceUnavailable

@@ -62,7 +62,9 @@ impl<'a> RequestHead<'a> {
         match Api::from_path(self.path) {
             Some(api) if self.method == b"POST" => Route::Inference(api),
             Some(_) => Route::LoadOnly,
-            None if path.split(|&byte| byte == b'/').any(|segment| segment == b"v1" || segment == b"v2") => Route::LoadOnly,
+            None if path.split(|&byte| byte == b'/').any(|segment| segment == b"v1" || segment == b"v2") => {
+                Route::LoadOnly
+            }
             None => Route::Untouched,
         }
     }
@@ -137,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_left_alone() {
-        let pairs: [(&[u8], &[u8]); 3] = [(b":method", b"GET"), (b":path", b"/v1/realtime"), (b"upgrade", b"websocket")];
+        let pairs: [(&[u8], &[u8]); 3] =
+            [(b":method", b"GET"), (b":path", b"/v1/realtime"), (b"upgrade", b"websocket")];
         assert_eq!(RequestHead::read(pairs.into_iter()).route(), Route::Untouched);
     }
 

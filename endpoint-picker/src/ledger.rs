@@ -195,9 +195,11 @@ impl Ledger {
             if stats.is_empty() {
                 return;
             }
-            let labels = alloc::vec![(Label::ModelName, known.model.clone()), (Label::TargetModelName, known.target.clone())];
+            let labels =
+                alloc::vec![(Label::ModelName, known.model.clone()), (Label::TargetModelName, known.target.clone())];
             let id = self.new_series(stats, labels);
-            if let Some(slot) = self.models.get_mut(model.0).and_then(|known| known.measures.get_mut(measure as usize)) {
+            if let Some(slot) = self.models.get_mut(model.0).and_then(|known| known.measures.get_mut(measure as usize))
+            {
                 *slot = Some(id);
             }
             id
@@ -262,7 +264,11 @@ impl Ledger {
     /// Stats that wait to be defined.
     #[must_use]
     pub fn undefined(&self) -> usize {
-        self.undefined.iter().filter_map(|id| self.series.get(id.0)).map(|series| series.slots() - series.ids.len()).sum()
+        self.undefined
+            .iter()
+            .filter_map(|id| self.series.get(id.0))
+            .map(|series| series.slots() - series.ids.len())
+            .sum()
     }
 
     /// Defines what is new, as far as there is time. A series counts in the host only once all its stats exist, so that a
@@ -536,7 +542,9 @@ mod tests {
             ledger.record(model, Measure::InputTokens, tokens);
         }
         settle(&mut ledger, &mut host);
-        let bucket = |le: &str| host.value(&format!("le={le};model_name=m;target_model_name=t;inference_objective_input_tokens_bucket"));
+        let bucket = |le: &str| {
+            host.value(&format!("le={le};model_name=m;target_model_name=t;inference_objective_input_tokens_bucket"))
+        };
         assert_eq!(["1", "8", "16", "16384", "32778", "65536", "+Inf"].map(bucket), [1, 2, 3, 3, 4, 5, 6]);
         assert_eq!(host.value("model_name=m;target_model_name=t;inference_objective_input_tokens_sum"), 2_065_575);
         assert_eq!(host.value("model_name=m;target_model_name=t;inference_objective_input_tokens_count"), 6);

@@ -134,8 +134,10 @@ impl Pool {
     /// Replaces load and membership by those of the snapshot's pool of that name. What is in flight is kept for endpoints that
     /// stay; a pool that the snapshot does not name becomes empty.
     pub fn install(&mut self, snapshot: &Snapshot, name: &str) {
-        let mut known: HashMap<SocketAddr, Endpoint> =
-            core::mem::take(&mut self.endpoints).into_iter().map(|endpoint| (endpoint.load.address, endpoint)).collect();
+        let mut known: HashMap<SocketAddr, Endpoint> = core::mem::take(&mut self.endpoints)
+            .into_iter()
+            .map(|endpoint| (endpoint.load.address, endpoint))
+            .collect();
         self.endpoints = snapshot
             .pool(name)
             .map(|pool| pool.endpoints.as_slice())
@@ -257,7 +259,12 @@ mod tests {
             .iter()
             .map(|&host| snapshot::Endpoint { state: State::Fresh, ..snapshot::Endpoint::unknown(address(host)) })
             .collect();
-        Snapshot { epoch: 1, generation, captured_at_ms: 0, pools: vec![snapshot::Pool { name: "p".into(), endpoints }] }
+        Snapshot {
+            epoch: 1,
+            generation,
+            captured_at_ms: 0,
+            pools: vec![snapshot::Pool { name: "p".into(), endpoints }],
+        }
     }
 
     fn pool(hosts: &[u8]) -> Pool {

@@ -76,11 +76,14 @@ impl LocalReply {
     pub fn bad_request(error: &RequestError) -> Self {
         let code = match error {
             RequestError::Empty => "empty_body",
-            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => "invalid_json",
-            RequestError::NotAnObject => "invalid_type",
-            RequestError::ModelNotAString | RequestError::ModelEmpty | RequestError::ModelTooLong | RequestError::ModelRepeated => {
-                "invalid_model"
+            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => {
+                "invalid_json"
             }
+            RequestError::NotAnObject => "invalid_type",
+            RequestError::ModelNotAString
+            | RequestError::ModelEmpty
+            | RequestError::ModelTooLong
+            | RequestError::ModelRepeated => "invalid_model",
         };
         Self::new(400, ErrorCode::BadRequest, "invalid_request_error", &error.message(), error.param(), code)
     }

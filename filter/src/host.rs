@@ -17,7 +17,13 @@ unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_replace_header_map_value(map: u32, key: *const u8, key_size: usize, value: *const u8, value_size: usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, length: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
@@ -35,7 +41,13 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
-    fn proxy_get_shared_data(key: *const u8, key_size: usize, data: *mut *mut u8, size: *mut usize, cas: *mut u32) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
     fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, value_size: usize, cas: u32) -> u32;
 }
 
@@ -148,7 +160,12 @@ pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<(), Refused
 }
 
 /// Answers the client. Takes effect when the callback returns.
-pub(crate) fn send_local_reply(status: u16, details: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Refused> {
+pub(crate) fn send_local_reply(
+    status: u16,
+    details: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<(), Refused> {
     /// No gRPC status: the ABI's -1.
     const NO_GRPC_STATUS: i32 = -1;
     let headers = serialize_pairs(headers);
@@ -198,7 +215,8 @@ pub(crate) fn shared_data(key: &str) -> Option<(Vec<u8>, u32)> {
     let mut cas = 0;
     // SAFETY: the string outlives the call, `returned` hands in valid pointers, the number is a local.
     let value =
-        returned(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut cas) }).ok()?;
+        returned(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut cas) })
+            .ok()?;
     Some((value, cas))
 }
 

@@ -11,7 +11,12 @@ mod service;
 mod sink;
 mod stream;
 
-proxy_wasm::main! {{
-    log_sink::install();
-    proxy_wasm::set_root_context(|_| Box::new(plugin::Root::default()));
-}}
+#[allow(missing_docs, reason = "the entry point is written by the SDK's macro")]
+mod entry {
+    use crate::{log_sink, plugin};
+
+    proxy_wasm::main! {{
+        log_sink::install();
+        proxy_wasm::set_root_context(|_| Box::new(plugin::Root::default()));
+    }}
+}

@@ -30,7 +30,7 @@ pub(crate) enum Root {
     /// The HTTP filter.
     Filter(Worker),
     /// The singleton service.
-    Service(SnapshotService),
+    Service(Box<SnapshotService>),
 }
 
 impl RootContext for Root {
@@ -57,7 +57,7 @@ impl RootContext for Root {
         }
         *self = match plugin {
             Plugin::Filter(config) => Self::Filter(Worker::new(EndpointPicker::new(config, host::random()))),
-            Plugin::SnapshotService(config) => Self::Service(SnapshotService::new(config)),
+            Plugin::SnapshotService(config) => Self::Service(Box::new(SnapshotService::new(config))),
         };
         true
     }

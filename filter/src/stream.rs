@@ -72,6 +72,8 @@ impl HttpContext for Stream {
                 return Action::Continue;
             }
         };
+        #[cfg(feature = "fault-injection")]
+        fault::inject(&pairs);
         self.step(|exchange, picker, now| {
             exchange.on_request_headers(picker, &RequestHead::read(pairs.iter()), end, now)
         })
@@ -141,6 +143,19 @@ impl HttpContext for Stream {
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             self.exchange.on_log(&mut picker, &mut EnvoyStream, host::now());
+        }
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+mod fault {
+    use crate::host::Pairs;
+
+    /// Ends the virtual machine when the request asks for it.
+    #[allow(clippy::panic, reason = "a crash is what the feature is for")]
+    pub(super) fn inject(pairs: &Pairs) {
+        if pairs.iter().any(|(name, value)| name == b"x-inpick-fault" && value == b"panic") {
+            panic!("asked for by x-inpick-fault");
         }
     }
 }

@@ -25,7 +25,10 @@ fn main() -> ExitCode {
         match update(&file, check) {
             Ok(true) => {
                 stale = true;
-                eprintln!("{file}: {}", if check { "stats_tags are out of date: run `make stats-tags`" } else { "rewritten" });
+                eprintln!(
+                    "{file}: {}",
+                    if check { "stats_tags are out of date: run `make stats-tags`" } else { "rewritten" }
+                );
             }
             Ok(false) => {}
             Err(error) => {

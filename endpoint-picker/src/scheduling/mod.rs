@@ -152,7 +152,9 @@ impl Scheduler {
             Some(Place { index, address: pool.endpoints().get(index)?.load.address })
         });
         match places.next() {
-            Some(first) => Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| places.next()) }, decided_by),
+            Some(first) => {
+                Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| places.next()) }, decided_by)
+            }
             None => Decision::NoEndpoint,
         }
     }
@@ -251,10 +253,7 @@ mod tests {
     fn stale_snapshot_falls_back_to_in_flight() {
         let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 50, 0.9)]);
         pool.request_sent(address(1));
-        assert_eq!(
-            pick(&pool, &profile(Picker::MaxScore), 1, MAX_AGE + 1),
-            (vec![2, 1], Some(Reason::InFlightOnly))
-        );
+        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, MAX_AGE + 1), (vec![2, 1], Some(Reason::InFlightOnly)));
     }
 
     #[test]

@@ -1,0 +1,548 @@
+//! Every way in which an exchange can end, in virtual time: afterwards nothing is in flight and each counter has its value.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test file: a failure here is the test's failure"
+)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use endpoint_picker::exchange::{Outbound, StreamInfo};
+use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::ledger::{SinkKind, StatSink};
+use endpoint_picker::reply::LocalReply;
+use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
+use snapshot::{Endpoint, Pool, Snapshot, State};
+
+const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+const EVENTS: [&[u8]; 4] = [
+    b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
+    b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
+    b"data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n",
+    b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"total_tokens\":10}}\n\ndata: [DONE]\n\n",
+];
+
+const MODEL: &str = "model_name=m;target_model_name=m;";
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 8000))
+}
+
+/// What Envoy would say of the stream.
+#[derive(Default)]
+struct Info {
+    upstream: Option<SocketAddr>,
+    attempts: Option<u64>,
+    details: Option<&'static str>,
+    flags: u64,
+}
+
+impl StreamInfo for Info {
+    fn upstream_address(&mut self) -> Option<SocketAddr> {
+        self.upstream
+    }
+
+    fn attempts(&mut self) -> Option<u64> {
+        self.attempts
+    }
+
+    fn code_details(&mut self) -> Option<Vec<u8>> {
+        self.details.map(|details| details.as_bytes().to_vec())
+    }
+
+    fn response_flags(&mut self) -> Option<u64> {
+        Some(self.flags)
+    }
+}
+
+/// Envoy's stats.
+#[derive(Default)]
+struct Stats(Vec<(String, u64)>);
+
+impl StatSink for Stats {
+    fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
+        self.0.push((name.to_owned(), 0));
+        u32::try_from(self.0.len() - 1).ok()
+    }
+
+    fn add(&mut self, id: u32, delta: u64) {
+        self.0[id as usize].1 += delta;
+    }
+
+    fn set(&mut self, id: u32, value: u64) {
+        self.0[id as usize].1 = value;
+    }
+
+    fn has_time(&mut self) -> bool {
+        true
+    }
+}
+
+/// One picker with two equal endpoints, and time.
+struct Scene {
+    picker: EndpointPicker,
+    exchange: Exchange,
+    micros: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with("{}")
+    }
+
+    fn with(config: &str) -> Self {
+        let Ok(Plugin::Filter(config)) = Plugin::parse(config.as_bytes()) else { panic!("{config} is no filter") };
+        let mut picker = EndpointPicker::new(config, 1);
+        let fresh = |last| Endpoint { state: State::Fresh, waiting: Some(0), ..Endpoint::unknown(address(last)) };
+        let pools = vec![Pool { name: "default".into(), endpoints: vec![fresh(1), fresh(2)] }];
+        picker.install(&Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools });
+        picker.confirm(Timestamp::from_micros(0));
+        Self { picker, exchange: Exchange::default(), micros: 0 }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.micros)
+    }
+
+    fn request_headers(&mut self, head: &RequestHead<'_>, end: bool) -> Directive {
+        let now = self.now();
+        let directive = self.exchange.on_request_headers(&mut self.picker, head, end, now);
+        self.picked(directive)
+    }
+
+    fn body(&mut self, chunk: &[u8], end: bool) -> Directive {
+        let directive = self.exchange.on_request_body(&mut self.picker, chunk, end);
+        self.picked(directive)
+    }
+
+    fn picked(&mut self, directive: Directive) -> Directive {
+        let now = self.now();
+        if directive == Directive::Pick { self.exchange.pick(&mut self.picker, now) } else { directive }
+    }
+
+    fn post(&mut self, body: &[u8]) -> Directive {
+        let head = RequestHead { method: b"POST", path: b"/v1/chat/completions", ..RequestHead::default() };
+        assert_eq!(self.request_headers(&head, false), Directive::Wait);
+        self.body(body, true)
+    }
+
+    /// Sends a chat request; the endpoints in the order of the ranked list.
+    fn send(&mut self) -> Vec<SocketAddr> {
+        match self.post(CHAT) {
+            Directive::Send(Outbound { destination: Some(list), .. }) => {
+                assert_eq!(self.in_flight(), 1);
+                list.split(',').map(|entry| entry.parse().unwrap()).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn response_headers(&mut self, status: u16, kind: &str, mut info: Info, end: bool) {
+        self.micros += 100_000;
+        let now = self.now();
+        let status = status.to_string();
+        let pairs = [(b":status".as_slice(), status.as_bytes()), (b"content-type", kind.as_bytes())];
+        let head = ResponseHead::read(pairs.into_iter());
+        self.exchange.on_response_headers(&mut self.picker, &head, &mut info, end, now);
+    }
+
+    fn response_body(&mut self, chunk: &[u8], end: bool) {
+        self.micros += 100_000;
+        let now = self.now();
+        self.exchange.on_response_body(&mut self.picker, chunk.len(), || chunk.to_vec(), end, now);
+    }
+
+    fn log(&mut self, flags: u64) {
+        let now = self.now();
+        self.exchange.on_log(&mut self.picker, &mut Info { flags, ..Info::default() }, now);
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.picker.pool().endpoints().iter().map(endpoint_picker::pool::Endpoint::in_flight).sum()
+    }
+
+    /// Ends the stream as Envoy does, checks that nothing is left in flight, and gives every stat that is not 0.
+    fn stats(mut self, flags: u64) -> BTreeMap<String, u64> {
+        self.log(flags);
+        self.log(flags);
+        assert!(self.exchange.is_settled());
+        assert_eq!(self.in_flight(), 0);
+        let post = self.picker.post(Timestamp::from_micros(0));
+        assert!(post.endpoints.is_empty() && post.models.is_empty(), "{post:?}");
+        let mut stats = Stats::default();
+        let ledger = self.picker.ledger_mut();
+        ledger.define(&mut stats);
+        ledger.begin_flush();
+        assert!(ledger.flush(&mut stats));
+        stats.0.into_iter().filter(|(_, value)| *value > 0).collect()
+    }
+}
+
+#[track_caller]
+fn assert_stat(stats: &BTreeMap<String, u64>, name: &str, value: u64) {
+    assert_eq!(stats.get(name).copied().unwrap_or(0), value, "{name} in {stats:#?}");
+}
+
+#[track_caller]
+fn assert_error(stats: &BTreeMap<String, u64>, labels: &str, code: &str) {
+    let errors: Vec<_> =
+        stats.iter().filter(|(name, _)| name.ends_with("inference_objective_request_error_total")).collect();
+    assert_eq!(errors, [(&format!("{labels}error_code={code};inference_objective_request_error_total"), &1)]);
+}
+
+#[track_caller]
+fn assert_no_error(stats: &BTreeMap<String, u64>) {
+    assert!(!stats.keys().any(|name| name.contains("error_total")), "{stats:#?}");
+}
+
+fn served(by: SocketAddr) -> Info {
+    Info { upstream: Some(by), details: Some("via_upstream"), attempts: Some(1), flags: 0 }
+}
+
+/// The two shapes of an answer, told apart by what follows the headers.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Unary,
+    Stream,
+}
+
+impl Shape {
+    const BOTH: [Self; 2] = [Self::Unary, Self::Stream];
+
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Unary => "application/json",
+            Self::Stream => "text/event-stream; charset=utf-8",
+        }
+    }
+
+    fn chunks(self) -> Vec<&'static [u8]> {
+        match self {
+            Self::Unary => vec![&ANSWER[..40], &ANSWER[40..]],
+            Self::Stream => EVENTS.to_vec(),
+        }
+    }
+}
+
+#[test]
+fn a_complete_answer_is_counted_once_and_whole() {
+    for shape in Shape::BOTH {
+        let mut scene = Scene::new();
+        let first = scene.send()[0];
+        scene.response_headers(200, shape.content_type(), served(first), false);
+        let chunks = shape.chunks();
+        for (index, chunk) in chunks.iter().enumerate() {
+            scene.response_body(chunk, index + 1 == chunks.len());
+        }
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let duration = 100_000 * (1 + chunks.len() as u64);
+        let stats = scene.stats(0);
+        assert_no_error(&stats);
+        assert_stat(&stats, &format!("{MODEL}priority=0;inference_objective_request_total"), 1);
+        for (family, sum) in [
+            ("request_sizes", CHAT.len() as u64),
+            ("response_sizes", bytes as u64),
+            ("input_tokens", 7),
+            ("output_tokens", 3),
+        ] {
+            assert_stat(&stats, &format!("{MODEL}inference_objective_{family}_sum"), sum);
+            assert_stat(&stats, &format!("{MODEL}inference_objective_{family}_count"), 1);
+        }
+        assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_sum_microseconds"), duration);
+        let normalized = "inference_objective_normalized_time_per_output_token_seconds_sum_microseconds";
+        assert_stat(&stats, &format!("{MODEL}{normalized}"), duration / 3);
+        let streamed = u64::from(matches!(shape, Shape::Stream));
+        // First content in the second event of the stream, 300 ms in; the next and last 100 ms later, two tokens after it.
+        assert_stat(&stats, &format!("{MODEL}inference_objective_request_ttft_seconds_count"), streamed);
+        assert_stat(
+            &stats,
+            &format!("{MODEL}inference_objective_request_ttft_seconds_sum_microseconds"),
+            300_000 * streamed,
+        );
+        assert_stat(
+            &stats,
+            &format!("{MODEL}inference_objective_request_tpot_seconds_sum_microseconds"),
+            50_000 * streamed,
+        );
+        assert_stat(&stats, &format!("{MODEL}inference_objective_prompt_cached_tokens_sum"), 4 * (1 - streamed));
+        let pod = format!("pod_name={first};namespace=;port=8000;");
+        assert_stat(
+            &stats,
+            &format!("status=success;target_model_name=m;{pod}inference_extension_scheduler_attempts_total"),
+            1,
+        );
+        assert_stat(&stats, &format!("pool=default;endpoint={first};reason=tie;inpick_picks_total"), 1);
+        assert_stat(&stats, "outcome=parsed;inpick_request_bodies_total", 1);
+    }
+}
+
+#[test]
+fn trailers_end_an_answer_too() {
+    for shape in Shape::BOTH {
+        let mut scene = Scene::new();
+        let first = scene.send()[0];
+        scene.response_headers(200, shape.content_type(), served(first), false);
+        for chunk in shape.chunks() {
+            scene.response_body(chunk, false);
+        }
+        let now = scene.now();
+        scene.exchange.on_response_trailers(&mut scene.picker, now);
+        let stats = scene.stats(0);
+        assert_no_error(&stats);
+        assert_stat(&stats, &format!("{MODEL}inference_objective_output_tokens_sum"), 3);
+    }
+}
+
+#[test]
+fn a_reset_before_headers_is_envoys_own_answer() {
+    let mut scene = Scene::new();
+    let ranked = scene.send();
+    let details = Some("upstream_reset_before_response_started{connection_failure}");
+    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: 1 << 5 };
+    scene.response_headers(503, "application/json", info, false);
+    scene.response_body(b"{}", true);
+    let stats = scene.stats(1 << 5);
+    assert_error(&stats, MODEL, "UpstreamReset");
+    assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_count"), 0);
+}
+
+#[test]
+fn a_reset_or_an_abort_after_headers_is_settled_at_the_log() {
+    for shape in Shape::BOTH {
+        for (flags, code) in [
+            (1 << 4, "UpstreamReset"),
+            (1 << 6, "UpstreamReset"),
+            (1 << 14, "Cancelled"),
+            (1 << 28, "Cancelled"),
+            (1 << 16, "Timeout"),
+            (0, "Cancelled"),
+        ] {
+            let mut scene = Scene::new();
+            let first = scene.send()[0];
+            scene.response_headers(200, shape.content_type(), served(first), false);
+            scene.response_body(shape.chunks()[0], false);
+            let stats = scene.stats(flags);
+            assert_error(&stats, MODEL, code);
+            assert_stat(&stats, &format!("{MODEL}inference_objective_response_sizes_count"), 0);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_before_the_answer_is_cancelled() {
+    let mut scene = Scene::new();
+    scene.send();
+    assert_error(&scene.stats(1 << 14), MODEL, "Cancelled");
+}
+
+#[test]
+fn a_client_that_leaves_within_its_body_is_cancelled_without_a_model() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"POST", path: b"/v1/completions", ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    assert_eq!(scene.body(&CHAT[..10], false), Directive::Wait);
+    let stats = scene.stats(1 << 14);
+    assert_error(&stats, "model_name=;target_model_name=;", "Cancelled");
+    assert_stat(&stats, "outcome=incomplete;inpick_request_bodies_total", 1);
+}
+
+#[test]
+fn envoys_timeout_and_overflow_have_codes_of_their_own() {
+    for (status, flags, code) in
+        [(504, 1 << 2, "Timeout"), (503, 1 << 1, "ServiceUnavailable"), (503, 1 << 7, "ResourceExhausted")]
+    {
+        let mut scene = Scene::new();
+        scene.send();
+        let info = Info { details: Some("anything_but_the_upstream"), flags, ..Info::default() };
+        scene.response_headers(status, "application/json", info, true);
+        assert_error(&scene.stats(flags), MODEL, code);
+    }
+}
+
+#[test]
+fn a_retry_moves_the_request_and_blames_the_first() {
+    for shape in Shape::BOTH {
+        let mut scene = Scene::new();
+        let ranked = scene.send();
+        scene.response_headers(200, shape.content_type(), Info { attempts: Some(2), ..served(ranked[1]) }, false);
+        assert_eq!(scene.in_flight(), 1);
+        let second =
+            scene.picker.pool().endpoints().iter().find(|endpoint| endpoint.load.address == ranked[1]).unwrap();
+        assert_eq!(second.own_in_flight(), 1);
+        for chunk in shape.chunks() {
+            scene.response_body(chunk, false);
+        }
+        scene.response_body(b"", true);
+        let stats = scene.stats(0);
+        assert_no_error(&stats);
+        assert_stat(&stats, &format!("pool=default;endpoint={};reason=retry;inpick_picks_total", ranked[1]), 1);
+    }
+}
+
+#[test]
+fn an_error_of_the_model_server_is_counted_whether_in_status_or_stream() {
+    let mut scene = Scene::new();
+    let first = scene.send()[0];
+    scene.response_headers(404, "application/json", served(first), false);
+    scene.response_body(br#"{"error":{"message":"no such model"}}"#, true);
+    let stats = scene.stats(0);
+    assert_error(&stats, MODEL, "ModelServerError");
+    assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_count"), 1);
+
+    let mut scene = Scene::new();
+    let first = scene.send()[0];
+    scene.response_headers(200, "text/event-stream", served(first), false);
+    scene.response_body(EVENTS[1], false);
+    scene.response_body(b"data: {\"error\":{\"message\":\"engine died\",\"code\":500}}\n\ndata: [DONE]\n\n", true);
+    assert_error(&scene.stats(0), MODEL, "ModelServerError");
+}
+
+#[test]
+fn our_own_reply_comes_back_through_the_callbacks_and_is_ignored() {
+    let mut scene = Scene::new();
+    let Directive::Reply(LocalReply { status: 400, .. }) = scene.post(b"{\"model\":") else { panic!("not refused") };
+    scene.response_headers(400, "application/json", Info::default(), false);
+    scene.response_body(b"{}", true);
+    let stats = scene.stats(0);
+    assert_error(&stats, "model_name=;target_model_name=;", "BadRequest");
+    assert_stat(&stats, "outcome=malformed;inpick_request_bodies_total", 1);
+}
+
+#[test]
+fn a_body_over_envoys_limit_is_counted() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"POST", path: b"/v1/completions", ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    let info = Info { details: Some("request_payload_too_large"), ..Info::default() };
+    scene.response_headers(413, "application/json", info, true);
+    let stats = scene.stats(0);
+    assert_error(&stats, "model_name=;target_model_name=;", "BadRequest");
+    assert_stat(&stats, "outcome=too_large;inpick_request_bodies_total", 1);
+}
+
+#[test]
+fn a_request_without_a_body_is_routed_by_load_and_leaves_no_model_series() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"GET", path: b"/v1/models", ..RequestHead::default() };
+    let Directive::Send(Outbound { destination: Some(list), .. }) = scene.request_headers(&head, true) else {
+        panic!()
+    };
+    let first: SocketAddr = list.split(',').next().unwrap().parse().unwrap();
+    assert_eq!(scene.in_flight(), 1);
+    scene.response_headers(200, "application/json", served(first), false);
+    scene.response_body(b"{}", true);
+    let stats = scene.stats(0);
+    assert!(!stats.keys().any(|name| name.contains("inference_objective")), "{stats:#?}");
+}
+
+#[test]
+fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"POST", path: b"/v1/completions", encoded: true, ..RequestHead::default() };
+    assert!(matches!(scene.request_headers(&head, false), Directive::Send(Outbound { destination: Some(_), .. })));
+    assert_eq!(scene.body(b"\x1f\x8b", true), Directive::Continue);
+    let stats = scene.stats(1 << 14);
+    assert_stat(&stats, "outcome=unparsed;inpick_request_bodies_total", 1);
+}
+
+#[test]
+fn a_clients_own_destination_is_taken_off_even_where_nothing_is_picked() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"GET", path: b"/health", has_destination: true, ..RequestHead::default() };
+    assert_eq!(
+        scene.request_headers(&head, true),
+        Directive::Send(Outbound { client_destination: true, ..Outbound::default() })
+    );
+    assert!(scene.stats(0).is_empty());
+}
+
+#[test]
+fn without_endpoints_the_choice_is_envoys_or_nobodys() {
+    let mut scene = Scene::new();
+    scene.picker.install(&Snapshot::default());
+    assert!(matches!(scene.post(CHAT), Directive::Send(Outbound { destination: None, .. })));
+    scene.response_headers(200, "application/json", served(address(9)), false);
+    scene.response_body(ANSWER, true);
+    let stats = scene.stats(0);
+    assert_stat(&stats, "pool=default;endpoint=10.0.0.9:8000;reason=fallback;inpick_picks_total", 1);
+    assert_stat(
+        &stats,
+        "status=failure;target_model_name=m;pod_name=;namespace=;port=;inference_extension_scheduler_attempts_total",
+        1,
+    );
+
+    let mut scene = Scene::with(r#"{"no_endpoint": "fail_closed"}"#);
+    scene.picker.install(&Snapshot::default());
+    assert!(matches!(scene.post(CHAT), Directive::Reply(LocalReply { status: 503, .. })));
+    let stats = scene.stats(0);
+    assert_error(&stats, MODEL, "ServiceUnavailable");
+    assert_stat(&stats, &format!("{MODEL}priority=0;inference_objective_request_total"), 1);
+}
+
+#[test]
+fn a_missing_model_is_refused_or_passed_as_configured() {
+    let body = br#"{"messages":[]}"#;
+    let mut scene = Scene::new();
+    assert!(matches!(scene.post(body), Directive::Reply(LocalReply { status: 400, .. })));
+    assert_stat(&scene.stats(0), "outcome=missing_model;inpick_request_bodies_total", 1);
+
+    let mut scene = Scene::with(r#"{"missing_model": "pass"}"#);
+    assert!(matches!(scene.post(body), Directive::Send(_)));
+    let stats = scene.stats(1 << 14);
+    assert_stat(&stats, "model_name=;target_model_name=;priority=0;inference_objective_request_total", 1);
+}
+
+#[test]
+fn a_rewrite_is_spliced_and_named_in_every_label() {
+    let config = r#"{"model_rewrites": [{"name": "r", "model": "m", "targets": [{"model": "t"}]}], "objectives": {"batch": -2}}"#;
+    let mut scene = Scene::with(config);
+    let head = RequestHead {
+        method: b"POST",
+        path: b"/v1/chat/completions",
+        has_content_length: true,
+        objective: Some(b"batch"),
+        ..RequestHead::default()
+    };
+    scene.request_headers(&head, false);
+    let Directive::Send(outbound) = scene.body(CHAT, true) else { panic!("not sent") };
+    assert!(outbound.has_content_length);
+    assert_eq!(outbound.splice.unwrap().apply(CHAT), br#"{"model":"t","messages":[{"role":"user","content":"hi"}]}"#);
+    let stats = scene.stats(1 << 14);
+    assert_stat(&stats, "model_name=m;target_model_name=t;priority=-2;inference_objective_request_total", 1);
+    assert_stat(
+        &stats,
+        "model_rewrite_name=r;model_name=m;target_model=t;inference_extension_model_rewrite_decisions_total",
+        1,
+    );
+}
+
+#[test]
+fn a_failing_endpoint_is_left_out_after_two_failures() {
+    let mut scene = Scene::new();
+    for _ in 0..6 {
+        scene.exchange = Exchange::default();
+        let ranked = scene.send();
+        if ranked[0] == address(1) {
+            let by = ranked[1..].first().copied().unwrap_or(address(2));
+            scene.response_headers(200, "application/json", Info { attempts: Some(2), ..served(by) }, true);
+        } else {
+            scene.response_headers(200, "application/json", served(ranked[0]), true);
+        }
+    }
+    scene.exchange = Exchange::default();
+    let last = scene.send();
+    scene.log(1 << 14);
+    assert_eq!(last, [address(2)]);
+    assert_stat(&scene.stats(0), "pool=default;endpoint=10.0.0.1:8000;inpick_ejections_total", 1);
+}
+
+#[test]
+fn core_types_can_move_between_threads() {
+    const fn assert_send<T: Send>() {}
+    assert_send::<EndpointPicker>();
+    assert_send::<Exchange>();
+    assert_send::<Directive>();
+}
