@@ -1,0 +1,551 @@
+//! Moves an exchange through the filter as Envoy's filter manager does
+//! (`source/common/http/filter_manager.cc`) with the wasm filter's own bookkeeping
+//! (`source/extensions/common/wasm/context.cc`).
+
+use crate::body::Body;
+use crate::codes::Callback;
+use crate::headers::HeaderMap;
+use crate::settings::FailurePolicy;
+use crate::state::ContextKind;
+use crate::stream::{End, Filter, Iteration, LocalReply, ReplyOrigin, Sent, Side};
+use crate::vm::{Answer, Core, word};
+
+/// `FilterHeadersStatus::StopAllIterationAndWatermark` and, one less, `StopAllIterationAndBuffer`; on the
+/// other callbacks anything from 1 up holds back.
+const STOP_ALL: u32 = 4;
+const STOP_ALL_AND_BUFFER: u32 = 3;
+const STOP: u32 = 1;
+
+/// `FilterDataStatus`
+const BUFFER: u32 = 1;
+const WATERMARK: u32 = 2;
+
+/// `response.flags` bits (Envoy `envoy/stream_info/stream_info.h`, the legacy bit set).
+pub(crate) mod flags {
+    pub(crate) const NO_HEALTHY_UPSTREAM: u64 = 0x2;
+    pub(crate) const UPSTREAM_REQUEST_TIMEOUT: u64 = 0x4;
+    pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
+    pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
+    pub(crate) const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 0x4000;
+}
+
+impl Core {
+    /// The wasm side of a new exchange on this VM. A failed VM is reloaded first if the policy and the
+    /// backoff allow it (Envoy `PluginConfig::maybeReloadHandleIfNeeded`, `PluginConfig::createContext`).
+    pub(crate) fn new_filter(&mut self, vm: usize) -> Filter {
+        let policy = self.state().settings.failure_policy;
+        let dead = self.state().vm(vm).is_some_and(|vm| vm.failed.is_some());
+        if dead && (policy != FailurePolicy::FailReload || !self.try_reload(vm)) {
+            return match policy {
+                FailurePolicy::FailOpen => Filter::Skipped,
+                FailurePolicy::FailClosed | FailurePolicy::FailReload => Filter::Closed,
+            };
+        }
+        match self.state_mut().vm_mut(vm) {
+            None => Filter::Skipped,
+            Some(vm) => {
+                let context = vm.next_context;
+                vm.next_context += 1;
+                Filter::Context { context, generation: vm.generation }
+            }
+        }
+    }
+
+    fn try_reload(&mut self, vm: usize) -> bool {
+        let state = self.state_mut();
+        let name = state.settings.plugin_name.clone();
+        let now = state.clock.monotonic();
+        let loaded_at = state.vm(vm).map_or(now, |vm| vm.loaded_at);
+        if now.saturating_sub(loaded_at) < state.settings.reload_backoff {
+            state.stats.count(&format!("wasm.{name}.vm_reload_backoff"));
+            return false;
+        }
+        let reloaded = self.reload(vm).is_ok();
+        let event = if reloaded { "vm_reload_success" } else { "vm_reload_failure" };
+        self.state_mut().stats.count(&format!("wasm.{name}.{event}"));
+        reloaded
+    }
+
+    /// Makes the stream context known to the guest (`Context::onCreate`).
+    pub(crate) fn create_context(&mut self, exchange: u64) {
+        let Some((vm, filter)) = self.state().stream(exchange).map(|stream| (stream.vm, stream.filter)) else {
+            return;
+        };
+        let Filter::Context { context, .. } = filter else { return };
+        let Some(parent) = self.state_mut().vm_mut(vm) else { return };
+        parent.contexts.insert(context, ContextKind::Exchange(exchange));
+        let root = parent.root;
+        self.call(vm, context, Callback::ContextCreate, &[context, root]);
+        self.run_deferred(vm);
+    }
+
+    /// Asks the guest; the answer is an action's number. `CHECK_FAIL_HTTP` before and after the call: a dead
+    /// VM answers 503 once, or lets everything through when the policy is to fail open.
+    fn ask(&mut self, exchange: u64, callback: Callback, args: &[u32]) -> u32 {
+        let Some(stream) = self.state().stream(exchange) else { return 0 };
+        let (index, failed) = (stream.vm, stream.failed);
+        let (context, generation) = match stream.filter {
+            Filter::Skipped => return 0,
+            Filter::Closed => return if failed { 0 } else { self.fail(exchange) },
+            Filter::Context { context, generation } => (context, generation),
+        };
+        if failed {
+            return 0;
+        }
+        let alive = self.state().vm(index).is_some_and(|vm| vm.generation == generation && vm.failed.is_none());
+        if !alive {
+            return self.fail(exchange);
+        }
+        let args: Vec<u32> = std::iter::once(context).chain(args.iter().copied()).collect();
+        let answer = self.call(index, context, callback, &args);
+        let stopped = self.state().vm(index).is_some_and(|vm| vm.stop_iteration);
+        let action = match answer {
+            Answer::Value(_) if stopped => STOP_ALL,
+            Answer::Value(action) => action,
+            Answer::Absent => 0,
+            Answer::Failed => self.fail(exchange),
+        };
+        self.run_deferred(index);
+        action
+    }
+
+    /// `ContextBase::failStream`, once per exchange.
+    fn fail(&mut self, exchange: u64) -> u32 {
+        if self.state().settings.failure_policy == FailurePolicy::FailOpen {
+            return 0;
+        }
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return 0 };
+        if !stream.failed {
+            stream.failed = true;
+            self.send_local_reply(
+                exchange,
+                LocalReply {
+                    status: 503,
+                    headers: HeaderMap::new(),
+                    body: Vec::new(),
+                    details: "wasm_fail_stream".to_owned(),
+                    grpc_status: Some(14),
+                    origin: ReplyOrigin::VmFailure,
+                },
+            );
+        }
+        STOP_ALL
+    }
+
+    /// Whether nothing more is to be done on this side: the exchange is over, or a local reply has aborted
+    /// the request.
+    fn halted(&self, exchange: u64, side: Side) -> bool {
+        self.state()
+            .stream(exchange)
+            .is_none_or(|stream| stream.end.is_some() || (side == Side::Request && stream.local_reply.is_some()))
+    }
+
+    /// Headers arrive (`Context::decodeHeaders`, `encodeHeaders`).
+    pub(crate) fn headers(&mut self, exchange: u64, side: Side, headers: HeaderMap, end: bool) {
+        let allow_stop = self.state().settings.allow_on_headers_stop_iteration;
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        let count = word(headers.len());
+        half.started = true;
+        half.headers = headers;
+        half.headers_open = true;
+        half.end_of_stream = end;
+        half.complete = end;
+        let action = self.ask(exchange, side.headers_callback(), &[count, u32::from(end)]);
+        if self.halted(exchange, side) {
+            return;
+        }
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        match action {
+            // Without the option a pause from a headers callback means stop everything
+            // (proxy-wasm-cpp-host issue 143, `convertVmCallResultToFilterHeadersStatus`).
+            STOP if allow_stop => half.iteration = Iteration::Stopped,
+            STOP | STOP_ALL_AND_BUFFER.. => half.iteration = Iteration::StoppedAll,
+            _ => {
+                half.headers_open = false;
+                self.forward_headers(exchange, side);
+            }
+        }
+    }
+
+    /// A piece of a body arrives (`Context::decodeData`, `encodeData`).
+    pub(crate) fn data(&mut self, exchange: u64, side: Side, bytes: Vec<u8>, end: bool) {
+        let limit = self.buffer_limit(side);
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        half.complete |= end;
+        half.received_bytes += u64::try_from(bytes.len()).unwrap_or(0);
+        if half.iteration == Iteration::StoppedAll {
+            let held = half.buffered.get_or_insert_default();
+            held.append(&bytes);
+            // Reading stops at the limit, nothing is refused.
+            stream.above_watermark |= held.len() > limit;
+            return;
+        }
+        self.filter_data(exchange, side, bytes, end);
+    }
+
+    fn filter_data(&mut self, exchange: u64, side: Side, bytes: Vec<u8>, end: bool) {
+        let limit = self.buffer_limit(side);
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        half.chunk = Body::default();
+        if half.buffering {
+            let buffered = half.buffered.get_or_insert_default();
+            buffered.append(&bytes);
+            if buffered.len() > limit {
+                // Envoy's decodeData does not call the VM once adding the data has brought a local reply.
+                self.overflow(exchange, side);
+                return;
+            }
+        } else {
+            half.chunk = Body::from(bytes);
+        }
+        half.chunk_open = true;
+        half.end_of_stream = end;
+        let had_trailers = half.trailers.is_some();
+        let seen = if half.buffering { half.buffered.as_ref().map_or(0, Body::len) } else { half.chunk.len() };
+        half.in_body_callback = true;
+        let action = self.ask(exchange, side.body_callback(), &[word(seen), u32::from(end)]);
+        if let Some(stream) = self.state_mut().stream_mut(exchange) {
+            stream.half_mut(side).in_body_callback = false;
+        }
+        if self.halted(exchange, side) {
+            return;
+        }
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        let chunk = half.chunk.take();
+        half.buffering = false;
+        match action {
+            0 => {
+                half.chunk_open = false;
+                if half.iteration == Iteration::Going {
+                    let mut data = half.buffered.take().map(|mut body| body.take()).unwrap_or_default();
+                    data.extend(chunk);
+                    let ends = end && half.trailers.is_none();
+                    let added_trailers = !had_trailers && half.trailers.is_some();
+                    self.forward_data(exchange, side, data, ends);
+                    if added_trailers {
+                        self.forward_trailers(exchange, side);
+                    }
+                } else {
+                    half.buffered.get_or_insert_default().append(&chunk);
+                    self.resume(exchange, side);
+                }
+            }
+            BUFFER => {
+                half.buffering = true;
+                half.iteration = Iteration::Stopped;
+                let buffered = half.buffered.get_or_insert_default();
+                buffered.append(&chunk);
+                if buffered.len() > limit {
+                    self.overflow(exchange, side);
+                }
+            }
+            WATERMARK => {
+                half.iteration = Iteration::Stopped;
+                let buffered = half.buffered.get_or_insert_default();
+                buffered.append(&chunk);
+                stream.above_watermark |= buffered.len() > limit;
+            }
+            _ => {
+                // StopIterationNoBuffer: the filter keeps the data, so it is gone from the exchange.
+                half.iteration = Iteration::Stopped;
+                if half.complete {
+                    half.buffered.get_or_insert_default();
+                }
+            }
+        }
+    }
+
+    /// Trailers arrive and complete their half (`Context::decodeTrailers`, `encodeTrailers`).
+    pub(crate) fn trailers(&mut self, exchange: u64, side: Side, trailers: HeaderMap) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        half.complete = true;
+        half.trailers = Some(trailers);
+        if half.iteration == Iteration::StoppedAll {
+            half.trailers_waiting = true;
+            return;
+        }
+        self.filter_trailers(exchange, side);
+    }
+
+    fn filter_trailers(&mut self, exchange: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        half.trailers_waiting = false;
+        half.trailers_open = true;
+        let count = word(half.trailers.as_ref().map_or(0, HeaderMap::len));
+        let action = self.ask(exchange, side.trailers_callback(), &[count]);
+        if self.halted(exchange, side) {
+            return;
+        }
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        if action != 0 {
+            half.iteration = Iteration::Stopped;
+            return;
+        }
+        half.trailers_open = false;
+        if half.iteration == Iteration::Going {
+            self.forward_trailers(exchange, side);
+        } else {
+            self.resume(exchange, side);
+        }
+    }
+
+    /// The guest resumes a half (`continueDecoding`, `continueEncoding`). A request that has been answered,
+    /// or anything that is over, stays as it is (`ActiveStreamDecoderFilter::canContinue`).
+    pub(crate) fn continue_side(&mut self, exchange: u64, side: Side) {
+        if self.halted(exchange, side) {
+            return;
+        }
+        self.resume(exchange, side);
+    }
+
+    /// `ActiveStreamFilterBase::commonContinue`: lets go whatever is held. After a full stop the body and the
+    /// trailers come to this filter first, since it has not seen them.
+    fn resume(&mut self, exchange: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        if !half.started {
+            return;
+        }
+        let unseen = half.iteration == Iteration::StoppedAll;
+        half.iteration = Iteration::Going;
+        stream.above_watermark = false;
+        let half = stream.half_mut(side);
+        if !half.headers_continued {
+            self.forward_headers(exchange, side);
+        }
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        if stream.end.is_some() {
+            return;
+        }
+        let half = stream.half_mut(side);
+        let ends = half.complete && half.trailers.is_none();
+        if let Some(mut body) = half.buffered.take() {
+            let data = body.take();
+            if unseen {
+                self.filter_data(exchange, side, data, ends);
+            } else {
+                self.forward_data(exchange, side, data, ends);
+            }
+        }
+        let Some(half) = self.state().stream(exchange).map(|stream| stream.half(side)) else { return };
+        if half.trailers.is_none() || half.trailers_continued || half.iteration == Iteration::StoppedAll {
+            return;
+        }
+        if half.trailers_waiting {
+            self.filter_trailers(exchange, side);
+        } else if half.iteration == Iteration::Going {
+            self.forward_trailers(exchange, side);
+        }
+    }
+
+    fn forward_headers(&mut self, exchange: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        if half.headers_continued {
+            return;
+        }
+        half.headers_continued = true;
+        half.sent.headers = Some(half.headers.clone());
+        if half.complete && half.buffered.is_none() && half.trailers.is_none() && !half.in_body_callback {
+            self.ended(exchange, side);
+        }
+    }
+
+    fn forward_data(&mut self, exchange: u64, side: Side, data: Vec<u8>, ends: bool) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        if !data.is_empty() {
+            stream.half_mut(side).sent.chunks.push(data);
+        }
+        if ends {
+            self.ended(exchange, side);
+        }
+    }
+
+    fn forward_trailers(&mut self, exchange: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let half = stream.half_mut(side);
+        half.trailers_continued = true;
+        half.sent.trailers.clone_from(&half.trailers);
+        self.ended(exchange, side);
+    }
+
+    fn ended(&mut self, exchange: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        stream.half_mut(side).sent.ended = true;
+        if side == Side::Response {
+            self.finish(exchange, End::Complete);
+        }
+    }
+
+    fn buffer_limit(&self, side: Side) -> usize {
+        let settings = &self.state().settings;
+        match side {
+            Side::Request => settings.request_buffer_limit,
+            Side::Response => settings.response_buffer_limit,
+        }
+    }
+
+    /// A buffered body is above its limit: 413 for a request; for a response 500, or a reset when its headers
+    /// are gone (`FilterManager`, `requestDataTooLarge`, `responseDataTooLarge`).
+    fn overflow(&mut self, exchange: u64, side: Side) {
+        let (status, body, details) = match side {
+            Side::Request => (413, "Payload Too Large", "request_payload_too_large"),
+            Side::Response => (500, "Internal Server Error", "response_payload_too_large"),
+        };
+        self.send_local_reply(
+            exchange,
+            LocalReply {
+                status,
+                headers: HeaderMap::new(),
+                body: body.as_bytes().to_vec(),
+                details: details.to_owned(),
+                grpc_status: None,
+                origin: ReplyOrigin::Proxy,
+            },
+        );
+    }
+
+    /// `FilterManager::sendLocalReply`: through the filter while no response has begun; straight to the
+    /// client when one has begun but no headers were sent; else the stream is reset. A second reply by the
+    /// guest itself never arrives (envoy issue 28826).
+    pub(crate) fn send_local_reply(&mut self, exchange: u64, reply: LocalReply) {
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let vm = stream.vm;
+        if stream.end.is_some() {
+            return;
+        }
+        if stream.local_reply.is_some() && reply.origin == ReplyOrigin::Guest {
+            stream.stuck = true;
+            self.state_mut().note(Some(exchange), vm, "second local reply is lost", reply.status.to_string());
+            return;
+        }
+        let (headers, body) = compose(&reply, &stream.request.headers);
+        stream.code_details = Some(reply.details.clone());
+        let status = reply.status;
+        stream.local_reply = Some(reply);
+        let begun = stream.response.started;
+        let gone = stream.response.sent.headers.is_some();
+        self.state_mut().note(Some(exchange), vm, "local reply", status.to_string());
+        if !begun {
+            let bodiless = body.is_empty();
+            self.headers(exchange, Side::Response, headers, bodiless);
+            if !bodiless && !self.halted(exchange, Side::Response) {
+                self.data(exchange, Side::Response, body, true);
+            }
+        } else if !gone {
+            if let Some(stream) = self.state_mut().stream_mut(exchange) {
+                stream.response.headers = headers.clone();
+                stream.response.sent = Sent {
+                    headers: Some(headers),
+                    chunks: if body.is_empty() { Vec::new() } else { vec![body] },
+                    trailers: None,
+                    ended: true,
+                };
+            }
+            self.finish(exchange, End::Complete);
+        } else {
+            self.finish(exchange, End::LocalReset);
+        }
+    }
+
+    /// The exchange is over: access log, then done, then delete (`ConnectionManagerImpl::
+    /// doDeferredStreamDestroy`). A dead VM hears nothing of it.
+    pub(crate) fn finish(&mut self, exchange: u64, end: End) {
+        let now = self.state().clock.monotonic();
+        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        if stream.end.is_some() {
+            return;
+        }
+        stream.end = Some(end);
+        stream.ended = Some(now);
+        match end {
+            End::ClientReset => {
+                stream.response_flags |= flags::DOWNSTREAM_CONNECTION_TERMINATION;
+                stream.code_details = Some("downstream_remote_disconnect".to_owned());
+            }
+            End::Complete if stream.code_details.is_none() => {
+                stream.code_details = Some("via_upstream".to_owned());
+            }
+            End::Complete | End::UpstreamReset | End::LocalReset => {}
+        }
+        let (index, filter) = (stream.vm, stream.filter);
+        self.state_mut().note(Some(exchange), index, "exchange over", format!("{end:?}"));
+        if let Filter::Context { context, generation } = filter {
+            let same = self.state().vm(index).is_some_and(|vm| vm.generation == generation);
+            if same {
+                self.set_logging(exchange, true);
+                self.call(index, context, Callback::Log, &[context]);
+                self.set_logging(exchange, false);
+                self.run_deferred(index);
+                self.call(index, context, Callback::Done, &[context]);
+                self.run_deferred(index);
+                self.call(index, context, Callback::Delete, &[context]);
+                self.run_deferred(index);
+                if let Some(vm) = self.state_mut().vm_mut(index) {
+                    vm.contexts.remove(&context);
+                }
+            }
+        }
+        if self.state().stream(exchange).is_some_and(|stream| stream.abandoned) {
+            self.state_mut().streams.remove(&exchange);
+        }
+    }
+
+    fn set_logging(&mut self, exchange: u64, logging: bool) {
+        if let Some(stream) = self.state_mut().stream_mut(exchange) {
+            stream.logging = logging;
+        }
+    }
+}
+
+/// Headers and body of a local reply (Envoy `Utility::prepareLocalReply`, `source/common/http/utility.cc`):
+/// a gRPC request gets a trailers-only answer, a HEAD request no body.
+fn compose(reply: &LocalReply, request: &HeaderMap) -> (HeaderMap, Vec<u8>) {
+    let grpc = request
+        .get("content-type")
+        .is_some_and(|kind| kind == b"application/grpc" || kind.starts_with(b"application/grpc+"));
+    let mut headers = HeaderMap::new();
+    if grpc {
+        headers.add(":status", "200");
+        headers.add("content-type", "application/grpc");
+        let status = reply.grpc_status.unwrap_or_else(|| grpc_status(reply.status));
+        headers.add("grpc-status", status.to_string());
+        if !reply.body.is_empty() {
+            headers.add("grpc-message", &reply.body);
+        }
+    } else {
+        headers.add(":status", reply.status.to_string());
+    }
+    for (name, value) in reply.headers.iter() {
+        headers.add(name, value);
+    }
+    if grpc || reply.body.is_empty() {
+        return (headers, Vec::new());
+    }
+    headers.set("content-length", reply.body.len().to_string());
+    if headers.get("content-type").is_none() {
+        headers.add("content-type", "text/plain");
+    }
+    let head = request.get(":method") == Some(b"HEAD");
+    (headers, if head { Vec::new() } else { reply.body.clone() })
+}
+
+/// Envoy `Grpc::Utility::httpToGrpcStatus`.
+const fn grpc_status(http: u16) -> u32 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
