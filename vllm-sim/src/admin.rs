@@ -25,6 +25,8 @@ enum Change {
     Drain { duration_ms: Option<u64> },
     /// Closes the port and every connection but the one that asks.
     Refuse { duration_ms: Option<u64> },
+    /// Kills the engine: 500 or an error event for what is in flight, and a closed port.
+    Crash { duration_ms: Option<u64> },
     /// Cuts every connection but the one that asks; the port stays open.
     HangUp,
 }
@@ -103,6 +105,10 @@ async fn apply(connection: &Connection, change: Change) {
         }
         Change::Refuse { duration_ms } => {
             connection.inner.refuse(Some(connection.number)).await;
+            duration_ms
+        }
+        Change::Crash { duration_ms } => {
+            connection.inner.crash().await;
             duration_ms
         }
         Change::HangUp => {

@@ -58,7 +58,8 @@ pub enum MetricsDialect {
 /// A simulated vLLM model server. Flags that vLLM has keep its names.
 ///
 /// Prints `listening on http://HOST:PORT` when ready. Behaviour real vLLM lacks is under /sim: POST /sim/fault and DELETE /sim/fault,
-/// POST /sim/load, GET /sim/state, GET /sim/last-request, GET /sim/last-request/body.
+/// POST /sim/load, GET /sim/state, GET /sim/last-request, GET /sim/last-request/body. A fault is JSON: {"kind":"reset","after_events":3},
+/// {"kind":"status","status":503,"count":2,"target":"metrics"}, {"kind":"freeze"}, {"kind":"refuse","duration_ms":500}.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vllm-sim", version)]
 pub struct Config {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::engine::RequestId;
 use crate::pod::Pod;
+use crate::reply::{error_body, kind_of};
 
 /// The pause before a connection breaks, so that the client has read what was sent until then.
 const BREAK_PAUSE: Duration = Duration::from_millis(5);
@@ -17,8 +18,17 @@ const BREAK_PAUSE: Duration = Duration::from_millis(5);
 /// An engine event, addressed to one choice of one answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Delivery {
-    Token { choice: usize, index: u32 },
-    Finished { choice: usize, generated: u32, cached_tokens: u32 },
+    Token {
+        choice: usize,
+        index: u32,
+    },
+    Finished {
+        choice: usize,
+        generated: u32,
+        cached_tokens: u32,
+    },
+    /// The engine died; nothing more comes.
+    Died,
 }
 
 /// What became of one choice.
@@ -49,23 +59,29 @@ impl Ticket {
             return None;
         }
         let delivery = self.deliveries.recv().await?;
-        if let Delivery::Finished { choice, .. } = delivery {
-            self.open.retain(|(open, _)| *open != choice);
+        match delivery {
+            Delivery::Token { .. } => {}
+            Delivery::Finished { choice, .. } => self.open.retain(|(open, _)| *open != choice),
+            Delivery::Died => self.open.clear(),
         }
         Some(delivery)
     }
 
-    /// Waits for the end of every choice; outcomes in the order of the choices.
-    pub(crate) async fn outcomes(mut self) -> Vec<Outcome> {
+    /// Waits for the end of every choice; outcomes in the order of the choices. None when the engine died.
+    pub(crate) async fn outcomes(mut self) -> Option<Vec<Outcome>> {
         let mut outcomes = vec![Outcome::default(); self.open.len()];
         while let Some(delivery) = self.next().await {
-            if let Delivery::Finished { choice, generated, cached_tokens } = delivery
-                && let Some(outcome) = outcomes.get_mut(choice)
-            {
-                *outcome = Outcome { generated, cached_tokens };
+            match delivery {
+                Delivery::Token { .. } => {}
+                Delivery::Finished { choice, generated, cached_tokens } => {
+                    if let Some(outcome) = outcomes.get_mut(choice) {
+                        *outcome = Outcome { generated, cached_tokens };
+                    }
+                }
+                Delivery::Died => return None,
             }
         }
-        outcomes
+        Some(outcomes)
     }
 }
 
@@ -179,11 +195,19 @@ impl EventStream {
                 }
                 self.answer.last(choice, outcome, &mut self.queue);
             }
+            Some(Delivery::Died) => self.fail(),
             None => {
                 self.answer.end(&self.outcomes, &mut self.queue);
                 self.stage = Stage::Done;
             }
         }
+    }
+
+    /// Ends the stream with vLLM's error event.
+    fn fail(&mut self) {
+        let error = error_body(500, kind_of(500), None, ENGINE_DEAD);
+        self.queue = VecDeque::from([Bytes::from(format!("data: {error}\n\n")), Bytes::from_static(DONE)]);
+        self.stage = Stage::Done;
     }
 
     async fn break_here(&mut self, how: Break) -> Option<Result<Bytes, Broken>> {
@@ -195,20 +219,16 @@ impl EventStream {
             Break::Short => None,
             Break::Stall => std::future::pending().await,
             Break::ErrorEvent => {
-                let error = crate::reply::error_body(
-                    500,
-                    "InternalServerError",
-                    None,
-                    "EngineCore encountered an issue. See stack trace (above) for the root cause.",
-                );
-                self.queue = VecDeque::from([Bytes::from(format!("data: {error}\n\n")), Bytes::from_static(DONE)]);
-                self.stage = Stage::Done;
+                self.fail();
                 self.broken = None;
                 self.queue.pop_front().map(Ok)
             }
         }
     }
 }
+
+/// What vLLM says of a dead engine.
+pub(crate) const ENGINE_DEAD: &str = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
 
 /// The event that ends OpenAI streams.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";

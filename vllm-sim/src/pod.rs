@@ -316,6 +316,19 @@ impl Pod {
         self.wake_all();
     }
 
+    /// Every request in flight learns that the engine is dead.
+    pub(crate) fn crash(&self) {
+        let now = self.now();
+        for lane in &self.lanes {
+            let mut state = lock(&lane.state);
+            let listeners = std::mem::take(&mut state.listeners);
+            for (id, (_, sender)) in listeners {
+                state.engine.abort(now, id);
+                let _ = sender.send(Delivery::Died);
+            }
+        }
+    }
+
     /// Back to normal after freezing or draining.
     pub(crate) fn resume(&self) {
         self.frozen.store(false, Ordering::Release);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::api::{self, Job};
 use crate::config::Runner;
-use crate::exchange::{Answer, EventStream, Ticket};
+use crate::exchange::{Answer, ENGINE_DEAD, EventStream, Ticket};
 use crate::fault::FaultTarget;
 use crate::metrics_page;
 use crate::pod::Pod;
@@ -220,8 +220,10 @@ impl Started {
         if self.stream {
             return Reply::events(EventStream::new(self.ticket, self.answer));
         }
-        let outcomes = self.ticket.outcomes().await;
-        Reply::json(200, self.answer.whole(&outcomes))
+        match self.ticket.outcomes().await {
+            Some(outcomes) => Reply::json(200, self.answer.whole(&outcomes)),
+            None => Reply::server_error(500, ENGINE_DEAD),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 
 use crate::admin;
 use crate::config::{Config, ConfigError};
-use crate::exchange::{Break, Broken, EventStream, break_soon};
+use crate::exchange::{Break, Broken, ENGINE_DEAD, EventStream, break_soon};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget};
 use crate::http_stats::Served;
 use crate::metrics_page;
@@ -41,6 +41,8 @@ const REOPEN_TRIES: u32 = 100;
 const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 /// How often draining looks whether all requests are done.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// What a dying server has to send its last answers.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// A body of this size passes in one piece when a page is made huge.
 const HUGE_CHUNK: usize = 64 * 1024;
 const POD_HEADER: HeaderName = HeaderName::from_static("x-inference-pod");
@@ -87,6 +89,8 @@ pub(crate) struct Inner {
 struct HangUp {
     round: u64,
     spare: Option<u64>,
+    /// Connections with a higher number came later and stay.
+    newest: u64,
 }
 
 #[derive(Debug)]
@@ -172,6 +176,11 @@ impl Server {
         self.inner.refuse(None).await;
     }
 
+    /// Kills the engine: plain requests in flight get 500, streams an error event and `[DONE]`, and the port closes.
+    pub async fn crash(&self) {
+        self.inner.crash().await;
+    }
+
     /// Opens the same port again. Returns false when somebody else has it.
     pub async fn accept(&self) -> bool {
         self.inner.reopen().await
@@ -219,12 +228,27 @@ impl Drop for Server {
 
 impl Inner {
     pub(crate) async fn refuse(&self, spare: Option<u64>) {
+        self.close().await;
+        self.hang_up(spare);
+    }
+
+    pub(crate) async fn crash(self: &Arc<Self>) {
+        self.close().await;
+        self.pod.crash();
+        let inner = self.clone();
+        let newest = self.pod.connections.load(Ordering::Relaxed);
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            inner.hang_up_until(None, newest);
+        });
+    }
+
+    async fn close(&self) {
         self.refusing.store(true, Ordering::Release);
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
-        self.hang_up(spare);
     }
 
     pub(crate) async fn reopen(&self) -> bool {
@@ -244,9 +268,14 @@ impl Inner {
     }
 
     pub(crate) fn hang_up(&self, spare: Option<u64>) {
+        self.hang_up_until(spare, u64::MAX);
+    }
+
+    fn hang_up_until(&self, spare: Option<u64>, newest: u64) {
         self.hang_up.send_modify(|state| {
             state.round += 1;
             state.spare = spare;
+            state.newest = newest;
         });
     }
 }
@@ -399,7 +428,9 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, number: u64, admin_only: bo
         tokio::select! {
             _ = &mut serving => return,
             changed = hang_up.changed(), if !admin_only => {
-                if changed.is_err() || hang_up.borrow().spare != Some(number) {
+                let order = *hang_up.borrow_and_update();
+                let stays = order.spare == Some(number) || number > order.newest;
+                if changed.is_err() || !stays {
                     return;
                 }
             }
@@ -533,10 +564,7 @@ fn break_reply(mut reply: Reply, fault: &FaultSpec) -> Reply {
         ReplyBody::Events(stream) => stream.break_after(fault.after_events(), how),
         ReplyBody::Whole(body) => match how {
             Break::ErrorEvent => {
-                return Reply::server_error(
-                    500,
-                    "EngineCore encountered an issue. See stack trace (above) for the root cause.",
-                );
+                return Reply::server_error(500, ENGINE_DEAD);
             }
             Break::Short => body.truncate(body.len() / 2),
             Break::Cut | Break::Stall => {

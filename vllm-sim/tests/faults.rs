@@ -363,3 +363,24 @@ async fn every_response_names_the_pod() {
         assert_eq!(seen.header("x-inference-pod").unwrap(), server.addr.to_string(), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_dead_engine_ends_what_is_in_flight_and_closes_the_port() {
+    let server = slow_pod().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = post_head(CHAT, STREAM.as_bytes(), "");
+    stream.write_all(&request).await.unwrap();
+    let mut plain = TcpStream::connect(server.addr).await.unwrap();
+    let request = post_head(CHAT, PLAIN.as_bytes(), "");
+    plain.write_all(&request).await.unwrap();
+    wait_for(&server, "running", |state| state["engines"][0]["running"] == 2).await;
+    server.crash().await;
+    let seen = read(&mut stream, PATIENCE).await;
+    let (chunks, ended) = seen.chunks();
+    assert!(ended && chunks[chunks.len() - 2].contains("\"code\":500"), "{chunks:?}");
+    assert_eq!(chunks.last().unwrap(), "data: [DONE]\n\n");
+    assert_eq!(read(&mut plain, PATIENCE).await.status(), 500);
+    assert!(TcpStream::connect(server.addr).await.is_err());
+    assert!(server.accept().await);
+    assert_eq!(post(server.addr, CHAT, PLAIN).await.status(), 200);
+}
