@@ -189,7 +189,8 @@ pub(crate) fn admin_client(admin: &Admin, path: &str, max_body: usize) -> Client
 fn log_changes(changes: &[Transition]) {
     for change in changes {
         let (from, to) = (state_name(change.from), state_name(change.to));
-        info!(pool = change.pool, endpoint = %change.address, from, to, "endpoint changed state");
+        let problem = change.problem.as_deref();
+        info!(pool = change.pool, endpoint = %change.address, from, to, problem, "endpoint changed state");
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Transition {
     pub from: State,
     /// What it is.
     pub to: State,
+    /// What is wrong with its last scrape.
+    pub problem: Option<String>,
 }
 
 /// Scrape durations of one pool. Buckets are not cumulative; the page adds them up.
@@ -366,7 +368,13 @@ impl Fleet {
 fn settle(pool: &str, endpoint: &mut EndpointState, now: Duration, staleness: Duration) -> Option<Transition> {
     let to = endpoint.state_at(now, staleness);
     let from = std::mem::replace(&mut endpoint.state, to);
-    (from != to).then(|| Transition { pool: pool.to_owned(), address: endpoint.target.address, from, to })
+    (from != to).then(|| Transition {
+        pool: pool.to_owned(),
+        address: endpoint.target.address,
+        from,
+        to,
+        problem: endpoint.problem.clone(),
+    })
 }
 
 /// Usage in the steps that are published.
