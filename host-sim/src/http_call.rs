@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::headers::HeaderMap;
+use crate::message::Response;
 use crate::trace::VmName;
 
 /// A call that a guest made.
@@ -54,6 +56,19 @@ impl HttpOutcome {
         })
     }
 
+    /// Reads a plain HTTP/1.1 response.
+    ///
+    /// # Errors
+    /// [`Error::Message`] when the text is no such message.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let response = Response::parse(text)?;
+        Ok(Self::of(OutcomeKind::Response {
+            headers: response.headers,
+            body: response.chunks.concat(),
+            trailers: HeaderMap::new(),
+        }))
+    }
+
     /// The stream was reset after the response had begun, or the response was larger than the async client
     /// may buffer: the guest sees 0 headers, 0 body bytes, 0 trailers
     /// (Envoy `Context::onHttpCallFailure`, `source/extensions/common/wasm/context.cc`).
@@ -66,12 +81,11 @@ impl HttpOutcome {
     /// failure but that router's 503 (`test/common/http/async_client_impl_test.cc`, `PoolFailure`).
     #[must_use]
     pub fn unreachable() -> Self {
-        let mut outcome = Self::response(
+        Self::response(
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
-        );
-        outcome = outcome.header("content-type", "text/plain");
-        outcome
+        )
+        .header("content-type", "text/plain")
     }
 
     /// The upstream never answers. With a timeout the guest sees the async client's own 504 when it is over

@@ -1,5 +1,7 @@
 //! Requests and responses that a test or the command line feeds in.
 
+use std::num::NonZeroUsize;
+
 use crate::error::Error;
 use crate::headers::HeaderMap;
 use crate::property::PropertyValue;
@@ -65,6 +67,16 @@ impl Request {
     #[must_use]
     pub fn body_chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>) -> Self {
         self.chunks = chunks.into_iter().map(|chunk| chunk.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// Cuts the body into chunks of this many bytes, the last one perhaps shorter.
+    #[must_use]
+    pub fn rechunked(mut self, size: NonZeroUsize) -> Self {
+        let body = self.chunks.concat();
+        if !body.is_empty() {
+            self.chunks = body.chunks(size.get()).map(<[u8]>::to_vec).collect();
+        }
         self
     }
 
@@ -165,6 +177,16 @@ impl Response {
     #[must_use]
     pub fn body_chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>) -> Self {
         self.chunks = chunks.into_iter().map(|chunk| chunk.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// Cuts the body into chunks of this many bytes, the last one perhaps shorter.
+    #[must_use]
+    pub fn rechunked(mut self, size: NonZeroUsize) -> Self {
+        let body = self.chunks.concat();
+        if !body.is_empty() {
+            self.chunks = body.chunks(size.get()).map(<[u8]>::to_vec).collect();
+        }
         self
     }
 
@@ -275,6 +297,14 @@ mod tests {
         let response = Response::parse(b"HTTP/1.1 200 OK\ncontent-type: text/plain\n\nbody").unwrap();
         assert_eq!(response.headers.text(":status").as_deref(), Some("200"));
         assert_eq!(response.chunks, [b"body".to_vec()]);
+    }
+
+    #[test]
+    fn a_body_is_cut_into_chunks_of_one_size() {
+        let request = Request::post("/").body("abcde").rechunked(NonZeroUsize::new(2).unwrap());
+        assert_eq!(request.chunks, [b"ab".to_vec(), b"cd".to_vec(), b"e".to_vec()]);
+        let empty = Request::post("/").body("").rechunked(NonZeroUsize::MIN);
+        assert_eq!(empty.chunks, [b"".to_vec()]);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! The guest that does what a script says, built once per test process.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
