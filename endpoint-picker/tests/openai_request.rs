@@ -447,3 +447,11 @@ proptest! {
         prop_assert_eq!(is_json, !refused);
     }
 }
+
+#[test]
+fn the_last_of_repeated_salts_counts() {
+    let salted = |salts: &str| facts(Api::Completions, &format!("{{\"prompt\":\"0123456789\",{salts}}}")).prefix_hashes;
+    let last = salted(r#""cache_salt":"b""#);
+    assert_eq!(salted(r#""cache_salt":"a","cache_salt":"b""#), last);
+    assert_ne!(salted(r#""cache_salt":"b","cache_salt":null"#), last);
+}
