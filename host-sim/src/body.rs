@@ -2,49 +2,43 @@
 
 /// Bytes of a body that the guest may read and splice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Body {
+pub(crate) struct Body {
     bytes: Vec<u8>,
 }
 
 /// The splice touches the middle of the buffer, which Envoy does not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a buffer can be written at its start or at its end only")]
-pub struct PartialOverlap;
+pub(crate) struct PartialOverlap;
 
 impl Body {
     /// The bytes.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// How many bytes there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// Appends bytes at the end.
-    pub fn append(&mut self, bytes: &[u8]) {
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Takes all bytes out.
     #[must_use]
-    pub fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
     /// At most `size` bytes from `start`; nothing when `start` lies behind the end
     /// (proxy-wasm-cpp-host `src/exports.cc`, `get_buffer_bytes`, "Don't overread").
     #[must_use]
-    pub fn range(bytes: &[u8], start: usize, size: usize) -> &[u8] {
+    pub(crate) fn range(bytes: &[u8], start: usize, size: usize) -> &[u8] {
         let end = start.saturating_add(size).min(bytes.len());
         bytes.get(start..end).unwrap_or_default()
     }
@@ -55,7 +49,7 @@ impl Body {
     ///
     /// # Errors
     /// [`PartialOverlap`] when `0 < start < len`.
-    pub fn splice(&mut self, start: usize, size: usize, data: &[u8]) -> Result<(), PartialOverlap> {
+    pub(crate) fn splice(&mut self, start: usize, size: usize, data: &[u8]) -> Result<(), PartialOverlap> {
         if start == 0 {
             let drained = size.min(self.bytes.len());
             self.bytes.splice(..drained, data.iter().copied());

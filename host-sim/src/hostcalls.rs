@@ -382,7 +382,7 @@ impl State {
             (OutcomeKind::Response { .. } | OutcomeKind::Failure, _) => Some(outcome),
         };
         vm.next_call = vm.next_call.wrapping_add(1).max(1);
-        vm.pending_calls.insert(token, ());
+        vm.pending_calls.insert(token);
         if let Some(outcome) = outcome {
             let at = now.saturating_add(outcome.delay);
             self.schedule.arm(at, Due::HttpCall { vm: index, generation, token, outcome });

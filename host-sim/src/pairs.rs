@@ -11,7 +11,7 @@ pub const MAX_PAIRS: usize = 1024;
 
 /// Serialises a map as the guest expects it.
 #[must_use]
-pub fn encode(map: &HeaderMap) -> Vec<u8> {
+pub(crate) fn encode(map: &HeaderMap) -> Vec<u8> {
     let mut blob = Vec::with_capacity(4 + map.len() * 10 + map.byte_size());
     blob.extend_from_slice(&length(map.len()));
     for (name, value) in map.iter() {
@@ -30,7 +30,7 @@ pub fn encode(map: &HeaderMap) -> Vec<u8> {
 /// Reads a blob from the guest. A blob that is too large or malformed gives an empty map: Envoy's
 /// `PairsUtil::toPairs` answers "no pairs" and reports no error.
 #[must_use]
-pub fn decode(blob: &[u8]) -> HeaderMap {
+pub(crate) fn decode(blob: &[u8]) -> HeaderMap {
     if blob.len() > MAX_PAIRS_BYTES {
         return HeaderMap::new();
     }

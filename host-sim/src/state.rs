@@ -1,6 +1,6 @@
 //! Everything that lives in the wasmtime store: the VMs of a host and what they share.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use wasmtime::{Func, ResourceLimiter};
@@ -80,7 +80,7 @@ pub(crate) struct Vm {
     pub(crate) stat_ids: StatIds,
     pub(crate) tick_period: Duration,
     pub(crate) next_call: u32,
-    pub(crate) pending_calls: BTreeMap<u32, ()>,
+    pub(crate) pending_calls: BTreeSet<u32>,
     pub(crate) call_response: Option<CallResponse>,
     pub(crate) call_status: (Status, &'static str),
     pub(crate) random: u64,

@@ -1,6 +1,6 @@
 //! Starting VMs and calling into them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use wasmtime::{Func, Store, Val};
@@ -96,7 +96,7 @@ impl Core {
             stat_ids: StatIds::default(),
             tick_period: Duration::ZERO,
             next_call: 1,
-            pending_calls: BTreeMap::new(),
+            pending_calls: BTreeSet::new(),
             call_response: None,
             call_status: (Status::Ok, ""),
             random: seed,
@@ -343,7 +343,7 @@ impl Core {
 
     fn answer_call(&mut self, index: usize, generation: u32, token: u32, outcome: HttpOutcome) {
         let Some(vm) = self.state_mut().vm_mut(index) else { return };
-        if vm.generation != generation || vm.pending_calls.remove(&token).is_none() {
+        if vm.generation != generation || !vm.pending_calls.remove(&token) {
             return;
         }
         let root = vm.root;

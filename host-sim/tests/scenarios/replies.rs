@@ -177,3 +177,44 @@ fn steps_out_of_order_are_errors_and_not_guesses() {
     let nobody = host.request(script("").worker(7));
     assert!(matches!(nobody, Err(Error::NoSuchWorker { worker: 7, workers: 1 })));
 }
+
+#[test]
+fn a_held_response_is_resumed_by_the_answer_to_a_call() {
+    for allow in [false, true] {
+        let host = scripted()
+            .allow_on_headers_stop_iteration(allow)
+            .cluster("backend", [host_sim::HttpOutcome::response(200, "x")])
+            .build()
+            .unwrap();
+        let request = script("sh:pause;sh:call=backend,0;sb:body=0;sb:pause;call:resume_response");
+        let exchange = host.request(request).unwrap();
+        exchange.respond(Response::new(200).body("answer")).unwrap();
+        assert_eq!(exchange.progress(), Progress::ResponsePaused);
+        // With a full stop the body comes to the filter only now, which buffers it.
+        assert_eq!(exchange.crossings().callbacks("proxy_on_response_body"), u64::from(allow));
+        host.advance(std::time::Duration::ZERO);
+        assert_eq!(heard(&host, "body"), ["Some(\"answer\")"]);
+        assert_eq!(exchange.end().is_some(), allow);
+        assert_eq!(exchange.response_status(), Some(200));
+    }
+}
+
+#[test]
+fn a_resume_inside_of_a_body_callback_lets_headers_and_that_piece_go() {
+    let host = scripted().build().unwrap();
+    let exchange = host.request(script("rh:pause;rb:resume;rb:body=0").body_chunks(["ab", "cd"])).unwrap();
+    let sent = exchange.sent_upstream();
+    assert_eq!(sent.chunks, [b"ab".to_vec(), b"cd".to_vec()]);
+    assert!(sent.ended);
+    // Resuming takes the request's buffer away from the guest at once.
+    assert_eq!(heard(&host, "body"), ["None", "None"]);
+}
+
+#[test]
+fn a_head_request_gets_a_local_reply_without_a_body() {
+    let host = scripted().build().unwrap();
+    let request = host_sim::Request::new("HEAD", "/").header("x-script", "rh:reply=404,no such page");
+    let sent = host.request(request).unwrap().sent_downstream();
+    assert_eq!((sent.status(), sent.header("content-length")), (Some(404), Some(&b"12"[..])));
+    assert!(sent.ended && sent.body().is_empty());
+}

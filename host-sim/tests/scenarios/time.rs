@@ -73,7 +73,7 @@ fn a_call_that_times_out_sees_the_async_clients_504() {
         .unwrap();
     host.advance(ms(49));
     assert!(heard(&host, "response").is_empty());
-    host.advance(ms(3600_000));
+    host.advance(ms(3_600_000));
     let expected = ["1 2 24 0", "504 upstream request timeout", "2 2 24 0", "504 upstream request timeout"];
     assert_eq!(heard(&host, "response"), expected);
 }
@@ -147,4 +147,19 @@ fn randomness_is_seeded_and_differs_between_workers() {
     assert_eq!(first, numbers(7));
     assert_ne!(first, numbers(8));
     assert_ne!(first[0], first[1]);
+}
+
+#[test]
+fn a_new_period_starts_the_timer_anew() {
+    let host = scripted()
+        .plugin_configuration("conf:tick_every=100")
+        .cluster("backend", [HttpOutcome::response(200, "x")])
+        .build()
+        .unwrap();
+    host.advance(ms(90));
+    host.request(script("rh:tick_every=50")).unwrap();
+    host.advance(ms(49));
+    assert!(heard(&host, "tick").is_empty());
+    assert_eq!(host.advance_to_next(), Some(ms(1)));
+    assert_eq!((heard(&host, "tick").len(), host.now()), (1, ms(140)));
 }
