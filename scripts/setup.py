@@ -83,10 +83,10 @@ def attempt(what, command, timeout=DOWNLOAD_SECONDS, attempts=ATTEMPTS, optional
 
 
 @contextlib.contextmanager
-def locked():
+def locked(name):
     """Two targets of one `make -j` must not install the same tool at once."""
     TOOLS.mkdir(exist_ok=True)
-    with open(TOOLS / "lock", "w") as lock:
+    with open(TOOLS / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -209,16 +209,17 @@ def setup_wasm_bindgen():
     say(f"building wasm-bindgen's test runner {version} (a few minutes)")
     build = TOOLS / "wasm-bindgen-build"
     # Unoptimised: it handles one small module, and builds in half the time.
-    attempt(
-        "building wasm-bindgen-cli",
-        ["cargo", "install", "wasm-bindgen-cli", "--version", version, "--locked", "--force", "--debug", "--quiet",
-         "--root", str(TOOLS), "--target-dir", str(build)],
-        timeout=BUILD_SECONDS,
-        attempts=2,
-        # Not the root: the workspace's own flags are not for this build.
-        cwd=TOOLS,
-        env={**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"},
-    )
+    command = ["cargo", "install", "wasm-bindgen-cli", "--version", version, "--force", "--debug", "--quiet",
+               "--root", str(TOOLS), "--target-dir", str(build)]
+    options = {"timeout": BUILD_SECONDS, "env": {**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"},
+               # Not the root: the workspace's own flags are not for this build.
+               "cwd": TOOLS}
+    try:
+        attempt("building wasm-bindgen-cli", command + ["--locked"], attempts=1, **options)
+    except Missing:
+        # A mirror can lag behind: then the newest versions that it has and that the tool allows are taken.
+        say("its own lock file cannot be met by this registry: building with the dependencies that it has")
+        attempt("building wasm-bindgen-cli", command, attempts=2, **options)
     shutil.rmtree(build, ignore_errors=True)
 
 
@@ -255,8 +256,9 @@ SETUPS = {
 
 def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
-    with locked():
-        for tool in tools:
+    for tool in tools:
+        # These share the virtual environment.
+        with locked("python" if tool in ("envoy", "python-env", "node") else tool):
             SETUPS[tool]()
 
 

@@ -83,7 +83,7 @@ STEPS = [
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
-    Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/clients"]], ("envoy", "python-env"), minutes=5),
+    Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 
 

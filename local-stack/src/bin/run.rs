@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -38,8 +39,17 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match until_stopped(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nrun: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn until_stopped(arguments: Arguments) -> anyhow::Result<()> {
     let stopped = interrupted()?;
     tokio::select! {
         // Dropping the other branch drops the stack, started or half started, and so stops it.

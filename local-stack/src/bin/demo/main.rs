@@ -45,13 +45,23 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match until_stopped(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn until_stopped(arguments: Arguments) -> anyhow::Result<bool> {
     let stopped = interrupted()?;
     tokio::select! {
         // Dropping the other branch drops the stack and so stops it.
         () = stopped => anyhow::bail!("interrupted"),
-        agreed = demo(arguments) => Ok(if agreed? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        agreed = demo(arguments) => agreed,
     }
 }
 
@@ -175,7 +185,7 @@ fn summarise(stack: &Stack, tally: &Tally) {
     }
     println!(
         "\n{:<24} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
-        "call", "requests", "p50", "p95", "TTFT p50", "TTFT p95", "tokens in", "out"
+        "call", "requests", "p50", "p95", "1st byte", "p95", "tokens in", "out"
     );
     for call in Call::ALL {
         for streamed in [false, true] {
