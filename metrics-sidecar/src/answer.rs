@@ -89,8 +89,10 @@ impl Answer {
         }
         match &mut self.phase {
             Phase::Head => Ok(None),
-            Phase::Length(end) => Ok((buffer.len() >= *end)
-                .then(|| Complete { body: self.body_start..*end, reusable: self.keep_alive && buffer.len() == *end })),
+            Phase::Length(end) => Ok((buffer.len() >= *end).then_some(Complete {
+                body: self.body_start..*end,
+                reusable: self.keep_alive && buffer.len() == *end,
+            })),
             Phase::Chunked(chunks) => {
                 let done = chunks.advance(buffer)?;
                 let body = self.body_start..chunks.written;

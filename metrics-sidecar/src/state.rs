@@ -140,8 +140,7 @@ impl EndpointState {
         }
     }
 
-    /// Scrapes that ended so.
-    #[must_use]
+    /// Scrapes by how they ended.
     pub fn outcomes(&self) -> impl Iterator<Item = (Outcome, u64)> {
         Outcome::ALL.into_iter().zip(self.outcomes)
     }
