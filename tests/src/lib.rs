@@ -1,1 +1,20 @@
-//! Placeholder.
+//! What the end-to-end tests share: a running gateway with ways to ask, to break and to wait, and the figures that pages must show.
+//!
+//! A test starts its own [`Gateway`] with as few simulated pods as it needs. Nothing here sleeps for a result: what arrives later
+//! is polled for until a deadline, and what was reached must still hold some time after.
+
+// This is test code: what fails, fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod figures;
+mod gateway;
+mod upload;
+mod wire;
+
+pub use figures::{Figure, Samples, figure};
+pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually, patched_wasm};
+pub use upload::{Answer, Uploader};
+pub use wire::Wire;
+
+/// The first name of the model that simulated pods serve.
+pub const MODEL: &str = "meta-llama/Llama-3.1-8B-Instruct";

@@ -1,0 +1,224 @@
+//! A stack with a client, and what tests do to its pods.
+
+use std::fmt::Display;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Full;
+use local_stack::{Builder, Client, Page, Reply, Stack};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::figures::{Figure, disagreements};
+
+/// Longer than anything takes on a machine that is busy with other things; only a test that fails waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks at something that is not there yet.
+const POLL: Duration = Duration::from_millis(25);
+/// What a page shows must still be so after this: several flushes at the interval of [`builder`].
+const STEADY: Duration = Duration::from_millis(350);
+/// Gateways at a time: Envoy's start takes a core for a second.
+const AT_A_TIME: usize = 2;
+
+static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
+
+/// A running stack.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its processes and pages.
+    pub stack: Stack,
+    /// Keeps connections to it.
+    pub client: Client,
+    _turn: SemaphorePermit<'static>,
+}
+
+impl Deref for Gateway {
+    type Target = Stack;
+
+    fn deref(&self) -> &Stack {
+        &self.stack
+    }
+}
+
+impl DerefMut for Gateway {
+    fn deref_mut(&mut self) -> &mut Stack {
+        &mut self.stack
+    }
+}
+
+/// A stack of pods that answer at once, with statistics ten times a second so that tests need not wait for them.
+#[must_use]
+pub fn builder(pods: usize, plugin_config: Value) -> Builder {
+    let mut config = plugin_config;
+    if config["metrics"]["flush_interval_ms"].is_null() {
+        config["metrics"]["flush_interval_ms"] = json!(100);
+    }
+    Stack::builder().pods(pods).vllm_sim_args(["--speed", "0"]).plugin_config(config)
+}
+
+/// Names another module wherever the bootstrap names one.
+#[must_use]
+pub fn patched_wasm(builder: Builder, wasm: &Path) -> Builder {
+    let wasm = wasm.to_path_buf();
+    builder.patch(move |tree| rename(tree, &wasm))
+}
+
+fn rename(node: &mut Value, wasm: &Path) {
+    if let Some(name) = node.pointer_mut("/code/local/filename") {
+        *name = json!(wasm);
+    }
+    match node {
+        Value::Object(fields) => fields.values_mut().for_each(|child| rename(child, wasm)),
+        Value::Array(items) => items.iter_mut().for_each(|child| rename(child, wasm)),
+        _ => {}
+    }
+}
+
+/// Calls `look` until it succeeds; panics with its last failure at the deadline.
+pub async fn eventually<T, E: Display>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(why) if start.elapsed() > DEADLINE => panic!("{what}: not within {DEADLINE:?}: {why}"),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+impl Gateway {
+    /// Starts a stack when it is its turn.
+    pub async fn start(builder: Builder) -> Self {
+        let turn = TURNS.acquire().await.unwrap();
+        Self { stack: builder.start().await.unwrap(), client: Client::new(), _turn: turn }
+    }
+
+    /// POST of a JSON text.
+    pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.client.post_json(&self.url(path), body).await.unwrap()
+    }
+
+    /// A request with headers of its own.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let mut request = Request::builder().method(method).uri(self.url(path));
+        if !headers.iter().any(|(name, _)| *name == "content-type") && method == "POST" {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap()
+    }
+
+    /// A short chat completion with the pods' own model.
+    pub async fn chat(&self) -> Reply {
+        self.post("/v1/chat/completions", chat_body(crate::MODEL, false)).await
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.client.get(&self.url(path)).await.unwrap()
+    }
+
+    /// Pins the load that a pod's metrics show, and waits until Envoy has heard of a pinned queue.
+    pub async fn pin(&self, pod: usize, load: Value) {
+        self.ask_pod(pod, "POST", "/sim/load", load.to_string()).await;
+        if let Some(waiting) = load["waiting"].as_u64() {
+            let addr = self.pods[pod].addr.clone();
+            let expected = [crate::figure("inference_pool_per_pod_queue_size", &[("model_server_pod", &addr)], waiting)];
+            eventually("a pinned load reaches Envoy", async || {
+                let wrong = disagreements(&self.envoy_page().await.unwrap(), &expected);
+                if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+            })
+            .await;
+        }
+    }
+
+    /// Gives a pod a fault.
+    pub async fn fault(&self, pod: usize, fault: Value) {
+        self.ask_pod(pod, "POST", "/sim/fault", fault.to_string()).await;
+    }
+
+    /// Ends a pod's faults.
+    pub async fn heal(&self, pod: usize) {
+        self.ask_pod(pod, "DELETE", "/sim/fault", String::new()).await;
+    }
+
+    /// What a pod last received, as `/sim/last-request` describes it.
+    pub async fn last_request(&self, pod: usize) -> Value {
+        let reply = self.ask_pod(pod, "GET", "/sim/last-request", String::new()).await;
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    /// The headers that a pod last received, as JSON text; `None` if it received nothing yet.
+    pub async fn last_headers(&self, pod: usize) -> Option<String> {
+        let reply = self.client.get(&self.pod_url(pod, "/sim/last-request").unwrap()).await.unwrap();
+        let request: Value = serde_json::from_slice(&reply.body).unwrap();
+        reply.status.is_success().then(|| request["headers"].to_string())
+    }
+
+    /// The body that a pod last received.
+    pub async fn last_body(&self, pod: usize) -> Bytes {
+        self.ask_pod(pod, "GET", "/sim/last-request/body", String::new()).await.body
+    }
+
+    /// What a pod knows of itself.
+    pub async fn pod_state(&self, pod: usize) -> Value {
+        let reply = self.ask_pod(pod, "GET", "/sim/state", String::new()).await;
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    async fn ask_pod(&self, pod: usize, method: &str, path: &str, body: String) -> Reply {
+        let request = Request::builder().method(method).uri(self.pod_url(pod, path).unwrap());
+        let reply = self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        assert!(reply.status.is_success(), "{method} {path} of pod {pod}: {}", reply.text());
+        reply
+    }
+
+    /// Index of the pod that sent a reply.
+    pub fn pod_of(&self, reply: &Reply) -> usize {
+        let name = reply.header("x-inference-pod").unwrap_or_else(|| panic!("no pod answered: {}", reply.text()));
+        self.pods.iter().position(|pod| pod.name == name).unwrap()
+    }
+
+    /// Waits until both pages show every figure, and checks that they go on showing them.
+    pub async fn shows(&self, figures: &[Figure]) {
+        self.page_shows("Envoy's page", figures, async || self.envoy_page().await.unwrap()).await;
+        self.page_shows("the sidecar's page", figures, async || self.sidecar_page().await.unwrap()).await;
+    }
+
+    /// The same for Envoy's page alone.
+    pub async fn envoy_shows(&self, figures: &[Figure]) {
+        self.page_shows("Envoy's page", figures, async || self.envoy_page().await.unwrap()).await;
+    }
+
+    /// The same for the sidecar's page alone.
+    pub async fn sidecar_shows(&self, figures: &[Figure]) {
+        self.page_shows("the sidecar's page", figures, async || self.sidecar_page().await.unwrap()).await;
+    }
+
+    async fn page_shows(&self, whose: &str, figures: &[Figure], mut page: impl AsyncFnMut() -> Page) {
+        eventually(whose, async || {
+            let wrong = disagreements(&page().await, figures);
+            if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
+        })
+        .await;
+        tokio::time::sleep(STEADY).await;
+        let wrong = disagreements(&page().await, figures);
+        assert!(wrong.is_empty(), "{whose} had the right figures and lost them:\n{}", wrong.join("\n"));
+    }
+}
+
+/// A chat completion of a few tokens.
+#[must_use]
+pub fn chat_body(model: &str, stream: bool) -> String {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Say something short."}], "max_tokens": 5});
+    if stream {
+        body["stream"] = json!(true);
+        body["stream_options"] = json!({"include_usage": true});
+    }
+    body.to_string()
+}

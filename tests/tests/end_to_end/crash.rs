@@ -1,0 +1,88 @@
+//! A crash of the filter costs one request. The module of this test is built with the feature `fault-injection`, which no shipped
+//! one has.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure, patched_wasm};
+
+const CHAT: &str = "/v1/chat/completions";
+/// Names a module that was built with the feature already.
+const READY: &str = "INPICK_FAULT_WASM";
+
+/// Builds the module next to the tests' own output, so that the shipped one is never replaced by it.
+async fn faulty_module() -> PathBuf {
+    if let Some(ready) = std::env::var_os(READY) {
+        return ready.into();
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault-injection");
+    let module = target.join("wasm32-wasip1/wasm/filter.wasm");
+    tokio::task::spawn_blocking(move || {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "filter", "--features", "fault-injection"])
+            .args(["--profile", "wasm", "--target", "wasm32-wasip1"])
+            .current_dir(local_stack::repository())
+            .env("CARGO_TARGET_DIR", &target)
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    })
+    .await
+    .unwrap();
+    module
+}
+
+#[tokio::test]
+async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
+    let stack = builder(2, json!({})).workers(1);
+    let gateway = Gateway::start(patched_wasm(stack, &faulty_module().await)).await;
+    gateway.pin(0, json!({"waiting": 30})).await;
+    gateway.pin(1, json!({"waiting": 3})).await;
+    assert_eq!(gateway.chat().await.status.as_u16(), 200);
+    gateway.envoy_shows(&[figure("inpick_picks_total", &[], 1), figure("inference_objective_request_total", &[], 1)]).await;
+    let starts = gateway.envoy_page().await.unwrap().sum("inpick_vm_starts_total", &[]);
+
+    // A stream that was under way when the machine died is nobody's any more, but is not counted for ever either.
+    gateway.fault(1, json!({"kind": "stall", "after_events": 1, "count": 1})).await;
+    let mut held = Wire::post(gateway.gateway, CHAT, &chat_body(MODEL, true)).await;
+    held.read_until("data: ").await;
+    gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 1)]).await;
+
+    let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
+    assert!(reply.status.is_server_error(), "{}", reply.status);
+    let reply = gateway.chat().await;
+    assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
+    drop(held);
+
+    eventually("picks go by load again", async || {
+        let reply = gateway.chat().await;
+        let page = gateway.envoy_page().await.unwrap();
+        let (new_starts, by_score) =
+            (page.sum("inpick_vm_starts_total", &[]), page.sum("inpick_picks_total", &[("reason", "best_score")]));
+        if reply.status.is_success() && gateway.pod_of(&reply) == 1 && new_starts > starts && by_score > 2.0 {
+            Ok(())
+        } else {
+            Err(format!("{}, {new_starts} starts, {by_score} picks by score", reply.status))
+        }
+    })
+    .await;
+    gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 0)]).await;
+
+    // Crashes in a row are slowed down by Envoy, and then it is well again.
+    for _ in 0..3 {
+        gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
+    }
+    eventually("the filter works again", async || {
+        let status = gateway.chat().await.status.as_u16();
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_shipped_module_knows_no_fault() {
+    let gateway = Gateway::start(builder(1, json!({})).workers(1)).await;
+    let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
+    assert_eq!(reply.status.as_u16(), 200);
+}

@@ -1,0 +1,191 @@
+//! How requests end, other than well: accounts must be settled once, and nothing may stay in flight.
+
+use serde_json::{Value, json};
+use tests::{Figure, Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn running(count: u64) -> Figure {
+    figure("inference_objective_running_requests", &[("model_name", MODEL)], count)
+}
+
+fn errors(code: &str, count: u64) -> [Figure; 2] {
+    let family = "inference_objective_request_error_total";
+    [figure(family, &[("error_code", code)], count), figure(family, &[], count)]
+}
+
+async fn pods_are_idle(gateway: &Gateway) {
+    for pod in 0..gateway.pods.len() {
+        eventually("the pod notices that its client left", async || {
+            let state = gateway.pod_state(pod).await;
+            if state["in_flight"] == 0 { Ok(()) } else { Err(state) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight() {
+    let gateway = Gateway::start(builder(2, json!({}))).await;
+
+    // In the middle of a stream.
+    for pod in 0..2 {
+        gateway.fault(pod, json!({"kind": "stall", "after_events": 2})).await;
+    }
+    let mut wires = Vec::new();
+    for _ in 0..3 {
+        let mut wire = Wire::post(gateway.gateway, CHAT, &chat_body(MODEL, true)).await;
+        wire.read_until("data: ").await;
+        wires.push(wire);
+    }
+    gateway.envoy_shows(&[running(3), figure("inference_objective_request_error_total", &[], 0)]).await;
+    drop(wires);
+    gateway.shows(&[&[running(0)], errors("Cancelled", 3).as_slice()].concat()).await;
+    pods_are_idle(&gateway).await;
+
+    // Before the first byte of the answer.
+    for pod in 0..2 {
+        gateway.heal(pod).await;
+        gateway.fault(pod, json!({"kind": "hang"})).await;
+    }
+    let wire = Wire::post(gateway.gateway, CHAT, &chat_body(MODEL, false)).await;
+    gateway.envoy_shows(&[running(1)]).await;
+    drop(wire);
+    gateway.shows(&[&[running(0)], errors("Cancelled", 4).as_slice()].concat()).await;
+    pods_are_idle(&gateway).await;
+
+    // While its body is coming: no model is known yet.
+    let mut wire = Wire::open(gateway.gateway).await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: 1000\r\n\r\n{{\"model\": \"{MODEL}\"");
+    wire.write(head.as_bytes()).await;
+    eventually("the request has begun", async || {
+        let active = gateway.envoy_page().await.unwrap().sum("envoy_http_downstream_rq_active", &[("envoy_http_conn_manager_prefix", "gateway")]);
+        if active >= 1.0 { Ok(()) } else { Err(active) }
+    })
+    .await;
+    drop(wire);
+    gateway
+        .shows(&[
+            running(0),
+            figure("inpick_request_bodies_total", &[("outcome", "incomplete")], 1),
+            figure("inference_objective_request_error_total", &[("error_code", "Cancelled"), ("model_name", "")], 1),
+            figure("inference_objective_request_error_total", &[], 5),
+            figure("inference_objective_request_total", &[], 4),
+            // A request that did not end well has neither a duration nor tokens.
+            figure("inference_objective_request_duration_seconds_count", &[], 0),
+            figure("inference_objective_output_tokens_count", &[], 0),
+            figure("inference_objective_request_sizes_count", &[], 4),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight() {
+    let gateway = Gateway::start(builder(1, json!({}))).await;
+    let mut broken = 0;
+    for kind in ["reset", "cut"] {
+        for stream in [true, false] {
+            gateway.fault(0, json!({"kind": kind, "after_events": 2, "count": 1})).await;
+            let wire = Wire::post(gateway.gateway, CHAT, &chat_body(MODEL, stream)).await;
+            let answer = wire.read_to_end().await;
+            assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("[DONE]"), "{kind}: {answer}");
+            broken += 1;
+        }
+    }
+    gateway.shows(&[&[running(0)], errors("UpstreamReset", broken).as_slice()].concat()).await;
+
+    // Before the first byte: Envoy answers in the pod's place, and not with a retry, since the pod may have done the work.
+    gateway.fault(0, json!({"kind": "reset", "after_events": 0})).await;
+    let reply = gateway.chat().await;
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.text());
+    let json: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert!(json["error"]["message"].is_string() && json["error"]["type"].is_string(), "{json}");
+    gateway.shows(&[&[running(0)], errors("UpstreamReset", broken + 1).as_slice()].concat()).await;
+
+    gateway.heal(0).await;
+    // The one pod failed, but it is all there is.
+    assert_eq!(gateway.chat().await.status.as_u16(), 200);
+    gateway
+        .shows(&[
+            running(0),
+            figure("inference_objective_request_total", &[], broken + 2),
+            figure("inference_objective_request_duration_seconds_count", &[], 1),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
+    let gateway = Gateway::start(builder(1, json!({}))).await;
+    // An error event inside a stream whose status is 200.
+    gateway.fault(0, json!({"kind": "error_event", "after_events": 2, "count": 1})).await;
+    let reply = gateway.post(CHAT, chat_body(MODEL, true)).await;
+    assert_eq!(reply.status.as_u16(), 200);
+    assert!(reply.events().iter().any(|event| event.contains("\"error\"")), "{}", reply.text());
+    // Statuses, with their bodies passed on as they are.
+    for status in [400, 401, 404, 422, 429, 500] {
+        gateway.fault(0, json!({"kind": "status", "status": status, "count": 1})).await;
+        let reply = gateway.chat().await;
+        assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (status, 0), "{}", reply.text());
+    }
+    // A model that the pod does not have: the client's own name is the label.
+    let reply = gateway.post(CHAT, chat_body("no/such-model", false)).await;
+    assert_eq!(reply.status.as_u16(), 404);
+    assert!(reply.text().contains("no/such-model"));
+    // A pod that is shutting down.
+    gateway.fault(0, json!({"kind": "drain"})).await;
+    assert_eq!(gateway.chat().await.status.as_u16(), 500);
+
+    let family = "inference_objective_request_error_total";
+    gateway
+        .shows(&[
+            &[
+                running(0),
+                figure(family, &[("error_code", "ModelServerError"), ("model_name", MODEL), ("target_model_name", MODEL)], 8),
+                figure(family, &[("error_code", "ModelServerError"), ("model_name", "no/such-model")], 1),
+                figure("inference_objective_request_total", &[], 9),
+            ],
+            errors("ModelServerError", 9).as_slice(),
+        ]
+        .concat())
+        .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_silent_for_too_long_is_a_timeout() {
+    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+        let route = tree.pointer_mut("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0/route");
+        route.unwrap()["timeout"] = json!("0.4s");
+    }))
+    .await;
+    gateway.fault(0, json!({"kind": "hang", "count": 1})).await;
+    let reply = gateway.chat().await;
+    assert_eq!(reply.status.as_u16(), 504, "{}", reply.text());
+    let json: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert!(json["error"]["message"].is_string(), "{json}");
+    gateway.shows(&[&[running(0)], errors("Timeout", 1).as_slice()].concat()).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
+    let gateway = Gateway::start(builder(1, json!({}))).await;
+    for stream in [true, false] {
+        gateway.fault(0, json!({"kind": "garbage", "count": 1})).await;
+        let reply = gateway.post(CHAT, chat_body(MODEL, stream)).await;
+        assert_eq!(reply.status.as_u16(), 200);
+        assert!(reply.body.starts_with(b"\x00\xff\xfe"));
+        gateway.fault(0, json!({"kind": "short", "after_events": 2, "count": 1})).await;
+        let reply = gateway.post(CHAT, chat_body(MODEL, stream)).await;
+        assert_eq!(reply.status.as_u16(), 200);
+    }
+    assert_eq!(gateway.chat().await.status.as_u16(), 200);
+    gateway
+        .shows(&[
+            running(0),
+            figure("inference_objective_request_total", &[], 5),
+            figure("inference_objective_request_duration_seconds_count", &[], 5),
+            figure("inference_objective_output_tokens_count", &[], 1),
+            figure("inference_objective_output_tokens_sum", &[], 5),
+        ])
+        .await;
+}

@@ -1,0 +1,230 @@
+//! Pods and sidecars that die and come back.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tests::{Gateway, builder, eventually, figure};
+
+/// The sidecar goes on calling a pod fresh, so that it is the filter and Envoy that must cope with its death.
+const PATIENT: [&str; 2] = ["--staleness", "60s"];
+
+fn picks(gateway: &Gateway, pod: usize, reason: &str, count: u64) -> tests::Figure {
+    figure("inpick_picks_total", &[("endpoint", &gateway.pods[pod].addr), ("reason", reason)], count)
+}
+
+#[tokio::test]
+async fn a_dead_pod_is_retried_on_the_next_and_then_left_out() {
+    let mut gateway = Gateway::start(builder(2, json!({})).sidecar_args(PATIENT).workers(1)).await;
+    gateway.pin(0, json!({"waiting": 1})).await;
+    gateway.pin(1, json!({"waiting": 60})).await;
+    assert_eq!(gateway.pod_of(&gateway.chat().await), 0);
+    gateway.stack.pod(0).unwrap().kill().await;
+    for _ in 0..6 {
+        let reply = gateway.chat().await;
+        assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (200, 1), "{}", reply.text());
+    }
+    let retried = eventually("retries are counted", async || {
+        let page = gateway.envoy_page().await.unwrap();
+        let total = page.sum("inpick_picks_total", &[]);
+        let retried = page.sum("inpick_picks_total", &[("reason", "retry")]);
+        if total == 7.0 && retried > 0.0 { Ok(retried as u64) } else { Err(format!("{total} picks, {retried} retries")) }
+    })
+    .await;
+    // Two failures in a row take a pod out, so after them no request has to fail first.
+    assert!(retried <= 4, "{retried} of 6 requests met the dead pod");
+    gateway
+        .shows(&[
+            picks(&gateway, 0, "best_score", 1),
+            figure("inpick_picks_total", &[("endpoint", &gateway.pods[1].addr)], 6),
+            figure("inference_objective_request_error_total", &[], 0),
+            figure("inference_objective_request_total", &[], 7),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+    let ejections = gateway.envoy_page().await.unwrap().sum("inpick_ejections_total", &[("endpoint", &gateway.pods[0].addr)]);
+    assert!(ejections >= 1.0);
+
+    // It comes back, and once its time out is over it is the least loaded again.
+    gateway.stack.restart_pod(0).await.unwrap();
+    eventually("the pod that came back gets requests", async || {
+        let served = gateway.pod_of(&gateway.chat().await);
+        if served == 0 { Ok(()) } else { Err(served) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_answers_503_is_retried_on_the_next() {
+    let gateway = Gateway::start(builder(2, json!({}))).await;
+    gateway.pin(0, json!({"waiting": 1})).await;
+    gateway.pin(1, json!({"waiting": 60})).await;
+    gateway.fault(0, json!({"kind": "status", "status": 503, "count": 1})).await;
+    let reply = gateway.chat().await;
+    assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (200, 1));
+    // A pod that is full for a moment is not out.
+    let reply = gateway.chat().await;
+    assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (200, 0));
+    gateway
+        .shows(&[
+            picks(&gateway, 1, "retry", 1),
+            picks(&gateway, 0, "best_score", 1),
+            figure("inpick_picks_total", &[], 2),
+            figure("inference_objective_request_total", &[], 2),
+            figure("inference_objective_request_error_total", &[], 0),
+            figure("inference_objective_output_tokens_count", &[], 2),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+
+    // Full everywhere: the pod's own 503 reaches the client.
+    for pod in 0..2 {
+        gateway.fault(pod, json!({"kind": "status", "status": 503})).await;
+    }
+    let reply = gateway.chat().await;
+    assert_eq!(reply.status.as_u16(), 503);
+    gateway.pod_of(&reply);
+    gateway
+        .shows(&[
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 1),
+            figure("inference_objective_request_error_total", &[], 1),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn with_all_pods_dead_the_answer_is_a_well_formed_503() {
+    let mut gateway = Gateway::start(builder(2, json!({}))).await;
+    for pod in 0..2 {
+        gateway.stack.pod(pod).unwrap().kill().await;
+    }
+    let mut sent = 0;
+    // Each failure doubles the time that a pod is left out, so only a few.
+    for _ in 0..3 {
+        let reply = gateway.chat().await;
+        assert_eq!(reply.status.as_u16(), 503, "{}", reply.text());
+        let json: Value = serde_json::from_slice(&reply.body).unwrap_or_else(|_| panic!("no JSON: {}", reply.text()));
+        assert!(json["error"]["message"].is_string() && json["error"]["type"].is_string(), "{json}");
+        sent += 1;
+    }
+    gateway
+        .shows(&[
+            figure("inference_objective_request_total", &[], sent),
+            figure("inference_objective_request_error_total", &[], sent),
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 0),
+            figure("inference_objective_request_error_total", &[("error_code", "Cancelled")], 0),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+    // The sidecar notices, and says so where one looks.
+    gateway.shows(&[figure("inference_pool_ready_pods", &[("name", "default")], 0)]).await;
+
+    for pod in 0..2 {
+        gateway.stack.restart_pod(pod).await.unwrap();
+    }
+    eventually("pods that came back serve both", async || {
+        let mut served = BTreeSet::new();
+        for _ in 0..10 {
+            let reply = gateway.chat().await;
+            if reply.status.is_success() {
+                served.insert(gateway.pod_of(&reply));
+            }
+        }
+        if served.len() == 2 { Ok(()) } else { Err(format!("{served:?}")) }
+    })
+    .await;
+    gateway.shows(&[figure("inference_pool_ready_pods", &[("name", "default")], 2)]).await;
+}
+
+#[tokio::test]
+async fn with_no_endpoint_and_fail_closed_the_refusal_is_ours() {
+    let gateway = Gateway::start(builder(1, json!({"no_endpoint": "fail_closed"})).without_sidecar()).await;
+    let reply = gateway.chat().await;
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.text());
+    let json: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!((&json["error"]["code"], &json["error"]["type"]), (&json!("no_endpoint"), &json!("server_error")));
+    gateway
+        .envoy_shows(&[
+            figure("inference_objective_request_total", &[], 1),
+            figure("inference_objective_request_error_total", &[("error_code", "ServiceUnavailable")], 1),
+            figure("inference_extension_scheduler_attempts_total", &[("status", "failure")], 1),
+            figure("inpick_picks_total", &[], 0),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn without_a_sidecar_envoys_own_policy_chooses_and_a_late_one_is_found() {
+    let mut gateway = Gateway::start(builder(2, json!({})).without_sidecar()).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.chat().await.status.as_u16(), 200);
+    }
+    gateway
+        .envoy_shows(&[
+            figure("inpick_picks_total", &[("reason", "fallback")], 10),
+            figure("inpick_picks_total", &[], 10),
+            figure("inference_extension_scheduler_attempts_total", &[("status", "failure")], 10),
+            figure("inference_objective_request_total", &[], 10),
+            figure("inference_objective_request_error_total", &[], 0),
+            figure("inference_objective_output_tokens_count", &[], 10),
+        ])
+        .await;
+    gateway.stack.restart_sidecar().await.unwrap();
+    gateway.pin(0, json!({"waiting": 40})).await;
+    gateway.pin(1, json!({"waiting": 2})).await;
+    eventually("picks go by load", async || {
+        let before = gateway.envoy_page().await.unwrap().sum("inpick_picks_total", &[("reason", "best_score")]);
+        let served = gateway.pod_of(&gateway.chat().await);
+        if served == 1 && before > 0.0 { Ok(()) } else { Err(format!("pod {served}, {before} picks by score")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stale_snapshot_falls_back_to_requests_in_flight_until_the_sidecar_returns() {
+    let mut gateway = Gateway::start(builder(2, json!({"scheduling": {"max_snapshot_age_ms": 500}}))).await;
+    gateway.pin(0, json!({"waiting": 40})).await;
+    gateway.pin(1, json!({"waiting": 2})).await;
+    assert_eq!(gateway.pod_of(&gateway.chat().await), 1);
+    gateway.stack.sidecar_process().unwrap().kill().await;
+    eventually("the snapshot is too old", async || {
+        let age = gateway.envoy_page().await.unwrap().sum("inpick_snapshot_age_milliseconds", &[]);
+        if age > 500.0 { Ok(()) } else { Err(age) }
+    })
+    .await;
+    // Both pods serve now, whatever load was last heard of them.
+    let mut served = [0; 2];
+    for _ in 0..20 {
+        let reply = gateway.chat().await;
+        assert_eq!(reply.status.as_u16(), 200);
+        served[gateway.pod_of(&reply)] += 1;
+    }
+    assert!(served.iter().all(|count| *count > 0), "{served:?}");
+    gateway
+        .envoy_shows(&[
+            figure("inpick_picks_total", &[("reason", "in_flight_only")], 20),
+            figure("inpick_picks_total", &[("reason", "best_score")], 1),
+            figure("inference_objective_request_error_total", &[], 0),
+        ])
+        .await;
+
+    gateway.stack.restart_sidecar().await.unwrap();
+    eventually("picks go by load again", async || {
+        for _ in 0..6 {
+            let served = gateway.pod_of(&gateway.chat().await);
+            if served != 1 {
+                return Err(format!("pod {served} got one"));
+            }
+        }
+        let by_score = gateway.envoy_page().await.unwrap().sum("inpick_picks_total", &[("reason", "best_score")]);
+        if by_score > 1.0 { Ok(()) } else { Err(format!("{by_score} by score")) }
+    })
+    .await;
+    let fetches = gateway.envoy_page().await.unwrap();
+    assert!(fetches.sum("inpick_snapshot_fetches_total", &[("outcome", "changed")]) >= 2.0);
+    let failed: f64 = ["no_answer", "refused", "error_status"]
+        .iter()
+        .map(|outcome| fetches.sum("inpick_snapshot_fetches_total", &[("outcome", outcome)]))
+        .sum();
+    assert!(failed >= 1.0, "a dead sidecar leaves no trace");
+}

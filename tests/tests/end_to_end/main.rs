@@ -1,0 +1,15 @@
+//! The whole gateway: the real Envoy with the real module, the real sidecar, and simulated pods.
+
+// Helpers outside of test functions fail by panicking too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod bad_bodies;
+mod clients;
+mod counting;
+mod crash;
+mod endings;
+mod failover;
+mod model_names;
+mod page;
+mod picking;
+mod rewriting;
