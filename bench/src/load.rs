@@ -1,0 +1,166 @@
+//! Clients: requests over kept connections, each answer checked.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::chat::Request;
+use crate::response::Reader;
+
+/// Connections that share an idle rate; a request takes less than a millisecond, so none waits for another.
+const IDLE_CONNECTIONS: u32 = 4;
+/// A round that takes so much longer than it should is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How requests follow one another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// That many connections, each sending as soon as it was answered.
+    Closed {
+        /// How many.
+        connections: u32,
+    },
+    /// A fixed rate, whatever the answers do.
+    Open {
+        /// How many a second.
+        per_second: u32,
+    },
+}
+
+/// A kind of traffic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Workload {
+    /// Its name in tables and on the command line.
+    pub(crate) name: &'static str,
+    body_bytes: usize,
+    stream: bool,
+    pub(crate) pace: Pace,
+    /// CPU of ours that is aimed at, as a ratio to plain.
+    pub(crate) aim: Option<f64>,
+}
+
+/// All kinds, in the order of the table.
+pub(crate) const WORKLOADS: [Workload; 5] = [
+    Workload {
+        name: "1 KB",
+        body_bytes: 1 << 10,
+        stream: false,
+        pace: Pace::Closed { connections: 8 },
+        aim: Some(1.30),
+    },
+    Workload {
+        name: "64 KB",
+        body_bytes: 64 << 10,
+        stream: false,
+        pace: Pace::Closed { connections: 8 },
+        aim: Some(1.35),
+    },
+    Workload {
+        name: "400 KB",
+        body_bytes: 400 << 10,
+        stream: false,
+        pace: Pace::Closed { connections: 8 },
+        aim: Some(1.30),
+    },
+    Workload {
+        name: "stream",
+        body_bytes: 1 << 10,
+        stream: true,
+        pace: Pace::Closed { connections: 16 },
+        aim: Some(1.15),
+    },
+    Workload { name: "idle", body_bytes: 1 << 10, stream: false, pace: Pace::Open { per_second: 50 }, aim: None },
+];
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Done {
+    /// Requests that were answered as they should be.
+    pub(crate) requests: u64,
+    /// Chunks of streamed answers as they came out of Envoy.
+    pub(crate) chunks: u64,
+    /// From the first request to the last answer, seconds.
+    pub(crate) seconds: f64,
+}
+
+/// Sends such requests for `length` and waits for the last answers.
+///
+/// # Errors
+/// An answer is not what the pods send, or none comes.
+pub(crate) async fn run(workload: Workload, gateway: SocketAddr, length: Duration) -> anyhow::Result<Done> {
+    let started = Instant::now();
+    let end = started + length;
+    let mut clients = JoinSet::new();
+    let (connections, every) = match workload.pace {
+        Pace::Closed { connections } => (connections, None),
+        Pace::Open { per_second } => (IDLE_CONNECTIONS, Some(Duration::from_secs(1) / per_second)),
+    };
+    let request = Request::new(&gateway.to_string(), workload.body_bytes, workload.stream);
+    for number in 0..connections {
+        let ticks = every.map(|every| (started + every * number, every * IDLE_CONNECTIONS));
+        clients.spawn(client(gateway, request.clone(), number, ticks, end));
+    }
+    let mut done = Done::default();
+    let all = async {
+        while let Some(one) = clients.join_next().await {
+            let one = one.context("a client failed")??;
+            done.requests += one.requests;
+            done.chunks += one.chunks;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(length + PATIENCE, all).await.context("the answers do not come")??;
+    done.seconds = started.elapsed().as_secs_f64();
+    ensure!(done.requests > 0, "no request was answered");
+    Ok(done)
+}
+
+async fn client(
+    gateway: SocketAddr,
+    mut request: Request,
+    number: u32,
+    ticks: Option<(Instant, Duration)>,
+    end: Instant,
+) -> anyhow::Result<Done> {
+    let mut connection = TcpStream::connect(gateway).await?;
+    connection.set_nodelay(true)?;
+    let mut reader = Reader::default();
+    let mut done = Done::default();
+    let mut ticks = ticks.map(|(first, every)| {
+        let mut ticks = tokio::time::interval_at(first, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        ticks
+    });
+    // A start that no other round has, so that no prompt comes twice.
+    let mut serial = random_start()?.wrapping_add(u64::from(number) << 32);
+    while Instant::now() < end {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
+        serial = serial.wrapping_add(1);
+        // Sixteen decimal digits.
+        connection.write_all(request.numbered(serial % 10_000_000_000_000_000)).await?;
+        let seen = reader.response(&mut connection).await?;
+        ensure!(
+            seen.body_bytes == request.answer_bytes,
+            "an answer has {} bytes instead of {}",
+            seen.body_bytes,
+            request.answer_bytes
+        );
+        done.requests += 1;
+        done.chunks += seen.chunks as u64;
+    }
+    Ok(done)
+}
+
+fn random_start() -> anyhow::Result<u64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    #[allow(clippy::cast_possible_truncation, reason = "only its difference to the last one matters")]
+    Ok(since.as_nanos() as u64)
+}
