@@ -31,7 +31,7 @@ pub struct Sample<'a> {
 /// The metric name at the start of a line, and what follows it. A name ends at the first `{`, space or tab.
 #[must_use]
 pub fn split_name(line: &[u8]) -> (&[u8], &[u8]) {
-    let end = line.iter().position(|byte| matches!(byte, b'{' | b' ' | b'\t')).unwrap_or(line.len());
+    let end = memchr::memchr3(b'{', b' ', b'\t', line).unwrap_or(line.len());
     line.split_at(end)
 }
 

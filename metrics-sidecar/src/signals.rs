@@ -159,7 +159,7 @@ impl Signals {
         for (index, end) in memchr::memchr_iter(b'\n', page).enumerate() {
             let line = page.get(start..end).unwrap_or_default();
             start = end + 1;
-            if !(line.starts_with(b"vllm:") || line.starts_with(b"sglang:") || line.starts_with(b"trtllm_")) {
+            if !may_be_wanted(line) {
                 continue;
             }
             let (name, rest) = split_name(line);
@@ -249,6 +249,17 @@ impl Reader {
             ..self.signals
         }
     }
+}
+
+/// Whether the line's first bytes are those of a wanted name. Nearly every line of a page is a bucket of some histogram, and this
+/// is all that is done for it.
+const fn may_be_wanted(line: &[u8]) -> bool {
+    matches!(
+        line,
+        [b'v', b'l', b'l', b'm', b':', b'n' | b'k' | b'g' | b'l' | b'e' | b'c', ..]
+            | [b's', b'g', b'l', b'a', b'n', b'g', b':', ..]
+            | [b't', b'r', b't', b'l', b'l', b'm', b'_', ..]
+    )
 }
 
 /// A count. Fractions are cut, since engines count whole requests; beyond `u32` there is no count.
