@@ -45,7 +45,7 @@ impl Bounds {
     /// One pick.
     pub const SCHEDULER: Self = Self::seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1");
     /// The filter's own work on one request.
-    pub const FILTER_MICROSECONDS: Self = Self::units("5 10 20 50 100 200 500 1000 2000 5000 10000 50000");
+    pub const FILTER: Self = Self::seconds("5e-06 1e-05 2e-05 5e-05 0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.05");
 
     const fn seconds(le: &'static str) -> Self {
         Self { le, scale: Scale::Microseconds }
@@ -89,7 +89,7 @@ mod tests {
         Bounds::OUTPUT_TOKENS,
         Bounds::NORMALIZED_TIME,
         Bounds::SCHEDULER,
-        Bounds::FILTER_MICROSECONDS,
+        Bounds::FILTER,
     ];
 
     #[test]

@@ -188,10 +188,10 @@ families! {
         "Picks by the endpoint that served and by what decided.";
     RequestBodiesTotal = "inpick_request_bodies_total", Counter, [Outcome], Always, Envoy,
         "Request bodies by what reading them gave.";
-    FilterDurationMicroseconds = "inpick_filter_duration_microseconds", Histogram(Bounds::FILTER_MICROSECONDS), [Phase], Always, Envoy,
-        "Microseconds of one request spent in the filter's own callbacks, by phase.";
-    SnapshotAgeMilliseconds = "inpick_snapshot_age_milliseconds", Gauge, [], Always, Envoy,
-        "Milliseconds since the sidecar last confirmed the snapshot.";
+    FilterDurationSeconds = "inpick_filter_duration_seconds", Histogram(Bounds::FILTER), [Phase], Always, Envoy,
+        "Seconds that one request spent in the filter's own callbacks, by phase.";
+    SnapshotAgeSeconds = "inpick_snapshot_age_seconds", Gauge, [], Always, Envoy,
+        "Whole seconds since the sidecar last confirmed the snapshot.";
     SnapshotGeneration = "inpick_snapshot_generation", Gauge, [], Always, Envoy,
         "Generation of the snapshot in use.";
     SnapshotFetchesTotal = "inpick_snapshot_fetches_total", Counter, [Outcome], Always, Envoy,

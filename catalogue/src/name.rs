@@ -12,12 +12,13 @@ pub const MAX_LABEL_VALUE_BYTES: usize = 128;
 /// Ends a label within a stat name, so no value may contain it.
 const TERMINATOR: char = ';';
 
-/// A value that is safe as a label: no control characters, none of the characters that delimit labels in a stat name, at most
-/// [`MAX_LABEL_VALUE_BYTES`] (cut at a character's border). Borrowed when nothing had to change, as for every usual model name.
+/// A value that is safe as a label: no control characters, none of the characters that delimit labels in a stat name, no dots at
+/// the end (Envoy's symbol table drops them, and two names would become one), at most [`MAX_LABEL_VALUE_BYTES`] (cut at a
+/// character's border). Borrowed when nothing had to change, as for every usual model name.
 #[must_use]
 pub fn label_value(raw: &str) -> Cow<'_, str> {
     let plain = |character: char| !character.is_control() && character != TERMINATOR;
-    if raw.len() <= MAX_LABEL_VALUE_BYTES && raw.chars().all(plain) {
+    if raw.len() <= MAX_LABEL_VALUE_BYTES && !raw.ends_with('.') && raw.chars().all(plain) {
         return Cow::Borrowed(raw);
     }
     let mut value = String::with_capacity(MAX_LABEL_VALUE_BYTES);
@@ -27,6 +28,10 @@ pub fn label_value(raw: &str) -> Cow<'_, str> {
         }
         value.push(character);
     }
+    let kept = value.trim_end_matches('.').len();
+    let dots = value.len() - kept;
+    value.truncate(kept);
+    value.extend(core::iter::repeat_n('_', dots));
     Cow::Owned(value)
 }
 
@@ -81,6 +86,7 @@ mod tests {
 
     #[test]
     fn a_value_cannot_forge_a_label() {
+        assert_eq!(label_value("a.b.."), "a.b__");
         assert_eq!(label_value("m;target_model_name=x;\n\"\0"), "m_target_model_name=x__\"_");
     }
 

@@ -1,5 +1,10 @@
 //! What one pick costs at 10, 100 and 1000 endpoints.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a bench: criterion's macros write the entry point")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a bench: criterion's macros write the entry point"
+)]
 
 use std::net::SocketAddr;
 

@@ -35,12 +35,16 @@ fn scan(body: &[u8], rounds: usize) {
 
 /// A chat of about `size` bytes: words, line breaks, quotes, and now and then a character beyond ASCII.
 fn body(size: usize) -> Vec<u8> {
-    const WORDS: [&str; 8] = ["the ", "endpoint ", "answers, ", "\\\"quoted\\\" ", "line\\n", "naïve ", "queue ", "cache. "];
+    const WORDS: [&str; 8] =
+        ["the ", "endpoint ", "answers, ", "\\\"quoted\\\" ", "line\\n", "naïve ", "queue ", "cache. "];
     let mut rng = Rng::new(1);
-    let mut body = String::from(r#"{"model":"meta-llama/Llama-3.1-8B-Instruct","stream":true,"messages":[{"role":"user","content":""#);
+    let mut body = String::from(
+        r#"{"model":"meta-llama/Llama-3.1-8B-Instruct","stream":true,"messages":[{"role":"user","content":""#,
+    );
     while body.len() < size - 40 {
         // One word in thirty is one with an escape or beyond ASCII.
-        let word = if rng.below(30) == 0 { rng.below(8) } else { [0, 1, 2, 6, 7][usize::try_from(rng.below(5)).unwrap()] };
+        let word =
+            if rng.below(30) == 0 { rng.below(8) } else { [0, 1, 2, 6, 7][usize::try_from(rng.below(5)).unwrap()] };
         body.push_str(WORDS[usize::try_from(word).unwrap()]);
     }
     body.push_str(r#""}],"max_tokens":16}"#);

@@ -140,6 +140,8 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

@@ -365,6 +365,8 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn filter(json: &str) -> Config {
         match Plugin::parse(json.as_bytes()) {

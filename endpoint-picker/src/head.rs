@@ -122,6 +122,8 @@ fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn route(method: &str, path: &str) -> Route {
         RequestHead { method: method.as_bytes(), path: path.as_bytes(), ..RequestHead::default() }.route()

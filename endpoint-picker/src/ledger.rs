@@ -481,6 +481,8 @@ mod tests {
     use alloc::collections::BTreeMap;
     use alloc::format;
     use alloc::string::ToString;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

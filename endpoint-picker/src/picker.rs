@@ -122,9 +122,9 @@ impl EndpointPicker {
         self.ledger.observe(Stat::SchedulerE2eDurationSeconds, &[], micros);
     }
 
-    /// Records how long the filter's own callbacks took until the request was passed on.
+    /// Records how long the callback that completed a request took to read it and pick for it.
     pub fn record_request_overhead(&mut self, micros: u64) {
-        self.ledger.observe(Stat::FilterDurationMicroseconds, &["request"], micros);
+        self.ledger.observe(Stat::FilterDurationSeconds, &["request"], micros);
     }
 
     /// Picks for one request and counts the attempt.
@@ -171,10 +171,8 @@ impl EndpointPicker {
         if let Some(model) = model
             && let Some(count) = self.running.get_mut(&model)
         {
+            // A model that ran once is posted with 0 from then on: a gauge that vanishes says nothing.
             *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.running.remove(&model);
-            }
         }
     }
 

@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 pub const EJECT_AFTER_FAILURES: u32 = 2;
 /// First time out of an endpoint that keeps failing, doubled with each further failure.
 const EJECTION_MICROS: u64 = 1_000_000;
-/// Longest time out: a pod that came back is found within this.
-const MAX_EJECTION_MICROS: u64 = 30_000_000;
+/// Longest time out: a pod that works again, but was never seen to be down, is found within this.
+const MAX_EJECTION_MICROS: u64 = 10_000_000;
 
 /// The endpoints of one pool.
 #[derive(Clone, Debug, Default)]
@@ -146,10 +146,14 @@ impl Pool {
             .map(|load| {
                 let mut endpoint = Endpoint::new(load.clone());
                 if let Some(old) = known.remove(&load.address) {
+                    // The sidecar saw it go and come back: what failed before that says nothing any more.
+                    let came_back = old.load.state != State::Fresh && load.state == State::Fresh;
                     endpoint.own_in_flight = old.own_in_flight;
                     endpoint.others_in_flight = old.others_in_flight;
-                    endpoint.failures = old.failures;
-                    endpoint.ejected_until = old.ejected_until;
+                    if !came_back {
+                        endpoint.failures = old.failures;
+                        endpoint.ejected_until = old.ejected_until;
+                    }
                 }
                 endpoint.in_flight_at_snapshot = endpoint.in_flight();
                 endpoint
@@ -247,6 +251,8 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 
@@ -324,6 +330,21 @@ mod tests {
             pool.record_failure(address(1), now);
         }
         assert!(!pool.endpoints()[0].is_ejected(now.plus_micros(MAX_EJECTION_MICROS)));
+    }
+
+    #[test]
+    fn an_endpoint_that_the_sidecar_saw_come_back_is_no_longer_left_out() {
+        let mut pool = pool(&[1]);
+        let now = Timestamp::from_micros(0);
+        pool.record_failure(address(1), now);
+        pool.record_failure(address(1), now);
+        pool.install(&snapshot(2, &[1]), "p");
+        assert!(pool.endpoints()[0].is_ejected(now), "a snapshot in which nothing changed brings nobody back");
+        let mut stale = snapshot(3, &[1]);
+        stale.pools[0].endpoints[0].state = State::Stale;
+        pool.install(&stale, "p");
+        pool.install(&snapshot(4, &[1]), "p");
+        assert!(!pool.endpoints()[0].is_ejected(now));
     }
 
     #[test]

@@ -113,6 +113,8 @@ impl LocalReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_refusal_has_the_shape_that_clients_parse() {

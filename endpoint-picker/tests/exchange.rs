@@ -171,7 +171,7 @@ impl Scene {
         assert!(self.exchange.is_settled());
         assert_eq!(self.in_flight(), 0);
         let post = self.picker.post(Timestamp::from_micros(0));
-        assert!(post.endpoints.is_empty() && post.models.is_empty(), "{post:?}");
+        assert!(post.endpoints.is_empty() && post.models.iter().all(|running| running.count == 0), "{post:?}");
         let mut stats = Stats::default();
         let ledger = self.picker.ledger_mut();
         ledger.define(&mut stats);

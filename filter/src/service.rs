@@ -65,7 +65,7 @@ impl SnapshotService {
         self.gather(now);
         if self.version.snapshot > 0 {
             let age = now.millis_since(Timestamp::from_micros(self.version.confirmed_at_micros));
-            self.ledger.set(Stat::SnapshotAgeMilliseconds, &[], age);
+            self.ledger.set(Stat::SnapshotAgeSeconds, &[], age / 1_000);
         }
         self.flusher.tick(&mut self.ledger, FLUSH_INTERVAL_MS, now);
     }

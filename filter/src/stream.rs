@@ -22,13 +22,11 @@ pub(crate) struct Stream {
     read: usize,
     /// The body is wanted.
     waiting: bool,
-    /// Time spent in callbacks until the request was passed on, microseconds.
-    overhead: u64,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), read: 0, waiting: false, overhead: 0 }
+        Self { picker, exchange: Exchange::default(), read: 0, waiting: false }
     }
 
     /// Runs one step of the request's way in and carries out what it directs.
@@ -39,10 +37,12 @@ impl Stream {
         if directive == Directive::Pick {
             let before = host::now();
             directive = self.exchange.pick(&mut picker, before);
-            picker.record_pick_duration(host::now().micros_since(before));
+            let after = host::now();
+            picker.record_pick_duration(after.micros_since(before));
+            picker.record_request_overhead(after.micros_since(started));
         }
         self.waiting = directive == Directive::Wait;
-        let action = match directive {
+        match directive {
             Directive::Continue => Action::Continue,
             Directive::Wait | Directive::Pick => Action::Pause,
             Directive::Send(outbound) => {
@@ -52,12 +52,7 @@ impl Stream {
                 Action::Continue
             }
             Directive::Reply(reply) => answer(&reply),
-        };
-        self.overhead += host::now().micros_since(started);
-        if !self.waiting {
-            picker.record_request_overhead(self.overhead);
         }
-        action
     }
 }
 

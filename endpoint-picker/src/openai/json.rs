@@ -1004,6 +1004,8 @@ fn word_hits<const ASCII: bool>(word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::{format, vec};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

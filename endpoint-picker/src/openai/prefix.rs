@@ -90,6 +90,8 @@ fn mix(hash: u64, seed: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn hashes(pieces: &[&[u8]], max_blocks: usize) -> Vec<u64> {
         let mut chain = PrefixChain::new(4, max_blocks);

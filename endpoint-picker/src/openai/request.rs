@@ -495,6 +495,8 @@ fn signed(scalar: Scalar<'_>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_request_is_read_across_cuts() {

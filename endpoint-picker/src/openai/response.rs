@@ -641,6 +641,8 @@ fn code(token: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn is_send<T: Send + 'static>(_: &T) {}
 

@@ -328,6 +328,8 @@ mod tests {
         string::{String, ToString},
         vec,
     };
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

@@ -163,6 +163,8 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use snapshot::{Snapshot, State};
 
