@@ -19,8 +19,8 @@ help: ## Says what there is
 setup: ## Installs every tool the other targets need, pinned, into .tools
 	@$(SETUP) || [ $$? -eq 3 ]
 
-build: ## Builds the native programs
-	cargo build --workspace --bins
+build: ## Builds the simulated pods, the sidecar and what starts them
+	cargo build --package vllm-sim --package metrics-sidecar --package local-stack --bins
 
 wasm: ## Builds the module that Envoy loads
 	@$(SETUP) wasm-target
