@@ -46,12 +46,12 @@ class Step:
 
 def bootstraps():
     """Envoy's own check of each shipped bootstrap, which loads and configures the module too."""
-    scratch = Path(tempfile.mkdtemp(prefix="inpick-validate-"))
     files = [file for file in sorted((ROOT / "envoy").glob("*.yaml")) if re.search(r"^static_resources:", file.read_text(), re.M)]
-    for file in files:
-        copy = scratch / file.name
-        copy.write_text(file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm())))
-        yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
+    with tempfile.TemporaryDirectory(prefix="inpick-validate-") as scratch:
+        for file in files:
+            copy = Path(scratch) / file.name
+            copy.write_text(file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm())))
+            yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
 
 
 def observability():
