@@ -1,5 +1,6 @@
 """One gateway for all tests of this folder: simulated pods, the metrics sidecar and Envoy with inpick, on free ports."""
 
+import json
 import os
 import re
 import subprocess
@@ -32,6 +33,12 @@ class Gateway:
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         series = [line for line in lines if re.match(re.escape(family) + r"[{ ]", line)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in series if all(label in line for label in wanted))
+
+    def fault_every_pod(self, fault):
+        """Makes the pods misbehave, or behave again."""
+        for pod in self.pods:
+            request = urllib.request.Request(f"http://{pod}/sim/fault", json.dumps(fault).encode(), method="POST")
+            urllib.request.urlopen(request, timeout=10).close()
 
 
 @pytest.fixture(scope="session")

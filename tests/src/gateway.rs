@@ -125,16 +125,31 @@ impl Gateway {
 
     /// Pins the load that a pod's metrics show, and waits until Envoy has heard of a pinned queue.
     pub async fn pin(&self, pod: usize, load: Value) {
-        self.ask_pod(pod, "POST", "/sim/load", load.to_string()).await;
+        self.pin_unseen(pod, load.clone()).await;
         if let Some(waiting) = load["waiting"].as_u64() {
             let addr = self.pods[pod].addr.clone();
-            let expected = [crate::figure("inference_pool_per_pod_queue_size", &[("model_server_pod", &addr)], waiting)];
+            let expected =
+                [crate::figure("inference_pool_per_pod_queue_size", &[("model_server_pod", &addr)], waiting)];
             eventually("a pinned load reaches Envoy", async || {
                 let wrong = disagreements(&self.envoy_page().await.unwrap(), &expected);
                 if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
             })
             .await;
         }
+    }
+
+    /// Pins the load that a pod's metrics show, or frees it with `{}`, and waits for nothing.
+    pub async fn pin_unseen(&self, pod: usize, load: Value) {
+        self.ask_pod(pod, "POST", "/sim/load", load.to_string()).await;
+    }
+
+    /// Waits until the snapshot is older than a second, the unit in which Envoy's page tells its age.
+    pub async fn snapshot_is_old(&self) {
+        eventually("the snapshot grows old", async || {
+            let age = self.envoy_page().await.unwrap().sum("inpick_snapshot_age_seconds", &[]);
+            if age >= 1.0 { Ok(()) } else { Err(age) }
+        })
+        .await;
     }
 
     /// Gives a pod a fault.
@@ -215,7 +230,8 @@ impl Gateway {
 /// A chat completion of a few tokens.
 #[must_use]
 pub fn chat_body(model: &str, stream: bool) -> String {
-    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Say something short."}], "max_tokens": 5});
+    let mut body =
+        json!({"model": model, "messages": [{"role": "user", "content": "Say something short."}], "max_tokens": 5});
     if stream {
         body["stream"] = json!(true);
         body["stream_options"] = json!({"include_usage": true});

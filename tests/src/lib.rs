@@ -8,11 +8,13 @@
 
 mod figures;
 mod gateway;
+mod scripted;
 mod upload;
 mod wire;
 
 pub use figures::{Figure, Samples, figure};
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually, patched_wasm};
+pub use scripted::ScriptedPod;
 pub use upload::{Answer, Uploader};
 pub use wire::Wire;
 

@@ -45,7 +45,13 @@ impl Uploader {
     }
 
     /// POSTs JSON and waits for the whole answer.
-    pub async fn post(&self, gateway: SocketAddr, path: &str, pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Answer {
+    pub async fn post(
+        &self,
+        gateway: SocketAddr,
+        path: &str,
+        pieces: Vec<Bytes>,
+        trailers: Option<HeaderMap>,
+    ) -> Answer {
         let (head, body) = self.begin(gateway, path, pieces, trailers).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { status: head.status, headers: head.headers, body }
@@ -66,7 +72,6 @@ impl Uploader {
         self.client.request(request.body(body).unwrap()).await.unwrap()
     }
 }
-
 
 impl Answer {
     /// The body as text.

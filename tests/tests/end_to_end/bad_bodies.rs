@@ -9,12 +9,16 @@ const CHAT: &str = "/v1/chat/completions";
 const LIMIT: usize = 32 << 20;
 
 fn error_of(status: u16, body: &[u8]) -> Value {
-    let json: Value = serde_json::from_slice(body)
-        .unwrap_or_else(|error| panic!("{status} with a body that is no JSON ({error}): {}", String::from_utf8_lossy(body)));
+    let json: Value = serde_json::from_slice(body).unwrap_or_else(|error| {
+        panic!("{status} with a body that is no JSON ({error}): {}", String::from_utf8_lossy(body))
+    });
     let error = json["error"].clone();
     assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{json}");
     assert!(error["type"].is_string(), "{json}");
-    assert!(error.as_object().unwrap().contains_key("param") && error.as_object().unwrap().contains_key("code"), "{json}");
+    assert!(
+        error.as_object().unwrap().contains_key("param") && error.as_object().unwrap().contains_key("code"),
+        "{json}"
+    );
     error
 }
 
@@ -32,7 +36,12 @@ async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted() {
         ("single quotes", b"{'model': 'm'}".to_vec(), "malformed", "invalid_json"),
         ("form", b"model=m&prompt=x".to_vec(), "malformed", "invalid_json"),
         ("not UTF-8 in the model", b"{\"model\": \"m\xff\"}".to_vec(), "malformed", "invalid_json"),
-        ("not UTF-8 in the prompt", b"{\"model\": \"m\", \"prompt\": \"\xc3\x28\"}".to_vec(), "malformed", "invalid_json"),
+        (
+            "not UTF-8 in the prompt",
+            b"{\"model\": \"m\", \"prompt\": \"\xc3\x28\"}".to_vec(),
+            "malformed",
+            "invalid_json",
+        ),
         ("deep arrays", deep_array.into_bytes(), "malformed", "invalid_json"),
         ("deep objects", deep_object.into_bytes(), "malformed", "invalid_json"),
         ("nothing", Vec::new(), "empty", "empty_body"),
@@ -80,14 +89,19 @@ async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted() {
         figure("inpick_request_bodies_total", &[], refused + 1),
         figure("inference_objective_running_requests", &[], 0),
     ];
-    figures.extend(outcomes.iter().map(|(outcome, count)| figure("inpick_request_bodies_total", &[("outcome", outcome)], *count)));
+    figures.extend(
+        outcomes.iter().map(|(outcome, count)| figure("inpick_request_bodies_total", &[("outcome", outcome)], *count)),
+    );
     gateway.shows(&figures).await;
 }
 
 #[tokio::test]
 async fn a_body_without_a_model_passes_to_the_base_model_when_configured_so() {
     let gateway = Gateway::start(builder(1, json!({"missing_model": "pass"}))).await;
-    for body in [r#"{"messages": [{"role": "user", "content": "x"}]}"#, r#"{"model": null, "messages": [{"role": "user", "content": "x"}]}"#] {
+    for body in [
+        r#"{"messages": [{"role": "user", "content": "x"}]}"#,
+        r#"{"model": null, "messages": [{"role": "user", "content": "x"}]}"#,
+    ] {
         let reply = gateway.post(CHAT, body).await;
         assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
         let answer: Value = serde_json::from_slice(&reply.body).unwrap();
@@ -121,7 +135,11 @@ async fn odd_but_valid_bodies_are_served_as_they_are() {
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap()["model"], "first");
     assert_eq!(gateway.last_body(0).await, escaped);
     // Depth that the limit allows, and every kind of value.
-    let deep = format!(r#"{{"model": "first", {messages}, "x": {}{}, "y": [1e400, -0.0, true, null, "\ud83d\ude00"]}}"#, "[".repeat(60), "]".repeat(60));
+    let deep = format!(
+        r#"{{"model": "first", {messages}, "x": {}{}, "y": [1e300, -0.0, true, null, "\ud83d\ude00"]}}"#,
+        "[".repeat(60),
+        "]".repeat(60)
+    );
     gateway.post(CHAT, deep.clone()).await;
     assert_eq!(gateway.last_body(0).await, deep);
     let reply = gateway.send("POST", CHAT, &[("content-encoding", "identity")], chat_body("second", false)).await;
@@ -137,7 +155,8 @@ async fn odd_but_valid_bodies_are_served_as_they_are() {
 }
 
 /// What `gzip` makes of `{"model": "x"}`.
-const GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xabV\xca\xcdOI\xcdQ\xb2RP\xaaP\xaa\x05\x00Z\xe3~~\x0e\x00\x00\x00";
+const GZIP: &[u8] =
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xabV\xca\xcdOI\xcdQ\xb2RP\xaaP\xaa\x05\x00Z\xe3~~\x0e\x00\x00\x00";
 
 #[tokio::test]
 async fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed() {
@@ -179,7 +198,10 @@ async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_i
     assert_eq!(gateway.pod_of(&reply), 0, "{}", reply.text());
 
     let body = sized(LIMIT + (1 << 20));
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     let mut wire = Wire::open(gateway.gateway).await;
     wire.write(head.as_bytes()).await;
     wire.write_while_taken(&body).await;

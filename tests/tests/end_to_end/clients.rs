@@ -20,7 +20,9 @@ fn is_answer(body: &[u8]) {
 async fn http_1_chunked_and_http_2_bodies_reach_the_pod_byte_for_byte() {
     let gateway = Gateway::start(builder(1, json!({}))).await;
     let small = chat_body(MODEL, false);
-    let long = json!({"messages": [{"role": "user", "content": "ünïcödé ".repeat(1500)}], "model": MODEL, "max_tokens": 2}).to_string();
+    let long =
+        json!({"messages": [{"role": "user", "content": "ünïcödé ".repeat(1500)}], "model": MODEL, "max_tokens": 2})
+            .to_string();
     let mut sent = Vec::new();
     for uploader in [Uploader::http1(), Uploader::http2()] {
         for (body, size) in [(&small, usize::MAX), (&small, 1), (&small, 7), (&long, 1000), (&long, 16_384)] {
@@ -101,8 +103,15 @@ async fn many_streams_of_one_http_2_connection_are_told_apart() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    let figures: Vec<_> =
-        ["a", "b", "c"].iter().map(|model| figure("inference_objective_output_tokens_sum", &[("model_name", model)], 100)).collect();
+    let figures: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|model| figure("inference_objective_output_tokens_sum", &[("model_name", model)], 100))
+        .collect();
     gateway.shows(&figures).await;
-    gateway.shows(&[figure("inference_objective_request_ttft_seconds_count", &[], 30), figure("inference_objective_running_requests", &[], 0)]).await;
+    gateway
+        .shows(&[
+            figure("inference_objective_request_ttft_seconds_count", &[], 30),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
 }

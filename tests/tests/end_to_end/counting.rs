@@ -32,7 +32,8 @@ impl Tally {
         if let Some(tokens) = number(&["/prompt_tokens", "/input_tokens"]) {
             self.prompt.push(tokens);
         }
-        let details = ["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens", "/cache_read_input_tokens"];
+        let details =
+            ["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens", "/cache_read_input_tokens"];
         if let Some(tokens) = number(&details) {
             self.cached.push(tokens);
         }
@@ -56,7 +57,12 @@ impl Tally {
             figures.push(figure(&family("request_total"), &labels, self.requests));
             figures.push(figure(&family("request_error_total"), &labels, 0));
             figures.push(figure(&family("running_requests"), &labels[..1], 0));
-            let exact = [("request_sizes", &self.sent), ("response_sizes", &self.received), ("input_tokens", &self.prompt), ("output_tokens", &self.generated)];
+            let exact = [
+                ("request_sizes", &self.sent),
+                ("response_sizes", &self.received),
+                ("input_tokens", &self.prompt),
+                ("output_tokens", &self.generated),
+            ];
             for (suffix, samples) in exact {
                 figures.extend(samples.figures(&family(suffix), &labels, &bounds(&family(suffix))));
             }
@@ -177,11 +183,15 @@ async fn requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_page
 #[tokio::test]
 async fn cached_tokens_are_those_that_the_pod_took_from_its_cache() {
     let gateway = Gateway::start(builder(1, json!({})).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
-    let body = json!({"model": MODEL, "prompt": "A long prompt that fills several blocks. ".repeat(40), "max_tokens": 2}).to_string();
+    let body =
+        json!({"model": MODEL, "prompt": "A long prompt that fills several blocks. ".repeat(40), "max_tokens": 2})
+            .to_string();
     let mut cached = Samples::default();
     for _ in 0..3 {
         let reply = gateway.post("/v1/completions", body.clone()).await;
-        cached.push(json_of(&reply.text()).pointer("/usage/prompt_tokens_details/cached_tokens").unwrap().as_u64().unwrap());
+        cached.push(
+            json_of(&reply.text()).pointer("/usage/prompt_tokens_details/cached_tokens").unwrap().as_u64().unwrap(),
+        );
     }
     assert!(cached.0[0] == 0 && cached.0[1] > 0, "{cached:?}");
     let family = "inference_objective_prompt_cached_tokens";
@@ -192,7 +202,9 @@ async fn cached_tokens_are_those_that_the_pod_took_from_its_cache() {
 
 #[tokio::test]
 async fn priorities_come_from_objectives_by_either_header() {
-    let gateway = Gateway::start(builder(1, json!({"objectives": {"batch": -1, "urgent": 7}, "metrics": {"objective": true}}))).await;
+    let gateway =
+        Gateway::start(builder(1, json!({"objectives": {"batch": -1, "urgent": 7}, "metrics": {"objective": true}})))
+            .await;
     let body = tests::chat_body(MODEL, false);
     let headers: [&[(&str, &str)]; 5] = [
         &[("x-gateway-inference-objective", "batch")],
@@ -220,7 +232,9 @@ async fn families_that_are_switched_off_are_not_there() {
     gateway.chat().await;
     gateway.shows(&[figure("inpick_picks_total", &[], 1)]).await;
     for page in [gateway.envoy_page().await.unwrap(), gateway.sidecar_page().await.unwrap()] {
-        let stray = page.samples().iter().find(|sample| sample.name.starts_with("inference_objective") || sample.name.starts_with("inference_model"));
+        let stray = page.samples().iter().find(|sample| {
+            sample.name.starts_with("inference_objective") || sample.name.starts_with("inference_model")
+        });
         assert!(stray.is_none(), "{stray:?}");
     }
 }

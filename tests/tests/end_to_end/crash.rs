@@ -40,7 +40,9 @@ async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
     gateway.pin(0, json!({"waiting": 30})).await;
     gateway.pin(1, json!({"waiting": 3})).await;
     assert_eq!(gateway.chat().await.status.as_u16(), 200);
-    gateway.envoy_shows(&[figure("inpick_picks_total", &[], 1), figure("inference_objective_request_total", &[], 1)]).await;
+    gateway
+        .envoy_shows(&[figure("inpick_picks_total", &[], 1), figure("inference_objective_request_total", &[], 1)])
+        .await;
     let starts = gateway.envoy_page().await.unwrap().sum("inpick_vm_starts_total", &[]);
 
     // A stream that was under way when the machine died is nobody's any more, but is not counted for ever either.

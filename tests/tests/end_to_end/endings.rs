@@ -1,5 +1,6 @@
 //! How requests end, other than well: accounts must be settled once, and nothing may stay in flight.
 
+use local_stack::ClientError;
 use serde_json::{Value, json};
 use tests::{Figure, Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
 
@@ -59,7 +60,11 @@ async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight() {
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: 1000\r\n\r\n{{\"model\": \"{MODEL}\"");
     wire.write(head.as_bytes()).await;
     eventually("the request has begun", async || {
-        let active = gateway.envoy_page().await.unwrap().sum("envoy_http_downstream_rq_active", &[("envoy_http_conn_manager_prefix", "gateway")]);
+        let active = gateway
+            .envoy_page()
+            .await
+            .unwrap()
+            .sum("envoy_http_downstream_rq_active", &[("envoy_http_conn_manager_prefix", "gateway")]);
         if active >= 1.0 { Ok(()) } else { Err(active) }
     })
     .await;
@@ -138,16 +143,22 @@ async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
 
     let family = "inference_objective_request_error_total";
     gateway
-        .shows(&[
+        .shows(
             &[
-                running(0),
-                figure(family, &[("error_code", "ModelServerError"), ("model_name", MODEL), ("target_model_name", MODEL)], 8),
-                figure(family, &[("error_code", "ModelServerError"), ("model_name", "no/such-model")], 1),
-                figure("inference_objective_request_total", &[], 9),
-            ],
-            errors("ModelServerError", 9).as_slice(),
-        ]
-        .concat())
+                &[
+                    running(0),
+                    figure(
+                        family,
+                        &[("error_code", "ModelServerError"), ("model_name", MODEL), ("target_model_name", MODEL)],
+                        8,
+                    ),
+                    figure(family, &[("error_code", "ModelServerError"), ("model_name", "no/such-model")], 1),
+                    figure("inference_objective_request_total", &[], 9),
+                ],
+                errors("ModelServerError", 9).as_slice(),
+            ]
+            .concat(),
+        )
         .await;
 }
 
@@ -188,4 +199,57 @@ async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
             figure("inference_objective_output_tokens_sum", &[], 5),
         ])
         .await;
+}
+
+/// Pods that break in every way at once: what the clients saw is what was counted, each request once.
+#[tokio::test]
+async fn among_many_failures_every_request_ends_exactly_once() {
+    const REQUESTS: usize = 400;
+    const CLIENTS: usize = 16;
+    let gateway = Gateway::start(builder(3, json!({}))).await;
+    for pod in 0..3 {
+        let faults = [
+            json!({"kind": "reset", "probability": 0.08}),
+            json!({"kind": "reset", "after_events": 0, "probability": 0.08}),
+            json!({"kind": "cut", "probability": 0.08}),
+            json!({"kind": "error_event", "probability": 0.08}),
+            json!({"kind": "status", "status": 500, "probability": 0.08}),
+            json!({"kind": "status", "status": 503, "probability": 0.2}),
+        ];
+        gateway.fault(pod, json!(faults)).await;
+    }
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        let (client, url) = (gateway.client.clone(), gateway.url(CHAT));
+        clients.spawn(async move {
+            let mut failed = 0_u64;
+            for request in 0..REQUESTS / CLIENTS {
+                let stream = (number + request) % 2 == 0;
+                match client.post_json(&url, chat_body(MODEL, stream)).await {
+                    Ok(reply) if reply.status == 200 && !reply.text().contains("\"error\":") => {}
+                    Ok(_) | Err(ClientError::Body { .. }) => failed += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            failed
+        });
+    }
+    let mut failed = 0;
+    while let Some(done) = clients.join_next().await {
+        failed += done.unwrap();
+    }
+    assert!(failed > 40, "only {failed} of {REQUESTS} failed");
+    gateway
+        .shows(&[
+            running(0),
+            figure("inference_objective_request_total", &[], REQUESTS as u64),
+            figure("inference_objective_request_error_total", &[], failed),
+            figure("inference_objective_request_error_total", &[("error_code", "Cancelled")], 0),
+            figure("inference_objective_request_error_total", &[("error_code", "Timeout")], 0),
+            figure("inference_extension_scheduler_attempts_total", &[("status", "success")], REQUESTS as u64),
+            figure("inference_objective_request_sizes_count", &[], REQUESTS as u64),
+            figure("inference_objective_output_tokens_count", &[], REQUESTS as u64 - failed),
+        ])
+        .await;
+    pods_are_idle(&gateway).await;
 }

@@ -69,7 +69,8 @@ async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its
     let ours = shapes(&gateway.sidecar_page().await.unwrap());
     let mut compared = Vec::new();
     for (name, shape) in &theirs {
-        let ours_too = ["inference_objective_", "inference_pool_", "inference_extension_scheduler_", "inference_extension_info"];
+        let ours_too =
+            ["inference_objective_", "inference_pool_", "inference_extension_scheduler_", "inference_extension_info"];
         if !ours_too.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
@@ -79,8 +80,20 @@ async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its
     }
     assert_eq!(compared.len(), 17, "{compared:?}");
     // The older spelling differs in its prefix alone, and has no priority.
-    for suffix in ["request_duration_seconds", "request_sizes", "response_sizes", "input_tokens", "output_tokens", "request_error_total", "running_requests"] {
-        assert_eq!(ours[&format!("inference_model_{suffix}")], theirs[&format!("inference_objective_{suffix}")], "{suffix}");
+    for suffix in [
+        "request_duration_seconds",
+        "request_sizes",
+        "response_sizes",
+        "input_tokens",
+        "output_tokens",
+        "request_error_total",
+        "running_requests",
+    ] {
+        assert_eq!(
+            ours[&format!("inference_model_{suffix}")],
+            theirs[&format!("inference_objective_{suffix}")],
+            "{suffix}"
+        );
     }
 }
 
@@ -116,7 +129,11 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
         let (bucket, count_name) = (format!("{name}_bucket"), format!("{name}_count"));
         for count in page.select(&count_name, &[]) {
             let of_this = |sample: &&local_stack::Sample| {
-                sample.name == bucket && sample.labels.iter().all(|(label, value)| label == "le" || count.labels.get(label) == Some(value))
+                sample.name == bucket
+                    && sample
+                        .labels
+                        .iter()
+                        .all(|(label, value)| label == "le" || count.labels.get(label) == Some(value))
                     && sample.labels.len() == count.labels.len() + 1
             };
             let buckets: Vec<_> = page.samples().iter().filter(of_this).collect();
@@ -132,12 +149,17 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
 
 #[tokio::test]
 async fn promtool_finds_no_fault_with_the_page() {
-    let Ok(mut promtool) =
-        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    let Ok(mut promtool) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
     else {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "promtool is missing");
         // Past the test harness, which would swallow it.
-        writeln!(std::io::stderr(), "SKIPPED promtool_finds_no_fault_with_the_page: promtool is not installed").unwrap();
+        writeln!(std::io::stderr(), "SKIPPED promtool_finds_no_fault_with_the_page: promtool is not installed")
+            .unwrap();
         return;
     };
     let gateway = used_gateway().await;
@@ -147,11 +169,6 @@ async fn promtool_finds_no_fault_with_the_page() {
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let checked = promtool.wait_with_output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
-    // Envoy's stats are integers, so names of our own say in which unit. That is a matter of taste; anything else is a fault.
-    let faults: Vec<&str> = said
-        .lines()
-        .filter(|line| !line.is_empty() && !(line.starts_with("inpick_") && line.contains("use base unit \"seconds\"")))
-        .collect();
-    // Exit code 3: nothing but remarks.
-    assert!(faults.is_empty() && matches!(checked.status.code(), Some(0 | 3)), "{}: {said}", checked.status);
+    // It remarks on units and names too, by its exit code.
+    assert!(checked.status.success(), "{}: {said}", checked.status);
 }

@@ -52,7 +52,8 @@ async fn a_rewritten_body_differs_in_the_model_alone() {
         assert!(received_length(&gateway).await.is_none_or(|length| length == spliced.len().to_string()));
     }
     // A body of many slabs, with the name at its end.
-    let long = format!(r#"{{"messages": [{{"role": "user", "content": "{}"}}], "model": "ask-for"}}"#, "x ".repeat(600_000));
+    let long =
+        format!(r#"{{"messages": [{{"role": "user", "content": "{}"}}], "model": "ask-for"}}"#, "x ".repeat(600_000));
     gateway.post(CHAT, long.clone()).await;
     assert_eq!(received(&gateway).await, long.replace(r#""ask-for""#, r#""quo\"ted/ünï""#));
     // Every one of several models, whichever counts.
@@ -75,17 +76,37 @@ async fn a_rewritten_body_differs_in_the_model_alone() {
     let target = "quo\"ted/ünï";
     gateway
         .shows(&[
-            figure(decisions, &[("model_rewrite_name", "exact"), ("model_name", "ask-for"), ("target_model", target)], 7),
-            figure(decisions, &[("model_rewrite_name", "default"), ("model_name", "anything else"), ("target_model", "base")], 1),
-            figure(decisions, &[("model_rewrite_name", "same"), ("model_name", "stable"), ("target_model", "stable")], 1),
+            figure(
+                decisions,
+                &[("model_rewrite_name", "exact"), ("model_name", "ask-for"), ("target_model", target)],
+                7,
+            ),
+            figure(
+                decisions,
+                &[("model_rewrite_name", "default"), ("model_name", "anything else"), ("target_model", "base")],
+                1,
+            ),
+            figure(
+                decisions,
+                &[("model_rewrite_name", "same"), ("model_name", "stable"), ("target_model", "stable")],
+                1,
+            ),
             figure(decisions, &[], 9),
             figure("inference_objective_request_total", &[("model_name", "ask-for"), ("target_model_name", target)], 7),
-            figure("inference_objective_request_total", &[("model_name", "anything else"), ("target_model_name", "base")], 1),
+            figure(
+                "inference_objective_request_total",
+                &[("model_name", "anything else"), ("target_model_name", "base")],
+                1,
+            ),
             figure("inference_extension_scheduler_attempts_total", &[("target_model_name", target)], 7),
             // One prompt was too long for the pod.
             figure("inference_objective_request_error_total", &[], 1),
             figure("inference_objective_running_requests", &[], 0),
-            figure("inference_objective_request_sizes_sum", &[("model_name", "stable")], chat_body("stable", true).len() as u64),
+            figure(
+                "inference_objective_request_sizes_sum",
+                &[("model_name", "stable")],
+                chat_body("stable", true).len() as u64,
+            ),
         ])
         .await;
 }
@@ -110,8 +131,16 @@ async fn weighted_targets_share_the_requests_and_each_is_counted_as_it_went() {
     let decisions = "inference_extension_model_rewrite_decisions_total";
     let mut figures = Vec::new();
     for (target, count) in [("stable", stable), ("canary", canary)] {
-        figures.push(figure(decisions, &[("model_rewrite_name", "canary"), ("model_name", "base"), ("target_model", target)], count));
-        figures.push(figure("inference_objective_request_total", &[("model_name", "base"), ("target_model_name", target)], count));
+        figures.push(figure(
+            decisions,
+            &[("model_rewrite_name", "canary"), ("model_name", "base"), ("target_model", target)],
+            count,
+        ));
+        figures.push(figure(
+            "inference_objective_request_total",
+            &[("model_name", "base"), ("target_model_name", target)],
+            count,
+        ));
         figures.push(figure("inference_objective_output_tokens_sum", &[("target_model_name", target)], 5 * count));
     }
     gateway.shows(&figures).await;
