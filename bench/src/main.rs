@@ -49,7 +49,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1.2)]
     seconds: f64,
     /// Seconds of a round at an idle rate
-    #[arg(long, default_value_t = 8.0)]
+    #[arg(long, default_value_t = 6.0)]
     idle_seconds: f64,
 }
 
@@ -74,13 +74,14 @@ fn main() -> anyhow::Result<()> {
 async fn compare(arguments: Arguments) -> anyhow::Result<()> {
     let extent = if arguments.quick {
         let moment = Duration::from_millis(300);
-        Extent { starts: 1, rounds: 1, round: moment, idle_round: moment, warm_up: moment }
+        Extent { starts: 1, rounds: 1, round: moment, idle_round: moment, first_warm_up: moment, warm_up: moment }
     } else {
         Extent {
             starts: arguments.starts,
             rounds: arguments.rounds,
             round: Duration::try_from_secs_f64(arguments.seconds)?,
             idle_round: Duration::try_from_secs_f64(arguments.idle_seconds)?,
+            first_warm_up: Duration::from_secs(4),
             warm_up: Duration::from_millis(500),
         }
     };

@@ -33,6 +33,8 @@ pub(crate) struct Extent {
     pub(crate) round: Duration,
     /// Length of a round at an idle rate; one a start.
     pub(crate) idle_round: Duration,
+    /// Before the first round of an instance: V8 compiles a module's functions well only after they ran some ten thousand times.
+    pub(crate) first_warm_up: Duration,
     /// Before the first round of a workload.
     pub(crate) warm_up: Duration,
 }
@@ -75,9 +77,10 @@ pub(crate) async fn run(arms: &[Arm], workloads: &[Workload], extent: &Extent) -
         for arm in arms {
             stacks.push((arm, start_stack(arm, &pods, &guest).await.with_context(|| arm.name.clone())?));
         }
-        for workload in workloads {
+        for (number, workload) in workloads.iter().enumerate() {
+            let warm_up = if number == 0 { extent.first_warm_up } else { extent.warm_up };
             for (arm, stack) in &stacks {
-                load::run(*workload, stack.gateway, extent.warm_up).await.with_context(|| arm.name.clone())?;
+                load::run(*workload, stack.gateway, warm_up).await.with_context(|| arm.name.clone())?;
             }
             let (rounds, length) = match workload.pace {
                 Pace::Closed { .. } => (extent.rounds, extent.round),
