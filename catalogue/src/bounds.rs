@@ -44,8 +44,6 @@ impl Bounds {
     pub const NORMALIZED_TIME: Self = Self::seconds("0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10");
     /// One pick.
     pub const SCHEDULER: Self = Self::seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1");
-    /// The filter's own work on one request.
-    pub const FILTER: Self = Self::seconds("5e-06 1e-05 2e-05 5e-05 0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.05");
 
     const fn seconds(le: &'static str) -> Self {
         Self { le, scale: Scale::Microseconds }
@@ -80,7 +78,7 @@ impl Bounds {
 mod tests {
     use super::*;
 
-    const ALL: [Bounds; 9] = [
+    const ALL: [Bounds; 8] = [
         Bounds::LATENCY,
         Bounds::TIME_PER_TOKEN,
         Bounds::REQUEST_BYTES,
@@ -89,7 +87,6 @@ mod tests {
         Bounds::OUTPUT_TOKENS,
         Bounds::NORMALIZED_TIME,
         Bounds::SCHEDULER,
-        Bounds::FILTER,
     ];
 
     #[test]

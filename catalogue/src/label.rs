@@ -41,5 +41,4 @@ labels! {
     Reason = "reason",
     Outcome = "outcome",
     State = "state",
-    Phase = "phase",
 }

@@ -188,8 +188,6 @@ families! {
         "Picks by the endpoint that served and by what decided.";
     RequestBodiesTotal = "inpick_request_bodies_total", Counter, [Outcome], Always, Envoy,
         "Request bodies by what reading them gave.";
-    FilterDurationSeconds = "inpick_filter_duration_seconds", Histogram(Bounds::FILTER), [Phase], Always, Envoy,
-        "Seconds that one request spent in the filter's own callbacks, by phase.";
     SnapshotAgeSeconds = "inpick_snapshot_age_seconds", Gauge, [], Always, Envoy,
         "Whole seconds since the sidecar last confirmed the snapshot.";
     SnapshotGeneration = "inpick_snapshot_generation", Gauge, [], Always, Envoy,

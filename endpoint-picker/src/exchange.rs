@@ -7,7 +7,7 @@
 //! [`End`]; calls after that do nothing.
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -53,6 +53,8 @@ pub struct Outbound {
 
 /// What the host knows of a stream and hands out when asked: each question costs a call.
 pub trait StreamInfo {
+    /// The current time. Asked for only where it is recorded.
+    fn now(&mut self) -> Timestamp;
     /// Address of the endpoint that answered, or that was tried last.
     fn upstream_address(&mut self) -> Option<SocketAddr>;
     /// How often an endpoint was tried.
@@ -256,18 +258,18 @@ impl Exchange {
         head: &ResponseHead,
         info: &mut impl StreamInfo,
         end: bool,
-        now: Timestamp,
     ) {
         match core::mem::replace(&mut self.state, State::Done) {
             State::Sent(sent) => {
                 let own_answer = if head.status >= 400 { local_reply_cause(info) } else { None };
                 if let Some(code) = own_answer {
                     let tried = usize::try_from(info.attempts().unwrap_or(1)).unwrap_or(1);
+                    let now = info.now();
                     blame(picker, sent.picked, tried, now);
                     settle(picker, sent, Some(code), now, None);
                     return;
                 }
-                let sent = served(picker, sent, info.upstream_address(), now);
+                let sent = served(picker, sent, info);
                 let readable = !head.encoded && head.status < 400;
                 let reader = match sent.api {
                     Some(api) if readable && head.event_stream => ResponseReader::sse(Some(api)),
@@ -284,7 +286,7 @@ impl Exchange {
                     last_content: None,
                 }));
                 if end {
-                    self.end(picker, End::Complete, now);
+                    self.end(picker, End::Complete, info.now());
                 }
             }
             // Envoy gave up on the request while its body was still coming.
@@ -307,8 +309,8 @@ impl Exchange {
         picker: &mut EndpointPicker,
         size: usize,
         read: impl FnOnce() -> Vec<u8>,
+        info: &mut impl StreamInfo,
         end: bool,
-        now: Timestamp,
     ) {
         let State::Answering(answering) = &mut self.state else { return };
         if size > 0 {
@@ -316,14 +318,15 @@ impl Exchange {
                 answering.unread += size as u64;
             } else {
                 let progress = answering.reader.feed(&read());
-                if progress.content_events > 0 {
+                if progress.content_events > 0 && answering.streamed {
+                    let now = info.now();
                     answering.first_content.get_or_insert(now);
                     answering.last_content = Some(now);
                 }
             }
         }
         if end {
-            self.end(picker, End::Complete, now);
+            self.end(picker, End::Complete, info.now());
         }
     }
 
@@ -335,10 +338,10 @@ impl Exchange {
     }
 
     /// The stream is over. Whatever was not settled before is settled here.
-    pub fn on_log(&mut self, picker: &mut EndpointPicker, info: &mut impl StreamInfo, now: Timestamp) {
+    pub fn on_log(&mut self, picker: &mut EndpointPicker, info: &mut impl StreamInfo) {
         if matches!(self.state, State::Reading(_) | State::Ready(_) | State::Sent(_) | State::Answering(_)) {
             let code = cause(info.response_flags());
-            self.end(picker, End::Failed(code), now);
+            self.end(picker, End::Failed(code), info.now());
         }
     }
 
@@ -409,15 +412,11 @@ impl Exchange {
             }
             Model::Missing => (String::new(), Vec::new()),
         };
-        count_body(picker, "parsed");
+        picker.count_parsed_body();
         let splice = rewrite(picker, &model, ranges);
         let target = splice.as_ref().map_or(model.as_str(), |splice| splice.model.as_str());
         let id = picker.ledger.model(&model, target);
-        let (model, target) = picker.ledger.model_labels(id);
-        let (model, target) = (model.to_string(), target.to_string());
-        let priority = head.priority.to_string();
-        picker.ledger.count(Stat::ObjectiveRequestTotal, &[&model, &target, &priority]);
-        picker.ledger.count(Stat::ModelRequestTotal, &[&model, &target]);
+        picker.ledger.count_request(id, head.priority);
         picker.ledger.record(id, Measure::RequestSize, facts.body_bytes);
         self.ready(head, Some(id), splice)
     }
@@ -448,13 +447,13 @@ fn rewrite(picker: &mut EndpointPicker, model: &str, ranges: Vec<core::ops::Rang
 }
 
 /// An endpoint answered: blame those that were tried before it, and move the request to it.
-fn served(picker: &mut EndpointPicker, mut sent: Sent, by: Option<SocketAddr>, now: Timestamp) -> Sent {
-    let Some(by) = by else { return sent };
+fn served(picker: &mut EndpointPicker, mut sent: Sent, info: &mut impl StreamInfo) -> Sent {
+    let Some(by) = info.upstream_address() else { return sent };
     if sent.charged != Some(by) {
         let tried_before = sent.picked.map_or(0, |(ranked, _)| {
             ranked.iter().position(|place| place.address == by).unwrap_or_else(|| ranked.iter().count())
         });
-        blame(picker, sent.picked, tried_before, now);
+        blame(picker, sent.picked, tried_before, info.now());
         picker.moved(sent.charged, by);
     }
     picker.pool.record_success(by);

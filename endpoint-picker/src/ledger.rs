@@ -8,11 +8,11 @@
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use catalogue::{Bounds, Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat, Switch, label_value, stat_name};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{Equivalent, HashMap, HashSet};
 
 use crate::config::StatsConfig;
 
@@ -98,7 +98,7 @@ pub struct Ledger {
     series: Vec<Series>,
     by_key: HashMap<Key, SeriesId>,
     models: Vec<ModelSeries>,
-    by_model: HashMap<(String, String), ModelId>,
+    by_model: HashMap<ModelPair, ModelId>,
     admitted: HashSet<String>,
     undefined: VecDeque<SeriesId>,
     dirty: VecDeque<SeriesId>,
@@ -111,11 +111,33 @@ struct Key {
     values: Vec<String>,
 }
 
+/// Two model names as requests give them.
+#[derive(Debug, Eq, Hash, PartialEq)]
+struct ModelPair {
+    model: String,
+    target: String,
+}
+
+/// The same, borrowed, to look up without copying.
+#[derive(Hash)]
+struct ModelPairRef<'a> {
+    model: &'a str,
+    target: &'a str,
+}
+
+impl Equivalent<ModelPair> for ModelPairRef<'_> {
+    fn equivalent(&self, pair: &ModelPair) -> bool {
+        self.model == pair.model && self.target == pair.target
+    }
+}
+
 #[derive(Debug)]
 struct ModelSeries {
     model: String,
     target: String,
     measures: [Option<SeriesId>; Measure::COUNT],
+    /// Its request counters by priority. Few: priorities come from the configuration.
+    requests: Vec<(i64, [Option<SeriesId>; 2])>,
 }
 
 #[derive(Debug)]
@@ -167,16 +189,40 @@ impl Ledger {
 
     /// The series of a pair of model names: as the client sent it and as it was sent upstream.
     pub fn model(&mut self, model: &str, target: &str) -> ModelId {
-        let model = self.admit(model);
-        let target = self.admit(target);
-        let key = (model, target);
-        if let Some(&id) = self.by_model.get(&key) {
+        if let Some(&id) = self.by_model.get(&ModelPairRef { model, target }) {
+            return id;
+        }
+        let label = ModelPair { model: self.admit(model), target: self.admit(target) };
+        if let Some(&id) = self.by_model.get(&label) {
             return id;
         }
         let id = ModelId(self.models.len());
-        self.models.push(ModelSeries { model: key.0.clone(), target: key.1.clone(), measures: [None; Measure::COUNT] });
-        self.by_model.insert(key, id);
+        let (model, target) = (label.model.clone(), label.target.clone());
+        self.models.push(ModelSeries { model, target, measures: [None; Measure::COUNT], requests: Vec::new() });
+        self.by_model.insert(label, id);
         id
+    }
+
+    /// Counts a request for a pair of model names, under every spelling that is switched on.
+    pub fn count_request(&mut self, model: ModelId, priority: i64) {
+        let Some(known) = self.models.get(model.0) else { return };
+        let series = match known.requests.iter().find(|(other, _)| *other == priority) {
+            Some(&(_, series)) => series,
+            None => {
+                let (model_name, target) = (known.model.clone(), known.target.clone());
+                let series = [
+                    self.labelled(Stat::ObjectiveRequestTotal, &[&model_name, &target, &priority.to_string()]),
+                    self.labelled(Stat::ModelRequestTotal, &[&model_name, &target]),
+                ];
+                if let Some(known) = self.models.get_mut(model.0) {
+                    known.requests.push((priority, series));
+                }
+                series
+            }
+        };
+        for id in series.into_iter().flatten() {
+            self.add_to(id, 1);
+        }
     }
 
     /// The two label values of a pair of model names.
@@ -228,13 +274,6 @@ impl Ledger {
         {
             *held = value;
             self.mark(id);
-        }
-    }
-
-    /// Records one sample of a histogram that is not a model's.
-    pub fn observe(&mut self, stat: Stat, values: &[&str], sample: u64) {
-        if let Some(id) = self.labelled(stat, values) {
-            self.sample(id, sample);
         }
     }
 
@@ -345,7 +384,8 @@ impl Ledger {
         id
     }
 
-    fn sample(&mut self, id: SeriesId, sample: u64) {
+    /// Records one sample in the histogram that [`Self::labelled`] found.
+    pub fn sample(&mut self, id: SeriesId, sample: u64) {
         if let Some(Series { value: Pending::Histogram(histogram), .. }) = self.series.get_mut(id.0) {
             histogram.record(sample);
             self.mark(id);
@@ -480,7 +520,6 @@ const MICROS_PER_SECOND: u64 = 1_000_000;
 mod tests {
     use alloc::collections::BTreeMap;
     use alloc::format;
-    use alloc::string::ToString;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -29,6 +29,9 @@ pub struct EndpointPicker {
     running: HashMap<ModelId, u32>,
     attempts: HashMap<(Option<ModelId>, SocketAddr), Option<SeriesId>>,
     picks: HashMap<(SocketAddr, Reason), Option<SeriesId>>,
+    /// Series that every request feeds, looked up once.
+    parsed_bodies: Option<SeriesId>,
+    pick_duration: Option<SeriesId>,
 }
 
 impl EndpointPicker {
@@ -41,8 +44,11 @@ impl EndpointPicker {
             .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)))
             .cloned()
             .collect();
+        let mut ledger = Ledger::new(config.stats, pinned.iter().map(String::as_str));
         Self {
-            ledger: Ledger::new(config.stats, pinned.iter().map(String::as_str)),
+            parsed_bodies: ledger.labelled(Stat::RequestBodiesTotal, &["parsed"]),
+            pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
+            ledger,
             config,
             rng: Rng::new(seed),
             pool: Pool::default(),
@@ -119,12 +125,16 @@ impl EndpointPicker {
 
     /// Records how long one pick took.
     pub fn record_pick_duration(&mut self, micros: u64) {
-        self.ledger.observe(Stat::SchedulerE2eDurationSeconds, &[], micros);
+        if let Some(series) = self.pick_duration {
+            self.ledger.sample(series, micros);
+        }
     }
 
-    /// Records how long the callback that completed a request took to read it and pick for it.
-    pub fn record_request_overhead(&mut self, micros: u64) {
-        self.ledger.observe(Stat::FilterDurationSeconds, &["request"], micros);
+    /// Counts a request body that was read and understood.
+    pub(crate) fn count_parsed_body(&mut self) {
+        if let Some(series) = self.parsed_bodies {
+            self.ledger.add_to(series, 1);
+        }
     }
 
     /// Picks for one request and counts the attempt.

@@ -38,9 +38,14 @@ struct Info {
     attempts: Option<u64>,
     details: Option<&'static str>,
     flags: u64,
+    micros: u64,
 }
 
 impl StreamInfo for Info {
+    fn now(&mut self) -> Timestamp {
+        Timestamp::from_micros(self.micros)
+    }
+
     fn upstream_address(&mut self) -> Option<SocketAddr> {
         self.upstream
     }
@@ -142,22 +147,22 @@ impl Scene {
 
     fn response_headers(&mut self, status: u16, kind: &str, mut info: Info, end: bool) {
         self.micros += 100_000;
-        let now = self.now();
+        info.micros = self.micros;
         let status = status.to_string();
         let pairs = [(b":status".as_slice(), status.as_bytes()), (b"content-type", kind.as_bytes())];
         let head = ResponseHead::read(pairs.into_iter());
-        self.exchange.on_response_headers(&mut self.picker, &head, &mut info, end, now);
+        self.exchange.on_response_headers(&mut self.picker, &head, &mut info, end);
     }
 
     fn response_body(&mut self, chunk: &[u8], end: bool) {
         self.micros += 100_000;
-        let now = self.now();
-        self.exchange.on_response_body(&mut self.picker, chunk.len(), || chunk.to_vec(), end, now);
+        let mut info = Info { micros: self.micros, ..Info::default() };
+        self.exchange.on_response_body(&mut self.picker, chunk.len(), || chunk.to_vec(), &mut info, end);
     }
 
     fn log(&mut self, flags: u64) {
-        let now = self.now();
-        self.exchange.on_log(&mut self.picker, &mut Info { flags, ..Info::default() }, now);
+        let mut info = Info { flags, micros: self.micros, ..Info::default() };
+        self.exchange.on_log(&mut self.picker, &mut info);
     }
 
     fn in_flight(&self) -> u32 {
@@ -199,7 +204,7 @@ fn assert_no_error(stats: &BTreeMap<String, u64>) {
 }
 
 fn served(by: SocketAddr) -> Info {
-    Info { upstream: Some(by), details: Some("via_upstream"), attempts: Some(1), flags: 0 }
+    Info { upstream: Some(by), details: Some("via_upstream"), attempts: Some(1), ..Info::default() }
 }
 
 /// The two shapes of an answer, told apart by what follows the headers.
@@ -301,7 +306,7 @@ fn a_reset_before_headers_is_envoys_own_answer() {
     let mut scene = Scene::new();
     let ranked = scene.send();
     let details = Some("upstream_reset_before_response_started{connection_failure}");
-    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: 1 << 5 };
+    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: 1 << 5, micros: 0 };
     scene.response_headers(503, "application/json", info, false);
     scene.response_body(b"{}", true);
     let stats = scene.stats(1 << 5);

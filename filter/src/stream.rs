@@ -30,16 +30,13 @@ impl Stream {
     }
 
     /// Runs one step of the request's way in and carries out what it directs.
-    fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker, Timestamp) -> Directive) -> Action {
+    fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Action {
         let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
-        let started = host::now();
-        let mut directive = step(&mut self.exchange, &mut picker, started);
+        let mut directive = step(&mut self.exchange, &mut picker);
         if directive == Directive::Pick {
             let before = host::now();
             directive = self.exchange.pick(&mut picker, before);
-            let after = host::now();
-            picker.record_pick_duration(after.micros_since(before));
-            picker.record_request_overhead(after.micros_since(started));
+            picker.record_pick_duration(host::now().micros_since(before));
         }
         self.waiting = directive == Directive::Wait;
         match directive {
@@ -64,13 +61,15 @@ impl HttpContext for Stream {
             Ok(pairs) => pairs,
             Err(refused) => {
                 log::warn!("request headers cannot be read: {refused:?}");
+                // Whatever they are, a choice of the client's must not be among them.
+                let _ = host::remove_header(Map::Request, DESTINATION_HEADER);
                 return Action::Continue;
             }
         };
         #[cfg(feature = "fault-injection")]
         fault::inject(&pairs);
-        self.step(|exchange, picker, now| {
-            exchange.on_request_headers(picker, &RequestHead::read(pairs.iter()), end, now)
+        self.step(|exchange, picker| {
+            exchange.on_request_headers(picker, &RequestHead::read(pairs.iter()), end, host::now())
         })
     }
 
@@ -90,7 +89,7 @@ impl HttpContext for Stream {
             }
         };
         self.read += chunk.len();
-        self.step(|exchange, picker, _| exchange.on_request_body(picker, &chunk, end))
+        self.step(|exchange, picker| exchange.on_request_body(picker, &chunk, end))
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
@@ -100,7 +99,7 @@ impl HttpContext for Stream {
         // What came since the last slab is still in the buffer.
         let chunk = fetch(Buffer::RequestBody, self.read, usize::MAX - self.read).unwrap_or_default();
         self.read += chunk.len();
-        self.step(|exchange, picker, _| exchange.on_request_body(picker, &chunk, true))
+        self.step(|exchange, picker| exchange.on_request_body(picker, &chunk, true))
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
@@ -109,7 +108,7 @@ impl HttpContext for Stream {
         }
         if let (Ok(pairs), Ok(mut picker)) = (host::headers(Map::Response), self.picker.try_borrow_mut()) {
             let head = ResponseHead::read(pairs.iter());
-            self.exchange.on_response_headers(&mut picker, &head, &mut EnvoyStream, end, host::now());
+            self.exchange.on_response_headers(&mut picker, &head, &mut EnvoyStream, end);
         }
         Action::Continue
     }
@@ -120,7 +119,7 @@ impl HttpContext for Stream {
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             let read = || fetch(Buffer::ResponseBody, 0, size).unwrap_or_default();
-            self.exchange.on_response_body(&mut picker, size, read, end, host::now());
+            self.exchange.on_response_body(&mut picker, size, read, &mut EnvoyStream, end);
         }
         Action::Continue
     }
@@ -137,7 +136,7 @@ impl HttpContext for Stream {
             return;
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
-            self.exchange.on_log(&mut picker, &mut EnvoyStream, host::now());
+            self.exchange.on_log(&mut picker, &mut EnvoyStream);
         }
     }
 }
@@ -197,6 +196,10 @@ impl EnvoyStream {
 }
 
 impl StreamInfo for EnvoyStream {
+    fn now(&mut self) -> Timestamp {
+        host::now()
+    }
+
     fn upstream_address(&mut self) -> Option<SocketAddr> {
         std::str::from_utf8(&host::property("upstream\0address")?).ok()?.parse().ok()
     }

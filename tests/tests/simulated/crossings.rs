@@ -1,0 +1,131 @@
+//! What one request costs in calls between host and guest, and in work of the guest. The numbers are a budget: a change that
+//! needs more must say so here.
+
+use std::time::Duration;
+
+use host_sim::{Callback, VmName};
+
+use crate::world::{self, answer, chat, complete, picked};
+
+#[test]
+fn a_unary_request_stays_within_its_crossings() {
+    let host = world::host();
+    complete(&host);
+    let exchange = complete(&host);
+    let crossings = exchange.crossings();
+    // Calls that return data cost most: the host calls back to allocate. Headers and body of both sides, and who served.
+    for (call, budget) in [
+        ("proxy_get_header_map_pairs", 2),
+        ("proxy_get_buffer_bytes", 2),
+        ("proxy_get_property", 1),
+        ("proxy_replace_header_map_value", 1),
+        ("clock_time_get", 4),
+    ] {
+        assert!(crossings.calls(call) <= budget, "{call}: {} calls, {budget} allowed", crossings.calls(call));
+    }
+    assert_eq!(crossings.allocations(), 5);
+    assert!(crossings.total_calls() <= 10, "{crossings:?}");
+}
+
+#[test]
+fn each_event_of_a_stream_costs_one_read_and_one_look_at_the_clock() {
+    const EVENTS: u64 = 50;
+    let host = world::host();
+    let exchange = host.request(chat()).unwrap();
+    let endpoint = picked(&exchange);
+    exchange.set_property("upstream.address", endpoint.as_str());
+    exchange.respond(answer("text/event-stream").body_chunks(Vec::<&[u8]>::new())).ok();
+    let before = exchange.crossings().total_calls();
+    for _ in 0..EVENTS {
+        exchange.respond_body("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", false).ok();
+    }
+    let spent = exchange.crossings().total_calls() - before;
+    assert!(spent <= 2 * EVENTS, "{spent} calls for {EVENTS} events");
+}
+
+#[test]
+fn an_idle_worker_reads_one_small_key_a_tick() {
+    let host = world::host();
+    complete(&host);
+    host.advance(world::SETTLE);
+    let before = host.crossings(VmName::Worker(0));
+    host.advance(Duration::from_secs(10));
+    let after = host.crossings(VmName::Worker(0));
+    let ticks = after.callbacks("proxy_on_tick") - before.callbacks("proxy_on_tick");
+    let calls = after.total_calls() - before.total_calls();
+    assert_eq!(ticks, 200);
+    // The clock twice and the version key; posts and flushes are far between.
+    assert!(calls <= 5 * ticks, "{calls} calls in {ticks} ticks");
+}
+
+#[test]
+fn no_tick_defines_more_stats_than_fit_into_two_milliseconds() {
+    // Envoy takes some 100 us to define a stat with the shipped tags.
+    const LIMIT: usize = 16;
+    let host = world::host();
+    for model in ["a", "b", "c"] {
+        let body = format!(r#"{{"model":"{model}","messages":[]}}"#);
+        let request = host_sim::Request::post("/v1/chat/completions").body(body);
+        let exchange = host.request(request).unwrap();
+        let endpoint = picked(&exchange);
+        exchange.set_property("upstream.address", endpoint.as_str());
+        exchange.respond(answer("application/json").body(world::ANSWER)).unwrap();
+    }
+    let mut defined = 0;
+    let mut worst = 0;
+    loop {
+        let before = host.crossings(VmName::Worker(0)).calls("proxy_define_metric");
+        if host.advance_to_next().is_none() || host.now() > Duration::from_secs(30) {
+            break;
+        }
+        let step = host.crossings(VmName::Worker(0)).calls("proxy_define_metric") - before;
+        defined += step;
+        worst = worst.max(step);
+    }
+    assert!(defined > 300, "{defined}");
+    assert!(worst as usize <= LIMIT, "{worst} definitions in one tick");
+}
+
+#[test]
+fn the_worst_bodies_keep_one_callback_within_a_bound() {
+    /// A slab is 256 KiB and every byte may be looked at on its own; a callback may also hold one whole slab more.
+    const FUEL_A_BYTE: u64 = 60;
+    const SIZE: usize = 1 << 20;
+    let deep = "[".repeat(SIZE);
+    let escapes = format!(r#"{{"model":"m","prompt":"{}"}}"#, r"\u0041\n".repeat(SIZE / 8));
+    let keys: String = (0..SIZE / 10).map(|index| format!("\"k{index:05}\":0,")).collect();
+    let keys = format!(r#"{{{keys}"model":"m"}}"#);
+    let digits = format!(r#"{{"model":"m","seed":{}}}"#, "1".repeat(SIZE));
+    let unicode = format!(r#"{{"model":"m","prompt":"{}"}}"#, "é漢".repeat(SIZE / 5));
+    let keys_named_model = format!(r#"{{{}"model":"m"}}"#, r#""model":"x","#.repeat(SIZE / 12));
+    for (name, body) in [
+        ("deep", deep),
+        ("escapes", escapes),
+        ("keys", keys),
+        ("digits", digits),
+        ("unicode", unicode),
+        ("keys named model", keys_named_model),
+    ] {
+        let host = world::builder().request_buffer_limit(4 << 20).build().unwrap();
+        host.advance(Duration::from_secs(1));
+        host.clear_trace();
+        let exchange = host.request(chat_of(&body)).unwrap();
+        assert!(!exchange.is_stuck() && host.failure(VmName::Worker(0)).is_none(), "{name}");
+        let worst = host.worst_fuel(Callback::RequestBody).unwrap();
+        println!("{name}: {worst} instructions in the worst callback");
+        assert!(worst < 2 * 256 * 1024 * FUEL_A_BYTE, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn a_body_of_single_bytes_is_read_once() {
+    let host = world::host();
+    let bytes: Vec<[u8; 1]> = world::CHAT.bytes().map(|byte| [byte]).collect();
+    let exchange = host.request(host_sim::Request::post("/v1/chat/completions").body_chunks(bytes)).unwrap();
+    assert_eq!(exchange.sent_upstream().body(), world::CHAT.as_bytes());
+    assert_eq!(exchange.crossings().calls("proxy_get_buffer_bytes"), 1);
+}
+
+fn chat_of(body: &str) -> host_sim::Request {
+    host_sim::Request::post("/v1/completions").body_chunks(body.as_bytes().chunks(16 * 1024).collect::<Vec<_>>())
+}

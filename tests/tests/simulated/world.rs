@@ -1,0 +1,96 @@
+//! A host with workers, a snapshot service and a sidecar that knows two endpoints.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use host_sim::{CompiledModule, Exchange, FailurePolicy, Host, HostBuilder, HttpOutcome, Request, Response};
+use snapshot::{Endpoint, Pool, Snapshot, State};
+
+pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+pub(crate) const ANSWER: &str =
+    r#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+pub(crate) const MODEL: &str = "model_name=m;target_model_name=m;";
+/// Ticks, the snapshot's way through the service, definitions of new stats and a flush are all over after this.
+pub(crate) const SETTLE: Duration = Duration::from_secs(20);
+
+fn module() -> &'static CompiledModule {
+    static MODULE: OnceLock<CompiledModule> = OnceLock::new();
+    MODULE.get_or_init(|| {
+        let file = local_stack::Artifact::Wasm.find().expect("`make wasm` builds the module");
+        CompiledModule::from_file(file).expect("the module is valid")
+    })
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    let endpoint = |last: u8| Endpoint {
+        state: State::Fresh,
+        waiting: Some(0),
+        running: Some(0),
+        kv_cache_usage: Some(0.0),
+        ..Endpoint::unknown(([10, 0, 0, last], 8000).into())
+    };
+    let pools = vec![Pool { name: "default".into(), endpoints: vec![endpoint(1), endpoint(2)] }];
+    Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools }
+}
+
+/// The sidecar: the snapshot once, then "unchanged".
+pub(crate) fn sidecar() -> impl FnMut(&host_sim::HttpCall) -> HttpOutcome + Send + 'static {
+    let bytes = snapshot().encode();
+    move |call| {
+        let known = call.headers.get("if-none-match").is_some();
+        let outcome = if known { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
+        outcome.header("etag", "\"1-1\"").after(Duration::from_millis(1))
+    }
+}
+
+pub(crate) fn builder() -> HostBuilder {
+    Host::builder()
+        .compiled(module())
+        .plugin_configuration("{}")
+        .service(r#"{"snapshot_service": {"cluster": "inpick-sidecar"}}"#)
+        .allow_on_headers_stop_iteration(true)
+        .failure_policy(FailurePolicy::FailReload)
+        .cluster_script("inpick-sidecar", sidecar())
+}
+
+/// A host whose workers know the endpoints.
+pub(crate) fn host() -> Host {
+    let host = builder().build().expect("the module accepts its configuration");
+    host.advance(Duration::from_secs(1));
+    host
+}
+
+pub(crate) fn chat() -> Request {
+    Request::post("/v1/chat/completions").header("content-type", "application/json").body(CHAT)
+}
+
+/// The first endpoint of the ranked list of an exchange that was sent on.
+pub(crate) fn picked(exchange: &Exchange) -> String {
+    let list = exchange.request_headers().get("x-gateway-destination-endpoint").expect("a destination").to_vec();
+    String::from_utf8(list).unwrap().split(',').next().unwrap().to_owned()
+}
+
+pub(crate) fn answer(kind: &str) -> Response {
+    Response::new(200).header("content-type", kind)
+}
+
+/// Sends a chat and answers it whole.
+pub(crate) fn complete(host: &Host) -> Exchange {
+    let exchange = host.request(chat()).expect("a request");
+    let endpoint = picked(&exchange);
+    exchange.set_property("upstream.address", endpoint.as_str());
+    exchange.respond(answer("application/json").body(ANSWER)).expect("a response");
+    exchange
+}
+
+/// Counters and gauges of the exchange's own kind that are not 0, once everything is flushed.
+pub(crate) fn settled(host: &Host) -> std::collections::BTreeMap<String, u64> {
+    host.advance(SETTLE);
+    let stats = host.stats();
+    stats
+        .counters()
+        .chain(stats.gauges())
+        .filter(|(_, value)| *value > 0)
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
