@@ -202,8 +202,9 @@ impl Pod {
         let (sender, deliveries) = unbounded_channel();
         let mut open = Vec::with_capacity(requests.len());
         if let Some(lane) = self.lanes.get(number) {
-            let now = self.now();
             let mut state = lock(&lane.state);
+            // Under the lock: the engine's time must not run backwards between two threads.
+            let now = self.now();
             self.advance(&mut state, now);
             for (choice, request) in requests.into_iter().enumerate() {
                 let id = state.engine.submit(now, request);
@@ -225,8 +226,8 @@ impl Pod {
         let Some(lane) = self.lanes.get(number) else {
             return;
         };
-        let now = self.now();
         let mut state = lock(&lane.state);
+        let now = self.now();
         for (_, id) in open {
             state.listeners.remove(id);
             if state.engine.abort(now, *id) {
@@ -255,8 +256,9 @@ impl Pod {
                 }
                 None => lane.wake.notified().await,
             }
-            let now = self.now();
             let mut state = lock(&lane.state);
+            // Under the lock: the engine's time must not run backwards between two threads.
+            let now = self.now();
             self.advance(&mut state, now);
         }
     }
@@ -318,9 +320,9 @@ impl Pod {
 
     /// Every request in flight learns that the engine is dead.
     pub(crate) fn crash(&self) {
-        let now = self.now();
         for lane in &self.lanes {
             let mut state = lock(&lane.state);
+            let now = self.now();
             let listeners = std::mem::take(&mut state.listeners);
             for (id, (_, sender)) in listeners {
                 state.engine.abort(now, id);
