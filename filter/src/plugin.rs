@@ -1,6 +1,6 @@
 //! Root contexts: one plugin instance in one virtual machine, configured to be the HTTP filter or the snapshot service.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use endpoint_picker::board::{Board, Post, RENEW_AFTER_MICROS, Roster, Version, key};
@@ -18,6 +18,9 @@ use crate::stream::Stream;
 /// While stats wait to be defined, ticks come this often: a new model's series are there within a second, for a tenth of one
 /// worker's time at the worst.
 const BUSY_TICK_MILLIS: u32 = 10;
+
+/// A machine that has served nothing yet (Envoy's main thread runs one that never will) looks up only this often.
+const UNUSED_TICK_MILLIS: u32 = 500;
 
 /// A worker looks for news this often: half the age that a sidecar's poll has on average when it arrives, for two host calls.
 const TICK_MILLIS: u32 = 50;
@@ -52,7 +55,7 @@ impl RootContext for Root {
             }
         };
         let period = match &plugin {
-            Plugin::Filter(_) => TICK_MILLIS,
+            Plugin::Filter(_) => UNUSED_TICK_MILLIS,
             Plugin::SnapshotService(config) => u32::try_from(config.interval_ms).unwrap_or(TICK_MILLIS),
         };
         if let Err(refused) = host::set_tick_period(period) {
@@ -76,7 +79,7 @@ impl RootContext for Root {
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         match self {
-            Self::Filter(worker) => Some(Box::new(Stream::new(Rc::clone(&worker.picker)))),
+            Self::Filter(worker) => Some(Box::new(worker.stream())),
             // The service is no filter; in a filter chain by mistake, it lets everything pass.
             Self::New | Self::Service(_) => Some(Box::new(Idle)),
         }
@@ -115,7 +118,28 @@ pub(crate) struct Worker {
     posted: Option<Post>,
     enrolled: bool,
     flusher: Flusher,
-    busy: bool,
+    pace: Cell<Pace>,
+}
+
+/// How often a worker ticks.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Pace {
+    /// It has served nothing yet.
+    Unused,
+    /// It serves.
+    Serving,
+    /// It serves, and stats wait to be defined.
+    Defining,
+}
+
+impl Pace {
+    const fn millis(self) -> u32 {
+        match self {
+            Self::Unused => UNUSED_TICK_MILLIS,
+            Self::Serving => TICK_MILLIS,
+            Self::Defining => BUSY_TICK_MILLIS,
+        }
+    }
 }
 
 impl Worker {
@@ -127,7 +151,7 @@ impl Worker {
             posted: None,
             enrolled: false,
             flusher: Flusher::default(),
-            busy: false,
+            pace: Cell::new(Pace::Unused),
         }
     }
 
@@ -139,9 +163,21 @@ impl Worker {
         self.post(&picker, now);
         let interval_ms = picker.config().stats.flush_interval_ms;
         self.flusher.tick(picker.ledger_mut(), interval_ms, now);
-        let busy = picker.ledger_mut().undefined() > 0;
-        if busy != self.busy && host::set_tick_period(if busy { BUSY_TICK_MILLIS } else { TICK_MILLIS }).is_ok() {
-            self.busy = busy;
+        if self.pace.get() != Pace::Unused {
+            self.keep_pace(if picker.ledger_mut().undefined() > 0 { Pace::Defining } else { Pace::Serving });
+        }
+    }
+
+    fn stream(&self) -> Stream {
+        if self.pace.get() == Pace::Unused {
+            self.keep_pace(Pace::Serving);
+        }
+        Stream::new(Rc::clone(&self.picker))
+    }
+
+    fn keep_pace(&self, pace: Pace) {
+        if pace != self.pace.get() && host::set_tick_period(pace.millis()).is_ok() {
+            self.pace.set(pace);
         }
     }
 
@@ -169,6 +205,9 @@ impl Worker {
     }
 
     fn post(&mut self, picker: &EndpointPicker, now: Timestamp) {
+        if self.pace.get() == Pace::Unused {
+            return;
+        }
         let post = picker.post(now);
         let unchanged = self.posted.as_ref().is_some_and(|posted| {
             posted.same_counts(&post)

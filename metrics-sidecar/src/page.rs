@@ -33,8 +33,11 @@ pub struct OwnFamily {
 /// Which families to print.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Selection {
-    /// All of Envoy's page and the sidecar's.
+    /// All of Envoy's page and the sidecar's, as Envoy prints them.
     Everything,
+    /// The same, but Envoy's own families as `promtool check metrics` accepts them: with a help text, typed by what their name
+    /// says, and without the few whose very name breaks its rules.
+    Conventional,
     /// Families of inpick alone.
     Inpick,
 }
@@ -81,7 +84,9 @@ struct Series {
 #[must_use]
 pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
     let mut gathered: Vec<Series> = std::iter::repeat_with(Series::default).take(Stat::ALL.len()).collect();
-    let mut foreign = Vec::with_capacity(if selection == Selection::Everything { envoy.len() } else { 0 });
+    let mut foreign = Vec::with_capacity(if selection == Selection::Inpick { 0 } else { envoy.len() });
+    // The family of Envoy's own that the last header began, if it is printed.
+    let mut printing = true;
     let mut seen_foreign: HashSet<&[u8]> = HashSet::new();
     for line in envoy.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
         if line.is_empty() {
@@ -102,6 +107,11 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
             None if name.starts_with(OWN_PREFIX.as_bytes())
                 || own.iter().any(|family| family.name.as_bytes() == name) => {}
             None if selection == Selection::Inpick || !seen_foreign.insert(identity(line)) => {}
+            None if selection == Selection::Conventional && line.starts_with(b"# HELP ") => {}
+            None if selection == Selection::Conventional && line.starts_with(b"# TYPE ") => {
+                printing = print_conventional_header(&mut foreign, line);
+            }
+            None if !printing => {}
             None => {
                 foreign.extend_from_slice(line);
                 foreign.push(b'\n');
@@ -133,6 +143,39 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
     }
     page.extend_from_slice(&foreign);
     page
+}
+
+/// Prints the header of a family of Envoy's own; false if its name breaks the conventions, so that it is left out.
+fn print_conventional_header(page: &mut Vec<u8>, header: &[u8]) -> bool {
+    let text = std::str::from_utf8(header).unwrap_or_default();
+    let mut words = text.split(' ').skip(2);
+    let (name, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if !is_conventional(name, kind) {
+        return false;
+    }
+    // Envoy's counters have no `_total`; typed as what they are, each would be a complaint.
+    let kind = match (kind, name.ends_with("_total")) {
+        ("counter", false) | ("gauge", true) => "untyped",
+        _ => kind,
+    };
+    page.extend_from_slice(format!("# HELP {name} A statistic of Envoy's own.\n# TYPE {name} {kind}\n").as_bytes());
+    true
+}
+
+/// Whether `promtool check metrics` accepts a family of this name: no abbreviated unit, no unit that is not a base unit, no type
+/// and no reserved suffix in the name (its rules: `prometheus/client_golang`, `prometheus/testutil/promlint`).
+fn is_conventional(name: &str, kind: &str) -> bool {
+    const ABBREVIATED: [&str; 12] = ["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "m", "h", "d"];
+    const NOT_BASE: [&str; 8] =
+        ["milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "days", "kilobytes", "megabytes"];
+    const KINDS: [&str; 5] = ["counter", "gauge", "histogram", "summary", "untyped"];
+    let bad_word = |word: &str| ABBREVIATED.contains(&word) || NOT_BASE.contains(&word) || KINDS.contains(&word);
+    let reserved = kind != "histogram" && ["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix));
+    let camel = name
+        .bytes()
+        .zip(name.bytes().skip(1))
+        .any(|(left, right)| left.is_ascii_lowercase() && right.is_ascii_uppercase());
+    !reserved && !camel && !name.split('_').skip(1).any(bad_word)
 }
 
 /// Where lines of catalogued families belong, by the name at their start.
@@ -444,6 +487,25 @@ mod tests {
         let merged = page(&mixed, &[]);
         assert!(merged.starts_with("# HELP inpick_vm_starts_total") && merged.ends_with(envoy));
         assert!(!merge(mixed.as_bytes(), &[], Selection::Inpick).windows(5).any(|bytes| bytes == b"envoy"));
+    }
+
+    #[test]
+    fn envoys_own_families_are_made_to_pass_the_check_of_the_page() {
+        let envoy = concat!(
+            "# TYPE envoy_cluster_upstream_rq counter\nenvoy_cluster_upstream_rq{} 1\n",
+            "# TYPE envoy_x_total gauge\nenvoy_x_total{} 1\n",
+            "# TYPE envoy_x_ms histogram\nenvoy_x_ms_bucket{le=\"1\"} 0\nenvoy_x_ms_sum{} 0\nenvoy_x_ms_count{} 0\n",
+            "# TYPE envoy_live gauge\nenvoy_live{} 1\n",
+        );
+        assert_eq!(
+            String::from_utf8(merge(envoy.as_bytes(), &[], Selection::Conventional)).unwrap(),
+            concat!(
+                "# HELP envoy_cluster_upstream_rq A statistic of Envoy's own.\n# TYPE envoy_cluster_upstream_rq untyped\n",
+                "envoy_cluster_upstream_rq{} 1\n",
+                "# HELP envoy_x_total A statistic of Envoy's own.\n# TYPE envoy_x_total untyped\nenvoy_x_total{} 1\n",
+                "# HELP envoy_live A statistic of Envoy's own.\n# TYPE envoy_live gauge\nenvoy_live{} 1\n",
+            )
+        );
     }
 
     #[test]

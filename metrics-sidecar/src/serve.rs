@@ -26,6 +26,8 @@ const MAX_ENVOY_PAGE_BYTES: usize = 64 * 1024 * 1024;
 /// not told ages of long ago.
 const ENCODED_FOR: Duration = Duration::from_millis(100);
 
+/// Query that passes Envoy's own families on unchanged.
+const AS_ENVOY_PRINTS: &str = "families=all";
 /// Query that leaves Envoy's own families out.
 const INPICK_ONLY: &str = "families=inpick";
 
@@ -88,7 +90,8 @@ async fn snapshot(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Resp
 async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     let selection = match query.as_deref() {
         Some(INPICK_ONLY) => Selection::Inpick,
-        _ => Selection::Everything,
+        Some(AS_ENVOY_PRINTS) => Selection::Everything,
+        _ => Selection::Conventional,
     };
     let mut client = admin_client(&shared.config.envoy_admin, "/stats/prometheus", MAX_ENVOY_PAGE_BYTES);
     let envoy = client.get(&shared.buffers, ADMIN_TIMEOUT, <[u8]>::to_vec).await;

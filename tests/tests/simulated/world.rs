@@ -56,7 +56,7 @@ pub(crate) fn builder() -> HostBuilder {
 /// A host whose workers know the endpoints.
 pub(crate) fn host() -> Host {
     let host = builder().build().expect("the module accepts its configuration");
-    host.advance(Duration::from_secs(1));
+    host.advance(Duration::from_secs(2));
     host
 }
 
