@@ -24,6 +24,9 @@ pub const DEFAULT_MAX_MODELS: usize = 1_000;
 pub const DEFAULT_FLUSH_INTERVAL_MS: u64 = 1_000;
 /// The singleton service asks the sidecar this often: as often as the sidecar asks the pods.
 pub const DEFAULT_SNAPSHOT_INTERVAL_MS: u64 = 50;
+/// The sidecar holds its answer back this long while nothing changes: an idle pool then costs Envoy two requests a second, and a
+/// confirmation still comes several times before [`DEFAULT_MAX_SNAPSHOT_AGE_MS`].
+pub const DEFAULT_SNAPSHOT_WAIT_MS: u64 = 500;
 /// A sidecar on the same machine that needs longer than this is as good as dead.
 pub const DEFAULT_SNAPSHOT_TIMEOUT_MS: u64 = 1_000;
 
@@ -106,7 +109,9 @@ pub struct ServiceConfig {
     pub path: String,
     /// Milliseconds between requests.
     pub interval_ms: u64,
-    /// Milliseconds after which a request has failed.
+    /// Milliseconds for which the sidecar may hold its answer back while nothing changes; 0: it answers at once.
+    pub wait_ms: u64,
+    /// Milliseconds after which a request has failed; more than `wait_ms`.
     pub timeout_ms: u64,
 }
 
@@ -141,15 +146,20 @@ impl Plugin {
         let mut root = Fields::of(value, "", &mut errors);
         let plugin = match root.object("snapshot_service", &mut errors) {
             Some(mut service) => {
+                let wait_ms = service.integer("wait_ms", 0..=10_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_WAIT_MS);
+                let timeout_ms =
+                    service.integer("timeout_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS);
+                if timeout_ms <= wait_ms {
+                    errors.push(format!("snapshot_service.timeout_ms: must be more than wait_ms, which is {wait_ms}"));
+                }
                 let plugin = Self::SnapshotService(ServiceConfig {
                     cluster: service.required_text("cluster", &mut errors),
                     path: service.text("path", &mut errors).unwrap_or_else(|| "/snapshot".to_owned()),
                     interval_ms: service
                         .integer("interval_ms", 1..=60_000, &mut errors)
                         .unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
-                    timeout_ms: service
-                        .integer("timeout_ms", 1..=60_000, &mut errors)
-                        .unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS),
+                    wait_ms,
+                    timeout_ms,
                 });
                 service.finish(&mut errors);
                 plugin
@@ -435,10 +445,14 @@ mod tests {
                 cluster: "s".into(),
                 path: "/snapshot".into(),
                 interval_ms: DEFAULT_SNAPSHOT_INTERVAL_MS,
+                wait_ms: DEFAULT_SNAPSHOT_WAIT_MS,
                 timeout_ms: DEFAULT_SNAPSHOT_TIMEOUT_MS,
             }))
         );
         assert!(Plugin::parse(br#"{"snapshot_service": {}}"#).is_err());
+        assert!(
+            Plugin::parse(br#"{"snapshot_service": {"cluster": "s", "wait_ms": 900, "timeout_ms": 900}}"#).is_err()
+        );
         assert!(Plugin::parse(br#"{"snapshot_service": {"cluster": "s"}, "pool": "p"}"#).is_err());
     }
 

@@ -74,7 +74,8 @@ impl SnapshotService {
         if self.waiting {
             return;
         }
-        let mut headers = vec![(":method", "GET"), (":path", &self.config.path), (":authority", &self.config.cluster)];
+        let path = format!("{}?wait_ms={}", self.config.path, self.config.wait_ms);
+        let mut headers = vec![(":method", "GET"), (":path", path.as_str()), (":authority", &self.config.cluster)];
         if let Some(etag) = &self.etag {
             headers.push(("if-none-match", etag));
         }

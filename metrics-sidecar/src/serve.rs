@@ -26,6 +26,11 @@ const MAX_ENVOY_PAGE_BYTES: usize = 64 * 1024 * 1024;
 /// not told ages of long ago.
 const ENCODED_FOR: Duration = Duration::from_millis(100);
 
+/// Longest wait that a reader of the snapshot may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// While a reader waits, the fleet is looked at this often: well below the poll interval, for microseconds of work.
+const WAIT_STEP: Duration = Duration::from_millis(5);
+
 /// Query that passes Envoy's own families on unchanged.
 const AS_ENVOY_PRINTS: &str = "families=all";
 /// Query that leaves Envoy's own families out.
@@ -57,15 +62,30 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, mut closed: 
     }
 }
 
-async fn snapshot(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+/// With `?wait_ms=N` and a matching `If-None-Match`, the answer comes when the content changes, or after N milliseconds: a reader
+/// then learns of a change at once and asks seldom while there is none.
+async fn snapshot(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let wait = query
+        .as_deref()
+        .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("wait_ms=")))
+        .and_then(|millis| millis.parse().ok())
+        .map_or(Duration::ZERO, Duration::from_millis)
+        .min(MAX_WAIT);
+    let deadline = tokio::time::Instant::now() + wait;
+    while tokio::time::Instant::now() < deadline {
+        let tag = {
+            let fleet = shared.fleet();
+            format!("\"{}-{}\"", fleet.epoch(), fleet.generation())
+        };
+        if !is_known(&headers, &tag) {
+            break;
+        }
+        tokio::time::sleep(WAIT_STEP).await;
+    }
     let fleet = shared.fleet();
     let generation = fleet.generation();
     let tag = format!("\"{}-{generation}\"", fleet.epoch());
-    let known = headers
-        .get(IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|tags| tags.split(',').any(|known| known.trim().trim_start_matches("W/") == tag));
-    if known {
+    if is_known(&headers, &tag) {
         shared.snapshots_unchanged.fetch_add(1, Ordering::Relaxed);
         return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
     }
@@ -85,6 +105,13 @@ async fn snapshot(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Resp
     let headers =
         [(CONTENT_TYPE, ::snapshot::CONTENT_TYPE.to_owned()), (CACHE_CONTROL, "no-cache".to_owned()), (ETAG, tag)];
     (headers, bytes).into_response()
+}
+
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    headers
+        .get(IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|tags| tags.split(',').any(|known| known.trim().trim_start_matches("W/") == tag))
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {

@@ -71,6 +71,29 @@ async fn an_unchanged_snapshot_is_answered_without_a_body() {
 }
 
 #[tokio::test]
+async fn a_reader_that_waits_is_answered_when_something_changes() {
+    let pod = Server::pod(&page(1, 2, 0.5)).await;
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address)]).await;
+    until(&running, pod.address, |endpoint| endpoint.waiting == Some(1)).await;
+    let first = get(running.addr(), "/snapshot", "").await;
+    let condition = format!("if-none-match: {}\r\n", first.header("etag").unwrap());
+    let begun = Instant::now();
+    let unchanged = get(running.addr(), "/snapshot?wait_ms=100", &condition).await;
+    assert_eq!(unchanged.status, 304);
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        pod.set("/metrics", Manner::Page(page(3, 2, 0.5)));
+    };
+    let (changed, ()) = tokio::join!(get(running.addr(), "/snapshot?wait_ms=9000", &condition), change);
+    assert_eq!(changed.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    let at_once = get(running.addr(), "/snapshot?wait_ms=9000", "").await;
+    assert_eq!(at_once.status, 200, "a reader that knows nothing does not wait");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn each_bad_pod_fails_alone_and_says_why() {
     let good = Server::pod(&page(1, 1, 0.1)).await;
     let huge = format!("{}{}", page(1, 1, 0.1), "x 1\n".repeat(100_000));
