@@ -46,15 +46,21 @@ test-wasm: ## Tests the picker as wasm, in Node
 test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
 	@python3 scripts/test.py wasm build end-to-end
 
-bench: ## Measures: the picker, the sidecar and Envoy with and without inpick
-	@$(SETUP) envoy wasm-target
-	$(MAKE) wasm
-	cargo build --release --workspace --bins
-	cargo bench --workspace
-	cargo run --release --package bench
+bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
+	@$(SETUP) envoy node
+	cargo bench --package endpoint-picker --package metrics-sidecar
+	cargo run --release --package endpoint-picker --example scan_speed
+	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed
+	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" node --no-warnings scripts/run_wasi.mjs $(TARGET)/wasm32-wasip1/wasm/examples/scan_speed.wasm
+	cargo run --release --package metrics-sidecar --example poll_cost 5
+	cargo build --release --package metrics-sidecar --package bench --bins
+	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
 
-bench-smoke: ## Runs each microbenchmark once, to see that it works
-	cargo bench --workspace --benches -- --test
+bench-smoke: wasm ## Runs each benchmark once, to see that it works
+	@$(SETUP) envoy
+	cargo bench --package endpoint-picker --package metrics-sidecar --benches -- --test
+	cargo build --release --package metrics-sidecar --package bench --bins
+	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench --quick
 
 fuzz-smoke: ## Runs the property tests with many more cases than `make test`
 	PROPTEST_CASES=20000 cargo test --release --package endpoint-picker --package metrics-sidecar --package snapshot
