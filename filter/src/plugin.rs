@@ -114,7 +114,7 @@ impl HttpContext for Idle {}
 /// One worker of the HTTP filter.
 pub(crate) struct Worker {
     picker: SharedPicker,
-    seen: Version,
+    seen: Cell<Version>,
     posted: Option<Post>,
     enrolled: bool,
     flusher: Flusher,
@@ -147,7 +147,7 @@ impl Worker {
         picker.ledger_mut().count(catalogue::Stat::VmStartsTotal, &[]);
         Self {
             picker: Rc::new(RefCell::new(picker)),
-            seen: Version::default(),
+            seen: Cell::new(Version::default()),
             posted: None,
             enrolled: false,
             flusher: Flusher::default(),
@@ -171,6 +171,10 @@ impl Worker {
     fn stream(&self) -> Stream {
         if self.pace.get() == Pace::Unused {
             self.keep_pace(Pace::Serving);
+            // It rested until now: what it knows may be old, or nothing.
+            if let Ok(mut picker) = self.picker.try_borrow_mut() {
+                self.read_news(&mut picker);
+            }
         }
         Stream::new(Rc::clone(&self.picker))
     }
@@ -181,19 +185,20 @@ impl Worker {
         }
     }
 
-    fn read_news(&mut self, picker: &mut EndpointPicker) {
+    fn read_news(&self, picker: &mut EndpointPicker) {
         let Some((bytes, _)) = host::shared_data(key::VERSION) else { return };
         let Ok(version) = Version::decode(bytes.as_slice()) else { return };
-        if version == self.seen {
+        let seen = self.seen.get();
+        if version == seen {
             return;
         }
-        if version.snapshot != self.seen.snapshot {
+        if version.snapshot != seen.snapshot {
             let snapshot = host::shared_data(key::SNAPSHOT).map(|(bytes, _)| Snapshot::decode(&bytes));
             // The service stored only what it could decode; anything else is left until the next version.
             let Some(Ok(snapshot)) = snapshot else { return };
             picker.install(&snapshot);
         }
-        if version.board != self.seen.board
+        if version.board != seen.board
             && let Some(Ok(board)) = host::shared_data(key::BOARD).map(|(bytes, _)| Board::decode(bytes.as_slice()))
         {
             picker.take_board(&board);
@@ -201,7 +206,7 @@ impl Worker {
         if version.snapshot > 0 {
             picker.confirm(Timestamp::from_micros(version.confirmed_at_micros));
         }
-        self.seen = version;
+        self.seen.set(version);
     }
 
     fn post(&mut self, picker: &EndpointPicker, now: Timestamp) {
