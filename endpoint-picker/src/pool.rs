@@ -85,10 +85,13 @@ impl Endpoint {
         self.own_in_flight
     }
 
-    /// Requests sent since the snapshot that its figures cannot contain yet.
+    /// Requests of this proxy that the engine's figures cannot contain: those sent since the snapshot, or those in flight beyond
+    /// what the engine reports in all. The second grows on an engine that froze, whose page goes on saying what it last said.
     #[must_use]
-    pub const fn sent_since_snapshot(&self) -> u32 {
-        self.in_flight().saturating_sub(self.in_flight_at_snapshot)
+    pub fn unseen(&self) -> u32 {
+        let reported = self.load.waiting.unwrap_or(0).saturating_add(self.load.running.unwrap_or(0));
+        let since_snapshot = self.in_flight().saturating_sub(self.in_flight_at_snapshot);
+        since_snapshot.max(self.in_flight().saturating_sub(reported))
     }
 
     /// Left out because of failures in a row.
@@ -290,9 +293,22 @@ mod tests {
         pool.request_sent(address(1));
         pool.install(&snapshot(2, &[2, 1]), "p");
         assert_eq!(in_flight(&pool, 1), Some(1));
-        assert_eq!(pool.endpoints()[1].sent_since_snapshot(), 0);
+        assert_eq!(pool.endpoints()[1].unseen(), 1, "the engine reports none, so it cannot know of this one");
+    }
+
+    #[test]
+    fn what_the_engine_reports_is_not_counted_again() {
+        let mut pool = pool(&[1]);
+        for _ in 0..3 {
+            pool.request_sent(address(1));
+        }
+        let mut snapshot = snapshot(2, &[1]);
+        snapshot.pools[0].endpoints[0].waiting = Some(1);
+        snapshot.pools[0].endpoints[0].running = Some(4);
+        pool.install(&snapshot, "p");
+        assert_eq!(pool.endpoints()[0].unseen(), 0);
         pool.request_sent(address(1));
-        assert_eq!(pool.endpoints()[1].sent_since_snapshot(), 1);
+        assert_eq!(pool.endpoints()[0].unseen(), 1, "sent since the snapshot, though the engine reports others' too");
     }
 
     #[test]

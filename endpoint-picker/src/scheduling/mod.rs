@@ -252,6 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn a_frozen_engine_loses_to_one_that_works() {
+        // Its page says for ever that it is idle, and new snapshots come because the other's page changes.
+        let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 3, 0.2)]);
+        for generation in 2..12 {
+            let endpoints = vec![endpoint(1, 0, 0.0), endpoint(2, 3 + u32::try_from(generation % 2).unwrap(), 0.2)];
+            let pools = vec![snapshot::Pool { name: "p".into(), endpoints }];
+            pool.install(&Snapshot { epoch: 1, generation, captured_at_ms: 0, pools }, "p");
+            if pick(&pool, &profile(Picker::MaxScore), generation, 0).0[0] == 1 {
+                pool.request_sent(address(1));
+            }
+        }
+        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).0[0], 2);
+        assert!(pool.endpoints()[0].in_flight() <= 6);
+    }
+
+    #[test]
     fn stale_snapshot_falls_back_to_in_flight() {
         let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 50, 0.9)]);
         pool.request_sent(address(1));

@@ -1,8 +1,9 @@
 //! Scorers: one signal each, from an endpoint's load to a score in 0 to 1, 1 being best.
 //!
 //! The formulas are those of the endpoint picker's plugins of the same names: queue and running requests are scaled between
-//! the candidates' least and most, KV cache use is taken as it is. What this proxy sent since the snapshot is added to the
-//! figures first, since a burst would otherwise all go to whoever looked idle. An endpoint without the signal scores 0; a
+//! the candidates' least and most, KV cache use is taken as it is. What this proxy has in flight and the
+//! figures cannot contain is added to them first: a burst would otherwise all go to whoever looked idle, and every request to
+//! an engine that froze. An endpoint without the signal scores 0; a
 //! signal that no candidate has decides nothing.
 
 use crate::pool::Endpoint;
@@ -36,10 +37,10 @@ impl Scorer {
     pub(super) fn add(self, endpoints: &[Endpoint], candidates: &[usize], weight: f64, scores: &mut [f64]) {
         match self {
             Self::Queue => add_scaled(endpoints, candidates, weight, scores, |endpoint| {
-                endpoint.load.waiting.map(|waiting| waiting.saturating_add(endpoint.sent_since_snapshot()))
+                endpoint.load.waiting.map(|waiting| waiting.saturating_add(endpoint.unseen()))
             }),
             Self::RunningRequests => add_scaled(endpoints, candidates, weight, scores, |endpoint| {
-                endpoint.load.running.map(|running| running.saturating_add(endpoint.sent_since_snapshot()))
+                endpoint.load.running.map(|running| running.saturating_add(endpoint.unseen()))
             }),
             Self::KvCacheUtilization => {
                 for (score, endpoint) in scores.iter_mut().zip(select(endpoints, candidates)) {
