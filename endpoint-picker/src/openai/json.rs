@@ -530,7 +530,12 @@ impl Scanner {
                     break;
                 }
             }
-            at += plain_run::<true>(piece.get(at..).unwrap_or_default());
+            let rest = piece.get(at..).unwrap_or_default();
+            // Escapes that nobody reads need no decoding.
+            at += match self.want {
+                Want::Text(_) => content_run::<false>(rest),
+                Want::Nothing | Want::Raw => content_run::<true>(rest),
+            };
             match piece.get(at) {
                 None => break,
                 Some(b'"') => {
@@ -560,24 +565,23 @@ impl Scanner {
         Ok(piece.len())
     }
 
-    /// Passes text that is not all ASCII, from its first such byte up to the next byte that matters to a string.
+    /// Passes one character beyond ASCII, or keeps what a piece's end leaves of it.
     fn wide(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         let rest = piece.get(at..).unwrap_or_default();
-        let run = plain_run::<false>(rest);
-        let text = rest.get(..run).unwrap_or_default();
-        let Err(error) = core::str::from_utf8(text) else {
-            return Ok(at + run);
-        };
-        let valid = error.valid_up_to();
-        if error.error_len().is_none() && run == rest.len() {
-            let tail = text.get(valid..).unwrap_or_default();
-            for (slot, byte) in self.partial.bytes.iter_mut().zip(tail) {
-                *slot = *byte;
+        let length = rest.first().map_or(0, |byte| byte.leading_ones() as usize);
+        let character = rest.get(..length).unwrap_or(rest);
+        match core::str::from_utf8(character) {
+            Ok(_) => Ok(at + character.len()),
+            // Only the end of the piece can cut a character that is as long as its first byte says.
+            Err(error) if error.error_len().is_none() => {
+                for (slot, byte) in self.partial.bytes.iter_mut().zip(character) {
+                    *slot = *byte;
+                }
+                self.partial.len = character.len();
+                Ok(piece.len())
             }
-            self.partial.len = tail.len();
-            return Ok(piece.len());
+            Err(_) => Err(ScanError::NotUtf8 { offset: self.offset + at as u64 }),
         }
-        Err(ScanError::NotUtf8 { offset: self.offset + (at + valid) as u64 })
     }
 
     /// Completes the character that the last piece cut.
@@ -855,25 +859,11 @@ pub fn quoted(text: &str) -> String {
 
 /// Whether `bytes` could stand between the quotes of one valid JSON string.
 pub fn is_string_content(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    loop {
-        let run = plain_run::<true>(rest);
-        rest = rest.get(run..).unwrap_or_default();
-        match rest {
-            [] => return true,
-            [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..] => rest = behind,
-            [0x80..=0xFF, ..] => {
-                let run = plain_run::<false>(rest);
-                let (text, behind) = rest.split_at(run);
-                if core::str::from_utf8(text).is_err() {
-                    return false;
-                }
-                rest = behind;
-            }
-            _ => break,
-        }
+    let rest = bytes.get(content_run::<true>(bytes)..).unwrap_or_default();
+    if rest.is_empty() {
+        return true;
     }
-    // What is left begins with an escaped code point or is no content.
+    // What is left begins with an escaped surrogate, is short, or is no content.
     let mut scanner = Scanner::new();
     let text = scanner.feed(b"\"", &mut Nobody).and_then(|()| scanner.feed(rest, &mut Nobody));
     text.is_ok() && scanner.state == State::Text && scanner.partial.len == 0
@@ -898,49 +888,214 @@ impl Watch for Nobody {
     fn scalar(&mut self, _: Node, _: Scalar<'_>, _: Range<u64>) {}
 }
 
-const ONES: u64 = u64::MAX / 255;
-const HIGH_BITS: u64 = ONES << 7;
+/// Byte classes: what can begin a sequence of several bytes inside a string, and what can be its second byte. A first and a
+/// second byte belong together if they share a class.
+const LETTER: u8 = 1;
+const CONTINUED: u8 = 1 << 1;
+const CONTINUED_HIGH: u8 = 1 << 2;
+const CONTINUED_LOW: u8 = 1 << 3;
+const CONTINUED_FROM_90: u8 = 1 << 4;
+const CONTINUED_TO_8F: u8 = 1 << 5;
+const HEX: u8 = 1 << 6;
 
-/// How many leading bytes need no attention inside a string: no quote, no backslash, no control character and, with `ASCII`,
-/// nothing beyond ASCII.
-fn plain_run<const ASCII: bool>(bytes: &[u8]) -> usize {
-    // Most strings are short: words first, wide blocks only once a run proves long.
-    let (head, tail) = bytes.split_at(bytes.len().min(32));
-    let run = word_run::<ASCII>(head);
-    if run < head.len() || tail.is_empty() {
-        return run;
+/// The classes of a byte as the first of an escape or, after table 3-7 of the Unicode Standard, of a character.
+#[allow(clippy::indexing_slicing, reason = "a constant that reached out of its bounds would not compile")]
+const FIRST: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'\\' => LETTER,
+            0xC2..=0xDF | 0xE1..=0xEC | 0xEE..=0xEF | 0xF1..=0xF3 => CONTINUED,
+            0xE0 => CONTINUED_HIGH,
+            0xED => CONTINUED_LOW,
+            0xF0 => CONTINUED_FROM_90,
+            0xF4 => CONTINUED_TO_8F,
+            _ => 0,
+        };
+        byte += 1;
     }
-    let (blocks, _) = tail.as_chunks::<64>();
-    let plain = blocks.iter().take_while(|block| is_plain::<ASCII>(block)).count();
-    let run = run + plain * 64;
-    run + word_run::<ASCII>(bytes.get(run..).unwrap_or_default())
+    classes
+};
+
+/// The classes of a byte as the second of an escape or of a character, and as a digit.
+#[allow(clippy::indexing_slicing, reason = "a constant that reached out of its bounds would not compile")]
+const SECOND: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'b' | b'f' => LETTER | HEX,
+            b'"' | b'\\' | b'/' | b'n' | b'r' | b't' => LETTER,
+            b'0'..=b'9' | b'A'..=b'F' | b'a' | b'c'..=b'e' => HEX,
+            0x80..=0x8F => CONTINUED | CONTINUED_LOW | CONTINUED_TO_8F,
+            0x90..=0x9F => CONTINUED | CONTINUED_LOW | CONTINUED_FROM_90,
+            0xA0..=0xBF => CONTINUED | CONTINUED_HIGH | CONTINUED_FROM_90,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// The classes that `table` gives a byte.
+fn class(table: &[u8; 256], byte: u8) -> u8 {
+    table.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
-/// Written so that the compiler turns it into a few vector instructions.
-fn is_plain<const ASCII: bool>(block: &[u8; 64]) -> bool {
-    let mut hit = false;
-    for &byte in block {
-        // As a signed number, a byte beyond ASCII is below the space too.
-        let outside = if ASCII { (byte as i8) < 0x20 } else { byte < 0x20 };
-        hit |= outside | (byte == b'"') | (byte == b'\\');
+/// The length of the character beyond ASCII or, with `ESCAPES`, of the escape at the start of `bytes`; 0 for anything else and
+/// for escaped surrogates.
+fn sequence<const ESCAPES: bool>(bytes: [u8; 4], behind: &[u8]) -> usize {
+    let [first, second, third, fourth] = bytes;
+    if !ESCAPES && first == b'\\' {
+        return 0;
     }
-    !hit
+    if class(&FIRST, first) & class(&SECOND, second) == 0 {
+        let is_code = ESCAPES && first == b'\\' && second == b'u';
+        return if is_code && is_lone_code(third, fourth, behind) { 6 } else { 0 };
+    }
+    let is_continued = |byte: u8| byte & 0xC0 == 0x80;
+    match first {
+        0xE0..=0xEF => 3 * usize::from(is_continued(third)),
+        0xF0.. => 4 * usize::from(is_continued(third) && is_continued(fourth)),
+        _ => 2,
+    }
 }
 
-fn word_run<const ASCII: bool>(bytes: &[u8]) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let hits = word_hits::<ASCII>(u64::from_le_bytes(*word));
-        if hits != 0 {
-            return index * 8 + hits.trailing_zeros() as usize / 8;
+/// Whether two hexadecimal digits and the next two `behind` them are no surrogate.
+fn is_lone_code(first: u8, second: u8, behind: &[u8]) -> bool {
+    let [third, fourth, ..] = *behind else {
+        return false;
+    };
+    let digits = class(&SECOND, first) & class(&SECOND, second) & class(&SECOND, third) & class(&SECOND, fourth) & HEX;
+    let is_surrogate = first | 0x20 == b'd' && !matches!(second, b'0'..=b'7');
+    digits != 0 && !is_surrogate
+}
+
+/// How many leading bytes are whole characters or, with `ESCAPES`, whole escapes inside a string. It may stop before one, and
+/// does so before what the end of `bytes` cuts.
+fn content_run<const ESCAPES: bool>(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    // Most strings are short: a narrow window first, wide ones only once a run proves long.
+    if let Some(window) = bytes.first_chunk::<16>() {
+        match passed::<ESCAPES>(bytes, lane_hits(window), 16) {
+            Ok(length) => at = length,
+            Err(length) => return length,
         }
     }
-    let plain = |byte: &&u8| {
-        let byte = **byte;
-        byte >= 0x20 && byte != b'"' && byte != b'\\' && !(ASCII && byte >= 0x80)
-    };
+    while let Some(rest) = bytes.get(at..)
+        && let Some(window) = rest.first_chunk::<WIDE>()
+    {
+        match passed::<ESCAPES>(rest, wide_hits(window), WIDE) {
+            Ok(length) => at += length,
+            Err(length) => return at + length,
+        }
+    }
+    while let Some(rest) = bytes.get(at..)
+        && let Some(window) = rest.first_chunk::<16>()
+    {
+        match passed::<ESCAPES>(rest, lane_hits(window), 16) {
+            Ok(length) => at += length,
+            Err(length) => return at + length,
+        }
+    }
+    at + word_run(bytes.get(at..).unwrap_or_default())
+}
+
+/// How many leading `bytes`, at least the `width` in which `hits` need attention, are whole sequences of a string; as an error,
+/// the place of one that is not.
+// In the loops over windows, a call would cost more than the rest of an iteration.
+#[inline(always)]
+fn passed<const ESCAPES: bool>(bytes: &[u8], mut hits: u64, width: usize) -> Result<usize, usize> {
+    while hits != 0 {
+        let place = hits.trailing_zeros() as usize;
+        let length = match bytes.get(place..).and_then(<[u8]>::split_first_chunk) {
+            Some((head, behind)) => sequence::<ESCAPES>(*head, behind),
+            None => 0,
+        };
+        if length == 0 {
+            return Err(place);
+        }
+        let end = place + length;
+        if end >= width {
+            return Ok(end);
+        }
+        hits &= u64::MAX << end;
+    }
+    Ok(width)
+}
+
+/// Bytes in a wide window, as many as a word has bits.
+const WIDE: usize = 64;
+
+/// One bit for each byte that needs attention inside a string: quotes, backslashes, control characters, all beyond ASCII.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+fn wide_hits(window: &[u8; WIDE]) -> u64 {
+    let (lanes, _) = window.as_chunks::<16>();
+    lanes.iter().rev().fold(0, |hits, lane| hits << 16 | lane_hits(lane))
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+fn lane_hits(lane: &[u8; 16]) -> u64 {
+    use core::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128_or};
+
+    let lane = u128::from_le_bytes(*lane);
+    let lane = u64x2(lane as u64, (lane >> 64) as u64);
+    let quotes = i8x16_eq(lane, i8x16_splat(b'"' as i8));
+    let backslashes = i8x16_eq(lane, i8x16_splat(b'\\' as i8));
+    // As a signed number, a byte beyond ASCII is below the space too.
+    let outside = i8x16_lt(lane, i8x16_splat(0x20));
+    u64::from(i8x16_bitmask(v128_or(v128_or(quotes, backslashes), outside)))
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn wide_hits(window: &[u8; WIDE]) -> u64 {
+    // The compiler turns this test into a few vector instructions, but not the search for the place.
+    let is_hit = |byte: u8| (byte as i8) < 0x20 || byte == b'"' || byte == b'\\';
+    if !window.iter().fold(false, |any, &byte| any | is_hit(byte)) {
+        return 0;
+    }
+    let mut bits = [0; WIDE];
+    for (index, (bit, &byte)) in bits.iter_mut().zip(window).enumerate() {
+        *bit = if is_hit(byte) { 1 << (index % 8) } else { 0 };
+    }
+    let (words, _) = bits.as_chunks::<8>();
+    words.iter().rev().fold(0, |hits, word| hits << 8 | u64::from_le_bytes(*word).wrapping_mul(ONES) >> 56)
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn lane_hits(lane: &[u8; 16]) -> u64 {
+    let lane = u128::from_le_bytes(*lane);
+    word_hits((lane >> 64) as u64) << 8 | word_hits(lane as u64)
+}
+
+/// One bit for each byte of `word`, the lowest first, that needs attention inside a string.
+fn word_hits(word: u64) -> u64 {
+    // Sums of two numbers below 2^7 stay within their byte; their high bits tell plain bytes from others.
+    let low = word & !HIGH_BITS;
+    let not_control = low + ONES * 0x60;
+    let not_quote = (low ^ (ONES * u64::from(b'"'))) + ONES * 0x7F;
+    let not_backslash = (low ^ (ONES * u64::from(b'\\'))) + ONES * 0x7F;
+    let hits = (word | !(not_control & not_quote & not_backslash)) & HIGH_BITS;
+    // Moves bit 8 i to bit 56 + i.
+    (hits >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+}
+
+/// How many leading bytes need no attention.
+fn word_run(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let hits = word_hits(u64::from_le_bytes(*word));
+        if hits != 0 {
+            return index * 8 + hits.trailing_zeros() as usize;
+        }
+    }
+    let plain = |byte: &&u8| matches!(**byte, 0x20..0x80) && !matches!(**byte, b'"' | b'\\');
     words.len() * 8 + rest.iter().take_while(plain).count()
 }
+
+const ONES: u64 = u64::MAX / 255;
+const HIGH_BITS: u64 = ONES << 7;
 
 /// The state behind and the length of a number that `bytes` begin with, if it is well formed and ends before they do.
 fn whole_number(bytes: &[u8]) -> Option<(Number, usize)> {
@@ -986,19 +1141,6 @@ fn digits(bytes: &[u8]) -> usize {
         }
     }
     words.len() * 8 + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
-}
-
-/// The high bit of the first byte in `word` that ends a run, and possibly of bytes above it.
-fn word_hits<const ASCII: bool>(word: u64) -> u64 {
-    // A byte below n borrows from its neighbour above when n is taken from it, so only bits above a true hit can be wrong.
-    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word;
-    let quote = word ^ (ONES * u64::from(b'"'));
-    let backslash = word ^ (ONES * u64::from(b'\\'));
-    let mut hits = below(word, 0x20) | below(quote, 1) | below(backslash, 1);
-    if ASCII {
-        hits |= word;
-    }
-    hits & HIGH_BITS
 }
 
 #[cfg(test)]
@@ -1066,22 +1208,95 @@ mod tests {
     fn a_run_ends_at_each_byte_that_matters_wherever_it_is() {
         for length in 0..200 {
             let mut bytes = vec![b'a'; length];
-            assert_eq!(plain_run::<true>(&bytes), length);
+            assert_eq!(content_run::<true>(&bytes), length);
             for place in 0..length {
-                for (byte, always) in
-                    [(b'"', true), (b'\\', true), (0x1F, true), (0, true), (0x80, false), (0xFF, false)]
-                {
+                for byte in [b'"', b'\\', 0x1F, 0, 0x80, 0xC3, 0xFF] {
                     bytes[place] = byte;
-                    assert_eq!(plain_run::<true>(&bytes), place);
-                    assert_eq!(plain_run::<false>(&bytes), if always { place } else { length });
+                    assert_eq!(content_run::<true>(&bytes), place);
+                    assert_eq!(content_run::<false>(&bytes), place);
                 }
                 for byte in [b' ', b'!', b'#', b'[', b']', 0x7F] {
                     bytes[place] = byte;
-                    assert_eq!(plain_run::<true>(&bytes), length);
+                    assert_eq!(content_run::<true>(&bytes), length);
                 }
                 bytes[place] = b'a';
             }
         }
+    }
+
+    #[test]
+    fn a_run_passes_characters_and_escapes_wherever_they_are() {
+        for (sequence, is_escape) in
+            [("é", false), ("漢", false), ("😀", false), ("\\n", true), ("\\\\", true), ("\\u00e9", true)]
+        {
+            for place in 0..150 {
+                let head = "a".repeat(place);
+                let text = format!("{head}{sequence}{sequence}{}", "b".repeat(100));
+                assert_eq!(content_run::<true>(text.as_bytes()), text.len(), "{sequence} at {place}");
+                assert_eq!(content_run::<false>(text.as_bytes()), if is_escape { place } else { text.len() });
+                for end in place..text.len() {
+                    let run = content_run::<true>(&text.as_bytes()[..end]);
+                    assert!(run >= place && run <= end);
+                    assert!(end > place + sequence.len() || run <= place + sequence.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hits_are_all_bytes_that_matter_and_no_others() {
+        let matters = |byte: u8| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
+        for byte in 0..=u8::MAX {
+            for place in 0..WIDE {
+                let mut window = [b'a'; WIDE];
+                window[place] = byte;
+                assert_eq!(wide_hits(&window), u64::from(matters(byte)) << place);
+                // Beside hits on both sides.
+                window.fill(b'"');
+                window[place] = byte;
+                let others = !(1_u64 << place);
+                assert_eq!(wide_hits(&window), others | u64::from(matters(byte)) << place);
+                let (lanes, _) = window.as_chunks::<16>();
+                assert_eq!(lane_hits(&lanes[0]), wide_hits(&window) & 0xFFFF);
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_are_those_of_utf8() {
+        for first in 0x80..=0xFF {
+            for second in 0..=0xFF {
+                for (third, fourth) in
+                    [(0x80, 0x80), (0xBF, 0xBF), (0x7F, 0x80), (0x80, 0x7F), (0xC0, 0x80), (0x80, 0xC0), (b'a', b'a')]
+                {
+                    let bytes = [first, second, third, fourth];
+                    let length = (2..=4).find(|&length| core::str::from_utf8(&bytes[..length]).is_ok());
+                    assert_eq!(sequence::<true>(bytes, b"zz"), length.unwrap_or_default(), "{bytes:x?}");
+                    assert_eq!(sequence::<false>(bytes, b"zz"), length.unwrap_or_default(), "{bytes:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_are_the_escapes_that_stand_alone() {
+        let is_json = |escape: &[u8]| serde_json::from_slice::<String>(&[b"\"", escape, b"\""].concat()).is_ok();
+        for second in (0..=0xFF).filter(|&second| second != b'u') {
+            let bytes = [b'\\', second, b'a', b'a'];
+            let length = if is_json(&bytes[..2]) { 2 } else { 0 };
+            assert_eq!(sequence::<true>(bytes, b"zz"), length, "{bytes:x?}");
+            assert_eq!(sequence::<false>(bytes, b"zz"), 0, "{bytes:x?}");
+        }
+        for first in 0..=0xFF {
+            for second in 0..=0xFF {
+                for behind in [b"00", b"fF", b"9g", b"G0"] {
+                    let escape = [b"\\u".as_slice(), &[first, second], behind].concat();
+                    let length = if is_json(&escape) { 6 } else { 0 };
+                    assert_eq!(sequence::<true>([b'\\', b'u', first, second], behind), length, "{escape:x?}");
+                }
+            }
+        }
+        assert_eq!(sequence::<true>(*b"\\u00", b"0"), 0);
     }
 
     #[test]
