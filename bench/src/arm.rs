@@ -18,8 +18,6 @@ pub(crate) enum Piece {
     Tags,
     /// The singleton that fetches snapshots.
     Service,
-    /// The early removal of the client's own destination.
-    Early,
     /// The wasm filter.
     Filter,
     /// The load balancing policy that obeys the filter; without it the pool is round robin.
@@ -35,10 +33,9 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    const ALL: [(Self, &str); 9] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Tags, "tags"),
         (Self::Service, "service"),
-        (Self::Early, "early"),
         (Self::Filter, "filter"),
         (Self::Override, "override"),
         (Self::Strip, "strip"),
@@ -57,7 +54,6 @@ impl Piece {
         match self {
             Self::Tags => drop_key(tree, "", "stats_config"),
             Self::Service => drop_key(tree, "", "bootstrap_extensions"),
-            Self::Early => drop_key(tree, HTTP_MANAGER, "early_header_mutation_extensions"),
             Self::LocalReply => drop_key(tree, HTTP_MANAGER, "local_reply_config"),
             Self::Filter => {
                 if let Some(filters) = filters(tree) {
@@ -258,7 +254,7 @@ mod tests {
 
     #[test]
     fn pieces_are_added_and_removed_by_name() {
-        assert_eq!(tree("plain+early+filter+override+strip+service+tags"), tree("ours"));
+        assert_eq!(tree("plain+filter+override+strip+service+tags"), tree("ours"));
         assert!(!tree("ours-local-reply-strip").to_string().contains("local_reply_config"));
         assert!(tree("ours-strip@/other.wasm").to_string().contains("/other.wasm"));
         assert!("ours-nonsense".parse::<Arm>().is_err());
