@@ -129,3 +129,24 @@ fn a_body_of_single_bytes_is_read_once() {
 fn chat_of(body: &str) -> host_sim::Request {
     host_sim::Request::post("/v1/completions").body_chunks(body.as_bytes().chunks(16 * 1024).collect::<Vec<_>>())
 }
+
+#[test]
+fn a_usual_request_takes_few_instructions() {
+    let host = world::host();
+    for _ in 0..20 {
+        complete(&host);
+    }
+    host.advance(world::SETTLE);
+    host.clear_trace();
+    complete(&host);
+    for (callback, budget) in [
+        (Callback::RequestHeaders, 5_000),
+        (Callback::RequestBody, 20_000),
+        (Callback::ResponseHeaders, 5_000),
+        (Callback::ResponseBody, 10_000),
+    ] {
+        let fuel = host.worst_fuel(callback).unwrap();
+        println!("{callback:?}: {fuel} instructions");
+        assert!(fuel < budget, "{callback:?}: {fuel}");
+    }
+}
