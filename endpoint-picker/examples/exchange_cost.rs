@@ -9,7 +9,8 @@ use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use snapshot::{Endpoint, Pool, Snapshot, State};
 
-const CHAT: &[u8] = br#"{"model":"meta-llama/Llama-3.1-8B-Instruct","messages":[{"role":"user","content":"Which pod is it?"}]}"#;
+const CHAT: &[u8] =
+    br#"{"model":"meta-llama/Llama-3.1-8B-Instruct","messages":[{"role":"user","content":"Which pod is it?"}]}"#;
 const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
 
 struct Info(SocketAddr);
@@ -73,7 +74,8 @@ fn exchange(picker: &mut EndpointPicker) {
     let Directive::Send(outbound) = exchange.pick(picker, Timestamp::from_micros(1)) else { panic!("not sent") };
     let first = outbound.destination.as_deref().and_then(|list| list.split(',').next()?.parse().ok()).unwrap();
     picker.record_pick_duration(1);
-    let pairs: [(&[u8], &[u8]); 3] = [(b":status", b"200"), (b"content-type", b"application/json"), (b"server", b"uvicorn")];
+    let pairs: [(&[u8], &[u8]); 3] =
+        [(b":status", b"200"), (b"content-type", b"application/json"), (b"server", b"uvicorn")];
     let mut info = Info(first);
     exchange.on_response_headers(picker, &ResponseHead::read(pairs.into_iter()), &mut info, false);
     exchange.on_response_body(picker, ANSWER.len(), || ANSWER.to_vec(), &mut info, true);

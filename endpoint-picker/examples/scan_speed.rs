@@ -1,6 +1,11 @@
 //! Speed of the request scanner in MB/s, on whatever this is compiled for: natively, or as `wasm32-wasip1` in Node, whose V8 is
 //! the engine that Envoy runs filters in. `make bench` runs both.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measuring program: a failure is its result")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a measuring program: a failure is its result"
+)]
 
 use std::time::Instant;
 
