@@ -1,7 +1,10 @@
 //! Pods and sidecars that die and come back.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use local_stack::Client;
 use serde_json::{Value, json};
 use tests::{Gateway, builder, eventually, figure};
 
@@ -56,6 +59,27 @@ async fn a_dead_pod_is_retried_on_the_next_and_then_left_out() {
         if served == 0 { Ok(()) } else { Err(served) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
+    const REQUESTS: u32 = 30;
+    let gateway = Gateway::start(builder(2, json!({})).workers(1)).await;
+    gateway.fault(0, json!({"kind": "freeze"})).await;
+    let client = Client::new().with_timeout(Duration::from_secs(5));
+    let (url, body) = (gateway.stack.url("/v1/chat/completions"), tests::chat_body(tests::MODEL, false));
+    let requests = (0..REQUESTS).map(|number| {
+        let (client, url, body) = (&client, &url, body.clone());
+        async move {
+            tokio::time::sleep(Duration::from_millis(30) * number).await;
+            client.post_json(url, body).await
+        }
+    });
+    let answered =
+        join_all(requests).await.into_iter().filter(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200));
+    // What hangs there is in flight, so the next request goes elsewhere; only the first ones can meet it.
+    let answered = answered.count();
+    assert!(answered >= 26, "{answered} of {REQUESTS} requests were answered");
 }
 
 #[tokio::test]
