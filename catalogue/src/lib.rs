@@ -5,8 +5,8 @@
 //!
 //! Envoy has no labels for proxy-wasm stats. A labelled stat is therefore given a name that carries its labels in front,
 //! `le=0.005;model_name=m;target_model_name=t;family_bucket`, and one regular expression a label in the bootstrap cuts them out
-//! again ([`tag_regex`]). Labels stand in front and in one fixed order because Envoy runs every expression on every new name
-//! with a backtracking matcher: so each expression that does not apply fails on its first character.
+//! again ([`tag_regex`]). Labels stand in front and in one fixed order, so that each expression says exactly where its label can
+//! stand and none has to search: Envoy runs every expression on every new name with a backtracking matcher.
 
 #![no_std]
 

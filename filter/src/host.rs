@@ -117,8 +117,7 @@ pub(crate) fn now() -> Timestamp {
 /// 64 random bits.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
-    // SAFETY: the host fills the array. A failure leaves zeros, which the address mixed in below tells apart between machines
-    // no better than chance would; the clock does.
+    // SAFETY: the host fills the array. A failure leaves zeros; then the clock tells machines apart.
     let failed = unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) } != OK;
     u64::from_le_bytes(bytes) ^ if failed { now().as_micros() } else { 0 }
 }
