@@ -24,9 +24,9 @@ pub const DEFAULT_MAX_MODELS: usize = 1_000;
 pub const DEFAULT_FLUSH_INTERVAL_MS: u64 = 1_000;
 /// The singleton service asks the sidecar this often: as often as the sidecar asks the pods.
 pub const DEFAULT_SNAPSHOT_INTERVAL_MS: u64 = 50;
-/// The sidecar holds its answer back this long while nothing changes: an idle pool then costs Envoy two requests a second, and a
-/// confirmation still comes several times before [`DEFAULT_MAX_SNAPSHOT_AGE_MS`].
-pub const DEFAULT_SNAPSHOT_WAIT_MS: u64 = 500;
+/// The sidecar holds its answer back this long while nothing changes: an idle pool then costs Envoy four requests a second, and a
+/// confirmation still comes eight times before [`DEFAULT_MAX_SNAPSHOT_AGE_MS`].
+pub const DEFAULT_SNAPSHOT_WAIT_MS: u64 = 200;
 /// A sidecar on the same machine that needs longer than this is as good as dead.
 pub const DEFAULT_SNAPSHOT_TIMEOUT_MS: u64 = 1_000;
 
