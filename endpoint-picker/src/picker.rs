@@ -89,12 +89,6 @@ impl EndpointPicker {
         self.pool.confirm(at);
     }
 
-    /// The worker's id on the board.
-    #[must_use]
-    pub const fn worker(&self) -> u64 {
-        self.worker
-    }
-
     /// What this worker has in flight, for the other workers.
     #[must_use]
     pub fn post(&self, now: Timestamp) -> Post {

@@ -116,23 +116,6 @@ pub enum Availability {
     Ejected,
 }
 
-impl Availability {
-    /// Every one.
-    pub const ALL: [Self; 5] = [Self::Fresh, Self::Stale, Self::Sleeping, Self::Unready, Self::Ejected];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Stale => "stale",
-            Self::Sleeping => "sleeping",
-            Self::Unready => "unready",
-            Self::Ejected => "ejected",
-        }
-    }
-}
-
 impl Pool {
     /// Replaces load and membership by those of the snapshot's pool of that name. What is in flight is kept for endpoints that
     /// stay; a pool that the snapshot does not name becomes empty.
