@@ -3,6 +3,9 @@
 //! A script is a list of `phase:command` separated by `;`. Phases are `rh rb rt sh sb st log` (request and
 //! response headers, body, trailers, and the access log), for the root context `start conf tick queue call`,
 //! whose script is the plugin configuration. A command may have an argument behind `=`.
+//!
+//! Commands that begin with `try_` make one host call, whatever the situation, and say which status came back: a number of the ABI.
+//! `trace` lets every callback of a stream say that it was called, with its arguments.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,6 +27,7 @@ proxy_wasm::main! {{
 thread_local! {
     static PARKED: RefCell<VecDeque<u32>> = const { RefCell::new(VecDeque::new()) };
     static TICKS: Cell<u32> = const { Cell::new(0) };
+    static TRACED: Cell<bool> = const { Cell::new(false) };
 }
 
 #[link(wasm_import_module = "env")]
@@ -37,7 +41,22 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_add_header_map_value(map: u32, name: *const u8, name_size: usize, value: *const u8, size: usize) -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, pairs: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_header_map_pairs(map: u32, pairs: *const u8, size: usize) -> u32;
+    fn proxy_get_buffer_bytes(buffer: u32, start: usize, length: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, value: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
     fn proxy_http_call(
         cluster: *const u8,
@@ -55,6 +74,68 @@ unsafe extern "C" {
 
 fn say(text: String) {
     hostcalls::log(LogLevel::Info, &text).unwrap();
+}
+
+/// Says that a callback came, if the script wants to know.
+fn saw(text: impl FnOnce() -> String) {
+    if TRACED.get() {
+        say(format!("saw {}", text()));
+    }
+}
+
+/// The bytes that a host call has given, owned by the guest from now on.
+fn given(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
+}
+
+/// Makes a call that gives bytes, and says its status and the bytes, or what else they are shown as.
+fn attempt(what: &str, call: impl FnOnce(*mut *mut u8, *mut usize) -> u32, shown: impl FnOnce(&[u8]) -> String) {
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    let status = call(&mut data, &mut size);
+    let bytes = given(data, size);
+    say(format!("{what} -> {status} {}", shown(&bytes)));
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes.escape_ascii())
+}
+
+/// A header map as the ABI writes it: how many, the sizes, then names and values with a NUL behind each.
+fn shown_pairs(blob: &[u8]) -> String {
+    let word = |at: usize| {
+        blob.get(at * 4..at * 4 + 4).map_or(0, |word| u32::from_le_bytes(word.try_into().unwrap()) as usize)
+    };
+    let count = word(0);
+    let mut at = 4 + 8 * count;
+    let mut text = Vec::new();
+    for pair in 0..count {
+        let (name, value) = (word(1 + 2 * pair), word(2 + 2 * pair));
+        text.push(format!(
+            "{}={}",
+            blob[at..at + name].escape_ascii(),
+            blob[at + name + 1..at + name + 1 + value].escape_ascii()
+        ));
+        at += name + value + 2;
+    }
+    text.join(",")
+}
+
+fn map_of(name: &str) -> u32 {
+    match name {
+        "request" => 0,
+        "request_trailers" => 1,
+        "response" => 2,
+        "response_trailers" => 3,
+        other => other.parse().unwrap(),
+    }
+}
+
+fn buffer_of(name: &str) -> u32 {
+    match name {
+        "request" => 0,
+        "response" => 1,
+        other => other.parse().unwrap(),
+    }
 }
 
 fn split<'a>(text: &'a str, at: &str) -> (&'a str, &'a str) {
@@ -93,8 +174,104 @@ impl Scene {
         action
     }
 
+    /// One host call, and what became of it.
+    fn attempted(&self, name: &str, argument: &str) {
+        let what = format!("{name}={argument}");
+        let (first, rest) = split(argument, ",");
+        let (second, third) = split(rest, ",");
+        let number = |text: &str| text.parse::<usize>().unwrap_or(usize::MAX);
+        match name {
+            "try_header" => {
+                let call = |data, size| unsafe {
+                    proxy_get_header_map_value(map_of(first), rest.as_ptr(), rest.len(), data, size)
+                };
+                attempt(&what, call, escaped);
+            }
+            "try_pairs" => {
+                let call = |data, size| unsafe { proxy_get_header_map_pairs(map_of(first), data, size) };
+                attempt(&what, call, shown_pairs);
+            }
+            "try_body" => {
+                let call = |data, size| unsafe {
+                    proxy_get_buffer_bytes(buffer_of(first), number(second), number(third), data, size)
+                };
+                attempt(&what, call, escaped);
+            }
+            "try_property" => {
+                let path = argument.replace('.', "\0");
+                let call = |data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) };
+                attempt(&what, call, escaped);
+            }
+            "try_has_property" => {
+                let path = argument.replace('.', "\0");
+                let call = |data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) };
+                attempt(
+                    &what,
+                    call,
+                    |bytes| if bytes.is_empty() { "empty".to_owned() } else { "something".to_owned() },
+                );
+            }
+            "try_set" | "try_add" | "try_remove" => {
+                let map = map_of(first);
+                let status = unsafe {
+                    match name {
+                        "try_set" => proxy_replace_header_map_value(
+                            map,
+                            second.as_ptr(),
+                            second.len(),
+                            third.as_ptr(),
+                            third.len(),
+                        ),
+                        "try_add" => {
+                            proxy_add_header_map_value(map, second.as_ptr(), second.len(), third.as_ptr(), third.len())
+                        }
+                        _ => proxy_remove_header_map_value(map, second.as_ptr(), second.len()),
+                    }
+                };
+                say(format!("{what} -> {status}"));
+            }
+            "try_splice" => {
+                let (length, text) = split(third, ",");
+                let status = unsafe {
+                    proxy_set_buffer_bytes(buffer_of(first), number(second), number(length), text.as_ptr(), text.len())
+                };
+                say(format!("{what} -> {status}"));
+            }
+            "try_define" => {
+                let mut id = 0;
+                let status = unsafe { proxy_define_metric(first.parse().unwrap(), rest.as_ptr(), rest.len(), &mut id) };
+                say(format!("{what} -> {status} {id}"));
+            }
+            "try_increment" => {
+                let status = unsafe { proxy_increment_metric(first.parse().unwrap(), rest.parse().unwrap()) };
+                say(format!("{what} -> {status}"));
+            }
+            "try_record" => {
+                let status = unsafe { proxy_record_metric(first.parse().unwrap(), rest.parse().unwrap()) };
+                say(format!("{what} -> {status}"));
+            }
+            "try_get" => {
+                let mut value = 0;
+                let status = unsafe { proxy_get_metric(first.parse().unwrap(), &mut value) };
+                say(format!("{what} -> {status} {value}"));
+            }
+            "try_continue" => {
+                let status = unsafe { proxy_continue_stream(first.parse().unwrap()) };
+                say(format!("{what} -> {status}"));
+            }
+            other => panic!("no command {other}"),
+        }
+    }
+
     fn command(&self, name: &str, argument: &str) -> Option<Action> {
         match name {
+            "trace" => TRACED.set(true),
+            "replies_on" => {
+                let (status, body) = split(argument, ",");
+                let body = Some(body.as_bytes()).filter(|body| !body.is_empty());
+                hostcalls::send_http_response(status.parse().unwrap(), vec![("x-from", "guest")], body).unwrap();
+            }
+            call if call.starts_with("try_") => self.attempted(call, argument),
             "pause" => return Some(Action::Pause),
             "continue" => return Some(Action::Continue),
             "pause_until_end" => {
@@ -379,6 +556,11 @@ impl Stream {
 }
 
 impl Context for Stream {
+    fn on_done(&mut self) -> bool {
+        saw(|| "done".to_owned());
+        true
+    }
+
     fn on_http_call_response(&mut self, token: u32, headers: usize, _: usize, _: usize) {
         say(format!("stream response {token} {headers}"));
         self.run("call", 0, false);
@@ -386,33 +568,46 @@ impl Context for Stream {
 }
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+    fn on_http_request_headers(&mut self, count: usize, end: bool) -> Action {
+        saw(|| format!("request_headers {count} {end}"));
         let script = hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-script").unwrap();
         self.script = String::from_utf8(script.unwrap_or_default()).unwrap();
         self.run("rh", 0, end)
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        saw(|| format!("request_body {size} {end}"));
         self.run("rb", size, end)
     }
 
     fn on_http_request_trailers(&mut self, size: usize) -> Action {
+        saw(|| format!("request_trailers {size}"));
         self.run("rt", size, true)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+    fn on_http_response_headers(&mut self, count: usize, end: bool) -> Action {
+        saw(|| format!("response_headers {count} {end}"));
         self.run("sh", 0, end)
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+        saw(|| format!("response_body {size} {end}"));
         self.run("sb", size, end)
     }
 
     fn on_http_response_trailers(&mut self, size: usize) -> Action {
+        saw(|| format!("response_trailers {size}"));
         self.run("st", size, true)
     }
 
     fn on_log(&mut self) {
+        saw(|| "log".to_owned());
         self.run("log", 0, true);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        saw(|| "delete".to_owned());
     }
 }

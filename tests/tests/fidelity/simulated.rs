@@ -1,0 +1,300 @@
+//! Plays a scenario on host-sim. What Envoy does around a filter (its connection manager's headers, its router's retries) is done
+//! here, since host-sim has neither.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use host_sim::{End, Exchange, HeaderMap, Host, HttpOutcome, Progress, Sent};
+use snapshot::{Endpoint, Pool, Snapshot, State};
+
+use crate::bootstrap;
+use crate::modules;
+use crate::observed::{self, Message, Observed};
+use crate::scenario::{Module, Pairs, RELOAD_BACKOFF, Request, Response, Route, Scenario, Step};
+use crate::upstream::{BACKEND_ANSWER, Upstreams};
+
+/// Information; Envoy runs at this level.
+const LOG_LEVEL: u32 = 2;
+/// All ticks, definitions of stats and flushes are over after this.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// The addresses that serve a scenario.
+pub(crate) fn addresses<'a>(scenario: &Scenario, upstreams: &'a Upstreams) -> &'a [SocketAddr] {
+    match scenario.route {
+        Route::Upstream | Route::Timeout(_) => &upstreams.scripted[..1],
+        Route::Retrying => &upstreams.scripted,
+        Route::Nowhere => &[],
+    }
+}
+
+/// The snapshot that our filter gets, with a pool for each scenario.
+pub(crate) fn snapshot<'a>(scenarios: impl Iterator<Item = &'a Scenario>, upstreams: &Upstreams) -> Vec<u8> {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        state: State::Fresh,
+        waiting: Some(0),
+        running: Some(0),
+        kv_cache_usage: Some(0.0),
+        ..Endpoint::unknown(*address)
+    };
+    let pools = scenarios.filter(|scenario| matches!(scenario.module, Module::Filter(_))).map(|scenario| Pool {
+        name: scenario.pool().into(),
+        endpoints: addresses(scenario, upstreams).iter().map(endpoint).collect(),
+    });
+    Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools: pools.collect() }.encode()
+}
+
+fn host(scenario: &Scenario, upstreams: &Upstreams) -> Host {
+    let mut builder = Host::builder()
+        .compiled(modules::compiled(scenario.module))
+        .plugin_name(scenario.name)
+        .root_id(scenario.name)
+        .plugin_configuration(bootstrap::configuration(scenario))
+        .vm_id(scenario.name)
+        .log_level(LOG_LEVEL)
+        .reload_backoff(RELOAD_BACKOFF)
+        .failure_policy(scenario.policy)
+        .allow_on_headers_stop_iteration(scenario.stop_iteration)
+        .cluster("backend", [HttpOutcome::response(200, BACKEND_ANSWER)])
+        .cluster("dead", [HttpOutcome::unreachable()])
+        .cluster("silent", [HttpOutcome::silence()])
+        .cluster("nowhere", [HttpOutcome::refused()]);
+    if let Some(limit) = scenario.request_limit {
+        builder = builder.request_buffer_limit(limit);
+    }
+    if let Some(limit) = scenario.response_limit {
+        builder = builder.response_buffer_limit(limit);
+    }
+    if matches!(scenario.module, Module::Filter(_)) {
+        let bytes = snapshot(std::iter::once(scenario), upstreams);
+        builder = builder.service(bootstrap::SERVICE_CONFIGURATION).cluster_script("inpick-sidecar", move |call| {
+            let known = call.headers.get("if-none-match").is_some();
+            let outcome =
+                if known { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
+            outcome.header("etag", "\"1-1\"").after(Duration::from_millis(1))
+        });
+    }
+    let host = builder.build().expect("the module starts");
+    host.advance(Duration::from_secs(1));
+    host.clear_trace();
+    host
+}
+
+/// An exchange and what was done around its filter.
+struct Around {
+    exchange: Exchange,
+    /// Addresses that were tried, the last one by now.
+    tried: Vec<SocketAddr>,
+    left: bool,
+}
+
+/// Plays it.
+pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
+    let host = host(scenario, upstreams);
+    let mut exchanges: Vec<Around> = Vec::new();
+    let mut impossible = Vec::new();
+    for step in &scenario.steps {
+        if let Step::Request(number, request) = step {
+            let exchange = host.request(envoy_request(request, scenario, *number)).unwrap();
+            exchanges.push(Around { exchange, tried: Vec::new(), left: false });
+        } else if let Some(problem) = take(step, &host, &mut exchanges) {
+            impossible.push(problem.to_owned());
+        }
+        for around in &mut exchanges {
+            around.contact(scenario, upstreams);
+        }
+    }
+    let mut observed = Observed { impossible, ..Observed::default() };
+    observed.exchanges = exchanges.iter().map(Around::observed).collect();
+    if scenario.module == Module::Guest {
+        observed.said = said(&host);
+    }
+    if matches!(scenario.module, Module::Filter(_)) {
+        host.advance(SETTLE);
+    }
+    let stats = host.stats();
+    observed.stats = stats
+        .counters()
+        .chain(stats.gauges())
+        .filter(|(name, value)| Observed::compares(name, *value, scenario.name))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect::<BTreeMap<_, _>>();
+    observed
+}
+
+fn said(host: &Host) -> Vec<String> {
+    let logs = host.logs();
+    let lines = logs.iter().filter(|line| line.level >= LOG_LEVEL);
+    lines.filter_map(|line| line.text.lines().next()).map(ToOwned::to_owned).collect()
+}
+
+/// The request as Envoy's connection manager hands it to the filters: without what belongs to the connection, with a header of
+/// its own.
+fn envoy_request(request: &Request, scenario: &Scenario, number: usize) -> host_sim::Request {
+    let mut sent = host_sim::Request::new(request.method, request.path).header(":authority", "gateway");
+    for (name, value) in request.headers.iter().filter(|(name, _)| name != b"expect") {
+        sent = sent.header(name, value);
+    }
+    sent = sent.header("x-exchange", format!("{}/{number}", scenario.name)).header("x-forwarded-proto", "http");
+    if request.end { sent } else { sent.unfinished() }
+}
+
+fn envoy_response(response: &Response) -> host_sim::Response {
+    let mut sent = host_sim::Response::new(response.status);
+    for (name, value) in &response.headers {
+        sent = sent.header(name, value);
+    }
+    if response.is_chunked() {
+        sent = sent.header("transfer-encoding", "chunked");
+    }
+    if response.end { sent } else { sent.unfinished() }
+}
+
+fn map(pairs: &Pairs) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (name, value)).collect()
+}
+
+/// Takes a step other than a request; says if it cannot be taken.
+fn take(step: &Step, host: &Host, exchanges: &mut [Around]) -> Option<&'static str> {
+    const NOT_ASKED: &str = "an answer of an upstream that was not asked";
+    // A client may go on sending when nobody reads any more, and an upstream when nobody wants its answer.
+    match step {
+        Step::Request(..) => None,
+        Step::Pass(time) => {
+            host.advance(*time);
+            None
+        }
+        Step::Body(number, bytes) => {
+            exchanges[*number].exchange.send_body(bytes, false).ok();
+            None
+        }
+        Step::End(number, None) => {
+            exchanges[*number].exchange.send_body("", true).ok();
+            None
+        }
+        Step::End(number, Some(trailers)) => {
+            exchanges[*number].exchange.send_trailers(map(trailers)).ok();
+            None
+        }
+        Step::Leave(number) => {
+            let around = &mut exchanges[*number];
+            around.left = true;
+            around.exchange.client_reset().ok();
+            None
+        }
+        Step::Respond(number, response) => {
+            let around = &exchanges[*number];
+            if around.tried.is_empty() {
+                return Some(NOT_ASKED);
+            }
+            around.exchange.respond(envoy_response(response)).ok();
+            None
+        }
+        Step::RespondBody(number, bytes) => {
+            exchanges[*number].exchange.respond_body(bytes, false).ok();
+            None
+        }
+        Step::RespondEnd(number, None) => {
+            exchanges[*number].exchange.respond_body("", true).ok();
+            None
+        }
+        Step::RespondEnd(number, Some(trailers)) => {
+            exchanges[*number].exchange.respond_trailers(map(trailers)).ok();
+            None
+        }
+        Step::Reset(number) => {
+            let around = &exchanges[*number];
+            if around.tried.is_empty() {
+                return Some(NOT_ASKED);
+            }
+            around.exchange.upstream_reset().ok();
+            None
+        }
+        Step::Retried(number, _) => exchanges[*number].retry(),
+        Step::TimedOut(number) => {
+            exchanges[*number].exchange.upstream_timeout().ok();
+            None
+        }
+        Step::NoHost(number) => {
+            exchanges[*number].exchange.no_healthy_upstream().ok();
+            None
+        }
+    }
+}
+
+impl Around {
+    /// The router takes the request as soon as the filter lets it through.
+    fn contact(&mut self, scenario: &Scenario, upstreams: &Upstreams) {
+        if !self.tried.is_empty() || self.exchange.sent_upstream().headers.is_none() {
+            return;
+        }
+        let chosen = self.choices().first().copied();
+        if let Some(address) = chosen.or_else(|| addresses(scenario, upstreams).first().copied()) {
+            self.tried.push(address);
+            self.exchange.set_property("upstream.address", address.to_string());
+        }
+    }
+
+    fn choices(&self) -> Vec<SocketAddr> {
+        let sent = self.exchange.sent_upstream();
+        let list = sent.header("x-gateway-destination-endpoint").unwrap_or_default();
+        String::from_utf8_lossy(list).split(',').filter_map(|address| address.parse().ok()).collect()
+    }
+
+    fn retry(&mut self) -> Option<&'static str> {
+        let Some(next) = self.choices().get(self.tried.len()).copied() else {
+            return Some("a retry without another endpoint");
+        };
+        self.tried.push(next);
+        self.exchange.set_property("upstream.address", next.to_string());
+        self.exchange.set_property("upstream.request_attempt_count", self.tried.len() as u64);
+        None
+    }
+
+    fn observed(&self) -> observed::Exchange {
+        let over = matches!(self.exchange.progress(), Progress::Over(_));
+        let request = self.exchange.sent_upstream();
+        let attempts = self.tried.iter().map(|address| {
+            let start = |header| String::from_utf8_lossy(request.header(header).unwrap_or_default()).into_owned();
+            let start = format!("{} {} at {address}", start(":method"), start(":path"));
+            // A request of which not all came before its end was cut off.
+            let progress = match (request.ended, over) {
+                (true, _) => observed::Progress::Whole,
+                (false, true) => observed::Progress::Cut,
+                (false, false) => observed::Progress::Unfinished,
+            };
+            message(start, &request, progress, &[(":authority", "host")])
+        });
+        let response = self.exchange.sent_downstream();
+        let progress = match self.exchange.end() {
+            Some(End::Complete) => observed::Progress::Whole,
+            Some(End::UpstreamReset | End::LocalReset) => observed::Progress::Cut,
+            Some(End::ClientReset) | None => observed::Progress::Unfinished,
+        };
+        let answer = response.headers.is_some().then(|| {
+            let status = response.status().unwrap_or_default().to_string();
+            message(status, &response, progress, &[])
+        });
+        observed::Exchange {
+            dropped: !self.left && answer.is_none() && over,
+            answer,
+            attempts: attempts.collect(),
+            details: self.exchange.code_details().filter(|_| over),
+        }
+    }
+}
+
+/// What has left a filter, with pseudo headers as HTTP/1.1 has them.
+fn message(start: String, sent: &Sent, progress: observed::Progress, renamed: &[(&str, &str)]) -> Message {
+    let mut headers = Vec::new();
+    for (name, value) in sent.headers.iter().flat_map(HeaderMap::iter) {
+        let renamed = renamed.iter().find(|(from, _)| from.as_bytes() == name);
+        match renamed {
+            Some((_, to)) => headers.push((to.as_bytes().to_vec(), value.to_vec())),
+            None if name.starts_with(b":") => {}
+            None => headers.push((name.to_vec(), value.to_vec())),
+        }
+    }
+    let trailers = sent.trailers.iter().flat_map(HeaderMap::iter).map(|(name, value)| (name.to_vec(), value.to_vec()));
+    Message { start, headers, body: sent.body(), trailers: trailers.collect(), progress }
+}
