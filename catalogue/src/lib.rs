@@ -196,10 +196,14 @@ families! {
         "Requests for the sidecar's snapshot by outcome.";
     Endpoints = "inpick_endpoints", Gauge, [Pool, State], Always, Envoy,
         "Endpoints of the pool by state.";
+    InFlightRequests = "inpick_in_flight_requests", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Requests that this Envoy has sent to the endpoint and that have not finished.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
+    VmMemoryBytes = "inpick_vm_memory_bytes", Gauge, [], Always, Envoy,
+        "Linear memory of the virtual machines of the workers that serve, all together.";
 }
 
 impl Stat {

@@ -78,6 +78,12 @@ pub struct Post {
     /// `inference_model_running_requests` is published.
     #[prost(bool, tag = "6")]
     pub model: bool,
+    /// The pool whose endpoints these are.
+    #[prost(string, tag = "7")]
+    pub pool: String,
+    /// Size of the worker's virtual machine: its linear memory in bytes.
+    #[prost(uint64, tag = "8")]
+    pub memory_bytes: u64,
 }
 
 /// A number of something.
@@ -106,10 +112,10 @@ impl Post {
         now.micros_since(Timestamp::from_micros(self.written_at_micros)) < EXPIRE_AFTER_MICROS
     }
 
-    /// The same counts, whenever they were written.
+    /// The same news, whenever it was written.
     #[must_use]
-    pub fn same_counts(&self, other: &Self) -> bool {
-        self.endpoints == other.endpoints && self.models == other.models
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.endpoints == other.endpoints && self.models == other.models && self.memory_bytes == other.memory_bytes
     }
 }
 
@@ -135,6 +141,24 @@ impl Board {
         }
         counts
     }
+
+    /// Requests in flight over all workers, by pool and endpoint.
+    #[must_use]
+    pub fn in_flight(&self) -> HashMap<(&str, &str), u64> {
+        let mut counts: HashMap<(&str, &str), u64> = HashMap::new();
+        for post in &self.posts {
+            for count in &post.endpoints {
+                *counts.entry((&post.pool, &count.name)).or_default() += u64::from(count.count);
+            }
+        }
+        counts
+    }
+
+    /// Linear memory of all workers' virtual machines, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.posts.iter().map(|post| post.memory_bytes).sum()
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +178,8 @@ mod tests {
             models: counts("m"),
             objective: true,
             model: false,
+            pool: "default".into(),
+            memory_bytes: 65_536,
         }
     }
 
@@ -164,6 +190,8 @@ mod tests {
         assert_eq!(board.others_in_flight(2)[&"10.0.0.1:80".parse::<SocketAddr>().unwrap()], 6);
         assert_eq!(board.running(|post| post.objective)["m"], 9);
         assert!(board.running(|post| post.model).is_empty());
+        assert_eq!(board.in_flight()[&("default", "10.0.0.1:80")], 9);
+        assert_eq!(board.memory_bytes(), 3 * 65_536);
     }
 
     #[test]

@@ -89,9 +89,9 @@ impl EndpointPicker {
         self.pool.confirm(at);
     }
 
-    /// What this worker has in flight, for the other workers.
+    /// What this worker has in flight, for the other workers; `memory_bytes` is the size of its virtual machine.
     #[must_use]
-    pub fn post(&self, now: Timestamp) -> Post {
+    pub fn post(&self, memory_bytes: u64, now: Timestamp) -> Post {
         let mut models: Vec<Count> = self
             .running
             .iter()
@@ -109,6 +109,8 @@ impl EndpointPicker {
             models,
             objective: self.config.stats.objective,
             model: self.config.stats.model,
+            pool: self.config.pool.clone(),
+            memory_bytes,
         }
     }
 

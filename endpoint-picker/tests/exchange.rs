@@ -175,7 +175,7 @@ impl Scene {
         self.log(flags);
         assert!(self.exchange.is_settled());
         assert_eq!(self.in_flight(), 0);
-        let post = self.picker.post(Timestamp::from_micros(0));
+        let post = self.picker.post(0, Timestamp::from_micros(0));
         assert!(post.endpoints.is_empty() && post.models.iter().all(|running| running.count == 0), "{post:?}");
         let mut stats = Stats::default();
         let ledger = self.picker.ledger_mut();

@@ -122,6 +122,12 @@ pub(crate) fn random() -> u64 {
     u64::from_le_bytes(bytes) ^ if failed { now().as_micros() } else { 0 }
 }
 
+/// Size of this virtual machine's linear memory in bytes; it never shrinks.
+pub(crate) fn memory_bytes() -> u64 {
+    const PAGE_BYTES: u64 = 65_536;
+    core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
+}
+
 /// Asks for a tick every so many milliseconds.
 pub(crate) fn set_tick_period(millis: u32) -> Result<(), Refused> {
     // SAFETY: plain integers.

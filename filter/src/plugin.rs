@@ -213,9 +213,9 @@ impl Worker {
         if self.pace.get() == Pace::Unused {
             return;
         }
-        let post = picker.post(now);
+        let post = picker.post(host::memory_bytes(), now);
         let unchanged = self.posted.as_ref().is_some_and(|posted| {
-            posted.same_counts(&post)
+            posted.says_the_same(&post)
                 && now.micros_since(Timestamp::from_micros(posted.written_at_micros)) < RENEW_AFTER_MICROS
         });
         if unchanged {

@@ -28,7 +28,7 @@ pub(crate) struct SnapshotService {
     ledger: Ledger,
     flusher: Flusher,
     /// Series that were set once and must go to 0 when what they count is gone.
-    running: HashSet<(Stat, String)>,
+    gathered: HashSet<Series>,
     endpoints: HashSet<(String, String)>,
 }
 
@@ -55,7 +55,7 @@ impl SnapshotService {
             board: Board::default(),
             ledger,
             flusher: Flusher::default(),
-            running: HashSet::new(),
+            gathered: HashSet::new(),
             endpoints: HashSet::new(),
         }
     }
@@ -169,7 +169,7 @@ impl SnapshotService {
             }
         }
         let unchanged = posts.len() == self.board.posts.len()
-            && posts.iter().zip(&self.board.posts).all(|(new, old)| new.worker == old.worker && new.same_counts(old));
+            && posts.iter().zip(&self.board.posts).all(|(new, old)| new.worker == old.worker && new.says_the_same(old));
         if unchanged {
             return;
         }
@@ -178,24 +178,21 @@ impl SnapshotService {
             self.version.board += 1;
             self.write_version();
         }
-        self.publish_running();
+        self.publish_board();
     }
 
-    fn publish_running(&mut self) {
-        let mut gone = std::mem::take(&mut self.running);
-        let objective = self.board.running(|post| post.objective);
-        let model = self.board.running(|post| post.model);
-        for (stat, counts) in [(Stat::ObjectiveRunningRequests, objective), (Stat::ModelRunningRequests, model)] {
-            for (name, count) in counts {
-                self.ledger.set(stat, &[name], count);
-                gone.remove(&(stat, name.to_owned()));
-                self.running.insert((stat, name.to_owned()));
-            }
+    fn publish_board(&mut self) {
+        let mut gone = std::mem::take(&mut self.gathered);
+        for (series, value) in gauges(&self.board) {
+            set(&mut self.ledger, &series, value);
+            gone.remove(&series);
+            self.gathered.insert(series);
         }
-        for (stat, name) in gone {
-            self.ledger.set(stat, &[&name], 0);
-            self.running.insert((stat, name));
+        for series in gone {
+            set(&mut self.ledger, &series, 0);
+            self.gathered.insert(series);
         }
+        self.ledger.set(Stat::VmMemoryBytes, &[], self.board.memory_bytes());
     }
 
     /// Sets the pool gauges that fit into integers.
@@ -241,4 +238,26 @@ impl SnapshotService {
             }
         }
     }
+}
+
+/// A gauge and its label values.
+type Series = (Stat, Vec<String>);
+
+/// What the workers have under way.
+fn gauges(board: &Board) -> Vec<(Series, u64)> {
+    let one = |name: &str| vec![name.to_owned()];
+    let objective = board.running(|post| post.objective);
+    let model = board.running(|post| post.model);
+    let objective = objective.iter().map(|(name, &count)| ((Stat::ObjectiveRunningRequests, one(name)), count));
+    let model = model.iter().map(|(name, &count)| ((Stat::ModelRunningRequests, one(name)), count));
+    let in_flight = board.in_flight();
+    let in_flight = in_flight
+        .iter()
+        .map(|((pool, at), &count)| ((Stat::InFlightRequests, vec![(*pool).to_owned(), (*at).to_owned()]), count));
+    objective.chain(model).chain(in_flight).collect()
+}
+
+fn set(ledger: &mut Ledger, (stat, labels): &Series, value: u64) {
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    ledger.set(*stat, &labels, value);
 }
