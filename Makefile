@@ -65,9 +65,11 @@ bench-smoke: wasm ## Runs each benchmark once, to see that it works
 fuzz-smoke: ## Runs the property tests with many more cases than `make test`
 	PROPTEST_CASES=20000 cargo test --release --package endpoint-picker --package metrics-sidecar --package snapshot
 
-soak: wasm build ## The demo for ten minutes
-	@$(SETUP) envoy
-	@$(BIN)/demo --seconds 600 $(ARGS)
+soak: ## 200 000 requests while pods, sidecar and the filter itself fail; counts everything, shows memory over time
+	@$(SETUP) wasm-target envoy
+	cargo build --package filter --features fault-injection --profile wasm-fault --target wasm32-wasip1
+	cargo build --release --package vllm-sim --package metrics-sidecar --package local-stack --bins
+	@$(TARGET)/release/soak --module $(TARGET)/wasm32-wasip1/wasm-fault/filter.wasm $(ARGS)
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -67,6 +67,13 @@ def imports():
     yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
 
 
+def soak():
+    """A short soak, with the module that can be crashed."""
+    yield ["cargo", "build", "--package", "filter", "--features", "fault-injection", "--profile", "wasm-fault", "--target", "wasm32-wasip1"]
+    module = target() / "wasm32-wasip1" / "wasm-fault" / "filter.wasm"
+    yield [str(target() / "debug" / "soak"), "--module", str(module), "--requests", "12000", "--crashes", "2"]
+
+
 def cargo(*arguments):
     return lambda: [["cargo", *arguments]]
 
@@ -86,6 +93,7 @@ STEPS = [
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
+    Step("soak", soak, ("wasm-target", "envoy"), minutes=6),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 

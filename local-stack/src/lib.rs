@@ -14,6 +14,7 @@ mod port;
 mod ports;
 mod process;
 mod stack;
+pub mod traffic;
 
 pub use artifact::{Artifact, ArtifactError, repository};
 pub use board::Board;

@@ -131,6 +131,7 @@ pub struct Builder {
     sidecar: bool,
     sidecar_args: Vec<String>,
     config: PathBuf,
+    wasm: Option<PathBuf>,
     plugin_config: Option<Value>,
     service_config: Option<Value>,
     patches: Vec<Patch>,
@@ -159,6 +160,7 @@ impl Default for Builder {
             sidecar: true,
             sidecar_args: Vec::new(),
             config: CONFIG.into(),
+            wasm: None,
             plugin_config: None,
             service_config: None,
             patches: Vec::new(),
@@ -230,6 +232,13 @@ impl Builder {
     #[must_use]
     pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
         self.config = file.into();
+        self
+    }
+
+    /// Another module than the one that [`Artifact::Wasm`] finds.
+    #[must_use]
+    pub fn wasm(mut self, file: impl Into<PathBuf>) -> Self {
+        self.wasm = Some(file.into());
         self
     }
 
@@ -596,7 +605,8 @@ impl Stack {
             std::fs::read_to_string(&source).map_err(|error| StackError::File { path: source, source: error })?;
         let mut bootstrap = Bootstrap::parse(&text)?;
         if bootstrap.wasm_places() > 0 {
-            bootstrap.set_wasm(&Artifact::Wasm.find()?);
+            let wasm = self.builder.wasm.clone().map_or_else(|| Artifact::Wasm.find(), Ok)?;
+            bootstrap.set_wasm(&wasm);
         }
         bootstrap.set_admin(self.admin);
         for name in bootstrap.listeners() {

@@ -1,16 +1,17 @@
-//! The demo's requests, and what their answers must hold.
+//! Random requests of every kind, and what their answers must hold.
 
-use local_stack::Reply;
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
+use crate::Reply;
+
 /// Served as the base model.
-pub(crate) const BASE: &str = "meta-llama/Llama-3.1-8B-Instruct";
+pub const BASE: &str = "meta-llama/Llama-3.1-8B-Instruct";
 /// A second name of it.
-pub(crate) const ALIAS: &str = "llama";
+pub const ALIAS: &str = "llama";
 /// A LoRA adapter on it.
-pub(crate) const ADAPTER: &str = "sql-adapter";
+pub const ADAPTER: &str = "sql-adapter";
 
 /// Conversations whose turns share a long beginning, as a prefix cache wants it.
 const CONVERSATIONS: usize = 8;
@@ -25,17 +26,24 @@ const WORDS: &[&str] =
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Call {
+pub enum Call {
+    /// Chat completion.
     Chat,
+    /// Completion of a prompt.
     Completion,
+    /// Embeddings; never streamed.
     Embedding,
+    /// The responses API.
     Response,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Embedding, Self::Response];
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Embedding, Self::Response];
 
-    pub(crate) fn path(self) -> &'static str {
+    /// The path it is POSTed to.
+    #[must_use]
+    pub fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Completion => "/v1/completions",
@@ -47,24 +55,31 @@ impl Call {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
-    pub(crate) call: Call,
-    pub(crate) model: &'static str,
-    pub(crate) streamed: bool,
-    pub(crate) body: String,
+pub struct Job {
+    /// What is asked for.
+    pub call: Call,
+    /// The model that the body names.
+    pub model: &'static str,
+    /// The answer is to be streamed.
+    pub streamed: bool,
+    /// JSON.
+    pub body: String,
 }
 
 /// Tokens as an answer reports them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) prompt: u64,
-    pub(crate) completion: u64,
-    pub(crate) cached: Option<u64>,
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt: u64,
+    /// Generated; 0 where nothing is.
+    pub completion: u64,
+    /// Of the prompt, those from the prefix cache, if reported.
+    pub cached: Option<u64>,
 }
 
 impl Job {
     /// A random one: mostly chat, half of it streamed.
-    pub(crate) fn draw(random: &mut impl Rng) -> Self {
+    pub fn draw(random: &mut impl Rng) -> Self {
         let call = match random.random_range(0..10) {
             0..5 => Call::Chat,
             5..7 => Call::Completion,
@@ -101,7 +116,7 @@ impl Job {
     ///
     /// # Errors
     /// What is wrong with the answer.
-    pub(crate) fn check(&self, reply: &Reply) -> Result<Usage, String> {
+    pub fn check(&self, reply: &Reply) -> Result<Usage, String> {
         if reply.status != 200 {
             return Err(format!("status {}: {}", reply.status, reply.text().chars().take(200).collect::<String>()));
         }

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -57,24 +56,6 @@ pub fn builder(pods: usize, plugin_config: Value) -> Builder {
         config["metrics"]["flush_interval_ms"] = json!(100);
     }
     Stack::builder().pods(pods).vllm_sim_args(["--speed", "0"]).plugin_config(config)
-}
-
-/// Names another module wherever the bootstrap names one.
-#[must_use]
-pub fn patched_wasm(builder: Builder, wasm: &Path) -> Builder {
-    let wasm = wasm.to_path_buf();
-    builder.patch(move |tree| rename(tree, &wasm))
-}
-
-fn rename(node: &mut Value, wasm: &Path) {
-    if let Some(name) = node.pointer_mut("/code/local/filename") {
-        *name = json!(wasm);
-    }
-    match node {
-        Value::Object(fields) => fields.values_mut().for_each(|child| rename(child, wasm)),
-        Value::Array(items) => items.iter_mut().for_each(|child| rename(child, wasm)),
-        _ => {}
-    }
 }
 
 /// Calls `look` until it succeeds; panics with its last failure at the deadline.

@@ -13,7 +13,7 @@ mod upload;
 mod wire;
 
 pub use figures::{Figure, Samples, figure};
-pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually, patched_wasm};
+pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
 pub use scripted::ScriptedPod;
 pub use upload::{Answer, Uploader};
 pub use wire::Wire;

@@ -5,23 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure, patched_wasm};
+use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
 
 const CHAT: &str = "/v1/chat/completions";
-/// Names a module that was built with the feature already.
-const READY: &str = "INPICK_FAULT_WASM";
 
-/// Builds the module next to the tests' own output, so that the shipped one is never replaced by it.
+/// Builds the module, in a profile of its own so that the shipped one is never replaced by it.
 async fn faulty_module() -> PathBuf {
-    if let Some(ready) = std::env::var_os(READY) {
-        return ready.into();
-    }
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault-injection");
-    let module = target.join("wasm32-wasip1/wasm/filter.wasm");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
+    let module = target.join("wasm32-wasip1/wasm-fault/filter.wasm");
     tokio::task::spawn_blocking(move || {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "filter", "--features", "fault-injection"])
-            .args(["--profile", "wasm", "--target", "wasm32-wasip1"])
+            .args(["--profile", "wasm-fault", "--target", "wasm32-wasip1"])
             .current_dir(local_stack::repository())
             .env("CARGO_TARGET_DIR", &target)
             .output()
@@ -35,8 +30,8 @@ async fn faulty_module() -> PathBuf {
 
 #[tokio::test]
 async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
-    let stack = builder(2, json!({})).workers(1);
-    let gateway = Gateway::start(patched_wasm(stack, &faulty_module().await)).await;
+    let stack = builder(2, json!({})).workers(1).wasm(faulty_module().await);
+    let gateway = Gateway::start(stack).await;
     gateway.pin(0, json!({"waiting": 30})).await;
     gateway.pin(1, json!({"waiting": 3})).await;
     assert_eq!(gateway.chat().await.status.as_u16(), 200);
@@ -49,7 +44,11 @@ async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
     gateway.fault(1, json!({"kind": "stall", "after_events": 1, "count": 1})).await;
     let mut held = Wire::post(gateway.gateway, CHAT, &chat_body(MODEL, true)).await;
     held.read_until("data: ").await;
-    gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 1)]).await;
+    let at = gateway.pods[1].addr.clone();
+    let held_by = [("pool", "default"), ("endpoint", at.as_str())];
+    let held_figures =
+        [figure("inference_objective_running_requests", &[], 1), figure("inpick_in_flight_requests", &held_by, 1)];
+    gateway.envoy_shows(&held_figures).await;
 
     let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
     assert!(reply.status.is_server_error(), "{}", reply.status);
@@ -69,7 +68,12 @@ async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
         }
     })
     .await;
-    gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 0)]).await;
+    gateway
+        .envoy_shows(&[
+            figure("inference_objective_running_requests", &[], 0),
+            figure("inpick_in_flight_requests", &[], 0),
+        ])
+        .await;
 
     // Crashes in a row are slowed down by Envoy, and then it is well again.
     for _ in 0..3 {

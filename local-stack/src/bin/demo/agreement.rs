@@ -102,7 +102,7 @@ fn samples(exchanges: &[&Exchange], of: impl Fn(&Exchange) -> Option<u64>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::{Call, Usage};
+    use local_stack::traffic::{Call, Usage};
 
     fn exchange(pod: &str, prompt: u64, completion: u64) -> Exchange {
         Exchange {

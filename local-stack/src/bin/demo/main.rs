@@ -2,7 +2,6 @@
 
 mod agreement;
 mod tally;
-mod traffic;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use agreement::{Figure, SPELLINGS};
 use clap::Parser;
+use local_stack::traffic::{ADAPTER, ALIAS, BASE, Call, Job};
 use local_stack::{Board, Client, Page, Ports, Stack, interrupted};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
 use tally::{Exchange, Tally, quantile};
 use tokio::task::JoinSet;
-use traffic::{ADAPTER, ALIAS, BASE, Call, Job};
 
 /// Requests under way at once, quarter by quarter of the demo: a ramp up and down.
 const RAMP: [usize; 4] = [4, 16, 32, 8];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::traffic::{Call, Usage};
+use local_stack::traffic::{Call, Usage};
 
 /// One request that was answered as it should be.
 #[derive(Clone, Debug)]

@@ -1,0 +1,241 @@
+//! One client: sends request after request, well and badly behaved, and says how each ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use local_stack::traffic::Job;
+use local_stack::{Client, ClientError, Reply};
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::tally::{Outcome, Record};
+
+/// A client that waits longer leaves; an answer takes milliseconds unless its pod was told to be silent.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time that a client which leaves lets its request run before.
+const LINGER: Duration = Duration::from_millis(12);
+/// Bytes of the answer after which a client leaves in the middle of it, at most.
+const TASTE: usize = 2048;
+/// Envoy closes a connection whose client has gone within this, or something is wrong.
+const CLOSE: Duration = Duration::from_secs(10);
+/// What a pod puts into each of its answers, errors included.
+const POD_HEADER: &str = "x-inference-pod";
+
+/// What all clients of a phase share.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    pub(crate) gateway: SocketAddr,
+    pub(crate) start: Instant,
+    /// Requests that may still be begun.
+    pub(crate) left: AtomicI64,
+    pub(crate) done: AtomicU64,
+}
+
+/// Sends requests until there are no more to send.
+pub(crate) async fn converse(phase: Arc<Phase>, client: Client, mut random: SmallRng) -> Vec<Record> {
+    let client = client.with_timeout(PATIENCE);
+    let mut records = Vec::new();
+    while phase.left.fetch_sub(1, Ordering::Relaxed) > 0 {
+        let mut job = Job::draw(&mut random);
+        let begun = phase.start.elapsed();
+        let outcome = match random.random_range(0..100) {
+            0..3 => leave_uploading(&phase, &job, &mut random).await,
+            3..6 => leave(&phase, &job, Leave::AfterAWhile(LINGER.mul_f64(random.random()))).await,
+            6..10 => leave(&phase, &job, Leave::AfterBytes(random.random_range(1..TASTE))).await,
+            10..12 => {
+                spoil(&mut job, &mut random);
+                refused(post(&phase, &client, &job).await)
+            }
+            _ => outcome(&job, post(&phase, &client, &job).await),
+        };
+        phase.done.fetch_add(1, Ordering::Relaxed);
+        let body_bytes = job.body.len() as u64;
+        records.push(Record { outcome, body_bytes, begun, ended: phase.start.elapsed() });
+    }
+    records
+}
+
+async fn post(phase: &Phase, client: &Client, job: &Job) -> Result<Reply, ClientError> {
+    client.post_json(&format!("http://{}{}", phase.gateway, job.call.path()), job.body.clone()).await
+}
+
+/// How a whole and valid request ended.
+fn outcome(job: &Job, reply: Result<Reply, ClientError>) -> Outcome {
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(ClientError::Body { .. }) => return Outcome::BrokenOff,
+        Err(ClientError::TimedOut { .. }) => return Outcome::Left,
+        Err(error) => return Outcome::Unexplained(error.to_string()),
+    };
+    let status = reply.status.as_u16();
+    match (reply.header(POD_HEADER).is_some(), status) {
+        (true, 400..) => Outcome::Answered { failed: true, understood: is_error(&reply.text()) },
+        (true, _) => {
+            Outcome::Answered { failed: job.streamed && reports_error(&reply), understood: job.check(&reply).is_ok() }
+        }
+        (false, 503) if reply.body.is_empty() => Outcome::NoMachine,
+        (false, 500..) if is_error(&reply.text()) => Outcome::Refused,
+        _ => Outcome::Unexplained(format!("{status} {:?} {}", reply.headers, reply.text())),
+    }
+}
+
+/// How a request ended whose body is no JSON.
+fn refused(reply: Result<Reply, ClientError>) -> Outcome {
+    match reply {
+        Ok(reply) if reply.status == 400 && is_error(&reply.text()) => Outcome::BadRequest,
+        Ok(reply) if reply.status == 503 && reply.body.is_empty() => Outcome::NoMachine,
+        Ok(reply) => Outcome::Unexplained(format!("{} to a malformed body: {}", reply.status, reply.text())),
+        Err(error) => Outcome::Unexplained(error.to_string()),
+    }
+}
+
+/// An error as OpenAI clients read it: `{"error": {"message": …}}`.
+fn is_error(body: &str) -> bool {
+    serde_json::from_str::<Value>(body).is_ok_and(|body| body.pointer("/error/message").is_some_and(Value::is_string))
+}
+
+/// Whether the stream said itself that it failed.
+fn reports_error(reply: &Reply) -> bool {
+    let events = reply.events();
+    let values = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    values.into_iter().any(|event| {
+        event.get("error").is_some_and(|error| !error.is_null())
+            || event.get("type").is_some_and(|kind| kind == "response.failed")
+    })
+}
+
+/// Breaks the JSON: cuts it off, or spoils the byte after its first brace.
+fn spoil(job: &mut Job, random: &mut SmallRng) {
+    if random.random_bool(0.5) {
+        let ends: Vec<usize> = job.body.char_indices().map(|(at, _)| at).skip(1).collect();
+        job.body.truncate(ends.get(random.random_range(0..ends.len().max(1))).copied().unwrap_or(1));
+    } else {
+        job.body.insert(1, '!');
+    }
+}
+
+enum Leave {
+    AfterAWhile(Duration),
+    AfterBytes(usize),
+}
+
+/// Sends a whole request and leaves at some point of its answer.
+async fn leave(phase: &Phase, job: &Job, when: Leave) -> Outcome {
+    let leaving = async {
+        let mut socket = TcpStream::connect(phase.gateway).await?;
+        socket.write_all(head(job).as_bytes()).await?;
+        socket.write_all(job.body.as_bytes()).await?;
+        match when {
+            Leave::AfterAWhile(time) => {
+                tokio::time::sleep(time).await;
+                goodbye(socket).await
+            }
+            Leave::AfterBytes(count) => {
+                let mut answer = vec![0; count];
+                // The answer may be shorter; its connection stays open then, and the client leaves all the same.
+                let _ = tokio::time::timeout(LINGER, socket.read_exact(&mut answer)).await;
+                // What has come and was not read makes the kernel send a reset. Nothing came: only a goodbye proves that the
+                // request was read.
+                if answer.first() == Some(&0) { goodbye(socket).await } else { Ok(()) }
+            }
+        }
+    };
+    left(leaving.await, Outcome::Left)
+}
+
+/// Sends the head and a part of the body, and leaves.
+async fn leave_uploading(phase: &Phase, job: &Job, random: &mut SmallRng) -> Outcome {
+    let part = job.body.as_bytes().get(..random.random_range(0..job.body.len())).unwrap_or_default();
+    let leaving = async {
+        let mut socket = TcpStream::connect(phase.gateway).await?;
+        socket.write_all(head(job).as_bytes()).await?;
+        socket.write_all(part).await?;
+        goodbye(socket).await
+    };
+    left(leaving.await, Outcome::LeftUploading)
+}
+
+fn left(leaving: std::io::Result<()>, outcome: Outcome) -> Outcome {
+    match leaving {
+        Ok(()) => outcome,
+        Err(error) => Outcome::Unexplained(format!("leaving: {error}")),
+    }
+}
+
+/// Says that nothing more will come and reads on until the other side closes, so that whatever was sent has been read.
+async fn goodbye(mut socket: TcpStream) -> std::io::Result<()> {
+    socket.shutdown().await?;
+    let mut rest = Vec::new();
+    match tokio::time::timeout(CLOSE, socket.read_to_end(&mut rest)).await {
+        // A reset is a way to close, too.
+        Ok(_) => Ok(()),
+        Err(_) => Err(std::io::Error::other("the gateway keeps a connection that its client has closed")),
+    }
+}
+
+fn head(job: &Job) -> String {
+    format!(
+        "POST {} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        job.call.path(),
+        job.body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+    use local_stack::traffic::Call;
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    fn reply(status: u16, pod: bool, body: &str) -> Reply {
+        let mut headers = HeaderMap::new();
+        if pod {
+            headers.insert(POD_HEADER, "pod-1".parse().unwrap());
+        }
+        Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: body.to_owned().into(),
+            first_byte: Duration::ZERO,
+            duration: Duration::ZERO,
+        }
+    }
+
+    fn of(streamed: bool, reply: Reply) -> Outcome {
+        let job = Job { call: Call::Chat, model: "m", streamed, body: String::new() };
+        outcome(&job, Ok(reply))
+    }
+
+    #[test]
+    fn answers_of_pods_and_of_the_proxy_are_told_apart() {
+        let error = r#"{"error": {"message": "no", "code": 503}}"#;
+        assert_eq!(of(false, reply(503, true, error)), Outcome::Answered { failed: true, understood: true });
+        assert_eq!(of(false, reply(500, true, "<html>")), Outcome::Answered { failed: true, understood: false });
+        assert_eq!(of(false, reply(503, false, error)), Outcome::Refused);
+        assert_eq!(of(false, reply(503, false, "")), Outcome::NoMachine);
+        assert_eq!(of(false, reply(200, true, "garbage")), Outcome::Answered { failed: false, understood: false });
+        assert!(matches!(of(false, reply(503, false, "text")), Outcome::Unexplained(_)));
+        assert!(matches!(of(false, reply(200, false, "{}")), Outcome::Unexplained(_)));
+        let stream = format!("data: {{\"choices\": []}}\n\ndata: {error}\n\ndata: [DONE]\n\n");
+        assert_eq!(of(true, reply(200, true, &stream)), Outcome::Answered { failed: true, understood: false });
+        assert!(matches!(refused(Ok(reply(200, true, "{}"))), Outcome::Unexplained(_)));
+        assert_eq!(refused(Ok(reply(400, false, error))), Outcome::BadRequest);
+    }
+
+    #[test]
+    fn a_spoiled_body_is_no_json() {
+        let mut random = SmallRng::seed_from_u64(3);
+        for _ in 0..500 {
+            let mut job = Job::draw(&mut random);
+            spoil(&mut job, &mut random);
+            assert!(serde_json::from_str::<Value>(&job.body).is_err() && !job.body.is_empty(), "{}", job.body);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What the clients saw, and between which numbers each counter must therefore be.
+
+use std::time::Duration;
+
+use catalogue::Stat;
+use local_stack::Page;
+
+/// How one request ended, as its client saw it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// A pod's whole answer. `failed`: it is an error, or a stream that reports one; `understood`: it is of the right form.
+    Answered { failed: bool, understood: bool },
+    /// A well-formed error of the proxy, since no pod answered.
+    Refused,
+    /// A well-formed 400 to a body that is no JSON.
+    BadRequest,
+    /// The answer began and did not end.
+    BrokenOff,
+    /// The client left when its whole request had been sent.
+    Left,
+    /// The client left before that.
+    LeftUploading,
+    /// A 503 without a body: the worker's virtual machine was gone.
+    NoMachine,
+    /// What must not be.
+    Unexplained(String),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) outcome: Outcome,
+    pub(crate) body_bytes: u64,
+    /// Since the start of its phase.
+    pub(crate) begun: Duration,
+    pub(crate) ended: Duration,
+}
+
+impl Record {
+    /// Its whole body reached the filter and could be read.
+    pub(crate) fn parsed(&self) -> bool {
+        matches!(
+            self.outcome,
+            Outcome::Answered { .. } | Outcome::Refused | Outcome::BrokenOff | Outcome::Left | Outcome::Unexplained(_)
+        )
+    }
+}
+
+/// One number and what it must be.
+#[derive(Clone, Debug)]
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    /// At least.
+    pub(crate) low: u64,
+    /// At most.
+    pub(crate) high: u64,
+    pub(crate) found: f64,
+}
+
+impl Figure {
+    pub(crate) fn agrees(&self) -> bool {
+        // Counts and bytes are whole numbers far below 2^53.
+        (self.low as f64..=self.high as f64).contains(&self.found)
+    }
+}
+
+/// The counts of a phase, by outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) parsed: u64,
+    pub(crate) parsed_bytes: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) not_understood: u64,
+    pub(crate) failed: u64,
+    pub(crate) refused: u64,
+    pub(crate) broken_off: u64,
+    pub(crate) bad_requests: u64,
+    pub(crate) left: u64,
+    pub(crate) left_uploading: u64,
+    pub(crate) no_machine: u64,
+    pub(crate) unexplained: u64,
+}
+
+impl Tally {
+    pub(crate) fn of(records: &[Record]) -> Self {
+        let mut tally = Self::default();
+        for record in records {
+            if record.parsed() {
+                tally.parsed += 1;
+                tally.parsed_bytes += record.body_bytes;
+            }
+            *match &record.outcome {
+                Outcome::Answered { failed: false, understood: true } => &mut tally.succeeded,
+                Outcome::Answered { failed: false, understood: false } => &mut tally.not_understood,
+                Outcome::Answered { failed: true, .. } => &mut tally.failed,
+                Outcome::Refused => &mut tally.refused,
+                Outcome::BadRequest => &mut tally.bad_requests,
+                Outcome::BrokenOff => &mut tally.broken_off,
+                Outcome::Left => &mut tally.left,
+                Outcome::LeftUploading => &mut tally.left_uploading,
+                Outcome::NoMachine => &mut tally.no_machine,
+                Outcome::Unexplained(_) => &mut tally.unexplained,
+            } += 1;
+        }
+        tally
+    }
+
+    /// Every figure of a phase without crashes: how much `after` shows more than `before`. What is known only up to how far a
+    /// request had got when its client left has room for those requests.
+    pub(crate) fn figures(&self, before: &Page, after: &Page) -> Vec<Figure> {
+        let grown = |name: &str, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
+        let total = Stat::ObjectiveRequestTotal.family().name;
+        let errors = Stat::ObjectiveRequestErrorTotal.family().name;
+        let bodies = Stat::RequestBodiesTotal.family().name;
+        let code = |codes: &[&str]| codes.iter().map(|code| grown(errors, &[("error_code", code)])).sum::<f64>();
+        let duration = format!("{}_count", Stat::ObjectiveRequestDurationSeconds.family().name);
+        let sizes = Stat::ObjectiveRequestSizes.family().name;
+        let good = self.succeeded + self.not_understood;
+        let exactly = |what: &str, expected: u64, found: f64| Figure {
+            name: what.to_owned(),
+            low: expected,
+            high: expected,
+            found,
+        };
+        let about =
+            |what: &str, low: u64, found: f64| Figure { name: what.to_owned(), low, high: low + self.left, found };
+        // Requests whose body could not be read have errors, but no model and no place in the total.
+        let unread = self.bad_requests + self.left_uploading;
+        vec![
+            exactly("bodies parsed", self.parsed, grown(bodies, &[("outcome", "parsed")])),
+            exactly("bodies malformed", self.bad_requests, grown(bodies, &[("outcome", "malformed")])),
+            exactly("bodies incomplete", self.left_uploading, grown(bodies, &[("outcome", "incomplete")])),
+            exactly("requests", self.parsed, grown(total, &[])),
+            exactly("bytes of request bodies", self.parsed_bytes, grown(&format!("{sizes}_sum"), &[])),
+            exactly("picks", self.parsed, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
+            exactly("errors: BadRequest", self.bad_requests, code(&["BadRequest"])),
+            about("errors: ModelServerError", self.failed, code(&["ModelServerError"])),
+            about(
+                "errors: UpstreamReset and other ends by the proxy",
+                self.refused + self.broken_off,
+                code(&["UpstreamReset", "ServiceUnavailable", "ResourceExhausted", "Timeout", "Internal"]),
+            ),
+            about("errors: Cancelled", self.left_uploading, code(&["Cancelled"])),
+            about("requests without an error", good, grown(total, &[]) + unread as f64 - grown(errors, &[])),
+            about("durations", good + self.failed, grown(&duration, &[])),
+        ]
+    }
+}
+
+/// What must be zero when nothing is under way.
+pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
+    let nothing = |name: &str, found: f64| Figure { name: name.to_owned(), low: 0, high: 0, found };
+    [
+        Stat::ObjectiveRunningRequests.family().name,
+        Stat::InFlightRequests.family().name,
+        "envoy_http_downstream_rq_active",
+        "envoy_cluster_upstream_rq_active",
+    ]
+    .map(|name| {
+        // The page itself, and what asks for the snapshot, are requests of the same kinds.
+        let own: f64 = [("envoy_http_conn_manager_prefix", "admin"), ("envoy_cluster_name", "inpick-sidecar")]
+            .map(|label| page.sum(name, &[label]))
+            .iter()
+            .sum();
+        nothing(name, page.sum(name, &[]) - own)
+    })
+    .into()
+}
+
+/// Requests that a crash between `asked` and `answered` may cost: those that had ended after the last flush before it, and those
+/// under way. Both workers' are counted, since a client cannot know whose its request was; the 503s of a missing machine are
+/// not, since nothing of them can be lost.
+pub(crate) fn at_stake(records: &[Record], asked: Duration, answered: Duration, flush: Duration) -> u64 {
+    let from = asked.saturating_sub(flush);
+    let hit = |record: &&Record| record.parsed() && record.begun <= answered && record.ended >= from;
+    records.iter().filter(hit).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(outcome: Outcome, begun: u64, ended: u64) -> Record {
+        let [begun, ended] = [begun, ended].map(Duration::from_millis);
+        Record { outcome, body_bytes: 10, begun, ended }
+    }
+
+    #[test]
+    fn clients_that_left_leave_room_and_nobody_else_does() {
+        let answered = Outcome::Answered { failed: false, understood: true };
+        let records = [
+            record(answered.clone(), 0, 1),
+            record(answered, 0, 1),
+            record(Outcome::Left, 0, 1),
+            record(Outcome::LeftUploading, 0, 1),
+        ];
+        let page = |cancelled: u32| {
+            Page::parse(&format!(
+                "inference_objective_request_total{{model_name=\"m\"}} 3\n\
+                 inference_objective_request_error_total{{model_name=\"\",error_code=\"Cancelled\"}} 1\n\
+                 inference_objective_request_error_total{{model_name=\"m\",error_code=\"Cancelled\"}} {cancelled}\n"
+            ))
+            .unwrap()
+        };
+        let of = |page: &Page, name: &str| {
+            let figures = Tally::of(&records).figures(&Page::default(), page);
+            figures.into_iter().find(|figure| figure.name == name).unwrap()
+        };
+        for (cancelled, agrees) in [(0, true), (1, true), (2, false)] {
+            assert_eq!(of(&page(cancelled), "errors: Cancelled").agrees(), agrees, "{cancelled}");
+            assert_eq!(of(&page(cancelled), "requests without an error").agrees(), agrees, "{cancelled}");
+        }
+        assert!(of(&page(0), "requests").agrees());
+        assert!(!of(&page(0), "bodies parsed").agrees());
+    }
+
+    #[test]
+    fn a_crash_may_cost_what_was_not_flushed_and_what_was_under_way() {
+        let records = [
+            record(Outcome::Left, 0, 900),
+            record(Outcome::Left, 0, 1000),
+            record(Outcome::BrokenOff, 1990, 2500),
+            record(Outcome::NoMachine, 1995, 2005),
+            record(Outcome::Refused, 2011, 2020),
+        ];
+        let [asked, answered, flush] = [2000, 2010, 1000].map(Duration::from_millis);
+        assert_eq!(at_stake(&records, asked, answered, flush), 2);
+    }
+
+    #[test]
+    fn what_is_under_way_at_the_end_is_a_leak_but_not_the_question_itself() {
+        let page = |active: u32| {
+            Page::parse(&format!(
+                "envoy_http_downstream_rq_active{{envoy_http_conn_manager_prefix=\"admin\"}} 1\n\
+                 envoy_http_downstream_rq_active{{envoy_http_conn_manager_prefix=\"gateway\"}} {active}\n"
+            ))
+            .unwrap()
+        };
+        assert!(leaks(&page(0)).iter().all(Figure::agrees));
+        assert!(!leaks(&page(1)).iter().all(Figure::agrees));
+    }
+}
