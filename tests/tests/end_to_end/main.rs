@@ -16,3 +16,4 @@ mod model_names;
 mod page;
 mod picking;
 mod rewriting;
+mod trust;
