@@ -3,21 +3,37 @@
 
 use std::time::Duration;
 
+use crate::codes::CallError;
+use crate::filter_chain::grpc_status;
 use crate::headers::HeaderMap;
 use crate::pairs;
 use crate::property::{PropertyValue, parts};
 use crate::state::{State, Vm};
-use crate::stream::Stream;
+use crate::stream::{Half, Stream};
 
 /// The upstream host that has the request unless a test sets another `upstream.address`.
 pub(crate) const DEFAULT_UPSTREAM: &str = "127.0.0.1:8000";
 
-/// The bytes of a property; `None` is `NotFound`.
+/// The cluster of the route unless a test sets another `xds.cluster_name`.
+pub(crate) const DEFAULT_CLUSTER: &str = "upstream";
+
+/// Groups of properties, which cannot be had as a whole (seen on Envoy 1.40.0: scenarios `properties_*`).
+const GROUPS: [&str; 9] =
+    ["", "request", "response", "connection", "upstream", "source", "destination", "filter_state", "xds"];
+
+/// The bytes of a property.
 ///
 /// Order: what a test has set for the exchange, what the host knows, filter state that the guest has set.
 /// Envoy finds `wasm.<name>` by the bare first part of the path (`Context::findValue`), and any filter state
-/// by `filter_state.<full key>`.
-pub(crate) fn lookup(state: &State, vm: &Vm, stream: Option<&Stream>, path: &[u8]) -> Option<Vec<u8>> {
+/// by `filter_state.<full key>`. What there is in which callback was seen on Envoy 1.40.0: scenarios `properties_*`.
+pub(crate) fn lookup(state: &State, vm: &Vm, stream: Option<&Stream>, path: &[u8]) -> Result<Vec<u8>, CallError> {
+    if stream.is_some() && GROUPS.iter().any(|group| group.as_bytes() == path) {
+        return Err(CallError::PropertyGroup);
+    }
+    value(state, vm, stream, path).ok_or(CallError::NoProperty)
+}
+
+fn value(state: &State, vm: &Vm, stream: Option<&Stream>, path: &[u8]) -> Option<Vec<u8>> {
     let parts = parts(path);
     let dotted = parts.join(".");
     if let Some(value) = stream.and_then(|stream| stream.properties.get(&dotted)) {
@@ -44,8 +60,11 @@ pub(crate) fn lookup(state: &State, vm: &Vm, stream: Option<&Stream>, path: &[u8
         ["destination", "address"] => PropertyValue::from("127.0.0.1:80").bytes(),
         ["destination", "port"] => PropertyValue::from(80_i64).bytes(),
         ["upstream", "address"] if contacted(stream) => PropertyValue::from(DEFAULT_UPSTREAM).bytes(),
-        ["upstream", "request_attempt_count"] if contacted(stream) => PropertyValue::from(1_u64).bytes(),
-        ["xds", "cluster_name"] if contacted(stream) => PropertyValue::from("upstream").bytes(),
+        ["upstream", "port"] if contacted(stream) => upstream_port(stream)?.bytes(),
+        ["upstream", "request_attempt_count"] => PropertyValue::from(u64::from(contacted(stream))).bytes(),
+        // The route is known before the filters run.
+        ["xds", "cluster_name"] => PropertyValue::from(DEFAULT_CLUSTER).bytes(),
+        ["metadata"] => Some(Vec::new()),
         ["filter_state", key] => stream.filter_state.get(key.as_bytes()).cloned(),
         [first, ..] => {
             let value = stream.filter_state.get(format!("wasm.{first}").as_bytes())?;
@@ -77,7 +96,7 @@ fn request(state: &State, stream: &Stream, path: &[&str]) -> Option<PropertyValu
         ["time"] => Some(PropertyValue::Duration(stream.started_wall)),
         ["duration"] => stream.ended.map(|_| PropertyValue::Duration(age(state, stream))),
         ["size"] => Some(PropertyValue::Int(size(half.received_bytes))),
-        ["total_size"] => Some(PropertyValue::Int(size(half.received_bytes) + byte_size(Some(&half.headers)))),
+        ["total_size"] => Some(PropertyValue::Int(size(half.received_bytes) + byte_size(headers))),
         _ => None,
     }
 }
@@ -86,11 +105,7 @@ fn response(stream: &Stream, path: &[&str]) -> Option<PropertyValue> {
     let half = &stream.response;
     let headers = (half.headers_open || (stream.logging && half.started)).then_some(&half.headers);
     match path {
-        ["code"] => {
-            let status = half.started.then(|| half.headers.get(":status")).flatten()?;
-            let status: i64 = std::str::from_utf8(status).ok()?.parse().ok()?;
-            Some(PropertyValue::Int(status))
-        }
+        ["code"] => Some(PropertyValue::Int(i64::from(status_code(half)?))),
         ["code_details"] => stream.code_details.as_deref().map(PropertyValue::from),
         ["flags"] => Some(PropertyValue::Int(stream.response_flags.cast_signed())),
         ["headers"] => Some(PropertyValue::Bytes(pairs::encode(headers?))),
@@ -103,10 +118,31 @@ fn response(stream: &Stream, path: &[&str]) -> Option<PropertyValue> {
         ["total_size"] => {
             let bytes: usize = half.sent.chunks.iter().map(Vec::len).sum();
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            Some(PropertyValue::Int(bytes + byte_size(half.sent.headers.as_ref())))
+            let trailers = half.trailers.as_ref().filter(|_| half.trailers_open || stream.logging);
+            Some(PropertyValue::Int(bytes + byte_size(headers) + byte_size(trailers)))
+        }
+        ["grpc_status"] => {
+            let status = status_code(half)?;
+            let maps = [half.trailers.as_ref().filter(|_| half.trailers_open || stream.logging), headers];
+            let told = maps.into_iter().flatten().find_map(|map| map.text("grpc-status")?.parse().ok());
+            // A response that is none of gRPC is told in gRPC's terms all the same.
+            Some(PropertyValue::Int(told.unwrap_or_else(|| i64::from(grpc_status(status)))))
         }
         _ => None,
     }
+}
+
+fn status_code(half: &Half) -> Option<u16> {
+    let status = half.started.then(|| half.headers.get(":status")).flatten()?;
+    std::str::from_utf8(status).ok()?.parse().ok()
+}
+
+fn upstream_port(stream: &Stream) -> Option<PropertyValue> {
+    let address = match stream.properties.get("upstream.address") {
+        None => DEFAULT_UPSTREAM.to_owned(),
+        Some(address) => String::from_utf8(address.bytes()?).ok()?,
+    };
+    address.rsplit_once(':')?.1.parse().ok().map(PropertyValue::Int)
 }
 
 /// An upstream host is known from when the request has left the filter.

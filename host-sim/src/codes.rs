@@ -89,6 +89,8 @@ pub(crate) enum CallError {
     NoContext,
     #[error("no such property")]
     NoProperty,
+    #[error("a group of properties has no value of its own")]
+    PropertyGroup,
     #[error("no exchange to set a property of")]
     NoExchange,
     #[error("no such key")]
@@ -151,6 +153,7 @@ impl CallError {
             | Self::NoGrpcToken
             | Self::NoForeignFunction
             | Self::NothingPending => Status::NotFound,
+            Self::PropertyGroup => Status::SerializationFailure,
             Self::CasMismatch => Status::CasMismatch,
             Self::QueueEmpty => Status::Empty,
             Self::CallRefused => Status::InternalFailure,

@@ -76,7 +76,6 @@ impl Exchange {
             response: Half::default(),
             failed: false,
             local_reply: None,
-            stuck: false,
             logging: false,
             above_watermark: false,
             end: None,
@@ -171,6 +170,10 @@ impl Exchange {
         const STEP: &str = "response headers";
         let mut core = self.step(STEP)?;
         self.require_upstream(&core, STEP)?;
+        if let Some(stream) = core.state_mut().stream_mut(self.id) {
+            // Known from the response's first callback on.
+            stream.code_details = Some("via_upstream".to_owned());
+        }
         let headers_end = response.chunks.is_empty() && response.trailers.is_none() && !response.open;
         core.headers(self.id, Side::Response, response.headers, headers_end);
         let ends = response.trailers.is_none() && !response.open;
@@ -210,13 +213,20 @@ impl Exchange {
         Ok(())
     }
 
-    /// The upstream resets the stream. Before response headers the router answers 503, which comes through
-    /// the filter; after them only access log, done and delete follow.
+    /// The upstream closes its HTTP/1.1 connection. Before response headers the router answers 503, which comes through
+    /// the filter; after them only access log, done and delete follow. If the filter holds the headers back, the client
+    /// gets 502, of which no callback hears.
+    ///
+    /// Seen on Envoy 1.40.0: scenarios `an_upstream_that_resets_*`. An HTTP/2 stream that is reset has other details and
+    /// flags.
     ///
     /// # Errors
     /// [`Error::ExchangeOver`]; [`Error::OutOfOrder`] when the request was not let through.
     pub fn upstream_reset(&self) -> Result<(), Error> {
         const STEP: &str = "upstream reset";
+        const AFTER_HEADERS: &str = "upstream_reset_after_response_started{protocol_error}";
+        const RESET_WHILE_HELD: &str =
+            "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
         let begun = self.read(|stream| stream.response.started).unwrap_or(false);
         if !begun {
             return self.proxy_reply(
@@ -227,11 +237,17 @@ impl Exchange {
             );
         }
         let mut core = self.step(STEP)?;
+        let mut held = false;
         if let Some(stream) = core.state_mut().stream_mut(self.id) {
-            stream.response_flags |= flags::UPSTREAM_REMOTE_RESET;
-            stream.code_details = Some("upstream_reset_after_response_started{remote_reset}".to_owned());
+            stream.response_flags |= flags::UPSTREAM_PROTOCOL_ERROR;
+            stream.code_details = Some(AFTER_HEADERS.to_owned());
+            held = stream.response.sent.headers.is_none();
         }
-        core.finish(self.id, End::UpstreamReset);
+        if held {
+            core.send_local_reply(self.id, router_reply(502, RESET_WHILE_HELD, AFTER_HEADERS));
+        } else {
+            core.finish(self.id, End::UpstreamReset);
+        }
         core.settle();
         Ok(())
     }
@@ -241,6 +257,9 @@ impl Exchange {
     /// # Errors
     /// As [`Exchange::proxy_reply`].
     pub fn no_healthy_upstream(&self) -> Result<(), Error> {
+        for property in ["upstream.address", "upstream.port"] {
+            self.set_property(property, PropertyValue::Missing);
+        }
         self.proxy_reply(503, "no healthy upstream", "no_healthy_upstream", flags::NO_HEALTHY_UPSTREAM)
     }
 
@@ -265,15 +284,7 @@ impl Exchange {
         if let Some(stream) = core.state_mut().stream_mut(self.id) {
             stream.response_flags |= response_flags;
         }
-        let reply = LocalReply {
-            status,
-            headers: HeaderMap::new(),
-            body: body.as_bytes().to_vec(),
-            details: details.to_owned(),
-            grpc_status: None,
-            origin: ReplyOrigin::Proxy,
-        };
-        core.send_local_reply(self.id, reply);
+        core.send_local_reply(self.id, router_reply(status, body, details));
         core.settle();
         Ok(())
     }
@@ -328,12 +339,6 @@ impl Exchange {
     #[must_use]
     pub fn local_reply(&self) -> Option<LocalReply> {
         self.read(|stream| stream.local_reply.clone())?
-    }
-
-    /// Whether a second local reply was sent by the guest, after which the client gets nothing.
-    #[must_use]
-    pub fn is_stuck(&self) -> bool {
-        self.read(|stream| stream.stuck).unwrap_or(false)
     }
 
     /// Whether more of a body is held back than the buffer limit, so that Envoy would read no further.
@@ -429,6 +434,17 @@ impl Exchange {
         self.require(core, step, "no response has begun, or it is complete", |stream| {
             stream.response.started && !stream.response.complete
         })
+    }
+}
+
+fn router_reply(status: u16, body: &str, details: &str) -> LocalReply {
+    LocalReply {
+        status,
+        headers: HeaderMap::new(),
+        body: body.as_bytes().to_vec(),
+        details: details.to_owned(),
+        grpc_status: None,
+        origin: ReplyOrigin::Proxy,
     }
 }
 

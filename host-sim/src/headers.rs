@@ -37,24 +37,27 @@ impl HeaderMap {
         self.pairs.iter().filter(move |(have, _)| *have == name).map(|(_, value)| value.as_slice())
     }
 
-    /// Replaces all values of the name by one. It stays at the place of the first, else it is appended
-    /// (Envoy's `setCopy`).
+    /// Replaces all values of the name by one, which goes to the end; a pseudo header goes behind the other pseudo
+    /// headers (Envoy's `setCopy`; seen on Envoy 1.40.0: scenarios `request_headers_are_changed`,
+    /// `pseudo_headers_that_are_changed_stay_in_front`).
     pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref().to_ascii_lowercase();
-        let mut placed = false;
-        self.pairs.retain_mut(|(have, old)| {
-            if *have != name {
-                return true;
-            }
-            if placed {
-                return false;
-            }
-            placed = true;
-            *old = value.as_ref().to_vec();
-            true
-        });
-        if !placed {
-            self.pairs.push((name, value.as_ref().to_vec()));
+        self.pairs.retain(|(have, _)| *have != name);
+        let pair = (name, value.as_ref().to_vec());
+        if pair.0.starts_with(b":") {
+            let behind = self.pairs.iter().take_while(|(have, _)| have.starts_with(b":")).count();
+            self.pairs.insert(behind, pair);
+        } else {
+            self.pairs.push(pair);
+        }
+    }
+
+    /// Gives a name its value where it stands, or appends it.
+    pub(crate) fn put(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let lower = name.as_ref().to_ascii_lowercase();
+        match self.pairs.iter_mut().find(|(have, _)| *have == lower) {
+            Some((_, old)) => *old = value.as_ref().to_vec(),
+            None => self.add(name, value),
         }
     }
 
@@ -105,11 +108,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn set_replaces_all_duplicates_at_the_place_of_the_first() {
-        let mut map: HeaderMap = [("A", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
+    fn set_replaces_all_duplicates_and_goes_to_the_end() {
+        let mut map: HeaderMap = [(":a", "0"), (":b", "0"), ("A", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
         map.set("a", "4");
+        map.set(":a", "5");
         let pairs: Vec<_> = map.iter().collect();
-        assert_eq!(pairs, [(&b"a"[..], &b"4"[..]), (b"b", b"2")]);
+        assert_eq!(pairs, [(&b":b"[..], &b"0"[..]), (b":a", b"5"), (b"b", b"2"), (b"a", b"4")]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::state::{ContextKind, Deferred, Due, State};
 use crate::stats::{StatError, StatKind};
 use crate::stream::{LocalReply, ReplyOrigin, Side, Stream};
 
+/// Bits of a call's token that carry its kind (proxy-wasm-cpp-host, `include/proxy-wasm/wasm.h`).
+const CALL_KIND_BITS: u32 = 2;
+
 impl From<StatError> for CallError {
     fn from(error: StatError) -> Self {
         match error {
@@ -202,7 +205,7 @@ impl State {
     /// `proxy_get_property`
     pub(crate) fn property(&self, path: &[u8]) -> Result<Vec<u8>, CallError> {
         let vm = self.vm(self.running_vm()).ok_or(CallError::NoProperty)?;
-        crate::attributes::lookup(self, vm, self.target_stream(), path).ok_or(CallError::NoProperty)
+        crate::attributes::lookup(self, vm, self.target_stream(), path)
     }
 
     /// `proxy_get_shared_data`
@@ -369,7 +372,8 @@ impl State {
         let index = self.running_vm();
         let now = self.clock.monotonic();
         let vm = self.vms.get_mut(index).ok_or(CallError::CallRefused)?;
-        let token = vm.next_call;
+        // Seen on Envoy 1.40.0, scenario `a_call_is_answered`: the low two bits are the kind of call, and 0 is HTTP.
+        let token = vm.next_call << CALL_KIND_BITS;
         let generation = vm.generation;
         let timeout = (timeout_ms > 0).then(|| Duration::from_millis(u64::from(timeout_ms)));
         let call = HttpCall { vm: vm.name, token, cluster, headers, body, trailers, timeout, at: now };
@@ -379,7 +383,7 @@ impl State {
             (OutcomeKind::Silence, Some(timeout)) => Some(HttpOutcome::timed_out().after(timeout)),
             (OutcomeKind::Silence, None) => None,
             (_, Some(timeout)) if outcome.delay >= timeout => Some(HttpOutcome::timed_out().after(timeout)),
-            (OutcomeKind::Response { .. } | OutcomeKind::Failure, _) => Some(outcome),
+            (OutcomeKind::Response { .. } | OutcomeKind::Failure, _) => Some(outcome.delivered()),
         };
         vm.next_call = vm.next_call.wrapping_add(1).max(1);
         vm.pending_calls.insert(token);
@@ -404,6 +408,11 @@ impl State {
     /// `proxy_get_status`: of the HTTP call whose response is being delivered.
     pub(crate) fn call_status(&self) -> (Status, &'static str) {
         self.vm(self.running_vm()).map_or((Status::Ok, ""), |vm| vm.call_status)
+    }
+
+    /// Whether the exchange that host calls act on is being logged.
+    pub(crate) fn is_logging(&self) -> bool {
+        self.target_stream().is_some_and(|stream| stream.logging)
     }
 
     /// Whether a host call may be made now: while the module starts, and while it allocates for the host,

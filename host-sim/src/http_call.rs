@@ -35,6 +35,8 @@ pub struct HttpCall {
 pub struct HttpOutcome {
     pub(crate) delay: Duration,
     pub(crate) kind: OutcomeKind,
+    /// The response is none of the upstream but of the async client's own router.
+    pub(crate) by_router: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,14 +80,13 @@ impl HttpOutcome {
     }
 
     /// The upstream cannot be reached. Envoy's async client runs its own router, so the guest sees not a
-    /// failure but that router's 503 (`test/common/http/async_client_impl_test.cc`, `PoolFailure`).
+    /// failure but that router's 503 (seen on Envoy 1.40.0: scenario `a_call_finds_nobody`).
     #[must_use]
     pub fn unreachable() -> Self {
-        Self::response(
+        Self::by_router(
             503,
-            "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
         )
-        .header("content-type", "text/plain")
     }
 
     /// The upstream never answers. With a timeout the guest sees the async client's own 504 when it is over
@@ -129,12 +130,30 @@ impl HttpOutcome {
     }
 
     const fn of(kind: OutcomeKind) -> Self {
-        Self { delay: Duration::ZERO, kind }
+        Self { delay: Duration::ZERO, kind, by_router: false }
     }
 
-    /// The answer of the async client's own router to a timeout (Envoy `source/common/router/router.cc`).
+    /// The answer of the async client's own router to a timeout (seen on Envoy 1.40.0: scenario
+    /// `a_call_is_not_answered_in_time`).
     pub(crate) fn timed_out() -> Self {
-        Self::response(504, "upstream request timeout").header("content-type", "text/plain")
+        Self::by_router(504, "upstream request timeout")
+    }
+
+    fn by_router(status: u16, body: &str) -> Self {
+        let outcome = Self::response(status, body)
+            .header("content-length", body.len().to_string())
+            .header("content-type", "text/plain");
+        Self { by_router: true, ..outcome }
+    }
+
+    /// The outcome as it is delivered: the async client's router adds how long the upstream took, in milliseconds
+    /// (seen on Envoy 1.40.0: scenario `a_call_is_answered`).
+    pub(crate) fn delivered(self) -> Self {
+        if self.by_router {
+            return self;
+        }
+        let taken = self.delay.as_millis().to_string();
+        self.header("x-envoy-upstream-service-time", taken)
     }
 }
 

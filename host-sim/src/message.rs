@@ -48,7 +48,7 @@ impl Request {
     #[must_use]
     pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         if name.as_ref().starts_with(b":") {
-            self.headers.set(name, value);
+            self.headers.put(name, value);
         } else {
             self.headers.add(name, value);
         }
@@ -126,7 +126,7 @@ impl Request {
         let mut request = Self::new(method, path);
         for (name, value) in message.headers.iter() {
             if name == b"host" {
-                request.headers.set(":authority", value);
+                request.headers.put(":authority", value);
             } else {
                 request.headers.add(name, value);
             }

@@ -184,8 +184,6 @@ pub(crate) struct Stream {
     /// `stream_failed_` and `failure_local_reply_sent_` of Envoy's context: the guest is not called again.
     pub(crate) failed: bool,
     pub(crate) local_reply: Option<LocalReply>,
-    /// A second local reply was sent, which in Envoy never reaches the client.
-    pub(crate) stuck: bool,
     /// The access log is being written: maps are those of the log.
     pub(crate) logging: bool,
     pub(crate) above_watermark: bool,

@@ -301,7 +301,16 @@ impl Core {
         while let Some(action) = self.state_mut().vm_mut(index).and_then(|vm| vm.deferred.pop_front()) {
             match action {
                 Deferred::Continue { exchange, side } => self.continue_side(exchange, side),
-                Deferred::LocalReply { exchange, reply } => self.send_local_reply(exchange, reply),
+                Deferred::LocalReply { exchange, reply } => {
+                    // Of several replies in one callback the first is sent (seen on Envoy 1.40.0: scenario
+                    // `two_replies_in_one_callback`).
+                    if let Some(vm) = self.state_mut().vm_mut(index) {
+                        vm.deferred.retain(
+                            |other| !matches!(other, Deferred::LocalReply { exchange: of, .. } if *of == exchange),
+                        );
+                    }
+                    self.send_local_reply(exchange, reply);
+                }
                 Deferred::Reset { exchange } => self.finish(exchange, End::LocalReset),
             }
         }

@@ -64,7 +64,7 @@ fn a_buffered_body_above_the_limit_is_answered_with_413() {
     let exchange = host.request(request).unwrap();
     assert_eq!(exchange.response_status(), Some(413));
     assert_eq!(exchange.code_details().as_deref(), Some("request_payload_too_large"));
-    assert_eq!(exchange.crossings().callbacks("proxy_on_request_body"), 1);
+    assert_eq!(exchange.crossings().callbacks("proxy_on_request_body"), 2);
     assert_eq!(heard(&host, "header"), [":status Some(\"413\")"]);
     let at_limit = host.request(script("rh:pause;rb:pause").body("1234")).unwrap();
     assert_eq!(at_limit.local_reply(), None);

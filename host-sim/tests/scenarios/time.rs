@@ -45,7 +45,7 @@ fn a_call_is_answered_after_its_delay() {
     host.advance(ms(19));
     assert!(heard(&host, "response").is_empty());
     host.advance(ms(1));
-    assert_eq!(heard(&host, "response"), ["1 2 8 0", "200 snapshot"]);
+    assert_eq!(heard(&host, "response"), ["4 3 8 0", "200 snapshot"]);
     let calls = host.http_calls();
     assert_eq!((calls.len(), calls[0].cluster.as_str(), calls[0].timeout), (1, "backend", Some(ms(500))));
     assert_eq!(calls[0].headers.text("content-length").as_deref(), Some("3"));
@@ -60,7 +60,7 @@ fn a_failed_call_has_no_headers_body_or_trailers() {
         .build()
         .unwrap();
     host.advance(Duration::ZERO);
-    assert_eq!(heard(&host, "response"), ["1 0 0 0"]);
+    assert_eq!(heard(&host, "response"), ["4 0 0 0"]);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_call_that_times_out_sees_the_async_clients_504() {
     host.advance(ms(49));
     assert!(heard(&host, "response").is_empty());
     host.advance(ms(3_600_000));
-    let expected = ["1 2 24 0", "504 upstream request timeout", "2 2 24 0", "504 upstream request timeout"];
+    let expected = ["4 3 24 0", "504 upstream request timeout", "8 3 24 0", "504 upstream request timeout"];
     assert_eq!(heard(&host, "response"), expected);
 }
 
@@ -87,7 +87,7 @@ fn an_unreachable_upstream_is_a_503_and_a_refused_call_an_error() {
         .build()
         .unwrap();
     host.advance(Duration::ZERO);
-    assert_eq!(heard(&host, "call"), ["token 1", "InternalFailure", "BadArgument", "2"]);
+    assert_eq!(heard(&host, "call"), ["token 4", "InternalFailure", "BadArgument", "2"]);
     assert!(heard(&host, "response")[1].starts_with("503 upstream connect error"));
 }
 
@@ -115,7 +115,7 @@ fn a_call_of_an_exchange_outlives_it() {
     let gone = host.request(script("rh:call=backend,0;rh:pause")).unwrap();
     gone.client_reset().unwrap();
     host.advance(ms(5));
-    assert_eq!(heard(&host, "stream"), ["response 1 1"]);
+    assert_eq!(heard(&host, "stream"), ["response 4 2"]);
     assert!(alive.sent_upstream().ended);
     let answered = host.trace().iter().filter(|record| record.name == "proxy_on_http_call_response").count();
     assert_eq!(answered, 2);

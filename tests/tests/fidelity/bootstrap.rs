@@ -122,7 +122,7 @@ fn listener(scenario: &Scenario) -> Value {
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
                         "log_format": {"text_format_source": {
-                            "inline_string": "%REQ(X-EXCHANGE)% %RESPONSE_CODE_DETAILS%\n",
+                            "inline_string": "%REQ(X-EXCHANGE)% %RESPONSE_CODE_DETAILS% .\n",
                         }},
                     },
                 }],
@@ -136,7 +136,6 @@ fn listener(scenario: &Scenario) -> Value {
                             "timeout": format!("{}.{:03}s", timeout / 1000, timeout % 1000),
                             "retry_policy": if scenario.route == Route::Retrying { retry } else { Value::Null },
                         },
-                        "request_body_buffer_limit": scenario.request_limit,
                     }],
                 }]},
                 "http_filters": [
@@ -168,7 +167,7 @@ fn listener(scenario: &Scenario) -> Value {
             },
         }]}],
     });
-    if let Some(limit) = scenario.response_limit {
+    if let Some(limit) = scenario.limit {
         listener["per_connection_buffer_limit_bytes"] = json!(limit);
     }
     listener

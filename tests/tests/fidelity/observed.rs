@@ -18,7 +18,8 @@ const RESPONSE_HEADERS_NOT_COMPARED: &[&str] = &[
 const REQUEST_HEADERS_NOT_COMPARED: &[&str] = &["x-script", "x-exchange", "connection", "transfer-encoding"];
 
 /// Parts of names of stats that tell of time, of chance, or of the whole process.
-const STATS_NOT_COMPARED: &[&str] = &["_seconds", "_microseconds", "running_requests", "wasm.envoy."];
+const STATS_NOT_COMPARED: &[&str] =
+    &["_seconds", "_microseconds", "running_requests", "in_flight_requests", "wasm.envoy."];
 
 /// What one side of an exchange got from the proxy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -70,7 +71,13 @@ impl Observed {
     /// Whether the stat is compared. Envoy lists those about the VM before they count anything.
     pub(crate) fn compares(stat: &str, value: u64, scenario: &str) -> bool {
         let idle = value == 0 && stat.starts_with("wasm.");
-        stat.contains(scenario) && !idle && !STATS_NOT_COMPARED.iter().any(|part| stat.contains(part))
+        let own = stat.match_indices(scenario).any(|(at, _)| {
+            // The name of another scenario may begin like this one's.
+            let (before, after) = (&stat[..at], &stat[at + scenario.len()..]);
+            let goes_on = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+            !before.ends_with(goes_on) && !after.starts_with(goes_on)
+        });
+        own && !idle && !STATS_NOT_COMPARED.iter().any(|part| stat.contains(part))
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -89,6 +96,28 @@ impl Observed {
         lines.extend(self.said.iter().map(|line| format!("guest: {line}")));
         lines.extend(self.stats.iter().map(|(name, value)| format!("stat {name}: {value}")));
         lines.extend(self.impossible.iter().map(|what| format!("impossible: {what}")));
+        self.with_named_addresses(lines)
+    }
+
+    /// Which of two equal endpoints is taken first is chance, so addresses are called by their rank.
+    fn with_named_addresses(&self, mut lines: Vec<String>) -> Vec<String> {
+        let first = self.exchanges.iter().flat_map(|exchange| &exchange.attempts).next();
+        let ranked = first.and_then(|attempt| {
+            let list = attempt.headers.iter().find(|(name, _)| name == b"x-gateway-destination-endpoint")?;
+            Some(String::from_utf8_lossy(&list.1).into_owned())
+        });
+        let ranked: Vec<&str> = ranked.iter().flat_map(|list| list.split(',')).collect();
+        for line in &mut lines {
+            for (rank, address) in ranked.iter().enumerate() {
+                *line = line.replace(address, &format!("[endpoint {rank}]"));
+                if let Some((_, port)) = address.split_once(':') {
+                    *line = line.replace(&format!("port={port};"), &format!("port=[{rank}];"));
+                }
+            }
+        }
+        // Stats are sorted by names that have just changed.
+        let stats = lines.iter().position(|line| line.starts_with("stat ")).unwrap_or(lines.len());
+        lines[stats..].sort();
         lines
     }
 }

@@ -23,7 +23,9 @@ const NO_EFFECT: Duration = Duration::from_millis(60);
 /// How long nothing may happen before a step's effects are over.
 const QUIET: Duration = Duration::from_millis(8);
 /// How long what is expected may take to come.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where a difference is expected.
+const PATIENCE_FOR_NOTHING: Duration = Duration::from_millis(500);
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -32,7 +34,7 @@ const LEASH: &str = r#""$@" < /dev/null & child=$!; cat > /dev/null; kill -KILL 
 
 /// Envoy with every scenario's listener.
 pub(crate) struct Envoy {
-    scenarios: Vec<crate::scenario::Scenario>,
+    scenarios: Vec<Scenario>,
     upstreams: Upstreams,
     ports: HashMap<String, u16>,
     admin: SocketAddr,
@@ -126,7 +128,7 @@ impl Envoy {
         for step in &scenario.steps {
             impossible.extend(playing.take(step));
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + if scenario.differs { PATIENCE_FOR_NOTHING } else { PATIENCE };
         loop {
             let mut observed = playing.observed();
             observed.impossible.clone_from(&impossible);
@@ -155,13 +157,13 @@ impl Logs {
     fn said(&mut self, line: &str) {
         let words = line.strip_prefix("wasm log ").and_then(|rest| rest.split_once(": "));
         match words.and_then(|(who, text)| Some((who.split(' ').next()?, text))) {
-            Some((plugin, text)) => self.said.entry(plugin.to_owned()).or_default().push(text.to_owned()),
+            Some((plugin, text)) => self.said.entry(plugin.to_owned()).or_default().push(text.trim_end().to_owned()),
             None => self.other.push(line.to_owned()),
         }
     }
 
     fn over(&mut self, line: &str) {
-        if let Some((exchange, details)) = line.split_once(' ') {
+        if let Some((exchange, details)) = line.strip_suffix(" .").and_then(|line| line.split_once(' ')) {
             self.details.insert(exchange.to_owned(), details.to_owned());
         }
     }

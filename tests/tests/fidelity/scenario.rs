@@ -102,10 +102,12 @@ pub(crate) struct Scenario {
     pub(crate) policy: FailurePolicy,
     /// `allow_on_headers_stop_iteration`
     pub(crate) stop_iteration: bool,
-    pub(crate) request_limit: Option<usize>,
-    pub(crate) response_limit: Option<usize>,
+    /// `per_connection_buffer_limit_bytes`
+    pub(crate) limit: Option<usize>,
     pub(crate) route: Route,
     pub(crate) steps: Vec<Step>,
+    /// host-sim does not do what Envoy does here; its README says why.
+    pub(crate) differs: bool,
     /// The exchange that further steps are about.
     current: usize,
     exchanges: usize,
@@ -121,10 +123,10 @@ impl Scenario {
             module,
             policy: FailurePolicy::FailClosed,
             stop_iteration: true,
-            request_limit: None,
-            response_limit: None,
+            limit: None,
             route: Route::Upstream,
             steps: Vec::new(),
+            differs: false,
             current: 0,
             exchanges: 0,
         }
@@ -178,11 +180,6 @@ impl Scenario {
         self
     }
 
-    /// How many exchanges there are.
-    pub(crate) const fn exchanges(&self) -> usize {
-        self.exchanges
-    }
-
     /// The pool of our filter, or another name of the whole.
     pub(crate) const fn pool(&self) -> &'static str {
         self.name
@@ -200,18 +197,18 @@ impl Scenario {
         self
     }
 
-    pub(crate) const fn request_limit(mut self, bytes: usize) -> Self {
-        self.request_limit = Some(bytes);
-        self
-    }
-
-    pub(crate) const fn response_limit(mut self, bytes: usize) -> Self {
-        self.response_limit = Some(bytes);
+    pub(crate) const fn limit(mut self, bytes: usize) -> Self {
+        self.limit = Some(bytes);
         self
     }
 
     pub(crate) const fn route(mut self, route: Route) -> Self {
         self.route = route;
+        self
+    }
+
+    pub(crate) const fn differs(mut self) -> Self {
+        self.differs = true;
         self
     }
 

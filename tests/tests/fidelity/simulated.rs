@@ -16,6 +16,8 @@ use crate::upstream::{BACKEND_ANSWER, Upstreams};
 
 /// Information; Envoy runs at this level.
 const LOG_LEVEL: u32 = 2;
+/// Time between two steps.
+const STEP: Duration = Duration::from_millis(10);
 /// All ticks, definitions of stats and flushes are over after this.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -55,15 +57,15 @@ fn host(scenario: &Scenario, upstreams: &Upstreams) -> Host {
         .reload_backoff(RELOAD_BACKOFF)
         .failure_policy(scenario.policy)
         .allow_on_headers_stop_iteration(scenario.stop_iteration)
-        .cluster("backend", [HttpOutcome::response(200, BACKEND_ANSWER)])
+        .cluster(
+            "backend",
+            [HttpOutcome::response(200, BACKEND_ANSWER).header("content-length", BACKEND_ANSWER.len().to_string())],
+        )
         .cluster("dead", [HttpOutcome::unreachable()])
         .cluster("silent", [HttpOutcome::silence()])
         .cluster("nowhere", [HttpOutcome::refused()]);
-    if let Some(limit) = scenario.request_limit {
-        builder = builder.request_buffer_limit(limit);
-    }
-    if let Some(limit) = scenario.response_limit {
-        builder = builder.response_buffer_limit(limit);
+    if let Some(limit) = scenario.limit {
+        builder = builder.request_buffer_limit(limit).response_buffer_limit(limit);
     }
     if matches!(scenario.module, Module::Filter(_)) {
         let bytes = snapshot(std::iter::once(scenario), upstreams);
@@ -100,6 +102,8 @@ pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
         } else if let Some(problem) = take(step, &host, &mut exchanges) {
             impossible.push(problem.to_owned());
         }
+        // What answers at once does so between two steps.
+        host.advance(STEP);
         for around in &mut exchanges {
             around.contact(scenario, upstreams);
         }
@@ -125,7 +129,7 @@ pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
 fn said(host: &Host) -> Vec<String> {
     let logs = host.logs();
     let lines = logs.iter().filter(|line| line.level >= LOG_LEVEL);
-    lines.filter_map(|line| line.text.lines().next()).map(ToOwned::to_owned).collect()
+    lines.filter_map(|line| line.text.lines().next()).map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// The request as Envoy's connection manager hands it to the filters: without what belongs to the connection, with a header of
@@ -135,7 +139,15 @@ fn envoy_request(request: &Request, scenario: &Scenario, number: usize) -> host_
     for (name, value) in request.headers.iter().filter(|(name, _)| name != b"expect") {
         sent = sent.header(name, value);
     }
-    sent = sent.header("x-exchange", format!("{}/{number}", scenario.name)).header("x-forwarded-proto", "http");
+    let cluster = match scenario.route {
+        Route::Nowhere => "nowhere",
+        Route::Retrying => "upstreams",
+        Route::Upstream | Route::Timeout(_) => "upstream",
+    };
+    sent = sent
+        .property("xds.cluster_name", cluster)
+        .header("x-exchange", format!("{}/{number}", scenario.name))
+        .header("x-forwarded-proto", "http");
     if request.end { sent } else { sent.unfinished() }
 }
 
@@ -294,6 +306,12 @@ fn message(start: String, sent: &Sent, progress: observed::Progress, renamed: &[
             None if name.starts_with(b":") => {}
             None => headers.push((name.to_vec(), value.to_vec())),
         }
+    }
+    // The HTTP/1 codec declares the length of what ends with its head but could have a body.
+    let bare = sent.ended && sent.chunks.is_empty() && sent.trailers.is_none();
+    let framed = sent.header("content-length").or(sent.header("transfer-encoding")).is_some();
+    if bare && !framed && sent.status().is_some_and(|status| !matches!(status, 204 | 304)) {
+        headers.push((b"content-length".to_vec(), b"0".to_vec()));
     }
     let trailers = sent.trailers.iter().flat_map(HeaderMap::iter).map(|(name, value)| (name.to_vec(), value.to_vec()));
     Message { start, headers, body: sent.body(), trailers: trailers.collect(), progress }

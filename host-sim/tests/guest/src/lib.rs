@@ -4,7 +4,7 @@
 //! response headers, body, trailers, and the access log), for the root context `start conf tick queue call`,
 //! whose script is the plugin configuration. A command may have an argument behind `=`.
 //!
-//! Commands that begin with `try_` make one host call, whatever the situation, and say which status came back: a number of the ABI.
+//! `put_after` writes shared data by the number that the key has, or one so far ahead. Commands that begin with `try_` make one host call, whatever the situation, and say which status came back: a number of the ABI.
 //! `trace` lets every callback of a stream say that it was called, with its arguments.
 
 use std::cell::{Cell, RefCell};
@@ -276,6 +276,22 @@ impl Scene {
             "continue" => return Some(Action::Continue),
             "pause_until_end" => {
                 return Some(if self.end { Action::Continue } else { Action::Pause });
+            }
+            "pause_below" => {
+                return Some(if self.size < argument.parse().unwrap() { Action::Pause } else { Action::Continue });
+            }
+            "put_after" => {
+                let (key, rest) = split(argument, ",");
+                let (value, ahead) = split(rest, ",");
+                let (_, number) = hostcalls::get_shared_data(key).unwrap();
+                let number = number.unwrap().wrapping_add(ahead.parse().unwrap());
+                let status = hostcalls::set_shared_data(key, Some(value.as_bytes()), Some(number));
+                say(format!("put_after {ahead} {status:?}"));
+            }
+            "value" => {
+                let (value, number) = hostcalls::get_shared_data(argument).unwrap();
+                let value = value.map(|value| value.escape_ascii().to_string());
+                say(format!("value {value:?}, a number: {}", number.is_some_and(|number| number > 0)));
             }
             "size" => say(format!("size {} end {}", self.size, self.end)),
             "set" | "add" | "del" => self.edit(name, argument, self.map()),
