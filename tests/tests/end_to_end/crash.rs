@@ -51,7 +51,12 @@ async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
     gateway.envoy_shows(&held_figures).await;
 
     let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
-    assert!(reply.status.is_server_error(), "{}", reply.status);
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.text());
+    let error: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(
+        (&error["error"]["type"], &error["error"]["code"]),
+        (&json!("server_error"), &json!("wasm_fail_stream"))
+    );
     let reply = gateway.chat().await;
     assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
     drop(held);

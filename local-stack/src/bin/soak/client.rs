@@ -78,7 +78,7 @@ fn outcome(job: &Job, reply: Result<Reply, ClientError>) -> Outcome {
         (true, _) => {
             Outcome::Answered { failed: job.streamed && reports_error(&reply), understood: job.check(&reply).is_ok() }
         }
-        (false, 503) if reply.body.is_empty() => Outcome::NoMachine,
+        (false, 503) if is_crash(&reply) => Outcome::NoMachine,
         (false, 500..) if is_error(&reply.text()) => Outcome::Refused,
         _ => Outcome::Unexplained(format!("{status} {:?} {}", reply.headers, reply.text())),
     }
@@ -88,7 +88,7 @@ fn outcome(job: &Job, reply: Result<Reply, ClientError>) -> Outcome {
 fn refused(reply: Result<Reply, ClientError>) -> Outcome {
     match reply {
         Ok(reply) if reply.status == 400 && is_error(&reply.text()) => Outcome::BadRequest,
-        Ok(reply) if reply.status == 503 && reply.body.is_empty() => Outcome::NoMachine,
+        Ok(reply) if reply.status == 503 && is_crash(&reply) => Outcome::NoMachine,
         Ok(reply) => Outcome::Unexplained(format!("{} to a malformed body: {}", reply.status, reply.text())),
         Err(error) => Outcome::Unexplained(error.to_string()),
     }
@@ -97,6 +97,12 @@ fn refused(reply: Result<Reply, ClientError>) -> Outcome {
 /// An error as OpenAI clients read it: `{"error": {"message": …}}`.
 fn is_error(body: &str) -> bool {
     serde_json::from_str::<Value>(body).is_ok_and(|body| body.pointer("/error/message").is_some_and(Value::is_string))
+}
+
+/// Envoy's answer in place of a filter whose virtual machine has crashed.
+fn is_crash(reply: &Reply) -> bool {
+    serde_json::from_slice::<Value>(&reply.body)
+        .is_ok_and(|body| body.pointer("/error/code").is_some_and(|code| code == "wasm_fail_stream"))
 }
 
 /// Whether the stream said itself that it failed.
@@ -219,7 +225,9 @@ mod tests {
         assert_eq!(of(false, reply(503, true, error)), Outcome::Answered { failed: true, understood: true });
         assert_eq!(of(false, reply(500, true, "<html>")), Outcome::Answered { failed: true, understood: false });
         assert_eq!(of(false, reply(503, false, error)), Outcome::Refused);
-        assert_eq!(of(false, reply(503, false, "")), Outcome::NoMachine);
+        let crash = r#"{"error": {"message": "failed", "code": "wasm_fail_stream"}}"#;
+        assert_eq!(of(false, reply(503, false, crash)), Outcome::NoMachine);
+        assert!(matches!(of(false, reply(503, false, "")), Outcome::Unexplained(_)));
         assert_eq!(of(false, reply(200, true, "garbage")), Outcome::Answered { failed: false, understood: false });
         assert!(matches!(of(false, reply(503, false, "text")), Outcome::Unexplained(_)));
         assert!(matches!(of(false, reply(200, false, "{}")), Outcome::Unexplained(_)));

@@ -20,7 +20,7 @@ pub(crate) enum Outcome {
     Left,
     /// The client left before that.
     LeftUploading,
-    /// A 503 without a body: the worker's virtual machine was gone.
+    /// A well-formed 503: the worker's virtual machine was gone.
     NoMachine,
     /// What must not be.
     Unexplained(String),
