@@ -55,6 +55,20 @@ scenarios! {
         .get("rh:unpark").respond_empty(200)
         .on(0).body("def").end().answer(200, "text/plain", "fine");
 
+    after_a_full_stop_a_response_comes_to_the_filter: Scenario::guest().stop_all()
+        .get("sh:park;sh:pause;sb:body=0").respond(200).respond_body("ab").respond_body("cd").respond_trailers(&[("x-t", "1")])
+        .get("rh:unpark_response").respond_empty(200);
+
+    a_full_stop_of_a_response_is_over_while_it_comes: Scenario::guest().stop_all()
+        .get("sh:park;sh:pause;sb:body=0").respond(200).respond_body("ab")
+        .get("rh:unpark_response").respond_empty(200)
+        .on(0).respond_body("cd").respond_end();
+
+    a_held_response_is_let_go_by_another: Scenario::guest()
+        .get("sh:park;sh:pause;sb:pause").respond(200).respond_body("ab")
+        .get("rh:unpark_response").respond_empty(200)
+        .on(0).respond_body("cd").respond_end();
+
     a_full_stop_above_the_limit_refuses_nothing: Scenario::guest().stop_all().limit(4)
         .post("rh:pause").body("12345").body("6789").end();
 

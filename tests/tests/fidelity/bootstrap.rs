@@ -11,8 +11,8 @@ use crate::upstream::Upstreams;
 
 /// Both the service and our filter read the snapshot from the shared data of this id.
 const FILTER_VM: &str = "inpick";
-/// What the scripted guest is configured with.
-pub(crate) const GUEST_CONFIGURATION: &str = "conf:trace";
+/// What the scripted guest is configured with. There is a tick only where a script asks for it, and only one.
+pub(crate) const GUEST_CONFIGURATION: &str = "conf:trace;tick:unpark;tick:tick_every=0";
 /// What the service is configured with.
 pub(crate) const SERVICE_CONFIGURATION: &str = r#"{"snapshot_service": {"cluster": "inpick-sidecar"}}"#;
 

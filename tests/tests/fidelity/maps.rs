@@ -33,6 +33,11 @@ scenarios! {
             ("x-a", "1"), ("x-b", "2"), ("x-a", "3"), ("x-c", "4")])
         .respond_empty(200);
 
+    all_headers_are_replaced: Scenario::guest()
+        .get("rh:set_all=:method=GET,:path=/new,:authority=gateway,:scheme=http,x-forwarded-proto=http,x-exchange=@/0,x-a=1,x-a=2;rh:try_pairs=request;\
+              sh:set_all=:status=201,x-b=1,content-length=0;sh:try_pairs=response")
+        .respond_empty(200).header("x-gone", "1");
+
     pseudo_headers_are_changed: Scenario::guest()
         .get("rh:try_set=request,:path,/other;rh:try_set=request,:authority,else;rh:try_set=request,:method,DELETE;\
               sh:try_set=response,:status,418;sh:try_header=response,:status")

@@ -65,6 +65,32 @@ pub(crate) struct Observed {
     pub(crate) stats: BTreeMap<String, u64>,
     /// What was to be done and could not: a response of an upstream that was never asked, say.
     pub(crate) impossible: Vec<String>,
+    /// How far things were after each step.
+    pub(crate) milestones: Vec<Milestone>,
+}
+
+/// How far a scenario has come, by what can be counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Milestone {
+    /// What the guest has said.
+    said: usize,
+    /// Attempts that have reached the upstream, and answers that have reached the client.
+    messages: usize,
+    /// Bytes of bodies that have reached either.
+    bytes: usize,
+}
+
+impl Milestone {
+    pub(crate) fn of(exchanges: &[Exchange], said: usize) -> Self {
+        let messages = exchanges.iter().flat_map(|exchange| exchange.attempts.iter().chain(&exchange.answer));
+        let bytes = messages.clone().map(|message| message.body.len()).sum();
+        Self { said, messages: messages.count(), bytes }
+    }
+
+    /// Whether this is at least as far.
+    pub(crate) const fn reaches(self, other: Self) -> bool {
+        self.said >= other.said && self.messages >= other.messages && self.bytes >= other.bytes
+    }
 }
 
 impl Observed {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::bootstrap;
-use crate::observed::{self, Observed};
+use crate::observed::{self, Milestone, Observed};
 use crate::scenario::{Module, Scenario, Step};
 use crate::simulated;
 use crate::upstream::Upstreams;
@@ -19,7 +19,9 @@ use crate::wire;
 /// How long Envoy may take to start with all its modules.
 const START: Duration = Duration::from_secs(60);
 /// How long a step may have no effect before it is taken to have none.
-const NO_EFFECT: Duration = Duration::from_millis(60);
+const NO_EFFECT: Duration = Duration::from_millis(30);
+/// How long an effect that is expected may take.
+const EFFECT: Duration = Duration::from_secs(3);
 /// How long nothing may happen before a step's effects are over.
 const QUIET: Duration = Duration::from_millis(8);
 /// How long what is expected may take to come.
@@ -125,8 +127,8 @@ impl Envoy {
         let address = SocketAddr::from(([127, 0, 0, 1], self.ports[scenario.name]));
         let mut playing = Playing { envoy: self, scenario, address, clients: Vec::new(), retried: HashMap::new() };
         let mut impossible = Vec::new();
-        for step in &scenario.steps {
-            impossible.extend(playing.take(step));
+        for (step, milestone) in scenario.steps.iter().zip(&expected.milestones) {
+            impossible.extend(playing.take(step, *milestone));
         }
         let deadline = Instant::now() + if scenario.differs { PATIENCE_FOR_NOTHING } else { PATIENCE };
         loop {
@@ -269,10 +271,14 @@ impl Playing<'_> {
         said + clients + self.envoy.upstreams.activity(self.scenario.name)
     }
 
-    /// Waits until what a step has started is over.
-    fn settle(&self, before: usize) {
+    /// Waits until what a step has started is over: what is expected has come, and then nothing for a while.
+    fn settle(&self, before: usize, expected: Milestone) {
         let deadline = Instant::now() + NO_EFFECT;
         while self.activity() == before && Instant::now() < deadline {
+            std::thread::sleep(POLL);
+        }
+        let deadline = Instant::now() + EFFECT;
+        while !self.milestone().reaches(expected) && Instant::now() < deadline {
             std::thread::sleep(POLL);
         }
         let (mut seen, mut since) = (self.activity(), Instant::now());
@@ -285,8 +291,12 @@ impl Playing<'_> {
         }
     }
 
-    /// Takes a step; says if it cannot be taken.
-    fn take(&mut self, step: &Step) -> Option<String> {
+    fn milestone(&self) -> Milestone {
+        Milestone::of(&self.exchanges(), self.said().len())
+    }
+
+    /// Takes a step that is expected to lead so far; says if it cannot be taken.
+    fn take(&mut self, step: &Step, expected: Milestone) -> Option<String> {
         let before = self.activity();
         let possible = match step {
             Step::Request(number, request) => {
@@ -333,7 +343,7 @@ impl Playing<'_> {
                 return None;
             }
         };
-        self.settle(before);
+        self.settle(before, expected);
         (!possible).then(|| "an answer of an upstream that was not asked".to_owned())
     }
 
@@ -358,6 +368,11 @@ impl Playing<'_> {
     }
 
     fn observed(&self) -> Observed {
+        let stats = self.envoy.stats(self.scenario);
+        Observed { exchanges: self.exchanges(), said: self.said(), stats, ..Observed::default() }
+    }
+
+    fn exchanges(&self) -> Vec<observed::Exchange> {
         let exchanges = self.clients.iter().enumerate().map(|(number, client)| {
             let (answer, dropped) = client.observed();
             let name = self.exchange(number);
@@ -365,13 +380,13 @@ impl Playing<'_> {
             let details = self.envoy.logs.lock().unwrap().details.get(&name).cloned();
             observed::Exchange { answer, dropped, attempts, details }
         });
-        let said = self.envoy.logs.lock().unwrap().said.get(self.scenario.name).cloned().unwrap_or_default();
-        let said = if matches!(self.scenario.module, Module::Guest) { said } else { Vec::new() };
-        Observed {
-            exchanges: exchanges.collect(),
-            said,
-            stats: self.envoy.stats(self.scenario),
-            impossible: Vec::new(),
+        exchanges.collect()
+    }
+
+    fn said(&self) -> Vec<String> {
+        if self.scenario.module != Module::Guest {
+            return Vec::new();
         }
+        self.envoy.logs.lock().unwrap().said.get(self.scenario.name).cloned().unwrap_or_default()
     }
 }

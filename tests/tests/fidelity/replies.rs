@@ -81,6 +81,10 @@ scenarios! {
         .get("rh:unpark").respond_empty(200);
 
     a_parked_request_is_resumed_by_a_tick: Scenario::guest()
+        .post("rh:pause;rb:park;rb:tick_every=20;rb:pause").body("abc").pass(100)
+        .end().answer(200, "text/plain", "fine");
+
+    a_parked_request_is_resumed_by_the_answer_to_a_call: Scenario::guest()
         .post("rh:call=backend,500;rh:pause;rb:pause;call:try_header=6,:status;call:resume").body("abc").pass(100)
         .answer(200, "text/plain", "fine");
 

@@ -8,6 +8,9 @@ scenarios! {
               rh:value=k;rh:put=n,x,7;rh:value=n;rh:put=n,;rh:value=n")
         .respond_empty(200);
 
+    a_queue_wakes_whoever_registered_it: Scenario::guest()
+        .get("rh:enqueue=@,none;rh:queue=@;rh:queue=@;rh:enqueue=@,one;rh:enqueue=@,two").pass(50).respond_empty(200);
+
     the_same_metric_is_defined_twice: Scenario::guest()
         .get("rh:try_define=0,@.c;rh:try_define=0,@.c;rh:try_define=1,@.g;rh:try_define=2,@.h;rh:try_define=1,@.c;\
               rh:try_increment=4,1;rh:try_increment=8,2;rh:try_get=4;rh:try_get=8")

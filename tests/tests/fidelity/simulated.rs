@@ -10,7 +10,7 @@ use snapshot::{Endpoint, Pool, Snapshot, State};
 
 use crate::bootstrap;
 use crate::modules;
-use crate::observed::{self, Message, Observed};
+use crate::observed::{self, Message, Milestone, Observed};
 use crate::scenario::{Module, Pairs, RELOAD_BACKOFF, Request, Response, Route, Scenario, Step};
 use crate::upstream::{BACKEND_ANSWER, Upstreams};
 
@@ -95,6 +95,7 @@ pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
     let host = host(scenario, upstreams);
     let mut exchanges: Vec<Around> = Vec::new();
     let mut impossible = Vec::new();
+    let mut milestones = Vec::new();
     for step in &scenario.steps {
         if let Step::Request(number, request) = step {
             let exchange = host.request(envoy_request(request, scenario, *number)).unwrap();
@@ -107,12 +108,12 @@ pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
         for around in &mut exchanges {
             around.contact(scenario, upstreams);
         }
+        let so_far: Vec<_> = exchanges.iter().map(Around::observed).collect();
+        milestones.push(Milestone::of(&so_far, said(&host, scenario).len()));
     }
-    let mut observed = Observed { impossible, ..Observed::default() };
+    let mut observed = Observed { impossible, milestones, ..Observed::default() };
     observed.exchanges = exchanges.iter().map(Around::observed).collect();
-    if scenario.module == Module::Guest {
-        observed.said = said(&host);
-    }
+    observed.said = said(&host, scenario);
     if matches!(scenario.module, Module::Filter(_)) {
         host.advance(SETTLE);
     }
@@ -126,7 +127,11 @@ pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
     observed
 }
 
-fn said(host: &Host) -> Vec<String> {
+/// What the scripted guest has said; our filter says what it likes.
+fn said(host: &Host, scenario: &Scenario) -> Vec<String> {
+    if scenario.module != Module::Guest {
+        return Vec::new();
+    }
     let logs = host.logs();
     let lines = logs.iter().filter(|line| line.level >= LOG_LEVEL);
     lines.filter_map(|line| line.text.lines().next()).map(|line| line.trim_end().to_owned()).collect()

@@ -109,7 +109,7 @@ fn the_worst_bodies_keep_one_callback_within_a_bound() {
         let host = world::builder().request_buffer_limit(4 << 20).build().unwrap();
         host.advance(Duration::from_secs(1));
         host.clear_trace();
-        let exchange = host.request(chat_of(&body)).unwrap();
+        host.request(chat_of(&body)).unwrap();
         assert!(host.failure(VmName::Worker(0)).is_none(), "{name}");
         let worst = host.worst_fuel(Callback::RequestBody).unwrap();
         println!("{name}: {worst} instructions in the worst callback");

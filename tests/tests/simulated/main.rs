@@ -9,5 +9,6 @@
 
 mod crossings;
 mod endings;
+mod imports;
 mod statuses;
 mod world;

@@ -364,6 +364,17 @@ impl Scene {
                 }
                 hostcalls::set_effective_context(self.id).unwrap();
             }
+            "unpark_response" => {
+                while let Some(id) = PARKED.with_borrow_mut(VecDeque::pop_front) {
+                    hostcalls::set_effective_context(id).unwrap();
+                    hostcalls::resume_http_response().unwrap();
+                }
+                hostcalls::set_effective_context(self.id).unwrap();
+            }
+            "set_all" => {
+                let pairs: Vec<(&str, &str)> = argument.split(',').map(|pair| split(pair, "=")).collect();
+                hostcalls::set_map(self.map(), pairs).unwrap();
+            }
             "property" => {
                 let value = hostcalls::get_property(argument.split('.').collect()).unwrap();
                 say(format!("property {argument} {:?}", value.map(|value| value.escape_ascii().to_string())));
