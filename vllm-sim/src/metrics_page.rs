@@ -187,8 +187,7 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
         "Estimated number of bytes written to memory per GPU (for Model Flops Utilization calculations).",
         &|_| 0.0,
     );
-    w.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &|e| e.load.running as f64);
-    w.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &|e| e.load.waiting as f64);
+    queues(w);
     w.gauges("vllm:num_requests_waiting_by_reason", "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.", "reason", &|e| {
             let capacity = e.load.waiting.saturating_sub(e.load.deferred);
             vec![("capacity", capacity as f64), ("deferred", e.load.deferred as f64)]
@@ -242,25 +241,7 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
         ]
     });
     admission_rejections(w, pod);
-    w.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", &|s| &s.request_prompt_tokens);
-    w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| {
-        &s.request_generation_tokens
-    });
-    w.histogram("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &|s| {
-        &s.iteration_tokens
-    });
-    w.histogram(
-        "vllm:request_max_num_generation_tokens",
-        "Histogram of maximum number of requested generation tokens.",
-        &|s| &s.request_max_num_generation_tokens,
-    );
-    w.histogram("vllm:request_params_n", "Histogram of the n request parameter.", &|s| &s.request_params_n);
-    w.histogram("vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", &|s| {
-        &s.request_params_max_tokens
-    });
-    w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| {
-        &s.time_to_first_token
-    });
+    sizes(w);
     w.histogram("vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", &|s| {
         &s.inter_token_latency
     });
@@ -269,21 +250,7 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
         "Histogram of time_per_output_token_seconds per request.",
         &|s| &s.request_time_per_output_token,
     );
-    w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| {
-        &s.e2e_request_latency
-    });
-    w.histogram("vllm:request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", &|s| {
-        &s.request_queue_time
-    });
-    w.histogram("vllm:request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", &|s| {
-        &s.request_inference_time
-    });
-    w.histogram("vllm:request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", &|s| {
-        &s.request_prefill_time
-    });
-    w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| {
-        &s.request_decode_time
-    });
+    times(w);
     w.histogram("vllm:request_num_preemptions", "Histogram of the number of times a request was preempted.", &|s| {
         &s.request_num_preemptions
     });
@@ -297,8 +264,7 @@ fn current(w: &mut Writer<'_>, pod: &Pod) {
 }
 
 fn legacy(w: &mut Writer<'_>, pod: &Pod) {
-    w.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &|e| e.load.running as f64);
-    w.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &|e| e.load.waiting as f64);
+    queues(w);
     w.gauge("vllm:gpu_cache_usage_perc", "GPU KV-cache usage. 1 means 100 percent usage.", &|e| e.load.kv_cache_usage);
     w.counter(
         "vllm:gpu_prefix_cache_queries",
@@ -322,6 +288,23 @@ fn legacy(w: &mut Writer<'_>, pod: &Pod) {
             ("abort", e.stats.finished_abort as f64),
         ]
     });
+    sizes(w);
+    w.histogram("vllm:time_per_output_token_seconds", "Histogram of time per output token in seconds.", &|s| {
+        &s.inter_token_latency
+    });
+    times(w);
+    lora_info(w, pod);
+    cache_config(w, pod);
+}
+
+/// What runs and what waits, in every version.
+fn queues(w: &mut Writer<'_>) {
+    w.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &|e| e.load.running as f64);
+    w.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &|e| e.load.waiting as f64);
+}
+
+/// Requests by size, in every version.
+fn sizes(w: &mut Writer<'_>) {
     w.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", &|s| &s.request_prompt_tokens);
     w.histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", &|s| {
         &s.request_generation_tokens
@@ -341,9 +324,10 @@ fn legacy(w: &mut Writer<'_>, pod: &Pod) {
     w.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &|s| {
         &s.time_to_first_token
     });
-    w.histogram("vllm:time_per_output_token_seconds", "Histogram of time per output token in seconds.", &|s| {
-        &s.inter_token_latency
-    });
+}
+
+/// Requests by the time they took, in every version.
+fn times(w: &mut Writer<'_>) {
     w.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &|s| {
         &s.e2e_request_latency
     });
@@ -359,8 +343,6 @@ fn legacy(w: &mut Writer<'_>, pod: &Pod) {
     w.histogram("vllm:request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", &|s| {
         &s.request_decode_time
     });
-    lora_info(w, pod);
-    cache_config(w, pod);
 }
 
 fn admission_rejections(w: &mut Writer<'_>, pod: &Pod) {

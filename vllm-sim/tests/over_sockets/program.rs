@@ -1,22 +1,11 @@
 //! The binary: what it prints, and how it ends.
-// Test code: a failed unwrap is a failed test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    unreachable_pub
-)]
-
-mod client;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use client::{End, PATIENCE, get, post, post_head, read};
+use crate::client::{End, PATIENCE, get, post, post_head, read};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

@@ -1,19 +1,8 @@
 //! Every fault over real sockets, and what the pod tells about itself.
-// Test code: a failed unwrap is a failed test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    unreachable_pub
-)]
-
-mod client;
 
 use std::time::{Duration, Instant};
 
-use client::{End, PATIENCE, SILENCE, get, post, post_head, read, send};
+use crate::client::{End, PATIENCE, SILENCE, get, post, post_head, read, send};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

@@ -1,7 +1,5 @@
 //! A client that shows what came over the socket, and how it ended.
 
-#![allow(dead_code, reason = "each test file uses its own part of this")]
-
 use std::net::SocketAddr;
 use std::time::Duration;
 

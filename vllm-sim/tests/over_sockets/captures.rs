@@ -1,20 +1,9 @@
 //! Pages and bodies against those recorded from vLLM 0.32.0.
-// Test code: a failed unwrap is a failed test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    missing_docs,
-    unreachable_pub
-)]
-
-mod client;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use client::{End, PATIENCE, Seen, get, post, post_head, send};
+use crate::client::{End, PATIENCE, Seen, get, post, post_head, send};
 use serde_json::{Value, json};
 use vllm_sim::{Config, MetricsDialect, Runner, Server};
 
