@@ -23,6 +23,10 @@ use crate::rewrite::{Rule, Splice};
 use crate::scheduling::{Decision, Ranked, Reason};
 use crate::time::Timestamp;
 
+/// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
+/// round would take every other server's tokens of the model with it.
+const MAX_TOKENS: u64 = u32::MAX as u64;
+
 /// What the host shall do with the request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Directive {
@@ -151,6 +155,9 @@ impl Exchange {
         end: bool,
         now: Timestamp,
     ) -> Directive {
+        if !matches!(self.state, State::New) {
+            return Directive::Continue;
+        }
         let arrival = Arrival {
             started: now,
             api: None,
@@ -216,8 +223,12 @@ impl Exchange {
 
     /// Picks an endpoint for a request that is ready for it.
     pub fn pick(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
-        let State::Ready(Ready { head, model, splice }) = core::mem::replace(&mut self.state, State::Done) else {
-            return Directive::Continue;
+        let Ready { head, model, splice } = match core::mem::replace(&mut self.state, State::Done) {
+            State::Ready(ready) => ready,
+            other => {
+                self.state = other;
+                return Directive::Continue;
+            }
         };
         let picked = match picker.pick(model, now) {
             Decision::Picked(ranked, reason) => Some((ranked, reason)),
@@ -299,7 +310,9 @@ impl Exchange {
                     picker.count_error(None, ErrorCode::Timeout);
                 }
             }
-            State::New | State::Ready(_) | State::Answering(_) | State::Done => {}
+            // Envoy gave up on the request before it was sent.
+            State::Ready(ready) => picker.count_error(ready.model, cause(info.response_flags())),
+            other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
     }
 
@@ -449,12 +462,12 @@ fn rewrite(picker: &mut EndpointPicker, model: &str, ranges: Vec<core::ops::Rang
 /// An endpoint answered: blame those that were tried before it, and move the request to it.
 fn served(picker: &mut EndpointPicker, mut sent: Sent, info: &mut impl StreamInfo) -> Sent {
     let Some(by) = info.upstream_address() else { return sent };
-    if sent.charged != Some(by) {
+    if sent.picked.map(|(ranked, _)| ranked.first().address) != Some(by) {
         let tried_before = sent.picked.map_or(0, |(ranked, _)| {
             ranked.iter().position(|place| place.address == by).unwrap_or_else(|| ranked.iter().count())
         });
         blame(picker, sent.picked, tried_before, info.now());
-        picker.moved(sent.charged, by);
+        sent.charged = picker.moved(sent.charged, by);
     }
     picker.pool.record_success(by);
     let reason = match sent.picked {
@@ -463,7 +476,6 @@ fn served(picker: &mut EndpointPicker, mut sent: Sent, info: &mut impl StreamInf
         None => Reason::Fallback,
     };
     picker.count_pick(by, reason);
-    sent.charged = Some(by);
     sent
 }
 
@@ -489,12 +501,12 @@ fn settle(picker: &mut EndpointPicker, sent: Sent, failure: Option<ErrorCode>, n
     ledger.record(model, Measure::ResponseSize, answer.facts.bytes);
     let usage = answer.facts.usage.unwrap_or_default();
     // A count of 0 says that there was nothing of the kind (no output of an embedding), not that a sample of 0 was taken.
-    let prompt = usage.prompt_tokens.filter(|&tokens| tokens > 0);
-    let generated = usage.completion_tokens.filter(|&tokens| tokens > 0);
+    let prompt = usage.prompt_tokens.filter(|tokens| (1..=MAX_TOKENS).contains(tokens));
+    let generated = usage.completion_tokens.filter(|tokens| (1..=MAX_TOKENS).contains(tokens));
     if let Some(tokens) = prompt {
         ledger.record(model, Measure::InputTokens, tokens);
     }
-    if let Some(tokens) = usage.cached_tokens {
+    if let Some(tokens) = usage.cached_tokens.filter(|&tokens| tokens <= MAX_TOKENS) {
         ledger.record(model, Measure::CachedTokens, tokens);
     }
     if let Some(tokens) = generated {

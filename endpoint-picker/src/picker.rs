@@ -182,12 +182,12 @@ impl EndpointPicker {
         }
     }
 
-    /// Another endpoint than the picked one turned out to serve: move the request over.
-    pub(crate) fn moved(&mut self, from: Option<SocketAddr>, to: SocketAddr) {
+    /// Another endpoint than the picked one turned out to serve: move the request over. Returns whose count holds it now.
+    pub(crate) fn moved(&mut self, from: Option<SocketAddr>, to: SocketAddr) -> Option<SocketAddr> {
         if let Some(from) = from {
             self.pool.request_finished(from);
         }
-        self.pool.request_sent(to);
+        self.pool.request_sent(to).then_some(to)
     }
 
     /// Counts who served and what decided.

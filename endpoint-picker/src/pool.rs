@@ -190,11 +190,12 @@ impl Pool {
         }
     }
 
-    /// Counts a request as sent to that endpoint. An address outside the pool is not counted.
-    pub fn request_sent(&mut self, address: SocketAddr) {
-        if let Some(endpoint) = self.endpoint_mut(address) {
-            endpoint.own_in_flight = endpoint.own_in_flight.saturating_add(1);
-        }
+    /// Counts a request as sent to that endpoint. False: the address is outside the pool, so that nothing is counted and
+    /// [`Self::request_finished`] must not be told of it.
+    pub fn request_sent(&mut self, address: SocketAddr) -> bool {
+        let Some(endpoint) = self.endpoint_mut(address) else { return false };
+        endpoint.own_in_flight = endpoint.own_in_flight.saturating_add(1);
+        true
     }
 
     /// Counts a request to that endpoint as finished: the counterpart of [`Self::request_sent`].

@@ -551,3 +551,70 @@ fn core_types_can_move_between_threads() {
     assert_send::<Exchange>();
     assert_send::<Directive>();
 }
+
+#[test]
+fn a_callback_out_of_order_changes_nothing() {
+    let mut scene = Scene::new();
+    let now = scene.now();
+    let head = RequestHead { method: b"POST", path: b"/v1/chat/completions", ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    assert_eq!(scene.exchange.pick(&mut scene.picker, now), Directive::Continue);
+    let Directive::Send(Outbound { destination: Some(list), .. }) = scene.body(CHAT, true) else { panic!("not sent") };
+    let first: SocketAddr = list.split(',').next().unwrap().parse().unwrap();
+    for _ in 0..2 {
+        assert_eq!(scene.exchange.pick(&mut scene.picker, now), Directive::Continue);
+        assert_eq!(scene.request_headers(&head, false), Directive::Continue);
+        assert_eq!(scene.in_flight(), 1);
+        scene.response_headers(200, "application/json", served(first), false);
+        assert_eq!(scene.in_flight(), 1);
+    }
+    scene.response_body(ANSWER, true);
+    assert_eq!(scene.request_headers(&head, false), Directive::Continue);
+    let stats = scene.stats(0);
+    assert_no_error(&stats);
+    assert_stat(&stats, &format!("{MODEL}priority=0;inference_objective_request_total"), 1);
+    assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_count"), 1);
+}
+
+#[test]
+fn envoys_answer_to_a_request_that_waits_for_its_pick_is_counted() {
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"POST", path: b"/v1/chat/completions", ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    assert_eq!(scene.exchange.on_request_body(&mut scene.picker, CHAT, true), Directive::Pick);
+    let info = Info { details: Some("stream_idle_timeout"), flags: 1 << 16, ..Info::default() };
+    scene.response_headers(504, "text/plain", info, true);
+    assert_error(&scene.stats(1 << 16), MODEL, "Timeout");
+}
+
+#[test]
+fn a_server_outside_the_pool_that_joins_it_meanwhile_keeps_its_count() {
+    let mut scene = Scene::new();
+    scene.send();
+    scene.response_headers(200, "application/json", served(address(9)), false);
+    let outside = std::mem::take(&mut scene.exchange);
+    let endpoint = Endpoint { state: State::Fresh, waiting: Some(0), ..Endpoint::unknown(address(9)) };
+    let pools = vec![Pool { name: "default".into(), endpoints: vec![endpoint] }];
+    scene.picker.install(&Snapshot { epoch: 1, generation: 2, captured_at_ms: 0, pools });
+    scene.send();
+    let inside = std::mem::replace(&mut scene.exchange, outside);
+    scene.response_body(ANSWER, true);
+    assert_eq!(scene.in_flight(), 1, "the second request is still there");
+    scene.exchange = inside;
+    scene.stats(1 << 14);
+}
+
+#[test]
+fn a_server_that_reports_impossible_numbers_of_tokens_is_not_believed() {
+    let mut scene = Scene::new();
+    let first = scene.send()[0];
+    scene.response_headers(200, "application/json", served(first), false);
+    let most = u64::MAX;
+    let usage = format!(
+        r#"{{"usage":{{"prompt_tokens":{most},"completion_tokens":{most},"prompt_tokens_details":{{"cached_tokens":{most}}}}}}}"#
+    );
+    scene.response_body(usage.as_bytes(), true);
+    let stats = scene.stats(0);
+    assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_count"), 1);
+    assert!(!stats.keys().any(|name| name.contains("tokens") || name.contains("normalized")), "{stats:#?}");
+}
