@@ -454,4 +454,8 @@ fn the_last_of_repeated_salts_counts() {
     let last = salted(r#""cache_salt":"b""#);
     assert_eq!(salted(r#""cache_salt":"a","cache_salt":"b""#), last);
     assert_ne!(salted(r#""cache_salt":"b","cache_salt":null"#), last);
+    let unsalted = salted(r#""seed":1"#);
+    for other in ["null", "7", "true", "[\"b\"]", "{\"b\":\"b\"}"] {
+        assert_eq!(salted(&format!("\"cache_salt\":\"b\",\"cache_salt\":{other}")), unsalted, "{other}");
+    }
 }

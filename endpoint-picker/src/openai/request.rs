@@ -454,6 +454,7 @@ impl Watch for Reader {
             MAX_TOKENS => self.max_tokens = None,
             MAX_COMPLETION_TOKENS => self.max_completion_tokens = None,
             PRIORITY => self.priority = None,
+            SALT => self.salt_hash = 0,
             _ => {}
         }
     }
