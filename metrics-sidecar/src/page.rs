@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use catalogue::{Bounds, Kind, Publisher, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
 
-use crate::exposition::{Sample, split_name};
+use crate::exposition::{Label, Sample, split_name};
 
 /// Media type of the page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -150,7 +150,7 @@ fn print_conventional_header(page: &mut Vec<u8>, header: &[u8]) -> bool {
     let text = std::str::from_utf8(header).unwrap_or_default();
     let mut words = text.split(' ').skip(2);
     let (name, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    if !is_conventional(name, kind) {
+    if name.is_empty() || !is_conventional(name, kind) {
         return false;
     }
     // Envoy's counters have no `_total`; typed as what they are, each would be a complaint.
@@ -224,6 +224,12 @@ impl Series {
         let Ok(sample) = Sample::split(rest) else { return };
         let Ok(mut labels) = sample.labels().collect::<Result<Vec<_>, _>>() else { return };
         labels.sort_by_key(|label| label.name);
+        let is_twice = labels.array_windows().any(|[left, right]| left.name == right.name);
+        if is_twice || !labels.iter().all(is_label) || sample.value().is_err() {
+            return;
+        }
+        // Behind the value there may be a timestamp, which says nothing here.
+        let value = sample.tail.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         let bound = labels.iter().find(|label| label.name == b"le").map(|label| label.raw);
         let mut key = Vec::with_capacity(sample.labels.len());
         for label in labels.iter().filter(|label| !(matches!(part, Part::Bucket(_)) && label.name == b"le")) {
@@ -235,10 +241,10 @@ impl Series {
             key.extend_from_slice(label.raw);
             key.push(b'"');
         }
-        let number = || str::from_utf8(sample.tail).ok().and_then(|text| text.parse::<u64>().ok());
+        let number = || str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
         match part {
             Part::Value => {
-                self.values.entry(key).or_insert_with(|| sample.tail.to_vec());
+                self.values.entry(key).or_insert_with(|| value.to_vec());
             }
             Part::Bucket(bounds) => {
                 let last = bounds.le().count();
@@ -255,7 +261,7 @@ impl Series {
             }
             Part::Sum => {
                 let sum = &mut self.histograms.entry(key).or_default().sum;
-                sum.get_or_insert_with(|| sample.tail.to_vec());
+                sum.get_or_insert_with(|| value.to_vec());
             }
             Part::SumMicroseconds => {
                 let sum = &mut self.histograms.entry(key).or_default().sum_microseconds;
@@ -310,6 +316,13 @@ impl Histogram {
         print_sample(out, name, "_sum", labels, None, &sum);
         print_sample(out, name, "_count", labels, None, total.to_string().as_bytes());
     }
+}
+
+/// Whether a label may stand on a page.
+fn is_label(label: &Label<'_>) -> bool {
+    let (first, rest) = label.name.split_first().map_or((b' ', label.name), |(first, rest)| (*first, rest));
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    is_letter(first) && rest.iter().all(|&byte| is_letter(byte) || byte.is_ascii_digit()) && label.value().is_ok()
 }
 
 /// Whole microseconds as seconds, exactly.
@@ -515,6 +528,14 @@ mod tests {
 
     #[test]
     fn unreadable_lines_of_ours_are_dropped() {
-        assert_eq!(page("inpick_vm_starts_total{a=\"x 1\n", &[]), "");
+        for line in ["{a=\"x 1", " one", "", "{a=\"1\",a=\"2\"} 1", "{1a=\"x\"} 1", "{=\"x\"} 1", "{a=\"x\"} 2\" 1"] {
+            assert_eq!(page(&format!("inpick_vm_starts_total{line}\n"), &[]), "", "{line}");
+        }
+        assert!(merge(b"inpick_vm_starts_total{a=\"\xff\"} 1\n", &[], Selection::Inpick).is_empty());
+    }
+
+    #[test]
+    fn timestamps_are_left_out() {
+        assert!(page("inpick_vm_starts_total 3 1700000000000\n", &[]).ends_with("\ninpick_vm_starts_total 3\n"));
     }
 }
