@@ -127,13 +127,15 @@ impl HostBuilder {
         self
     }
 
-    /// Bytes of request body that may be buffered before 413 (`request_body_buffer_limit`).
+    /// Bytes of request body that may be buffered before 413. In Envoy this is the larger one of the route's
+    /// `request_body_buffer_limit` and the listener's `per_connection_buffer_limit_bytes`: the former alone cannot go below
+    /// the latter, whose default is 1 MiB.
     pub const fn request_buffer_limit(mut self, bytes: usize) -> Self {
         self.settings.request_buffer_limit = bytes;
         self
     }
 
-    /// Bytes of response body that may be buffered before 500.
+    /// Bytes of response body that may be buffered before 500 (the listener's `per_connection_buffer_limit_bytes`).
     pub const fn response_buffer_limit(mut self, bytes: usize) -> Self {
         self.settings.response_buffer_limit = bytes;
         self

@@ -1,6 +1,8 @@
 //! Moves an exchange through the filter as Envoy's filter manager does
 //! (`source/common/http/filter_manager.cc`) with the wasm filter's own bookkeeping
 //! (`source/extensions/common/wasm/context.cc`).
+//!
+//! A name behind "seen:" is a scenario that was played on Envoy 1.40.0 with the same outcome (`tests/tests/fidelity`).
 
 use crate::body::Body;
 use crate::codes::Callback;
@@ -31,7 +33,8 @@ pub(crate) mod flags {
 
 impl Core {
     /// The wasm side of a new exchange on this VM. A failed VM is reloaded first if the policy and the
-    /// backoff allow it (Envoy `PluginConfig::maybeReloadHandleIfNeeded`, `PluginConfig::createContext`).
+    /// backoff allow it (Envoy `PluginConfig::maybeReloadHandleIfNeeded`, `PluginConfig::createContext`; seen:
+    /// `after_a_crash_the_vm_is_loaded_anew`, `a_vm_that_crashes_again_at_once_waits`).
     pub(crate) fn new_filter(&mut self, vm: usize) -> Filter {
         let policy = self.state().settings.failure_policy;
         let dead = self.state().vm(vm).is_some_and(|vm| vm.failed.is_some());
@@ -81,7 +84,7 @@ impl Core {
 
     /// Asks the guest; the answer is an action's number. `CHECK_FAIL_HTTP` before and after the call: a dead
     /// VM answers 503 once. That is so when the policy is to fail open too, which helps only exchanges that begin
-    /// after the crash (seen on Envoy 1.40.0: scenarios `a_crash_that_is_passed_over`,
+    /// after the crash (seen: `a_crash_at_headers_that_is_passed_over`, `a_crash_that_is_passed_over`,
     /// `an_exchange_whose_vm_another_has_killed_though_crashes_are_passed_over`).
     fn ask(&mut self, exchange: u64, callback: Callback, args: &[u32]) -> u32 {
         let Some(stream) = self.state().stream(exchange) else { return 0 };
@@ -139,7 +142,9 @@ impl Core {
             .is_none_or(|stream| stream.end.is_some() || (side == Side::Request && stream.local_reply.is_some()))
     }
 
-    /// Headers arrive (`Context::decodeHeaders`, `encodeHeaders`).
+    /// Headers arrive (`Context::decodeHeaders`, `encodeHeaders`). A pause holds them until a body callback continues;
+    /// with the end of the stream nothing follows that could (seen: `a_pause_at_headers_is_ended_by_the_body`,
+    /// `a_bodiless_request_is_paused_and_stays`, `a_response_without_a_body_is_paused_and_stays`).
     pub(crate) fn headers(&mut self, exchange: u64, side: Side, headers: HeaderMap, end: bool) {
         let allow_stop = self.state().settings.allow_on_headers_stop_iteration;
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
@@ -158,7 +163,8 @@ impl Core {
         let half = stream.half_mut(side);
         match action {
             // Without the option a pause from a headers callback means stop everything
-            // (proxy-wasm-cpp-host issue 143, `convertVmCallResultToFilterHeadersStatus`).
+            // (proxy-wasm-cpp-host issue 143, `convertVmCallResultToFilterHeadersStatus`; seen:
+            // `without_the_option_a_pause_at_headers_is_a_full_stop`).
             STOP if allow_stop => half.iteration = Iteration::Stopped,
             STOP | STOP_ALL_AND_BUFFER.. => half.iteration = Iteration::StoppedAll,
             _ => {
@@ -168,7 +174,20 @@ impl Core {
         }
     }
 
-    /// A piece of a body arrives (`Context::decodeData`, `encodeData`).
+    /// A piece of a body arrives (`Context::decodeData`, `encodeData`). The end of an HTTP/1 body comes as an empty piece
+    /// of its own.
+    ///
+    /// While the guest pauses, it sees all that is held, and after it has continued only what is new (seen:
+    /// `a_paused_body_is_cumulative`, `a_body_is_held_when_its_headers_have_gone`,
+    /// `a_request_is_let_through_before_it_is_complete`). The limit of what is held:
+    /// - a first piece above it reaches the guest, and is refused when the guest pauses (seen:
+    ///   `a_first_piece_above_the_limit_is_refused`, `a_first_piece_of_a_held_response_above_the_limit_is_replaced`), and passes
+    ///   when it does not (seen: `a_first_piece_above_the_limit_that_is_let_go_passes`);
+    /// - a later piece of a held request that brings it above reaches the guest too, and the request is refused whatever the
+    ///   guest answers (seen: `a_buffered_body_above_the_limit_is_refused`, `a_body_that_is_let_go_when_it_is_above_the_limit`);
+    /// - a later piece of a held response does not reach the guest any more (seen:
+    ///   `a_held_response_above_the_limit_is_replaced`, `a_response_that_is_let_go_when_it_is_above_the_limit`);
+    /// - what is not held has no limit (seen: `a_body_above_the_limit_that_is_not_held_passes`).
     pub(crate) fn data(&mut self, exchange: u64, side: Side, bytes: Vec<u8>, end: bool) {
         let limit = self.buffer_limit(side);
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
@@ -178,7 +197,7 @@ impl Core {
         if half.iteration == Iteration::StoppedAll {
             let held = half.buffered.get_or_insert_default();
             held.append(&bytes);
-            // Reading stops at the limit, nothing is refused.
+            // Reading stops at the limit, nothing is refused (seen: `a_full_stop_above_the_limit_refuses_nothing`).
             stream.above_watermark |= held.len() > limit;
             return;
         }
@@ -266,7 +285,9 @@ impl Core {
         }
     }
 
-    /// Trailers arrive and complete their half (`Context::decodeTrailers`, `encodeTrailers`).
+    /// Trailers arrive and complete their half (`Context::decodeTrailers`, `encodeTrailers`). Continuing there lets go what
+    /// the body's callbacks have held (seen: `request_trailers_end_a_held_body`, `response_trailers_end_a_held_body`,
+    /// `request_trailers_are_held`).
     pub(crate) fn trailers(&mut self, exchange: u64, side: Side, trailers: HeaderMap) {
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
         let half = stream.half_mut(side);
@@ -316,7 +337,9 @@ impl Core {
     }
 
     /// `ActiveStreamFilterBase::commonContinue`: lets go whatever is held. After a full stop the body and the
-    /// trailers come to this filter first, since it has not seen them.
+    /// trailers come to this filter first, since it has not seen them (seen: `a_full_stop_is_over_while_the_body_comes`,
+    /// `after_a_full_stop_trailers_come_behind_the_body`, `after_a_full_stop_the_body_may_be_held_again`,
+    /// `after_a_full_stop_a_response_comes_to_the_filter`).
     fn resume(&mut self, exchange: u64, side: Side) {
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
         let half = stream.half_mut(side);
@@ -403,7 +426,8 @@ impl Core {
     }
 
     /// A buffered body is above its limit: 413 for a request; for a response 500, or a reset when its headers
-    /// are gone (`FilterManager`, `requestDataTooLarge`, `responseDataTooLarge`).
+    /// are gone (`FilterManager`, `requestDataTooLarge`, `responseDataTooLarge`; seen: the scenarios at `data`, and
+    /// `a_response_above_the_limit_whose_headers_have_gone_is_cut`).
     fn overflow(&mut self, exchange: u64, side: Side) {
         let (status, body, details) = match side {
             Side::Request => (413, "Payload Too Large", "request_payload_too_large"),
@@ -422,11 +446,13 @@ impl Core {
         );
     }
 
-    /// `FilterManager::sendLocalReply`: through the filter while no response has begun; straight to the
-    /// client when one has begun but no headers were sent; else the stream is reset. So a second reply, from a
-    /// response callback of the first, takes its place or cuts it (seen on Envoy 1.40.0: scenarios
-    /// `a_second_reply_in_the_callback_of_the_first`, `a_second_reply_in_the_body_of_the_first`; older versions
-    /// hang, envoy issue 28826).
+    /// `FilterManager::sendLocalReply`: through the filter while no response has begun (seen:
+    /// `a_reply_at_headers_comes_back_through_the_filter`, `a_reply_in_the_body_whose_headers_have_gone`,
+    /// `a_reply_at_trailers`); straight to the client when one has begun but no headers were sent (seen:
+    /// `a_reply_at_response_headers`, `a_reply_in_the_response_body_whose_headers_are_held`); else the stream is reset (seen:
+    /// `a_reply_in_the_response_body_whose_headers_have_gone`). So a second reply, from a response callback of the first,
+    /// takes its place or cuts it (seen: `a_second_reply_in_the_callback_of_the_first`,
+    /// `a_second_reply_in_the_body_of_the_first`; older versions hang, envoy issue 28826).
     pub(crate) fn send_local_reply(&mut self, exchange: u64, reply: LocalReply) {
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
         let vm = stream.vm;
@@ -463,7 +489,8 @@ impl Core {
     }
 
     /// The exchange is over: access log, then done, then delete (`ConnectionManagerImpl::
-    /// doDeferredStreamDestroy`). A dead VM hears nothing of it.
+    /// doDeferredStreamDestroy`; seen: `a_complete_exchange` and its neighbours in `endings`). A dead VM hears nothing of it
+    /// (seen: `a_crash_at_request_headers`, `a_crash_in_the_log`).
     pub(crate) fn finish(&mut self, exchange: u64, end: End) {
         let now = self.state().clock.monotonic();
         let Some(stream) = self.state_mut().stream_mut(exchange) else { return };

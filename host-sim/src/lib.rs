@@ -25,6 +25,10 @@
 //! # }
 //! ```
 //!
+//! Rules of pausing, buffering and failing are those of Envoy 1.40.0. Each is written next to its code with the scenario that
+//! shows it there: the integration test `fidelity` of the package `tests` plays every scenario on this host and on that Envoy,
+//! and both must agree. `host-sim/README.md` has the rules in one table, and where this host differs.
+//!
 //! A cluster's function must not call the host: both are behind one lock.
 
 mod abi;

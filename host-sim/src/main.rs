@@ -9,6 +9,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use host_sim::{Direction, Exchange, FailurePolicy, Host, HttpOutcome, Progress, Request, Response, Sent};
 
+/// Modules flush their stats every second or some seconds.
+const DEFAULT_SETTLE_MS: u64 = 10_000;
+
 /// A proxy-wasm host for trying out filters: Envoy's rules, virtual time, no network.
 #[derive(Parser)]
 #[command(version)]
@@ -53,6 +56,9 @@ struct Run {
     /// Virtual milliseconds that pass between the start and the request, so that ticks and calls happen.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     advance: u64,
+    /// Virtual milliseconds that pass after the exchange, so that what a module writes on ticks is among the stats.
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_SETTLE_MS)]
+    settle: u64,
     /// Cuts bodies into chunks of this many bytes.
     #[arg(long, value_name = "BYTES")]
     chunk: Option<std::num::NonZeroUsize>,
@@ -164,6 +170,7 @@ fn run(arguments: &Run, out: &mut impl Write) -> anyhow::Result<()> {
     {
         exchange.respond(response)?;
     }
+    host.advance(Duration::from_millis(arguments.settle));
     report(&host, &exchange, &directive, arguments.trace, out)
 }
 

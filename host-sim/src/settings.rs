@@ -23,7 +23,7 @@ pub enum FailurePolicy {
     /// They are answered with 503, for good. Envoy's default.
     #[default]
     FailClosed,
-    /// They go on without the filter.
+    /// Those that begin after the failure go on without the filter; those that had begun are answered with 503.
     FailOpen,
     /// They are answered with 503, and the next new exchange gets a new VM if the last one was loaded
     /// longer ago than the backoff.

@@ -16,6 +16,7 @@ fn host_sim(arguments: &[&str], request: &str) -> (bool, String, String) {
     file("backend.http", "HTTP/1.1 200 OK\r\n\r\nsnapshot");
     file("service.txt", "conf:call=backend,100");
     file("plugin.txt", "conf:count=configured");
+    file("ticks.txt", "conf:tick_every=1000;tick:count=ticked");
     let output = Command::new(env!("CARGO_BIN_EXE_host-sim"))
         .args(["run"])
         .arg(guest_path())
@@ -45,6 +46,16 @@ fn a_run_prints_directive_headers_body_stats_and_crossings() {
         assert!(out.contains(part), "{part:?} is not in\n{out}");
     }
     assert!(!out.contains("# trace"), "{out}");
+}
+
+#[test]
+fn what_a_module_writes_on_ticks_is_among_the_stats() {
+    let request = "GET / HTTP/1.1\r\nHost: svc\r\n\r\n";
+    let (ok, out, err) = host_sim(&["--config", "ticks.txt", "--settle", "2500"], request);
+    assert!(ok, "{err}");
+    assert!(out.contains("counter ticked 2\n"), "{out}");
+    let (_, out, _) = host_sim(&["--config", "ticks.txt", "--settle", "0"], request);
+    assert!(!out.contains("counter ticked"), "{out}");
 }
 
 #[test]
