@@ -134,7 +134,8 @@ impl Answer {
             let head = buffer.get(self.body_start..).unwrap_or_default();
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut response = httparse::Response::new(&mut headers);
-            let length = match response.parse(head) {
+            // No further than the limit, so that it does not matter how much has arrived.
+            let length = match response.parse(head.get(..MAX_HEAD_BYTES).unwrap_or(head)) {
                 Ok(httparse::Status::Complete(length)) => length,
                 Ok(httparse::Status::Partial) if head.len() < MAX_HEAD_BYTES => return Ok(false),
                 Ok(httparse::Status::Partial) => return Err(AnswerError::Protocol("its head is too long")),
@@ -233,7 +234,8 @@ impl Chunks {
 
     fn line<'a>(&self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, AnswerError> {
         let unread = buffer.get(self.read..).unwrap_or_default();
-        match memchr::memmem::find(unread, b"\r\n") {
+        // No further than the limit, so that it does not matter how much has arrived.
+        match memchr::memmem::find(unread.get(..=MAX_CHUNK_LINE_BYTES).unwrap_or(unread), b"\r\n") {
             Some(end) => Ok(unread.get(..end)),
             None if unread.len() > MAX_CHUNK_LINE_BYTES => {
                 Err(AnswerError::Protocol("a line of chunk framing is too long"))
@@ -280,6 +282,24 @@ mod tests {
             Ok(("hi".into(), false))
         );
         assert_eq!(read("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi"), Ok(("hi".into(), false)));
+    }
+
+    #[test]
+    fn limits_hold_whether_the_response_comes_in_pieces_or_at_once() {
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        for (length, fits) in [(MAX_CHUNK_LINE_BYTES - 1, true), (MAX_CHUNK_LINE_BYTES, false)] {
+            let wire = format!("{chunked}0;{}\r\n\r\n", "x".repeat(length - 2));
+            for step in [1, 7, wire.len()] {
+                assert_eq!(feed(wire.as_bytes(), step).is_ok(), fits, "{length} by {step}");
+            }
+        }
+        let around = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: \r\n\r\n".len();
+        for (length, fits) in [(MAX_HEAD_BYTES, true), (MAX_HEAD_BYTES + 1, false)] {
+            let wire = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: {}\r\n\r\n", "y".repeat(length - around));
+            for step in [977, wire.len()] {
+                assert_eq!(feed(wire.as_bytes(), step).is_ok(), fits, "{length} by {step}");
+            }
+        }
     }
 
     #[test]
