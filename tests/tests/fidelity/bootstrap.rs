@@ -42,17 +42,15 @@ pub(crate) fn bootstrap(scenarios: &[Scenario], upstreams: &Upstreams) -> Value 
                 cluster("nowhere", &[], None),
                 cluster("backend", &[upstreams.backend], None),
                 cluster("silent", &[upstreams.silent], None),
-                cluster("dead", &[dead()], None),
+                cluster("dead", &[DEAD], None),
                 cluster("inpick-sidecar", &[upstreams.sidecar], None),
             ],
         },
     })
 }
 
-/// A port of 127.0.0.1 that nobody listens at: it was one just now.
-fn dead() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+/// Nobody listens there: the port is reserved, and a free one could be another test's a moment later.
+const DEAD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip(), "port_value": address.port()}})

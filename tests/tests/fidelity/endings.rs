@@ -11,6 +11,9 @@ scenarios! {
     an_upstream_that_resets_before_its_headers: Scenario::guest()
         .post(&format!("sh:try_pairs=response;sb:body=0;sh:try_property=response.code_details;{TOLD}")).body("a").end().reset();
 
+    an_upstream_that_resets_before_the_request_is_complete: Scenario::guest()
+        .post(&format!("rb:continue;sh:try_property=response.code_details;{TOLD}")).body("a").reset();
+
     an_upstream_that_resets_after_its_headers: Scenario::guest().get(TOLD).respond(200).reset();
 
     an_upstream_that_resets_in_its_body: Scenario::guest().get(TOLD).respond(200).respond_body("abc").reset();

@@ -60,6 +60,35 @@ fn all() -> Vec<scenario::Scenario> {
     themes.into_iter().flatten().collect()
 }
 
+/// Names in a text that a scenario or a test could have: in backticks, and a sentence by their first word.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    const FIRST_WORDS: [&str; 7] = ["a", "an", "the", "after", "of", "two", "without"];
+    text.split('`').skip(1).step_by(2).filter(|name| {
+        name.split_once('_').is_some_and(|(first, _)| FIRST_WORDS.contains(&first))
+            && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+    })
+}
+
+#[test]
+fn every_scenario_that_host_sim_names_is_there() {
+    let crate_folder = local_stack::repository().join("host-sim");
+    let read = |folder: &str| -> String {
+        let files = std::fs::read_dir(crate_folder.join(folder)).unwrap().map(|file| file.unwrap().path());
+        files.map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    };
+    let tests = read("tests/scenarios");
+    let known: Vec<&str> = all().iter().map(|scenario| scenario.name).collect();
+    let mut named = 0;
+    for text in [read("src"), std::fs::read_to_string(crate_folder.join("README.md")).unwrap()] {
+        for name in names(&text) {
+            named += 1;
+            let is_test = tests.contains(&format!("fn {name}("));
+            assert!(known.contains(&name) || is_test, "host-sim names the scenario {name}, which is not there");
+        }
+    }
+    assert!(named > 50, "{named}");
+}
+
 /// Plays the scenario of this name on both, and compares.
 #[track_caller]
 fn agree(name: &str) {

@@ -62,6 +62,12 @@ scenarios! {
 
     an_engine_is_too_late: Scenario::filter().route(Route::Timeout(50)).json(CHAT, BODY).timed_out();
 
+    a_body_without_a_model_passes_if_it_may: Scenario::filter_with(r#", "missing_model": "pass""#)
+        .json(CHAT, "{}").answer(200, "application/json", ANSWER);
+
+    no_engine_is_told_by_the_filter_if_it_shall: Scenario::filter_with(r#", "no_endpoint": "fail_closed""#)
+        .route(Route::Nowhere).json(CHAT, BODY);
+
     no_engine: Scenario::filter().route(Route::Nowhere).json(CHAT, BODY).no_host();
 
     a_full_engine_is_passed_over: Scenario::filter().route(Route::Retrying)
