@@ -11,7 +11,7 @@ WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(wildcard envoy/*.yaml)
 
-.PHONY: help setup build wasm run demo test test-core test-wasm test-e2e bench bench-smoke fuzz-smoke soak fmt lint check-wasm stats-tags ci
+.PHONY: help setup build wasm run demo test test-core test-wasm test-e2e bench bench-smoke fuzz-smoke fuzz soak fmt lint check-wasm stats-tags ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -62,8 +62,11 @@ bench-smoke: wasm ## Runs each benchmark once, to see that it works
 	cargo build --release --package metrics-sidecar --package bench --bins
 	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench --quick
 
-fuzz-smoke: ## Runs the property tests with many more cases than `make test`
-	PROPTEST_CASES=20000 cargo test --release --package endpoint-picker --package metrics-sidecar --package snapshot
+fuzz-smoke: ## Fuzzes every parser and the exchanges for some seconds each
+	@python3 scripts/fuzz.py
+
+fuzz: ## Fuzzes one target for longer: FUZZ_TARGET=request_scanner FUZZ_SECONDS=600
+	@python3 scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGET)
 
 soak: ## 200 000 requests while pods, sidecar and the filter itself fail; counts everything, shows memory over time
 	@$(SETUP) wasm-target envoy

@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, python-env, node, wasm-bindgen, promtool. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, python-env, node, wasm-bindgen, promtool, cargo-fuzz. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -30,6 +30,7 @@ REQUIREMENTS = ROOT / "requirements"
 
 ENVOY_VERSION = (1, 40, 0)
 WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
+CARGO_FUZZ_VERSION = "0.13.1"
 # The runner of the core's wasm tests uses features of Node 18.
 NODE_MAJOR = 18
 ATTEMPTS = 3
@@ -206,21 +207,34 @@ def setup_wasm_bindgen():
         raise Missing("Cargo.lock has no wasm-bindgen, so its test runner's version is unknown")
     if (query(str(TOOLS / "bin" / "wasm-bindgen-test-runner"), "--version") or "").endswith(f" {version}"):
         return
-    say(f"building wasm-bindgen's test runner {version} (a few minutes)")
-    build = TOOLS / "wasm-bindgen-build"
-    # Unoptimised: it handles one small module, and builds in half the time.
-    command = ["cargo", "install", "wasm-bindgen-cli", "--version", version, "--force", "--debug", "--quiet",
+    cargo_install("wasm-bindgen-cli", version, "wasm-bindgen's test runner")
+
+
+def cargo_install(crate, version, what):
+    """Builds a command-line tool into .tools/bin."""
+    say(f"building {what} {version} (a few minutes)")
+    build = TOOLS / f"{crate}-build"
+    # Unoptimised: such a tool has little to do itself, and builds in half the time.
+    command = ["cargo", "install", crate, "--version", version, "--force", "--debug", "--quiet",
                "--root", str(TOOLS), "--target-dir", str(build)]
     options = {"timeout": BUILD_SECONDS, "env": {**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"},
                # Not the root: the workspace's own flags are not for this build.
                "cwd": TOOLS}
     try:
-        attempt("building wasm-bindgen-cli", command + ["--locked"], attempts=1, **options)
+        attempt(f"building {crate}", command + ["--locked"], attempts=1, **options)
     except Missing:
         # A mirror can lag behind: then the newest versions that it has and that the tool allows are taken.
         say("its own lock file cannot be met by this registry: building with the dependencies that it has")
-        attempt("building wasm-bindgen-cli", command, attempts=2, **options)
+        attempt(f"building {crate}", command, attempts=2, **options)
     shutil.rmtree(build, ignore_errors=True)
+
+
+def setup_cargo_fuzz():
+    if shutil.which(os.environ.get("CXX") or "c++") is None:
+        raise Missing("fuzzing needs a C++ compiler, since libFuzzer is written in it", optional=True)
+    if (query(str(TOOLS / "bin" / "cargo-fuzz"), "--version") or "").endswith(f" {CARGO_FUZZ_VERSION}"):
+        return
+    cargo_install("cargo-fuzz", CARGO_FUZZ_VERSION, "cargo-fuzz")
 
 
 def setup_promtool():
@@ -251,6 +265,7 @@ SETUPS = {
     "node": setup_node,
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
+    "cargo-fuzz": setup_cargo_fuzz,
 }
 
 

@@ -49,6 +49,23 @@ class Setup(unittest.TestCase):
             with mock.patch.object(setup, "TOOLS", Path(folder)), redirect_stderr(io.StringIO()):
                 self.assertEqual(setup.main(["promtool"]), 3)
 
+    def test_fuzzing_is_left_out_where_there_is_no_cpp_compiler(self):
+        with mock.patch.object(setup.shutil, "which", return_value=None), self.assertRaises(setup.Missing) as raised:
+            setup.setup_cargo_fuzz()
+        self.assertTrue(raised.exception.optional)
+        self.assertIn("C++", str(raised.exception))
+
+    def test_cargo_fuzz_is_built_once_and_pinned(self):
+        with mock.patch.object(setup.shutil, "which", return_value="/usr/bin/c++"), mock.patch.object(setup, "attempt") as attempt:
+            with mock.patch.object(setup, "query", return_value=f"cargo-fuzz {setup.CARGO_FUZZ_VERSION}"):
+                setup.setup_cargo_fuzz()
+            attempt.assert_not_called()
+            with mock.patch.object(setup, "query", return_value="cargo-fuzz 0.12.0"), redirect_stderr(io.StringIO()):
+                setup.setup_cargo_fuzz()
+            command = attempt.call_args.args[1]
+            self.assertEqual(command[command.index("--version") + 1], setup.CARGO_FUZZ_VERSION)
+            self.assertIn("--locked", command)
+
     def test_unknown_tool_is_an_error_of_usage(self):
         with redirect_stderr(io.StringIO()):
             self.assertEqual(setup.main(["no-such-tool"]), 2)

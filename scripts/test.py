@@ -86,6 +86,7 @@ STEPS = [
     Step("rust", cargo("test", "--workspace", "--exclude", "tests", "--no-fail-fast"), ("envoy",)),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
+    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=10),
     Step("house-rules", lambda: [[sys.executable, str(ROOT / "scripts" / "check_rules.py")]], minutes=1),
     Step("stats-tags", lambda: [["cargo", "run", "--quiet", "--package", "catalogue", "--bin", "stats-tags", "--", "--check",
                                  *map(str, sorted((ROOT / "envoy").glob("*.yaml")))]], minutes=2),

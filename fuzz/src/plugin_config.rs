@@ -1,0 +1,243 @@
+//! The plugin's configuration: any bytes, and documents made of known fields with fitting and odd values.
+//!
+//! Input: a byte that chooses the reading, then the document (even) or the choices of which one is made (odd).
+
+use arbitrary::{Result, Unstructured};
+use endpoint_picker::scheduling::MAX_RANKED;
+use endpoint_picker::{Config, EndpointPicker, Plugin, Timestamp};
+use serde_json::{Map, Value, json};
+use snapshot::{Endpoint, Pool, Snapshot, State};
+
+use crate::stats::{Stats, send_requests};
+
+/// Reads a configuration and runs what comes of it.
+pub fn check(data: &[u8]) {
+    let [kind, data @ ..] = data else { return };
+    if kind % 2 == 0 {
+        check_document(data);
+        return;
+    }
+    let mut maker = Maker { choices: Unstructured::new(data), odd: false };
+    let fields = if maker.choices.ratio(1, 4).unwrap_or(false) { SERVICE } else { FILTER };
+    let Ok(document) = maker.object(fields) else { return };
+    let accepted = check_document(document.to_string().as_bytes());
+    assert!(accepted || maker.odd, "{document} has nothing odd");
+}
+
+/// Whether the document is accepted.
+fn check_document(json: &[u8]) -> bool {
+    match Plugin::parse(json) {
+        Ok(Plugin::Filter(config)) => {
+            check_filter(config);
+            true
+        }
+        Ok(Plugin::SnapshotService(service)) => {
+            assert!(!service.cluster.is_empty() && !service.path.is_empty());
+            assert!((1..=60_000).contains(&service.interval_ms) && service.timeout_ms > service.wait_ms);
+            true
+        }
+        Err(error) => {
+            assert!(!error.0.is_empty());
+            if let Ok(Value::Object(document)) = serde_json::from_slice(json) {
+                for message in &error.0 {
+                    let names_field = document.keys().any(|field| message.starts_with(field.as_str()));
+                    assert!(names_field && message.contains(": "), "{message}");
+                }
+            }
+            false
+        }
+    }
+}
+
+/// A configuration that is accepted serves requests, with endpoints and without.
+fn check_filter(config: Config) {
+    assert!((1..=MAX_RANKED).contains(&config.profile.ranked) && config.profile.max_snapshot_age_micros >= 1000);
+    assert!(config.profile.scorers.iter().all(|(_, weight)| (0.0..=1e6).contains(weight)));
+    assert!(config.rewrites.iter().all(|rule| !rule.targets.is_empty()));
+    assert!((10..=60_000).contains(&config.stats.flush_interval_ms) && config.stats.max_models >= 1);
+    let endpoint = |last: u8, waiting| Endpoint {
+        state: if last == 4 { State::Sleeping } else { State::Fresh },
+        waiting,
+        kv_cache_usage: Some(f64::from(last) / 8.0),
+        ..Endpoint::unknown(([10, 0, 0, last], 8000).into())
+    };
+    let endpoints = vec![endpoint(1, Some(0)), endpoint(2, Some(u32::MAX)), endpoint(3, None), endpoint(4, Some(1))];
+    let pools = vec![Pool { name: config.pool.clone(), endpoints }];
+    let mut picker = EndpointPicker::new(config, 1);
+    let mut stats = Stats::default();
+    send_requests(&mut picker, &mut stats, 2, Timestamp::from_micros(0));
+    picker.install(&Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools });
+    send_requests(&mut picker, &mut stats, 5, Timestamp::from_micros(1));
+    assert!(picker.pool().version().is_some());
+}
+
+/// What a field holds.
+enum Shape {
+    Text,
+    Boolean,
+    Integer(u64, u64),
+    Number(u32),
+    Choice(&'static [&'static str]),
+    Object(&'static [Field]),
+    List(&'static Self),
+    /// Integers under any names.
+    Priorities,
+}
+
+struct Field {
+    name: &'static str,
+    is_required: bool,
+    shape: Shape,
+}
+
+const fn field(name: &'static str, shape: Shape) -> Field {
+    Field { name, is_required: false, shape }
+}
+
+const fn required(name: &'static str, shape: Shape) -> Field {
+    Field { name, is_required: true, shape }
+}
+
+const SERVICE: &[Field] = &[required(
+    "snapshot_service",
+    Shape::Object(&[
+        required("cluster", Shape::Text),
+        field("path", Shape::Text),
+        field("interval_ms", Shape::Integer(1, 60_000)),
+        field("wait_ms", Shape::Integer(0, 900)),
+        field("timeout_ms", Shape::Integer(901, 60_000)),
+    ]),
+)];
+
+const FILTER: &[Field] = &[
+    field("pool", Shape::Text),
+    field("no_endpoint", Shape::Choice(&["fail_open", "fail_closed"])),
+    field("missing_model", Shape::Choice(&["reject", "pass"])),
+    field("objectives", Shape::Priorities),
+    field(
+        "scheduling",
+        Shape::Object(&[
+            field(
+                "scorers",
+                Shape::List(&Shape::Object(&[
+                    required(
+                        "name",
+                        Shape::Choice(&["queue-scorer", "kv-cache-utilization-scorer", "running-requests-size-scorer"]),
+                    ),
+                    field("weight", Shape::Number(1_000_000)),
+                ])),
+            ),
+            field("picker", Shape::Choice(&["max-score-picker", "random-picker"])),
+            field("ranked", Shape::Integer(1, 3)),
+            field("max_snapshot_age_ms", Shape::Integer(1, 3_600_000)),
+        ]),
+    ),
+    field(
+        "model_rewrites",
+        Shape::List(&Shape::Object(&[
+            required("name", Shape::Text),
+            field("model", Shape::Text),
+            required(
+                "targets",
+                Shape::List(&Shape::Object(&[
+                    required("model", Shape::Text),
+                    field("weight", Shape::Integer(0, 1_000_000)),
+                ])),
+            ),
+        ])),
+    ),
+    field(
+        "metrics",
+        Shape::Object(&[
+            field("objective", Shape::Boolean),
+            field("model", Shape::Boolean),
+            field("max_models", Shape::Integer(1, 100_000)),
+            field("flush_interval_ms", Shape::Integer(10, 60_000)),
+        ]),
+    ),
+];
+
+/// Makes a document of the bytes' choices, and remembers whether any of it need not be accepted.
+struct Maker<'a> {
+    choices: Unstructured<'a>,
+    odd: bool,
+}
+
+impl Maker<'_> {
+    fn object(&mut self, fields: &[Field]) -> Result<Value> {
+        let mut members = Map::new();
+        for field in fields {
+            if field.is_required && !self.strays()? || self.choices.arbitrary()? {
+                let value = self.value(&field.shape)?;
+                members.insert(field.name.to_owned(), value);
+            }
+        }
+        if self.strays()? {
+            let (name, value) = (self.text()?, self.odd_value()?);
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
+
+    /// Whether to leave what is expected: seldom.
+    fn strays(&mut self) -> Result<bool> {
+        let strays = self.choices.arbitrary::<u8>()? >= 0xF0;
+        self.odd |= strays;
+        Ok(strays)
+    }
+
+    fn value(&mut self, shape: &Shape) -> Result<Value> {
+        if self.strays()? {
+            return self.odd_value();
+        }
+        Ok(match shape {
+            Shape::Text => self.text()?.into(),
+            Shape::Boolean => self.choices.arbitrary::<bool>()?.into(),
+            Shape::Integer(least, most) => {
+                let number = self.choices.int_in_range(*least..=*most)?;
+                if self.choices.arbitrary()? { (number as f64).into() } else { number.into() }
+            }
+            Shape::Number(most) => (f64::from(self.choices.int_in_range(0..=*most)?) / 3.0).into(),
+            Shape::Choice(words) => (*self.choices.choose(words)?).into(),
+            Shape::Object(fields) => self.object(fields)?,
+            Shape::List(shape) => {
+                let length = self.choices.int_in_range(1..=3)?;
+                Value::Array((0..length).map(|_| self.value(shape)).collect::<Result<_>>()?)
+            }
+            Shape::Priorities => {
+                let length = self.choices.int_in_range(0..=3)?;
+                let members = (0..length).map(|_| Ok((self.text()?, self.choices.arbitrary::<i64>()?.into())));
+                Value::Object(members.collect::<Result<_>>()?)
+            }
+        })
+    }
+
+    /// Not empty.
+    fn text(&mut self) -> Result<String> {
+        let known = ["m", "default", "a/b", "\u{e9};\"\n", "org/model:v1"];
+        if self.choices.arbitrary()? {
+            return Ok((*self.choices.choose(&known)?).to_owned());
+        }
+        let text: String = self.choices.arbitrary()?;
+        Ok(if text.is_empty() { "x".to_owned() } else { text })
+    }
+
+    fn odd_value(&mut self) -> Result<Value> {
+        let odd = [
+            Value::Null,
+            json!(""),
+            json!([]),
+            json!({}),
+            json!(-1),
+            json!(0),
+            json!(1.5),
+            json!(u64::MAX),
+            json!(1e300),
+            json!("2"),
+            json!([[1, {"a": null}]]),
+            json!({"name": "queue-scorer", "targets": [], "model": "m"}),
+            json!(true),
+        ];
+        self.choices.choose(&odd).cloned()
+    }
+}

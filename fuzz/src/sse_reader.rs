@@ -1,0 +1,131 @@
+//! The event reader and the reader of streamed answers against the standard's algorithm over the whole stream.
+//!
+//! Input: a byte that chooses the API (`0` to `6`, `7` for an unknown one), a byte that chooses the cuts, the stream. A cut byte
+//! from 0xFC on also makes the first event with an object too big for the reader's buffer.
+
+use endpoint_picker::openai::sse::{BUFFER_BYTES, Item, MAX_NAME_BYTES, SseReader};
+use endpoint_picker::openai::{Api, ResponseFacts, ResponseReader};
+
+use crate::cut::pieces;
+use crate::response_reader::{Said, api_of, is_terminal};
+use crate::written::Json;
+
+/// Names and data.
+type Events = Vec<(Vec<u8>, Vec<u8>)>;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+const BIG: u8 = 0xFC;
+
+/// Reads a stream whole and in pieces and compares events and facts.
+pub fn check(data: &[u8]) {
+    let [api, seed, stream @ ..] = data else { return };
+    let grown = (*seed >= BIG).then(|| grown(stream)).flatten();
+    // Long streams in short pieces take long.
+    let seed = &(if grown.is_some() { seed | 7 } else { *seed });
+    let stream = grown.as_deref().unwrap_or(stream);
+    let (events, cut) = events(stream);
+    // The smallest buffer hands out parts of what is longer than 256 bytes.
+    let sizes: &[usize] = if grown.is_some() { &[] } else { &[0, 400, 2 * BUFFER_BYTES] };
+    for &buffer_bytes in sizes {
+        let got = read_events(buffer_bytes, [stream]);
+        assert_eq!(got.0, events, "with a buffer of {buffer_bytes}");
+        assert_eq!(read_events(buffer_bytes, pieces(stream, *seed)), got, "cuts of seed {seed} change the answer");
+        // A stream that is only the start of a mark has no line yet, and of long lines that do not matter nothing is kept.
+        if buffer_bytes > stream.len() && !BYTE_ORDER_MARK.starts_with(stream) {
+            assert_eq!(got.1, cut);
+        }
+    }
+    let api = api_of(*api);
+    let got = read(api, [stream]);
+    assert_eq!(read(api, pieces(stream, *seed)), got, "cuts of seed {seed} change the answer");
+    assert_eq!(got, ResponseFacts { cut: got.cut, ..facts(api, stream.len(), &events) });
+}
+
+/// The stream with more white space before its first object than the reader keeps.
+fn grown(stream: &[u8]) -> Option<Vec<u8>> {
+    let at = stream.windows(6).position(|window| window == b"data:{" || window == b"data: ")? + 5;
+    stream[at..].trim_ascii_start().starts_with(b"{").then(|| {
+        let (head, tail) = stream.split_at(at);
+        [head, &[b' '; BUFFER_BYTES + 1], tail].concat()
+    })
+}
+
+fn read_events<'a>(buffer_bytes: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Events, bool) {
+    let mut reader = SseReader::new(buffer_bytes);
+    let mut events = Events::new();
+    let mut parts: Option<Vec<u8>> = None;
+    for piece in pieces {
+        reader.feed(piece, |item| match item {
+            Item::Event { name, data } => {
+                assert!(parts.is_none(), "an event inside another one's parts");
+                events.push((name.to_vec(), data.to_vec()));
+            }
+            Item::Part(part) => parts.get_or_insert_default().extend_from_slice(part),
+            Item::End { name } => events.push((name.to_vec(), parts.take().expect("parts before their end"))),
+        });
+    }
+    (events, reader.is_within_event())
+}
+
+/// "Interpreting an event stream" of the HTML standard (9.2.6), line by line, and whether the end cuts an event.
+fn events(stream: &[u8]) -> (Events, bool) {
+    let mut rest = stream.strip_prefix(BYTE_ORDER_MARK).unwrap_or(stream);
+    let mut events = Events::new();
+    let (mut name, mut data) = (Vec::new(), Vec::new());
+    while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        let line = &rest[..end];
+        rest = &rest[end + if rest[end..].starts_with(b"\r\n") { 2 } else { 1 }..];
+        if line.is_empty() {
+            if data.pop().is_some() {
+                events.push((std::mem::take(&mut name), std::mem::take(&mut data)));
+            }
+            name.clear();
+            continue;
+        }
+        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
+        let value = line.get(colon + 1..).unwrap_or_default();
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &line[..colon] {
+            b"data" => {
+                data.extend_from_slice(value);
+                data.push(b'\n');
+            }
+            b"event" => name = value[..value.len().min(MAX_NAME_BYTES)].to_vec(),
+            _ => {}
+        }
+    }
+    let cut = rest.first().is_some_and(|&first| first != b':') || !data.is_empty() || !name.is_empty();
+    (events, cut)
+}
+
+/// Feeds all pieces, and checks that progress adds up.
+fn read<'a>(api: Option<Api>, pieces: impl IntoIterator<Item = &'a [u8]>) -> ResponseFacts {
+    let mut reader = ResponseReader::sse(api);
+    let (mut content_events, mut is_terminal) = (0, false);
+    for piece in pieces {
+        let progress = reader.feed(piece);
+        assert_eq!(progress.first_content, content_events == 0 && progress.content_events > 0);
+        content_events += u64::from(progress.content_events);
+        is_terminal |= progress.terminal;
+    }
+    let facts = reader.finish();
+    assert_eq!((facts.content_events, facts.completed), (content_events, is_terminal));
+    facts
+}
+
+/// What the events of a stream say, each read for itself.
+fn facts(api: Option<Api>, bytes: usize, events: &Events) -> ResponseFacts {
+    let mut facts = ResponseFacts { bytes: bytes as u64, ..ResponseFacts::default() };
+    let mut total = Said::default();
+    for (name, data) in events {
+        let said = Json::read(data).map(|json| Said::in_json(&json)).unwrap_or_default();
+        facts.content_events += u64::from(said.bears_content);
+        facts.error = facts.error.or_else(|| said.error(name));
+        facts.completed |= said.is_terminal || is_terminal(name) || data.trim_ascii() == b"[DONE]";
+        total.counts.extend(said.counts);
+        total.has_input_details |= said.has_input_details;
+        facts.model = facts.model.or(said.model);
+    }
+    facts.usage = total.usage(api);
+    facts
+}

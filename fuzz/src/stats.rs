@@ -1,0 +1,152 @@
+//! Envoy's stats, and the rules that hold between them once nothing is in flight.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use endpoint_picker::exchange::StreamInfo;
+use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::ledger::{SinkKind, StatSink};
+use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
+
+/// Stats by name. With a budget, so many definitions and changes are made until it is renewed.
+#[derive(Default)]
+pub(crate) struct Stats {
+    values: Vec<(String, u64)>,
+    ids: BTreeMap<String, u32>,
+    families: BTreeMap<String, u64>,
+    pub(crate) budget: Option<u32>,
+}
+
+impl StatSink for Stats {
+    fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
+        let id = u32::try_from(self.values.len()).unwrap();
+        self.values.push((name.to_owned(), 0));
+        assert_eq!(self.ids.insert(name.to_owned(), id), None, "{name} is defined twice");
+        Some(id)
+    }
+
+    fn add(&mut self, id: u32, delta: u64) {
+        let (name, value) = &mut self.values[id as usize];
+        *value = value.checked_add(delta).unwrap_or_else(|| panic!("{name} overflows"));
+        let family = name.rsplit(';').next().unwrap();
+        match self.families.get_mut(family) {
+            Some(sum) => *sum = sum.wrapping_add(delta),
+            None => drop(self.families.insert(family.to_owned(), delta)),
+        }
+    }
+
+    fn set(&mut self, id: u32, value: u64) {
+        self.values[id as usize].1 = value;
+    }
+
+    fn has_time(&mut self) -> bool {
+        let Some(budget) = &mut self.budget else { return true };
+        *budget = budget.saturating_sub(1);
+        *budget > 0
+    }
+}
+
+impl Stats {
+    /// Carries everything over.
+    pub(crate) fn take(&mut self, picker: &mut EndpointPicker) {
+        self.budget = None;
+        let ledger = picker.ledger_mut();
+        ledger.define(self);
+        assert_eq!(ledger.undefined(), 0);
+        ledger.begin_flush();
+        assert!(ledger.flush(self));
+    }
+
+    /// Sum over the series of a counter, whatever their labels.
+    pub(crate) fn sum(&self, family: &str) -> u64 {
+        self.families.get(family).copied().unwrap_or(0)
+    }
+
+    /// Checks each histogram: buckets ascend up to the count, and without samples there is no sum.
+    pub(crate) fn check_histograms(&self) {
+        let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+        for (name, value) in &self.values {
+            if let Some((series, _)) =
+                name.split_once(';').filter(|_| name.starts_with("le=")).map(|(_, rest)| (rest, ()))
+            {
+                let before = last.insert(series, *value).unwrap_or(0);
+                assert!(before <= *value, "{name}: {before} then {value}");
+            }
+        }
+        for (series, total) in last {
+            let stem = series.strip_suffix("_bucket").unwrap();
+            let value = |suffix: &str| self.ids.get(&format!("{stem}{suffix}")).map(|&id| self.values[id as usize].1);
+            assert_eq!(value("_count"), Some(total), "{stem}");
+            let micros = value("_sum_microseconds");
+            assert!(total > 0 || (value("_sum"), micros.unwrap_or(0)) == (Some(0), 0), "{stem}");
+            if let Some(micros) = micros {
+                assert_eq!(value("_sum"), Some(micros / 1_000_000), "{stem}");
+            }
+        }
+    }
+}
+
+/// What a host says of a stream.
+#[derive(Clone, Default)]
+pub(crate) struct Info {
+    pub(crate) now: u64,
+    pub(crate) upstream: Option<SocketAddr>,
+    pub(crate) attempts: Option<u64>,
+    pub(crate) details: Option<&'static str>,
+    pub(crate) flags: Option<u64>,
+}
+
+impl StreamInfo for Info {
+    fn now(&mut self) -> Timestamp {
+        Timestamp::from_micros(self.now)
+    }
+
+    fn upstream_address(&mut self) -> Option<SocketAddr> {
+        self.upstream
+    }
+
+    fn attempts(&mut self) -> Option<u64> {
+        self.attempts
+    }
+
+    fn code_details(&mut self) -> Option<Vec<u8>> {
+        self.details.map(|details| details.as_bytes().to_vec())
+    }
+
+    fn response_flags(&mut self) -> Option<u64> {
+        self.flags
+    }
+}
+
+/// Sends some ordinary requests through a picker one after the other and checks the accounts.
+pub(crate) fn send_requests(picker: &mut EndpointPicker, stats: &mut Stats, number: usize, now: Timestamp) {
+    picker.confirm(now);
+    let has_endpoints = !picker.pool().endpoints().is_empty();
+    for _ in 0..number {
+        let mut exchange = Exchange::default();
+        let head = RequestHead { method: b"POST", path: b"/v1/completions", ..RequestHead::default() };
+        assert_eq!(exchange.on_request_headers(picker, &head, false, now), Directive::Wait);
+        assert_eq!(exchange.on_request_body(picker, br#"{"model":"m","prompt":"p"}"#, true), Directive::Pick);
+        let destination = match exchange.pick(picker, now) {
+            Directive::Send(outbound) => outbound.destination,
+            Directive::Reply(reply) => {
+                assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
+                None
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(has_endpoints || destination.is_none());
+        let ranked: Vec<SocketAddr> =
+            destination.iter().flat_map(|list| list.split(',')).map(|address| address.parse().unwrap()).collect();
+        let upstream = ranked.first().copied();
+        let mut info = Info { now: now.as_micros(), upstream, ..Info::default() };
+        let head = ResponseHead { status: 200, json: true, ..ResponseHead::default() };
+        exchange.on_response_headers(picker, &head, &mut info, true);
+        exchange.on_log(picker, &mut info);
+        assert!(exchange.is_settled());
+    }
+    let in_flight = picker.pool().endpoints().iter().map(endpoint_picker::pool::Endpoint::own_in_flight).sum::<u32>();
+    assert_eq!(in_flight, 0);
+    stats.take(picker);
+    stats.check_histograms();
+}

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Builds the fuzz targets once and runs them, each for a bounded time, from the committed corpora.
+
+    scripts/fuzz.py [--seconds N] [--merge] [TARGET...]
+
+With no TARGET it runs all of them, one a core. What a run of one TARGET finds new is kept in .tools/fuzz/TARGET/found, and the
+next such run goes on from there. `--merge` runs nothing, but adds to fuzz/corpus/TARGET what of it is small and reaches code that
+the corpus does not; otherwise the committed corpora are only read.
+
+An input that fails is copied to fuzz/past_failures/TARGET, so that `cargo test -p fuzz` fails too until the fault is mended.
+Exit code 0: nothing failed. 1: something did.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import setup
+
+ROOT = setup.ROOT
+FUZZ = ROOT / "fuzz"
+SCRATCH = setup.TOOLS / "fuzz"
+LOGS = setup.TOOLS / "logs"
+# On two cores all targets take about a minute, beside a build of about a minute and a half.
+SECONDS = 12
+# Beyond these seconds for one input, or this memory, something is wrong: inputs are a few KB.
+INPUT_SECONDS = 10
+MEMORY_MB = 1024
+# The longest input that is tried: what a target can make use of, since shorter inputs run faster.
+LENGTHS = {"exchange": 801, "http_answer": 2048, "plugin_config": 2048, "snapshot": 2048}
+LENGTH = 4096
+BUILD_SECONDS = 1800
+# Larger inputs stay out of the corpora: nearly all code is reached by smaller ones.
+KEPT_BYTES = 300
+# Lines shown of a run that failed.
+TAIL = 60
+
+
+def targets():
+    return sorted(file.stem for file in (FUZZ / "targets").glob("*.rs"))
+
+
+def build():
+    """Builds every target; returns the folder of the binaries."""
+    # No sanitizer: they need a nightly compiler and look for faults of memory, which code without `unsafe` cannot have. What
+    # such code can have, overflows and failed checks, panics, since cargo-fuzz turns debug assertions on.
+    command = ["cargo", "fuzz", "build", "--sanitizer", "none", "--features", "libfuzzer", "--fuzz-dir", str(FUZZ)]
+    done = subprocess.run(command, cwd=ROOT, env=setup.environment(), stdin=subprocess.DEVNULL, timeout=BUILD_SECONDS)
+    if done.returncode != 0:
+        sys.exit("the fuzz targets do not build")
+    host = re.search(r"^host: (\S+)", setup.query("rustc", "-vV", cwd=ROOT) or "", re.MULTILINE).group(1)
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / host / "release"
+
+
+def options(target):
+    dictionary = FUZZ / "dictionaries" / f"{target}.txt"
+    return [f"-max_len={LENGTHS.get(target, LENGTH)}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}",
+            *([f"-dict={dictionary}"] if dictionary.exists() else [])]
+
+
+def follow(command, log, seconds, live):
+    """Runs a command to its end and returns its exit code, None if it had to be ended."""
+    with open(log, "w") as out, subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if live else out, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                out.write(line)
+                print(line, end="", flush=True)
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def figures(log):
+    """(executions, a second, coverage, features) that libFuzzer reports at its end."""
+    def last(pattern):
+        found = re.findall(pattern, log, re.MULTILINE)
+        return int(found[-1]) if found else 0
+
+    return (last(r"^stat::number_of_executed_units: (\d+)"), last(r"^stat::average_exec_per_sec: +(\d+)"),
+            last(r"^#\d+.* cov: (\d+)"), last(r"^#\d+.* ft: (\d+)"))
+
+
+def run(target, binary, seconds, found, live):
+    """Fuzzes a target; returns whether nothing failed."""
+    log, artifacts = LOGS / f"fuzz-{target}.log", SCRATCH / target
+    artifacts.mkdir(parents=True, exist_ok=True)
+    for old in artifacts.glob("*-*"):
+        old.unlink()
+    past = FUZZ / "past_failures" / target
+    seeds = [str(folder) for folder in (found, FUZZ / "corpus" / target, past) if folder.is_dir()]
+    command = [str(binary), *seeds, *options(target), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
+    # Reading the corpus is not part of the time, and a last input may take its own.
+    code = follow(command, log, seconds + 60 + 2 * INPUT_SECONDS, live)
+    output = log.read_text(errors="replace")
+    executed, speed, coverage, features = figures(output)
+    verdict = "ok" if code == 0 else "FAILED"
+    # In one piece, since others run beside.
+    say(f"{target:16} {executed:>10} runs {speed:>7}/s  {coverage:>5} edges {features:>6} features  {verdict}")
+    if code == 0:
+        return True
+    if not live:
+        say("\n".join(output.splitlines()[-TAIL:]))
+    for artifact in sorted(artifacts.glob("*-*")):
+        past.mkdir(parents=True, exist_ok=True)
+        kept = past / artifact.name
+        shutil.copy(artifact, kept)
+        say(f"\nthe input is {kept}: see it fail with\n    cargo test -p fuzz --test replay {target}\n    {binary} {kept}")
+    return False
+
+
+def merge(target, binary):
+    """Adds to the corpus what it lacks of the inputs found."""
+    found, corpus = SCRATCH / target / "found", FUZZ / "corpus" / target
+    if not found.is_dir():
+        sys.exit(f"nothing was found for {target} yet: run `scripts/fuzz.py {target}` first")
+    before = len(list(corpus.iterdir()))
+    log = LOGS / f"fuzz-{target}.log"
+    with tempfile.TemporaryDirectory(prefix="inpick-fuzz-") as small:
+        for file in found.iterdir():
+            if file.stat().st_size <= KEPT_BYTES:
+                shutil.copy(file, small)
+        # Code alone counts: how often it runs would keep thousands of inputs.
+        command = [str(binary), "-set_cover_merge=1", "-use_counters=0", "-max_len=65536", str(corpus), small]
+        if follow(command, log, BUILD_SECONDS, live=False) != 0:
+            sys.exit("\n".join(log.read_text(errors="replace").splitlines()[-TAIL:]))
+    say(f"{target:16} {len(list(corpus.iterdir())) - before} inputs added to {before}")
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target; default %(default)s")
+    parser.add_argument("--merge", action="store_true", help="keep what was found in the committed corpora")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(targets()))
+    given = parser.parse_args(arguments)
+    unknown = set(given.targets) - set(targets())
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(targets())}")
+    try:
+        setup.ensure("cargo-fuzz")
+    except setup.Missing as missing:
+        sys.exit(f"fuzzing cannot be had here: {missing}")
+    binaries = build()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    chosen = given.targets or targets()
+    if given.merge:
+        for target in chosen:
+            merge(target, binaries / target)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="inpick-fuzz-") as scratch:
+        def fuzz(target):
+            kept = SCRATCH / target if given.targets else Path(scratch) / target
+            found = kept / "found"
+            found.mkdir(parents=True, exist_ok=True)
+            return run(target, binaries / target, given.seconds, found, len(chosen) == 1)
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return int(not all(list(pool.map(fuzz, chosen))))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
