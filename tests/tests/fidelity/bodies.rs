@@ -56,7 +56,8 @@ scenarios! {
         .on(0).body("def").end().answer(200, "text/plain", "fine");
 
     after_a_full_stop_a_response_comes_to_the_filter: Scenario::guest().stop_all()
-        .get("sh:park;sh:pause;sb:body=0").respond(200).respond_body("ab").respond_body("cd").respond_trailers(&[("x-t", "1")])
+        .get("sh:park;sh:pause;\
+              sb:body=0").respond(200).respond_body("ab").respond_body("cd").respond_trailers(&[("x-t", "1")])
         .get("rh:unpark_response").respond_empty(200);
 
     a_full_stop_of_a_response_is_over_while_it_comes: Scenario::guest().stop_all()
@@ -79,7 +80,8 @@ scenarios! {
         .post("rh:pause;rb:pause").body("12345").body("6");
 
     a_last_piece_above_the_limit_is_refused: Scenario::guest().limit(4)
-        .bodied("/v1/completions", &[("x-script", "rh:pause;rb:pause_until_end")]).measured().body("1234").body("5").end();
+        .bodied("/v1/completions", &[("x-script", "rh:pause;\
+              rb:pause_until_end")]).measured().body("1234").body("5").end();
 
     a_body_that_is_let_go_when_it_is_above_the_limit: Scenario::guest().limit(4)
         .post("rh:pause;rb:pause_below=5").body("1234").body("5").end();
@@ -88,7 +90,8 @@ scenarios! {
         .post("rh:pause;rb:continue").body("12345").end().answer(200, "text/plain", "fine");
 
     a_response_that_is_let_go_when_it_is_above_the_limit: Scenario::guest().limit(16)
-        .get("sh:pause;sb:pause_below=20").respond(200).respond_body("0123456789").respond_body("0123456789").respond_end();
+        .get("sh:pause;\
+              sb:pause_below=20").respond(200).respond_body("0123456789").respond_body("0123456789").respond_end();
 
     a_body_at_the_limit_passes: Scenario::guest().limit(4)
         .post("rh:pause;rb:pause_until_end").body("12").body("34").end().answer(200, "text/plain", "fine");
@@ -143,7 +146,8 @@ scenarios! {
 
     a_body_outside_of_its_callback_is_out_of_reach: Scenario::guest()
         .post("rh:try_body=request,0,9;rh:try_splice=request,0,0,x;sh:try_body=request,0,9;sh:try_body=response,0,9;\
-               sb:try_body=request,0,9;log:try_body=request,0,9;log:try_body=response,0,9;log:try_splice=response,0,0,x")
+               sb:try_body=request,0,9;log:try_body=request,0,9;log:try_body=response,0,9;\
+              log:try_splice=response,0,0,x")
         .body("abc").end().answer(200, "text/plain", "fine");
 
     a_body_is_read_in_ranges: Scenario::guest()

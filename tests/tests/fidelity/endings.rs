@@ -9,7 +9,8 @@ scenarios! {
     a_complete_exchange: Scenario::guest().get(TOLD).answer(200, "text/plain", "fine");
 
     an_upstream_that_resets_before_its_headers: Scenario::guest()
-        .post(&format!("sh:try_pairs=response;sb:body=0;sh:try_property=response.code_details;{TOLD}")).body("a").end().reset();
+        .post(&format!("sh:try_pairs=response;sb:body=0;sh:try_property=response.code_details;\
+              {TOLD}")).body("a").end().reset();
 
     an_upstream_that_resets_before_the_request_is_complete: Scenario::guest()
         .post(&format!("rb:continue;sh:try_property=response.code_details;{TOLD}")).body("a").reset();

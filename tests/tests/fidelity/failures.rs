@@ -11,7 +11,8 @@ scenarios! {
 
     a_crash_in_a_request_body_whose_headers_have_gone: Scenario::guest().post("rb:panic").body("abc").body("def").end();
 
-    a_crash_at_request_trailers: Scenario::guest().post("rh:pause;rb:pause;rt:panic").body("abc").trailers(&[("x-t", "1")]);
+    a_crash_at_request_trailers: Scenario::guest().post("rh:pause;rb:pause;\
+              rt:panic").body("abc").trailers(&[("x-t", "1")]);
 
     a_crash_at_response_headers: Scenario::guest().get("sh:panic").answer(200, "text/plain", "good");
 

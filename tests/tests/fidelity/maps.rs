@@ -20,7 +20,8 @@ scenarios! {
         .respond_empty(200);
 
     of_several_values_the_first_is_read: Scenario::guest()
-        .bodiless("GET", "/", &[("x-script", "rh:try_header=request,x-a;rh:try_pairs=request"), ("x-a", "1"), ("x-b", "2"), ("x-a", "3")])
+        .bodiless("GET", "/", &[("x-script", "rh:try_header=request,x-a;\
+              rh:try_pairs=request"), ("x-a", "1"), ("x-b", "2"), ("x-a", "3")])
         .respond_empty(200).header("x-r", "1").header("x-r", "2");
 
     cookies_come_as_they_are: Scenario::guest()
@@ -28,7 +29,8 @@ scenarios! {
         .respond_empty(200).header("set-cookie", "c=1").header("set-cookie", "d=2");
 
     request_headers_are_changed: Scenario::guest()
-        .bodiless("GET", "/", &[("x-script", "rh:try_set=request,x-a,9;rh:try_add=request,x-a,8;rh:try_add=request,x-n,1;\
+        .bodiless("GET", "/", &[("x-script", "rh:try_set=request,x-a,9;rh:try_add=request,x-a,8;\
+              rh:try_add=request,x-n,1;\
             rh:try_set=request,X-Set,1;rh:try_remove=request,x-b;rh:try_remove=request,x-none;rh:try_set=request,x-e,"),
             ("x-a", "1"), ("x-b", "2"), ("x-a", "3"), ("x-c", "4")])
         .respond_empty(200);
@@ -44,7 +46,8 @@ scenarios! {
         .respond_empty(200);
 
     pseudo_headers_that_are_changed_stay_in_front: Scenario::guest()
-        .get("rh:try_set=request,:path,/other;rh:try_pairs=request;sh:try_set=response,:status,418;sh:try_pairs=response")
+        .get("rh:try_set=request,:path,/other;rh:try_pairs=request;sh:try_set=response,:status,418;\
+              sh:try_pairs=response")
         .respond_empty(200);
 
     response_headers_are_changed: Scenario::guest()

@@ -101,7 +101,8 @@ scenarios! {
 
     properties_of_a_reply: Scenario::guest().post(&format!("rh:reply=429,no;{}", ask("sh"))).body("abc").end();
 
-    properties_in_the_log_of_a_reply: Scenario::guest().post(&format!("rh:reply=429,no;{}", ask("log"))).body("abc").end();
+    properties_in_the_log_of_a_reply: Scenario::guest().post(&format!("rh:reply=429,no;\
+              {}", ask("log"))).body("abc").end();
 
     properties_in_the_log_of_a_client_that_left: Scenario::guest().post(&format!("rh:pause;{}", ask("log"))).leave();
 

@@ -10,7 +10,8 @@ scenarios! {
 
     a_reply_without_a_body: Scenario::guest().get("rh:reply=429;sh:try_pairs=response");
 
-    a_reply_in_the_body: Scenario::guest().post(&format!("rh:pause;rb:reply=400,bad;{SEEN}")).body("abc").body("def").end();
+    a_reply_in_the_body: Scenario::guest().post(&format!("rh:pause;rb:reply=400,bad;\
+              {SEEN}")).body("abc").body("def").end();
 
     a_reply_in_the_body_whose_headers_have_gone:
         Scenario::guest().post(&format!("rb:reply=400,bad;{SEEN}")).body("abc").body("def").end();
@@ -58,7 +59,8 @@ scenarios! {
         .bodiless("HEAD", "/", &[("x-script", "rh:reply=404,no such page;sh:try_pairs=response")]);
 
     a_reply_to_grpc: Scenario::guest()
-        .bodiless("POST", "/", &[("content-type", "application/grpc"), ("x-script", "rh:reply=503,no backend;sh:try_pairs=response")]);
+        .bodiless("POST", "/", &[("content-type", "application/grpc"), ("x-script", "rh:reply=503,no backend;\
+              sh:try_pairs=response")]);
 
     a_reply_while_the_request_still_comes: Scenario::guest().post("rb:reply=429,enough").body("abc");
 

@@ -4,7 +4,8 @@
 //! response headers, body, trailers, and the access log), for the root context `start conf tick queue call`,
 //! whose script is the plugin configuration. A command may have an argument behind `=`.
 //!
-//! `put_after` writes shared data by the number that the key has, or one so far ahead. Commands that begin with `try_` make one host call, whatever the situation, and say which status came back: a number of the ABI.
+//! `put_after` writes shared data by the number that the key has, or by one so far ahead. Commands that begin with
+//! `try_` make one host call, whatever the situation, and say which status came back: a number of the ABI.
 //! `trace` lets every callback of a stream say that it was called, with its arguments.
 
 use std::cell::{Cell, RefCell};
