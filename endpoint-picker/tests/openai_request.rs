@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ScanOptions, json::quoted};
+use endpoint_picker::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::rewrite::Splice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -136,11 +137,10 @@ fn a_repeated_model_counts_last_and_every_value_is_located() {
 fn splicing_the_ranges_renames_the_model_and_nothing_else() {
     let body = "{ \"model\" : \"old\" ,\"n\":1e2,\"model\":{\"a\":[1]},\"model\":\"older\"}";
     let Model::Named { value_ranges, .. } = facts(Api::Completions, body).model else { panic!() };
-    let mut spliced = body.to_owned();
-    for range in value_ranges.into_iter().rev() {
-        spliced.replace_range(range, &quoted("new \"one\"\n"));
-    }
-    let name = r#""new \"one\"\u000a""#;
+    let ranges = value_ranges.into_iter().map(|range| range.start..range.end).collect();
+    let spliced = Splice { ranges, model: "new \"one\"\n".into() }.apply(body.as_bytes());
+    let spliced = String::from_utf8(spliced).unwrap();
+    let name = r#""new \"one\"\n""#;
     assert_eq!(spliced, format!("{{ \"model\" : {name} ,\"n\":1e2,\"model\":{name},\"model\":{name}}}"));
     assert!(matches!(facts(Api::Completions, &spliced).model, Model::Named { name, .. } if name == "new \"one\"\n"));
 }

@@ -6,8 +6,8 @@
 //! told of their values as they end. Everything else is only validated. The only bytes kept are those of a token that a
 //! piece cuts or that has escapes: of strings as many as were asked for, of numbers all.
 
-use alloc::{string::String, vec::Vec};
-use core::{fmt::Write, ops::Range};
+use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Deepest nesting accepted: `serde_json` counts down from 128 and refuses the level that reaches zero.
 pub const MAX_DEPTH: usize = 127;
@@ -838,25 +838,6 @@ impl Scanner {
     }
 }
 
-/// `text` as a JSON string, quotes included.
-pub fn quoted(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\u{0}'..'\u{20}' => {
-                // Writing to a String cannot fail.
-                let _ = write!(json, "\\u{:04x}", u32::from(character));
-            }
-            _ => json.push(character),
-        }
-    }
-    json.push('"');
-    json
-}
-
 /// Whether `bytes` could stand between the quotes of one valid JSON string.
 pub fn is_string_content(bytes: &[u8]) -> bool {
     let rest = bytes.get(content_run::<true>(bytes)..).unwrap_or_default();
@@ -1145,7 +1126,7 @@ fn digits(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::{format, vec};
+    use std::{format, string::String, vec};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
