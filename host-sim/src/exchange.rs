@@ -62,8 +62,8 @@ impl Exchange {
             .state()
             .vms
             .iter()
-            .position(|vm| vm.name == VmName::Worker(request.worker))
-            .ok_or(Error::NoSuchWorker { worker: request.worker, workers })?;
+            .position(|vm| vm.name == VmName::Worker(request.from.worker))
+            .ok_or(Error::NoSuchWorker { worker: request.from.worker, workers })?;
         let filter = core.new_filter(vm);
         let state = core.state_mut();
         let id = state.next_exchange;
@@ -79,7 +79,7 @@ impl Exchange {
             logging: false,
             above_watermark: false,
             end: None,
-            properties: request.properties.into_iter().collect(),
+            properties: request.from.properties.into_iter().collect(),
             filter_state: BTreeMap::new(),
             response_flags: 0,
             code_details: None,

@@ -68,7 +68,7 @@ pub use faults::Fault;
 pub use headers::HeaderMap;
 pub use host::Host;
 pub use http_call::{HttpCall, HttpOutcome};
-pub use message::{Request, Response};
+pub use message::{Downstream, Message, Request, Response, Upstream};
 pub use module::CompiledModule;
 pub use pairs::{MAX_PAIRS, MAX_PAIRS_BYTES};
 pub use property::PropertyValue;

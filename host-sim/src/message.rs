@@ -6,42 +6,36 @@ use crate::error::Error;
 use crate::headers::HeaderMap;
 use crate::property::PropertyValue;
 
-/// A downstream request, body in the chunks in which it is to arrive.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
+/// A message whose body comes in the chunks in which it is to arrive; [`Request`] and [`Response`] are the two kinds of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Message<From> {
     pub(crate) headers: HeaderMap,
     pub(crate) chunks: Vec<Vec<u8>>,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) open: bool,
+    pub(crate) from: From,
+}
+
+/// What a downstream client sends.
+pub type Request = Message<Downstream>;
+
+/// What an upstream answers.
+pub type Response = Message<Upstream>;
+
+/// What a request has beside the message: who serves it, and what is known of its exchange.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Downstream {
     pub(crate) worker: usize,
     pub(crate) properties: Vec<(String, PropertyValue)>,
 }
 
-impl Request {
-    /// A request with the pseudo headers in the order in which Envoy has them.
-    #[must_use]
-    pub fn new(method: &str, path: &str) -> Self {
-        let headers = [(":authority", "localhost"), (":path", path), (":method", method), (":scheme", "http")];
-        Self {
-            headers: headers.into_iter().collect(),
-            chunks: Vec::new(),
-            trailers: None,
-            open: false,
-            worker: 0,
-            properties: Vec::new(),
-        }
-    }
+/// What a response has beside the message: nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Upstream;
 
-    /// A POST.
-    #[must_use]
-    pub fn post(path: &str) -> Self {
-        Self::new("POST", path)
-    }
-
-    /// A GET.
-    #[must_use]
-    pub fn get(path: &str) -> Self {
-        Self::new("GET", path)
+impl<From: Default> Message<From> {
+    fn of(headers: HeaderMap) -> Self {
+        Self { headers, chunks: Vec::new(), trailers: None, open: false, from: From::default() }
     }
 
     /// Appends a header. A pseudo header (`:authority` ...) replaces the one that is there.
@@ -88,24 +82,46 @@ impl Request {
     }
 
     /// The stream does not end with what is given here: more comes by
-    /// [`Exchange::send_body`](crate::Exchange::send_body) and its neighbours.
+    /// [`Exchange::send_body`](crate::Exchange::send_body), [`Exchange::respond_body`](crate::Exchange::respond_body) and
+    /// their neighbours.
     #[must_use]
-    pub const fn unfinished(mut self) -> Self {
+    pub fn unfinished(mut self) -> Self {
         self.open = true;
         self
+    }
+}
+
+impl Request {
+    /// A request with the pseudo headers in the order in which Envoy has them.
+    #[must_use]
+    pub fn new(method: &str, path: &str) -> Self {
+        let headers = [(":authority", "localhost"), (":path", path), (":method", method), (":scheme", "http")];
+        Self::of(headers.into_iter().collect())
+    }
+
+    /// A POST.
+    #[must_use]
+    pub fn post(path: &str) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// A GET.
+    #[must_use]
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
     }
 
     /// Which worker's VM serves it; 0 unless given.
     #[must_use]
-    pub const fn worker(mut self, worker: usize) -> Self {
-        self.worker = worker;
+    pub fn worker(mut self, worker: usize) -> Self {
+        self.from.worker = worker;
         self
     }
 
     /// Sets a property of the exchange from the start, by dotted path such as `source.address`.
     #[must_use]
     pub fn property(mut self, path: &str, value: impl Into<PropertyValue>) -> Self {
-        self.properties.push((path.to_owned(), value.into()));
+        self.from.properties.push((path.to_owned(), value.into()));
         self
     }
 
@@ -115,94 +131,31 @@ impl Request {
     /// # Errors
     /// [`Error::Message`] when the text is no such message.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        let message = Message::parse(text)?;
-        let mut words = message.start.split(' ');
+        let text = Text::parse(text)?;
+        let mut words = text.start.split(' ');
         let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next()) else {
-            return Err(Error::Message(format!("no request line: {:?}", message.start)));
+            return Err(Error::Message(format!("no request line: {:?}", text.start)));
         };
         if !version.starts_with("HTTP/1") || words.next().is_some() {
-            return Err(Error::Message(format!("no HTTP/1 request line: {:?}", message.start)));
+            return Err(Error::Message(format!("no HTTP/1 request line: {:?}", text.start)));
         }
         let mut request = Self::new(method, path);
-        for (name, value) in message.headers.iter() {
+        for (name, value) in text.headers.iter() {
             if name == b"host" {
                 request.headers.put(":authority", value);
             } else {
                 request.headers.add(name, value);
             }
         }
-        if !message.body.is_empty() {
-            request = request.body(message.body);
-        }
-        Ok(request)
+        Ok(if text.body.is_empty() { request } else { request.body(text.body) })
     }
-}
-
-/// An upstream's response, body in the chunks in which it is to arrive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    pub(crate) headers: HeaderMap,
-    pub(crate) chunks: Vec<Vec<u8>>,
-    pub(crate) trailers: Option<HeaderMap>,
-    pub(crate) open: bool,
 }
 
 impl Response {
     /// A response with this status and no body.
     #[must_use]
     pub fn new(status: u16) -> Self {
-        Self {
-            headers: [(":status", status.to_string())].into_iter().collect(),
-            chunks: Vec::new(),
-            trailers: None,
-            open: false,
-        }
-    }
-
-    /// Appends a header.
-    #[must_use]
-    pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.headers.add(name, value);
-        self
-    }
-
-    /// The whole body as one chunk.
-    #[must_use]
-    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
-        self.chunks = vec![body.as_ref().to_vec()];
-        self
-    }
-
-    /// The body in these chunks; the last one ends the stream unless trailers follow.
-    #[must_use]
-    pub fn body_chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>) -> Self {
-        self.chunks = chunks.into_iter().map(|chunk| chunk.as_ref().to_vec()).collect();
-        self
-    }
-
-    /// Cuts the body into chunks of this many bytes, the last one perhaps shorter.
-    #[must_use]
-    pub fn rechunked(mut self, size: NonZeroUsize) -> Self {
-        let body = self.chunks.concat();
-        if !body.is_empty() {
-            self.chunks = body.chunks(size.get()).map(<[u8]>::to_vec).collect();
-        }
-        self
-    }
-
-    /// Appends a trailer.
-    #[must_use]
-    pub fn trailer(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.trailers.get_or_insert_default().add(name, value);
-        self
-    }
-
-    /// The stream does not end with what is given here: more comes by
-    /// [`Exchange::respond_body`](crate::Exchange::respond_body) and its neighbours.
-    #[must_use]
-    pub const fn unfinished(mut self) -> Self {
-        self.open = true;
-        self
+        Self::of([(":status", status.to_string())].into_iter().collect())
     }
 
     /// Reads a plain HTTP/1.1 response.
@@ -210,30 +163,28 @@ impl Response {
     /// # Errors
     /// [`Error::Message`] when the text is no such message.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        let message = Message::parse(text)?;
-        let mut words = message.start.split(' ');
+        let text = Text::parse(text)?;
+        let mut words = text.start.split(' ');
         let status = match (words.next(), words.next().map(str::parse::<u16>)) {
             (Some(version), Some(Ok(status))) if version.starts_with("HTTP/1") => status,
-            _ => return Err(Error::Message(format!("no HTTP/1 status line: {:?}", message.start))),
+            _ => return Err(Error::Message(format!("no HTTP/1 status line: {:?}", text.start))),
         };
         let mut response = Self::new(status);
-        for (name, value) in message.headers.iter() {
+        for (name, value) in text.headers.iter() {
             response.headers.add(name, value);
         }
-        if !message.body.is_empty() {
-            response = response.body(message.body);
-        }
-        Ok(response)
+        Ok(if text.body.is_empty() { response } else { response.body(text.body) })
     }
 }
 
-struct Message {
+/// A message as text, taken apart.
+struct Text {
     start: String,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
-impl Message {
+impl Text {
     fn parse(text: &[u8]) -> Result<Self, Error> {
         let mut rest = text;
         let start = take_line(&mut rest).ok_or_else(|| Error::Message("it is empty".to_owned()))?;
