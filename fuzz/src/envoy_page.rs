@@ -1,11 +1,13 @@
 //! What the sidecar reads from Envoy: the metrics page that it merges with its own, and the list of clusters.
 //!
-//! Input: a byte that chooses the selection of families (`0` to `2`), or by `3` the list of clusters; then Envoy's answer.
+//! Input: a byte that chooses the selection of families (`0` to `2`), or by `3` the list of clusters; then Envoy's answer. By `4`
+//! the rest are the values of a histogram.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use catalogue::{Kind, Stat};
 use metrics_sidecar::discovery::{Clusters, clusters_path};
 use metrics_sidecar::exposition::{Sample, split_name};
 use metrics_sidecar::gauges::{About, families};
@@ -20,10 +22,39 @@ const SELECTIONS: [Selection; 3] = [Selection::Everything, Selection::Convention
 /// Merges a page, or lists the hosts of clusters.
 pub fn check(data: &[u8]) {
     let [choice, data @ ..] = data else { return };
-    match SELECTIONS.get(usize::from(choice.wrapping_sub(b'0') % 4)) {
-        Some(&selection) => check_page(data, selection),
-        None => check_clusters(data),
+    match choice.wrapping_sub(b'0') % 5 {
+        3 => check_clusters(data),
+        4 => check_histogram(data),
+        selection => check_page(data, SELECTIONS[usize::from(selection)]),
     }
+}
+
+/// Histograms with any values, as a page shows that is printed while workers count, and with lines that are missing.
+fn check_histogram(values: &[u8]) {
+    let mut values = values.iter().copied();
+    let mut next = || values.next().unwrap_or(0);
+    let choice = usize::from(next());
+    let histograms = Stat::published_by_envoy().map(Stat::family).filter_map(|family| match family.kind {
+        Kind::Histogram(bounds) => Some((family.name, bounds)),
+        _ => None,
+    });
+    let histograms: Vec<_> = histograms.collect();
+    let (name, bounds) = histograms[choice % histograms.len()];
+    let mut page = String::new();
+    for labels in ["", "model_name=\"m\","] {
+        let mut add = |series: &str, value: u8| {
+            if value != u8::MAX {
+                page.push_str(&format!("{name}_{series} {value}\n"));
+            }
+        };
+        for le in bounds.le().chain(["+Inf"]) {
+            add(&format!("bucket{{{labels}le=\"{le}\"}}"), next());
+        }
+        for part in ["sum", "count", "sum_microseconds"] {
+            add(&format!("{part}{{{labels}}}"), next());
+        }
+    }
+    check_page(page.as_bytes(), Selection::Inpick);
 }
 
 fn check_page(envoy: &[u8], selection: Selection) {
@@ -162,8 +193,6 @@ fn check_published(targets: Vec<Target>) {
 
 #[cfg(test)]
 mod tests {
-    use catalogue::{Kind, Stat};
-
     use super::*;
 
     /// A page of Envoy with every family that Envoy publishes, so that the check sees each of them.

@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod sse_reader;
 
 mod cut;
+mod made;
 mod stats;
 mod written;
 

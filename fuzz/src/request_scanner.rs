@@ -1,6 +1,7 @@
 //! The request scanner against `serde_json`, against the documentation of its hashes, and against itself cut elsewhere.
 //!
-//! Input: a byte that chooses the API (`0` to `6`), a byte that chooses the cuts, the body.
+//! Input: a byte that chooses the API (`0` to `6`), a byte that chooses the cuts, the body. With `p` to `v` for the API, the rest
+//! are the choices of which a body is made.
 
 use endpoint_picker::openai::json::{Container, Node, ROOT, Scalar, ScanError, Scanner, Want, Watch};
 use endpoint_picker::openai::request::MAX_MODEL_MEMBERS;
@@ -11,6 +12,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::cut::pieces;
+use crate::made::Choices;
 use crate::written::{Json, Kind, signed, whole};
 
 /// Small limits, so that short bodies reach them.
@@ -20,13 +22,46 @@ const MAX_SWITCH_BYTES: usize = 24;
 /// A name that needs escapes.
 const NEW_MODEL: &str = "new \"one\"\n\u{1f980}";
 
+/// Set in an input's first byte, it says that the rest are choices.
+pub(crate) const MADE: u8 = 0x40;
+
+/// Every member that matters, and one that does not.
+const NAMES: [&str; 24] = [
+    "x",
+    "model",
+    "stream",
+    "stream_options",
+    "include_usage",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "priority",
+    "cache_salt",
+    "tools",
+    "system",
+    "instructions",
+    "messages",
+    "content",
+    "prompt",
+    "input",
+    "query",
+    "documents",
+    "text_1",
+    "text_2",
+    "queries",
+    "mod\\u0065l",
+    "stre\\u0061m",
+];
+
 pub(crate) const APIS: [Api; 7] =
     [Api::ChatCompletions, Api::Completions, Api::Responses, Api::Embeddings, Api::Messages, Api::Rerank, Api::Score];
 
 /// Reads a body whole and in pieces and compares facts, refusals and the renamed body.
 pub fn check(data: &[u8]) {
     let [api, seed, body @ ..] = data else { return };
-    let api = APIS[usize::from(api.wrapping_sub(b'0')) % APIS.len()];
+    let made = (api & MADE != 0).then(|| Choices::new(body).object(&NAMES));
+    let body = made.as_ref().map_or(body, String::as_bytes);
+    let api = APIS[usize::from(api % 8) % APIS.len()];
     let got = scan(api, [body]);
     assert_eq!(scan(api, pieces(body, *seed)), got, "cuts of seed {seed} change the answer");
     let json = Json::read(body);

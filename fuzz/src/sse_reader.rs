@@ -1,13 +1,16 @@
 //! The event reader and the reader of streamed answers against the standard's algorithm over the whole stream.
 //!
-//! Input: a byte that chooses the API (`0` to `6`, `7` for an unknown one), a byte that chooses the cuts, the stream. A cut byte
+//! Input: a byte that chooses the API (`0` to `6`, `7` for an unknown one), a byte that chooses the cuts, the stream. With `p` to
+//! `w` for the API, the rest are the choices of which a stream is made. A cut byte
 //! from 0xFC on also makes the first event with an object too big for the reader's buffer.
 
 use endpoint_picker::openai::sse::{BUFFER_BYTES, Item, MAX_NAME_BYTES, SseReader};
 use endpoint_picker::openai::{Api, ResponseFacts, ResponseReader};
 
 use crate::cut::pieces;
-use crate::response_reader::{Said, api_of, is_terminal};
+use crate::made::Choices;
+use crate::request_scanner::MADE;
+use crate::response_reader::{NAMES, Said, api_of, is_terminal};
 use crate::written::Json;
 
 /// Names and data.
@@ -19,6 +22,8 @@ const BIG: u8 = 0xFC;
 /// Reads a stream whole and in pieces and compares events and facts.
 pub fn check(data: &[u8]) {
     let [api, seed, stream @ ..] = data else { return };
+    let made = (api & MADE != 0).then(|| made(stream));
+    let stream = made.as_ref().map_or(stream, String::as_bytes);
     let grown = (*seed >= BIG).then(|| grown(stream)).flatten();
     // Long streams in short pieces take long.
     let seed = &(if grown.is_some() { seed | 7 } else { *seed });
@@ -39,6 +44,48 @@ pub fn check(data: &[u8]) {
     let got = read(api, [stream]);
     assert_eq!(read(api, pieces(stream, *seed)), got, "cuts of seed {seed} change the answer");
     assert_eq!(got, ResponseFacts { cut: got.cut, ..facts(api, stream.len(), &events) });
+}
+
+/// A stream of events with made data, pieces of content in equal surroundings, names and ends.
+fn made(choices: &[u8]) -> String {
+    const CONTENTS: [&str; 8] = [
+        "a",
+        "",
+        "b c",
+        "\\\"",
+        "\\u00e9",
+        "\\",
+        "x\",\"y\":\"",
+        "\"},\"usage\":{\"prompt_tokens\":7},\"z\":{\"w\":\"",
+    ];
+    const NAMES_OF_EVENTS: [&str; 4] = ["error", "message_stop", "response.output_text.delta", "response.completed"];
+    let mut choices = Choices::new(choices);
+    let mut stream = String::new();
+    while !choices.is_empty() {
+        let choice = choices.next();
+        let pick = usize::from(choice / 8);
+        let end = ["\n", "\r\n", "\r"][pick % 3];
+        let data = match choice % 8 {
+            0 => {
+                stream.push_str(&format!("event: {}{end}", NAMES_OF_EVENTS[pick % NAMES_OF_EVENTS.len()]));
+                continue;
+            }
+            1..=2 => choices.object(&NAMES),
+            3..=5 => {
+                let content = CONTENTS[pick % CONTENTS.len()];
+                let (head, tail) = [
+                    ("{\"choices\":[{\"delta\":{\"content\":\"", "\"}}]}"),
+                    ("{\"model\":\"m\",\"delta\":\"", "\"}"),
+                    ("{\"type\":\"x\",\"delta\":{\"text\":\"", "\"}}"),
+                ][usize::from(choice % 8) - 3];
+                [head, content, tail].concat()
+            }
+            6 => "[DONE]".to_owned(),
+            _ => " ".to_owned(),
+        };
+        stream.push_str(&format!("data: {data}{end}{end}"));
+    }
+    stream
 }
 
 /// The stream with more white space before its first object than the reader keeps.
