@@ -59,6 +59,11 @@ impl Piece {
                 if let Some(filters) = filters(tree) {
                     filters.retain(|filter| !is_wasm(filter));
                 }
+                // Without the filter, nothing is to be said of its crash.
+                let mappers = tree.pointer_mut(&format!("{HTTP_MANAGER}/local_reply_config/mappers"));
+                if let Some(mappers) = mappers.and_then(Value::as_array_mut) {
+                    mappers.retain(|mapper| !mapper.to_string().contains("wasm_fail_stream"));
+                }
             }
             Self::Override => {
                 drop_key(tree, POOL, "load_balancing_policy");
