@@ -78,11 +78,7 @@ fmt: ## Formats the code
 	cargo fmt --all
 
 lint: ## Checks format, warnings and the rules of the house
-	@$(SETUP) wasm-target
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --package filter --target wasm32-wasip1 -- -D warnings
-	python3 scripts/check_rules.py
+	@python3 scripts/test.py lint
 
 check-wasm: wasm ## Compares what the module imports from its host with filter/imports.txt
 	python3 scripts/wasm_imports.py $(WASM) filter/imports.txt

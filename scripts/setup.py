@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, python-env, node, wasm-bindgen, promtool, cargo-fuzz. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, cargo-fuzz. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -149,6 +149,17 @@ def setup_wasm_target():
     attempt("adding a Rust target", ["rustup", "target", "add", *missing], cwd=ROOT)
 
 
+def setup_clippy():
+    components = {"clippy": "clippy", "rustfmt": "fmt"}
+    missing = [component for component, command in components.items() if not query("cargo", command, "--version", cwd=ROOT)]
+    if not missing:
+        return
+    if shutil.which("rustup") is None:
+        raise Missing(f"{' and '.join(missing)} of Rust is missing, and so is rustup, which would install it", optional=True)
+    say(f"adding {', '.join(missing)} to Rust")
+    attempt("adding a Rust component", ["rustup", "component", "add", *missing], optional=True, cwd=ROOT)
+
+
 def pip():
     """A pip: this Python's, or one in a virtual environment of our own."""
     if query(sys.executable, "-m", "pip", "--version"):
@@ -261,6 +272,7 @@ def setup_promtool():
 SETUPS = {
     "envoy": setup_envoy,
     "wasm-target": setup_wasm_target,
+    "clippy": setup_clippy,
     "python-env": setup_python_env,
     "node": setup_node,
     "wasm-bindgen": setup_wasm_bindgen,

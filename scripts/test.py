@@ -67,6 +67,14 @@ def imports():
     yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
 
 
+def lint():
+    """Format and warnings, natively and for the module's target."""
+    yield ["cargo", "fmt", "--all", "--check"]
+    yield ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]
+    yield ["cargo", "clippy", "--package", "filter", "--target", "wasm32-wasip1", "--", "-D", "warnings"]
+    yield [sys.executable, str(ROOT / "scripts" / "check_rules.py")]
+
+
 def soak():
     """A short soak, with the module that can be crashed."""
     yield ["cargo", "build", "--package", "filter", "--features", "fault-injection", "--profile", "wasm-fault", "--target", "wasm32-wasip1"]
@@ -84,10 +92,10 @@ STEPS = [
     Step("build", cargo("build", "--workspace", "--bins"), minutes=15),
     Step("build-tests", cargo("test", "--workspace", "--no-run"), minutes=15),
     Step("rust", cargo("test", "--workspace", "--exclude", "tests", "--no-fail-fast"), ("envoy",)),
+    Step("lint", lint, ("wasm-target", "clippy")),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
     Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=10),
-    Step("house-rules", lambda: [[sys.executable, str(ROOT / "scripts" / "check_rules.py")]], minutes=1),
     Step("stats-tags", lambda: [["cargo", "run", "--quiet", "--package", "catalogue", "--bin", "stats-tags", "--", "--check",
                                  *map(str, sorted((ROOT / "envoy").glob("*.yaml")))]], minutes=2),
     Step("module-imports", imports, minutes=1),

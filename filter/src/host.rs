@@ -123,9 +123,16 @@ pub(crate) fn random() -> u64 {
 }
 
 /// Size of this virtual machine's linear memory in bytes; it never shrinks.
+#[cfg(target_arch = "wasm32")]
 pub(crate) fn memory_bytes() -> u64 {
     const PAGE_BYTES: u64 = 65_536;
     core::arch::wasm32::memory_size::<0>() as u64 * PAGE_BYTES
+}
+
+/// Checked natively by the compiler, run in virtual machines only: elsewhere there is no linear memory.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn memory_bytes() -> u64 {
+    0
 }
 
 /// Asks for a tick every so many milliseconds.
