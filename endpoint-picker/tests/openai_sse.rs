@@ -1,72 +1,12 @@
 //! The event reader against a plain reading of the standard.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // A test stops at the first surprise.
 
+#[path = "plain/event_stream.rs"]
+mod event_stream;
+
 use endpoint_picker::openai::sse::{Item, MAX_NAME_BYTES, SseReader};
+use event_stream::{Events, events, read_events};
 use proptest::prelude::*;
-
-type Events = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Reads with parts put together, and says whether the end cut an event.
-fn read<'a>(buffer_bytes: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Events, bool) {
-    let mut reader = SseReader::new(buffer_bytes);
-    let mut events = Events::new();
-    let mut parts: Option<Vec<u8>> = None;
-    for piece in pieces {
-        reader.feed(piece, |item| match item {
-            Item::Event { name, data } => {
-                assert!(parts.is_none(), "an event inside another one's parts");
-                events.push((name.to_vec(), data.to_vec()));
-            }
-            Item::Part(part) => parts.get_or_insert_default().extend_from_slice(part),
-            Item::End { name } => {
-                events.push((name.to_vec(), parts.take().expect("parts before their end")));
-            }
-        });
-    }
-    (events, reader.is_within_event())
-}
-
-/// The standard's algorithm, line by line over the whole stream.
-fn reference(stream: &[u8]) -> Events {
-    let stream = stream.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(stream);
-    let mut lines = Vec::new();
-    let mut line = Vec::new();
-    let mut bytes = stream.iter().peekable();
-    while let Some(&byte) = bytes.next() {
-        match byte {
-            b'\r' => {
-                bytes.next_if(|&&next| next == b'\n');
-                lines.push(std::mem::take(&mut line));
-            }
-            b'\n' => lines.push(std::mem::take(&mut line)),
-            _ => line.push(byte),
-        }
-    }
-    // What is left in `line` has no end and is no line.
-    let mut events = Events::new();
-    let (mut name, mut data) = (Vec::new(), Vec::new());
-    for line in lines {
-        if line.is_empty() {
-            if data.pop().is_some() {
-                events.push((std::mem::take(&mut name), std::mem::take(&mut data)));
-            }
-            name.clear();
-            continue;
-        }
-        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
-        let value = line.get(colon + 1..).unwrap_or_default();
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        match &line[..colon] {
-            b"data" => {
-                data.extend_from_slice(value);
-                data.push(b'\n');
-            }
-            b"event" => name = value[..value.len().min(MAX_NAME_BYTES)].to_vec(),
-            _ => {}
-        }
-    }
-    events
-}
 
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let fragment = prop_oneof![
@@ -98,16 +38,16 @@ proptest! {
 
     #[test]
     fn streams_are_read_as_the_standard_reads_them(stream in stream(), places in proptest::collection::vec(any::<usize>(), 0..10)) {
-        let expected = reference(&stream);
+        let expected = events(&stream).0;
         let mut places: Vec<_> = places.iter().map(|place| place % (stream.len() + 1)).chain([0, stream.len()]).collect();
         places.sort_unstable();
         // The smallest buffer makes parts of what is longer than 256 bytes.
         for buffer_bytes in [0, 400, 1 << 20] {
-            let whole = read(buffer_bytes, [stream.as_slice()]);
+            let whole = read_events(buffer_bytes, [stream.as_slice()]);
             prop_assert_eq!(&whole.0, &expected);
-            let cut = read(buffer_bytes, places.windows(2).map(|pair| &stream[pair[0]..pair[1]]));
+            let cut = read_events(buffer_bytes, places.windows(2).map(|pair| &stream[pair[0]..pair[1]]));
             prop_assert_eq!(&cut.0, &expected);
-            let bytewise = read(buffer_bytes, stream.chunks(1));
+            let bytewise = read_events(buffer_bytes, stream.chunks(1));
             prop_assert_eq!(&bytewise.0, &expected);
         }
     }
@@ -119,12 +59,12 @@ fn every_cut_gives_the_same_events() {
     let expected: Events = [("a", "{\"t\":\"漢🦀\"}"), ("", "x\ny"), ("", ""), ("", "z")]
         .map(|(name, data)| (name.as_bytes().to_vec(), data.as_bytes().to_vec()))
         .to_vec();
-    assert_eq!(reference(stream.as_bytes()), expected);
+    assert_eq!(events(stream.as_bytes()).0, expected);
     for first in 0..=stream.len() {
         for second in first..=stream.len() {
             let bytes = stream.as_bytes();
             let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
-            assert_eq!(read(1 << 16, pieces), (expected.clone(), false), "cut at {first} and {second}");
+            assert_eq!(read_events(1 << 16, pieces), (expected.clone(), false), "cut at {first} and {second}");
         }
     }
 }
@@ -142,9 +82,9 @@ fn an_event_that_the_end_cuts_is_not_handed_out_but_noticed() {
         ("", false),
     ] {
         let events = usize::from(stream.contains("\n\n"));
-        let got = read(1 << 16, [stream.as_bytes()]);
+        let got = read_events(1 << 16, [stream.as_bytes()]);
         assert_eq!((got.0.len(), got.1), (events, cut), "{stream:?}");
-        assert_eq!(read(1 << 16, stream.as_bytes().chunks(1)), got, "{stream:?}");
+        assert_eq!(read_events(1 << 16, stream.as_bytes().chunks(1)), got, "{stream:?}");
     }
 }
 

@@ -17,6 +17,8 @@ pub mod snapshot;
 pub mod sse_reader;
 
 mod cut;
+#[path = "../../endpoint-picker/tests/plain/event_stream.rs"]
+mod event_stream;
 mod made;
 mod stats;
 mod written;

@@ -4,19 +4,16 @@
 //! `w` for the API, the rest are the choices of which a stream is made. A cut byte
 //! from 0xFC on also makes the first event with an object too big for the reader's buffer.
 
-use endpoint_picker::openai::sse::{BUFFER_BYTES, Item, MAX_NAME_BYTES, SseReader};
+use endpoint_picker::openai::sse::BUFFER_BYTES;
 use endpoint_picker::openai::{Api, ResponseFacts, ResponseReader};
 
 use crate::cut::pieces;
+use crate::event_stream::{BYTE_ORDER_MARK, Events, events, read_events};
 use crate::made::Choices;
 use crate::request_scanner::MADE;
 use crate::response_reader::{NAMES, Said, api_of, is_terminal};
 use crate::written::Json;
 
-/// Names and data.
-type Events = Vec<(Vec<u8>, Vec<u8>)>;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const BIG: u8 = 0xFC;
 
 /// Reads a stream whole and in pieces and compares events and facts.
@@ -95,54 +92,6 @@ fn grown(stream: &[u8]) -> Option<Vec<u8>> {
         let (head, tail) = stream.split_at(at);
         [head, &[b' '; BUFFER_BYTES + 1], tail].concat()
     })
-}
-
-fn read_events<'a>(buffer_bytes: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Events, bool) {
-    let mut reader = SseReader::new(buffer_bytes);
-    let mut events = Events::new();
-    let mut parts: Option<Vec<u8>> = None;
-    for piece in pieces {
-        reader.feed(piece, |item| match item {
-            Item::Event { name, data } => {
-                assert!(parts.is_none(), "an event inside another one's parts");
-                events.push((name.to_vec(), data.to_vec()));
-            }
-            Item::Part(part) => parts.get_or_insert_default().extend_from_slice(part),
-            Item::End { name } => events.push((name.to_vec(), parts.take().expect("parts before their end"))),
-        });
-    }
-    (events, reader.is_within_event())
-}
-
-/// "Interpreting an event stream" of the HTML standard (9.2.6), line by line, and whether the end cuts an event.
-fn events(stream: &[u8]) -> (Events, bool) {
-    let mut rest = stream.strip_prefix(BYTE_ORDER_MARK).unwrap_or(stream);
-    let mut events = Events::new();
-    let (mut name, mut data) = (Vec::new(), Vec::new());
-    while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
-        let line = &rest[..end];
-        rest = &rest[end + if rest[end..].starts_with(b"\r\n") { 2 } else { 1 }..];
-        if line.is_empty() {
-            if data.pop().is_some() {
-                events.push((std::mem::take(&mut name), std::mem::take(&mut data)));
-            }
-            name.clear();
-            continue;
-        }
-        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
-        let value = line.get(colon + 1..).unwrap_or_default();
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        match &line[..colon] {
-            b"data" => {
-                data.extend_from_slice(value);
-                data.push(b'\n');
-            }
-            b"event" => name = value[..value.len().min(MAX_NAME_BYTES)].to_vec(),
-            _ => {}
-        }
-    }
-    let cut = rest.first().is_some_and(|&first| first != b':') || !data.is_empty() || !name.is_empty();
-    (events, cut)
 }
 
 /// Feeds all pieces, and checks that progress adds up.

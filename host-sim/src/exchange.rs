@@ -8,7 +8,7 @@ use crate::headers::HeaderMap;
 use crate::host::Shared;
 use crate::message::{Request, Response};
 use crate::property::PropertyValue;
-use crate::stream::{End, Filter, Half, Iteration, LocalReply, ReplyOrigin, Sent, Side, Stream};
+use crate::stream::{End, Filter, Half, Iteration, LocalReply, Sent, Side, Stream};
 use crate::trace::{Crossings, Record, VmName};
 use crate::vm::Core;
 
@@ -244,7 +244,7 @@ impl Exchange {
             held = stream.response.sent.headers.is_none();
         }
         if held {
-            core.send_local_reply(self.id, router_reply(502, RESET_WHILE_HELD, AFTER_HEADERS));
+            core.send_local_reply(self.id, LocalReply::of_proxy(502, RESET_WHILE_HELD, AFTER_HEADERS));
         } else {
             core.finish(self.id, End::UpstreamReset);
         }
@@ -284,7 +284,7 @@ impl Exchange {
         if let Some(stream) = core.state_mut().stream_mut(self.id) {
             stream.response_flags |= response_flags;
         }
-        core.send_local_reply(self.id, router_reply(status, body, details));
+        core.send_local_reply(self.id, LocalReply::of_proxy(status, body, details));
         core.settle();
         Ok(())
     }
@@ -434,17 +434,6 @@ impl Exchange {
         self.require(core, step, "no response has begun, or it is complete", |stream| {
             stream.response.started && !stream.response.complete
         })
-    }
-}
-
-fn router_reply(status: u16, body: &str, details: &str) -> LocalReply {
-    LocalReply {
-        status,
-        headers: HeaderMap::new(),
-        body: body.as_bytes().to_vec(),
-        details: details.to_owned(),
-        grpc_status: None,
-        origin: ReplyOrigin::Proxy,
     }
 }
 

@@ -433,17 +433,7 @@ impl Core {
             Side::Request => (413, "Payload Too Large", "request_payload_too_large"),
             Side::Response => (500, "Internal Server Error", "response_payload_too_large"),
         };
-        self.send_local_reply(
-            exchange,
-            LocalReply {
-                status,
-                headers: HeaderMap::new(),
-                body: body.as_bytes().to_vec(),
-                details: details.to_owned(),
-                grpc_status: None,
-                origin: ReplyOrigin::Proxy,
-            },
-        );
+        self.send_local_reply(exchange, LocalReply::of_proxy(status, body, details));
     }
 
     /// `FilterManager::sendLocalReply`: through the filter while no response has begun (seen:

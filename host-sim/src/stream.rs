@@ -138,6 +138,20 @@ pub struct LocalReply {
     pub origin: ReplyOrigin,
 }
 
+impl LocalReply {
+    /// What the proxy says of itself, without headers of its own.
+    pub(crate) fn of_proxy(status: u16, body: &str, details: &str) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: body.as_bytes().to_vec(),
+            details: details.to_owned(),
+            grpc_status: None,
+            origin: ReplyOrigin::Proxy,
+        }
+    }
+}
+
 /// Who made a local reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyOrigin {

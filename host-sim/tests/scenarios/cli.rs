@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::guest_path;
+use crate::guest;
 
 fn host_sim(arguments: &[&str], request: &str) -> (bool, String, String) {
     let directory = tempfile::tempdir().unwrap();
@@ -19,7 +19,7 @@ fn host_sim(arguments: &[&str], request: &str) -> (bool, String, String) {
     file("ticks.txt", "conf:tick_every=1000;tick:count=ticked");
     let output = Command::new(env!("CARGO_BIN_EXE_host-sim"))
         .args(["run"])
-        .arg(guest_path())
+        .arg(guest::path())
         .args(["--request", "request.http"])
         .args(arguments)
         .current_dir(directory.path())
@@ -79,7 +79,7 @@ fn a_bad_request_file_fails_with_its_name() {
 
 #[test]
 fn imports_and_exports_are_listed() {
-    let output = Command::new(env!("CARGO_BIN_EXE_host-sim")).arg("inspect").arg(guest_path()).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_host-sim")).arg("inspect").arg(guest::path()).output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains("import env.proxy_get_buffer_bytes\n"), "{out}");
     assert!(out.contains("export proxy_on_request_headers\n"), "{out}");

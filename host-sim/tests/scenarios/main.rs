@@ -10,6 +10,7 @@
 mod bodies;
 mod cli;
 mod failures;
+mod guest;
 mod loading;
 mod maps;
 mod properties;

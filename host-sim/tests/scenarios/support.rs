@@ -1,7 +1,5 @@
-//! The guest that does what a script says, built once per test process.
+//! Hosts of the guest that does what a script says.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use host_sim::{CompiledModule, Host, HostBuilder, LogLine, Request};
@@ -10,33 +8,7 @@ static GUEST: OnceLock<CompiledModule> = OnceLock::new();
 
 /// The compiled guest.
 pub(crate) fn guest() -> &'static CompiledModule {
-    GUEST.get_or_init(|| CompiledModule::from_file(guest_path()).unwrap())
-}
-
-/// Builds the guest with cargo, which does nothing when it is up to date.
-pub(crate) fn guest_path() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/Cargo.toml");
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
-            let built = Command::new(env!("CARGO"))
-                .args(["build", "--release", "--target", "wasm32-wasip1", "--manifest-path"])
-                .arg(&manifest)
-                .arg("--target-dir")
-                .arg(&target)
-                .env_remove("CARGO_ENCODED_RUSTFLAGS")
-                .env_remove("RUSTFLAGS")
-                .output()
-                .unwrap();
-            assert!(
-                built.status.success(),
-                "building the guest failed (is the target there? `rustup target add wasm32-wasip1`):\n{}",
-                String::from_utf8_lossy(&built.stderr)
-            );
-            target.join("wasm32-wasip1/release/script_guest.wasm")
-        })
-        .clone()
+    GUEST.get_or_init(|| CompiledModule::from_file(crate::guest::path()).unwrap())
 }
 
 /// A host of the script guest in which a pause in headers lets body callbacks come.

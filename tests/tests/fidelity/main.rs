@@ -12,6 +12,8 @@
 )]
 
 mod bootstrap;
+#[path = "../../../host-sim/tests/scenarios/guest.rs"]
+mod guest;
 mod modules;
 mod observed;
 mod real;
