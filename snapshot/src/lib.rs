@@ -1,17 +1,25 @@
-//! The wire crate: what the metrics sidecar tells the filter about the load of every endpoint.
+//! The wire crate: what the metrics sidecar tells the filter about every endpoint.
 //!
 //! The schema is `proto/snapshot.proto`; its generated code is private. The public face is the checked domain types below:
-//! every range is enforced once, in [`Snapshot::decode`], so that no reader has to doubt a value again.
+//! every range is enforced once, when bytes are decoded, so that no reader has to doubt a value again.
+//!
+//! Identities ([`Membership`]) and load ([`Loads`]) travel apart: the first changes when pods come and go, the second many times
+//! a second. A reader names what it has with a [`Tag`], and gets the membership only when it changed.
 
 #![no_std]
 
 extern crate alloc;
 
-use alloc::string::String;
+mod decode;
+mod encode;
+mod tag;
+
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use prost::Message;
+pub use decode::{DecodeError, LoadsDecoder};
+pub use tag::Tag;
 
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
 mod r#gen {
@@ -25,41 +33,90 @@ use r#gen::v1 as wire;
 /// Media type under which a snapshot travels over HTTP.
 pub const CONTENT_TYPE: &str = "application/x-protobuf";
 
-/// A pool of more endpoints than this is refused: no known deployment comes near it, and it bounds what one decode may cost.
+/// More endpoints than this are refused, over all pools: no known deployment comes near it, and it bounds what one decode may cost.
 pub const MAX_ENDPOINTS: usize = 10_000;
 
-/// Load of every endpoint of every pool, replaced whole.
+/// What one answer of the sidecar holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
+    /// Who the endpoints are; `None`: as in the membership that the reader named.
+    pub membership: Option<Membership>,
+    /// How loaded they are.
+    pub loads: Loads,
+}
+
+/// The endpoints of every pool.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Membership {
     /// Drawn once when the sidecar starts.
     pub epoch: u64,
-    /// Grows with every change of content inside an epoch.
-    pub generation: u64,
-    /// The sidecar's wall clock when the snapshot was made, in milliseconds since the Unix epoch.
-    pub captured_at_ms: u64,
-    /// Every pool that the sidecar knows, in the order of its configuration.
-    pub pools: Vec<Pool>,
+    /// Grows with every change inside an epoch.
+    pub version: u64,
+    /// Every pool that the sidecar knows, in the order of its configuration; names are unique.
+    pub pools: Vec<PoolMembers>,
 }
 
 /// Endpoints that serve the same models.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pool {
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PoolMembers {
     /// Unique, not empty.
     pub name: String,
-    /// Sorted as the sidecar discovered them; addresses are unique within a pool.
-    pub endpoints: Vec<Endpoint>,
+    /// In the order in which they were discovered; addresses are unique within a pool.
+    pub endpoints: Vec<EndpointIdentity>,
+    /// LoRA adapters that some endpoint of the pool reported.
+    pub adapters: Vec<String>,
+    /// Models and adapters that the pool's endpoints list under `/v1/models`.
+    pub models: Vec<String>,
 }
 
-/// One address and what its engine last said. A signal that the page did not carry is `None`, never 0.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Endpoint {
+/// Who an endpoint is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EndpointIdentity {
     /// Where it serves.
     pub address: SocketAddr,
-    /// Pod name for labels; empty when discovery knows only the address.
+    /// Pod name; empty when discovery knows only the address.
     pub pod: String,
-    /// Kubernetes namespace for labels, or empty.
+    /// Kubernetes namespace, or empty.
     pub namespace: String,
-    /// What the sidecar makes of it.
+    /// Labels of the pod, name and value.
+    pub labels: Vec<(String, String)>,
+}
+
+impl EndpointIdentity {
+    /// An endpoint of which nothing but the address is known.
+    #[must_use]
+    pub const fn unnamed(address: SocketAddr) -> Self {
+        Self { address, pod: String::new(), namespace: String::new(), labels: Vec::new() }
+    }
+
+    /// The name for labels: the pod's, or the address where discovery knows no name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if self.pod.is_empty() { self.address.to_string() } else { self.pod.clone() }
+    }
+}
+
+/// Load of every endpoint of one membership.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loads {
+    /// The sidecar's start, as in [`Membership::epoch`].
+    pub epoch: u64,
+    /// The membership whose endpoints these are.
+    pub membership_version: u64,
+    /// Grows with every change of content inside an epoch.
+    pub generation: u64,
+    /// The sidecar's wall clock when the loads were taken, in milliseconds since the Unix epoch.
+    pub captured_at_ms: u64,
+    /// One for each endpoint of the membership, pool after pool.
+    pub endpoints: Vec<Load>,
+    /// Which adapters are in use where.
+    pub adapters: Vec<AdapterUse>,
+}
+
+/// What an endpoint's engine last said. A signal that the page did not carry is `None`, never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// What the sidecar makes of the endpoint.
     pub state: State,
     /// Milliseconds between the last good scrape and the capture; `None`: never scraped.
     pub age_ms: Option<u64>,
@@ -75,32 +132,19 @@ pub struct Endpoint {
     pub num_gpu_blocks: Option<u32>,
     /// Adapters that fit at once.
     pub max_lora: Option<u32>,
-    /// Adapters with running requests.
-    pub running_adapters: Vec<String>,
-    /// Adapters with waiting requests.
-    pub waiting_adapters: Vec<String>,
+    /// When the engine's process started, in milliseconds since the Unix epoch: another value means another process.
+    pub started_at_ms: Option<u64>,
 }
 
-impl Endpoint {
-    /// An endpoint of which nothing but the address is known.
-    #[must_use]
-    pub const fn unknown(address: SocketAddr) -> Self {
-        Self {
-            address,
-            pod: String::new(),
-            namespace: String::new(),
-            state: State::Unknown,
-            age_ms: None,
-            waiting: None,
-            running: None,
-            kv_cache_usage: None,
-            block_size: None,
-            num_gpu_blocks: None,
-            max_lora: None,
-            running_adapters: Vec::new(),
-            waiting_adapters: Vec::new(),
-        }
-    }
+/// An adapter in use on an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AdapterUse {
+    /// Position in [`Loads::endpoints`].
+    pub endpoint: u32,
+    /// Position in [`PoolMembers::adapters`] of that endpoint's pool.
+    pub adapter: u32,
+    /// It has requests in the queue, else in the batch.
+    pub waiting: bool,
 }
 
 /// What the sidecar makes of an endpoint.
@@ -115,198 +159,43 @@ pub enum State {
     Stale,
     /// The engine says that it sleeps.
     Sleeping,
-    /// The proxy's health checks or the operator say that it takes no traffic.
+    /// Active health checks or the operator say that it takes no traffic.
     Unready,
 }
 
-/// Why bytes are not a snapshot.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum DecodeError {
-    /// Not the schema's protobuf.
-    #[error("not a snapshot: {0}")]
-    Protobuf(#[from] prost::DecodeError),
-    /// A pool without a name, or two pools of one name.
-    #[error("pool {0:?} is unnamed or listed twice")]
-    PoolName(String),
-    /// Not `ip:port`.
-    #[error("{0:?} is not ip:port")]
-    Address(String),
-    /// The same address twice in a pool.
-    #[error("endpoint {0} is listed twice")]
-    DuplicateEndpoint(SocketAddr),
-    /// A usage that is not a ratio from 0 to 1.
-    #[error("KV cache usage of {0} is not a ratio from 0 to 1")]
-    KvCacheUsage(SocketAddr),
-    /// More than [`MAX_ENDPOINTS`].
-    #[error("a pool has {0} endpoints, more than {MAX_ENDPOINTS}")]
-    TooManyEndpoints(usize),
-}
-
-impl Snapshot {
-    /// Reads a snapshot from the wire.
-    ///
-    /// # Errors
-    ///
-    /// See [`DecodeError`]: one bad value refuses the whole, so that a reader never installs half a truth.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let raw = wire::Snapshot::decode(bytes)?;
-        let mut pools: Vec<Pool> = Vec::with_capacity(raw.pools.len());
-        for pool in raw.pools {
-            if pool.name.is_empty() || pools.iter().any(|known| known.name == pool.name) {
-                return Err(DecodeError::PoolName(pool.name));
-            }
-            if pool.endpoints.len() > MAX_ENDPOINTS {
-                return Err(DecodeError::TooManyEndpoints(pool.endpoints.len()));
-            }
-            let endpoints = pool.endpoints.into_iter().map(Endpoint::from_wire).collect::<Result<Vec<_>, _>>()?;
-            let mut addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
-            addresses.sort_unstable();
-            if let Some(&[twice, _]) = addresses.array_windows::<2>().find(|[left, right]| left == right) {
-                return Err(DecodeError::DuplicateEndpoint(twice));
-            }
-            pools.push(Pool { name: pool.name, endpoints });
-        }
-        Ok(Self { epoch: raw.epoch, generation: raw.generation, captured_at_ms: raw.captured_at_ms, pools })
-    }
-
-    /// Writes the snapshot for the wire.
+impl Membership {
+    /// The pool of that name, and the position of its first endpoint in [`Loads::endpoints`].
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        wire::Snapshot {
-            epoch: self.epoch,
-            generation: self.generation,
-            captured_at_ms: self.captured_at_ms,
-            pools: self
-                .pools
-                .iter()
-                .map(|pool| wire::Pool {
-                    name: pool.name.clone(),
-                    endpoints: pool.endpoints.iter().map(Endpoint::to_wire).collect(),
-                })
-                .collect(),
+    pub fn pool(&self, name: &str) -> Option<(&PoolMembers, usize)> {
+        let mut first = 0;
+        for pool in &self.pools {
+            if pool.name == name {
+                return Some((pool, first));
+            }
+            first += pool.endpoints.len();
         }
-        .encode_to_vec()
+        None
     }
 
-    /// The pool of that name.
+    /// Endpoints of all pools.
     #[must_use]
-    pub fn pool(&self, name: &str) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.name == name)
+    pub fn endpoint_count(&self) -> usize {
+        self.pools.iter().map(|pool| pool.endpoints.len()).sum()
     }
 }
 
-impl Endpoint {
-    fn from_wire(raw: wire::Endpoint) -> Result<Self, DecodeError> {
-        let state = match raw.state() {
-            wire::State::Unspecified => State::Unknown,
-            wire::State::Fresh => State::Fresh,
-            wire::State::Stale => State::Stale,
-            wire::State::Sleeping => State::Sleeping,
-            wire::State::Unready => State::Unready,
-        };
-        let Ok(address) = raw.address.parse::<SocketAddr>() else {
-            return Err(DecodeError::Address(raw.address));
-        };
-        if raw.kv_cache_usage.is_some_and(|usage| !(0.0..=1.0).contains(&usage)) {
-            return Err(DecodeError::KvCacheUsage(address));
-        }
-        Ok(Self {
-            address,
-            pod: raw.pod,
-            namespace: raw.namespace,
-            state,
-            age_ms: raw.age_ms,
-            waiting: raw.waiting,
-            running: raw.running,
-            kv_cache_usage: raw.kv_cache_usage,
-            block_size: raw.block_size,
-            num_gpu_blocks: raw.num_gpu_blocks,
-            max_lora: raw.max_lora,
-            running_adapters: raw.running_adapters,
-            waiting_adapters: raw.waiting_adapters,
-        })
+impl Loads {
+    /// Whether these are the loads of that membership's endpoints.
+    #[must_use]
+    pub fn belong_to(&self, membership: &Membership) -> bool {
+        self.epoch == membership.epoch
+            && self.membership_version == membership.version
+            && self.endpoints.len() == membership.endpoint_count()
     }
 
-    fn to_wire(&self) -> wire::Endpoint {
-        let state = match self.state {
-            State::Unknown => wire::State::Unspecified,
-            State::Fresh => wire::State::Fresh,
-            State::Stale => wire::State::Stale,
-            State::Sleeping => wire::State::Sleeping,
-            State::Unready => wire::State::Unready,
-        };
-        wire::Endpoint {
-            address: alloc::format!("{}", self.address),
-            pod: self.pod.clone(),
-            namespace: self.namespace.clone(),
-            state: state.into(),
-            age_ms: self.age_ms,
-            waiting: self.waiting,
-            running: self.running,
-            kv_cache_usage: self.kv_cache_usage,
-            block_size: self.block_size,
-            num_gpu_blocks: self.num_gpu_blocks,
-            max_lora: self.max_lora,
-            running_adapters: self.running_adapters.clone(),
-            waiting_adapters: self.waiting_adapters.clone(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::string::ToString;
-    use alloc::vec;
-
-    use super::*;
-
-    fn endpoint(address: &str) -> Endpoint {
-        Endpoint {
-            pod: "pod-0".to_string(),
-            state: State::Fresh,
-            age_ms: Some(12),
-            waiting: Some(3),
-            kv_cache_usage: Some(0.25),
-            running_adapters: vec!["a".to_string()],
-            ..Endpoint::unknown(address.parse().unwrap())
-        }
-    }
-
-    fn snapshot(endpoints: Vec<Endpoint>) -> Snapshot {
-        Snapshot { epoch: 7, generation: 2, captured_at_ms: 5, pools: vec![Pool { name: "p".to_string(), endpoints }] }
-    }
-
-    #[test]
-    fn what_is_encoded_is_decoded() {
-        let sent = snapshot(vec![endpoint("10.0.0.1:8000"), Endpoint::unknown("[::1]:8000".parse().unwrap())]);
-        assert_eq!(Snapshot::decode(&sent.encode()), Ok(sent));
-    }
-
-    #[test]
-    fn absent_signals_stay_absent() {
-        let sent = snapshot(vec![Endpoint::unknown("10.0.0.1:8000".parse().unwrap())]);
-        let received = Snapshot::decode(&sent.encode()).unwrap();
-        assert_eq!(received.pools[0].endpoints[0].waiting, None);
-    }
-
-    #[test]
-    fn a_usage_outside_the_ratio_is_refused() {
-        for usage in [f64::NAN, f64::INFINITY, -0.1, 1.5] {
-            let mut bad = endpoint("10.0.0.1:8000");
-            bad.kv_cache_usage = Some(usage);
-            let address = bad.address;
-            assert_eq!(Snapshot::decode(&snapshot(vec![bad]).encode()), Err(DecodeError::KvCacheUsage(address)));
-        }
-    }
-
-    #[test]
-    fn an_address_listed_twice_is_refused() {
-        let bytes = snapshot(vec![endpoint("10.0.0.1:8000"), endpoint("10.0.0.1:8000")]).encode();
-        assert!(matches!(Snapshot::decode(&bytes), Err(DecodeError::DuplicateEndpoint(_))));
-    }
-
-    #[test]
-    fn garbage_is_refused() {
-        assert!(Snapshot::decode(b"\xff\xff\xff").is_err());
+    /// Names this state.
+    #[must_use]
+    pub const fn tag(&self) -> Tag {
+        Tag { epoch: self.epoch, membership_version: self.membership_version, generation: self.generation }
     }
 }
