@@ -188,6 +188,10 @@ families! {
         "Picks by the endpoint that served and by what decided.";
     RequestBodiesTotal = "inpick_request_bodies_total", Counter, [Outcome], Always, Envoy,
         "Request bodies by what reading them gave.";
+    ResponseBodiesTotal = "inpick_response_bodies_total", Counter, [Outcome], Always, Envoy,
+        "Responses of endpoints by what reading them gave; of an encoded one the usage is lost.";
+    LoadOnlyRequestsTotal = "inpick_load_only_requests_total", Counter, [Outcome], Always, Envoy,
+        "Requests that were routed by load alone, by their end: complete, or the error_code.";
     SnapshotAgeSeconds = "inpick_snapshot_age_seconds", Gauge, [], Always, Envoy,
         "Whole seconds since the sidecar last confirmed the snapshot.";
     SnapshotGeneration = "inpick_snapshot_generation", Gauge, [], Always, Envoy,
@@ -198,6 +202,8 @@ families! {
         "Endpoints of the pool by state.";
     InFlightRequests = "inpick_in_flight_requests", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that this Envoy has sent to the endpoint and that have not finished.";
+    EndpointFailuresTotal = "inpick_endpoint_failures_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
+        "Requests that failed through an endpoint's fault, by how.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,

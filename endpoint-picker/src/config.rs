@@ -17,9 +17,19 @@ use crate::scheduling::{MAX_RANKED, Picker, Profile, Scorer};
 pub const DEFAULT_MAX_SNAPSHOT_AGE_MS: u64 = 2_000;
 /// The weight of queue and KV cache in the profile that pickers ship: both count the same.
 pub const DEFAULT_WEIGHT: f64 = 2.0;
+/// Requests in flight weigh half as much: they decide where the engines' own figures are equal or missing.
+pub const DEFAULT_IN_FLIGHT_WEIGHT: f64 = 1.0;
+/// Staleness and ejection leave out at most half of a pool: more at once has a cause outside the endpoints, and the rest could not
+/// carry the load of all.
+pub const DEFAULT_MAX_EXCLUDED_PERCENT: u8 = 50;
 /// Distinct model names that get series of their own; later ones share the name `other`. Names come from clients and Envoy never
 /// frees a stat.
 pub const DEFAULT_MAX_MODELS: usize = 1_000;
+/// Distinct endpoints, and pods, that get series of their own; later ones share the name `other`. Pods come and go, and Envoy never
+/// frees a stat: room for a pool of a hundred pods that is replaced twenty times.
+pub const DEFAULT_MAX_ENDPOINTS: usize = 2_000;
+/// The cluster of the metrics sidecar in the bootstraps.
+pub const DEFAULT_SIDECAR_CLUSTER: &str = "inpick-sidecar";
 /// Statistics reach Envoy this often. A second is far below any scrape interval and costs nothing to speak of.
 pub const DEFAULT_FLUSH_INTERVAL_MS: u64 = 1_000;
 /// The singleton service asks the sidecar this often: as often as the sidecar asks the pods.
@@ -56,6 +66,8 @@ pub struct Config {
     pub objectives: BTreeMap<String, i64>,
     /// Which families are published, and their bounds.
     pub stats: StatsConfig,
+    /// Where snapshots come from while no singleton service fetches them.
+    pub sidecar: ServiceConfig,
 }
 
 /// What to do when nothing can be picked.
@@ -83,8 +95,10 @@ pub struct StatsConfig {
     pub objective: bool,
     /// `inference_model_*`, the older spelling.
     pub model: bool,
-    /// Distinct model names with series of their own.
+    /// Distinct model names with series of their own, in the whole Envoy.
     pub max_models: usize,
+    /// Distinct endpoints and pods with series of their own, in the whole Envoy.
+    pub max_endpoints: usize,
     /// Milliseconds between flushes to Envoy.
     pub flush_interval_ms: u64,
 }
@@ -95,6 +109,7 @@ impl Default for StatsConfig {
             objective: true,
             model: false,
             max_models: DEFAULT_MAX_MODELS,
+            max_endpoints: DEFAULT_MAX_ENDPOINTS,
             flush_interval_ms: DEFAULT_FLUSH_INTERVAL_MS,
         }
     }
@@ -145,29 +160,35 @@ impl Plugin {
         let mut errors = Vec::new();
         let mut root = Fields::of(value, "", &mut errors);
         let plugin = match root.object("snapshot_service", &mut errors) {
-            Some(mut service) => {
-                let wait_ms = service.integer("wait_ms", 0..=10_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_WAIT_MS);
-                let timeout_ms =
-                    service.integer("timeout_ms", 1..=60_000, &mut errors).unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS);
-                if timeout_ms <= wait_ms {
-                    errors.push(format!("snapshot_service.timeout_ms: must be more than wait_ms, which is {wait_ms}"));
+            Some(service) => {
+                if !service.values.contains_key("cluster") {
+                    errors.push("snapshot_service.cluster: missing".to_owned());
                 }
-                let plugin = Self::SnapshotService(ServiceConfig {
-                    cluster: service.required_text("cluster", &mut errors),
-                    path: service.text("path", &mut errors).unwrap_or_else(|| "/snapshot".to_owned()),
-                    interval_ms: service
-                        .integer("interval_ms", 1..=60_000, &mut errors)
-                        .unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
-                    wait_ms,
-                    timeout_ms,
-                });
-                service.finish(&mut errors);
-                plugin
+                Self::SnapshotService(ServiceConfig::read(service, &mut errors))
             }
             None => Self::Filter(Config::read(&mut root, &mut errors)),
         };
         root.finish(&mut errors);
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
+    }
+}
+
+impl ServiceConfig {
+    fn read(mut fields: Fields, errors: &mut Vec<String>) -> Self {
+        let wait_ms = fields.integer("wait_ms", 0..=10_000, errors).unwrap_or(DEFAULT_SNAPSHOT_WAIT_MS);
+        let timeout_ms = fields.integer("timeout_ms", 1..=60_000, errors).unwrap_or(DEFAULT_SNAPSHOT_TIMEOUT_MS);
+        if timeout_ms <= wait_ms {
+            errors.push(format!("{}timeout_ms: must be more than wait_ms, which is {wait_ms}", fields.path));
+        }
+        let config = Self {
+            cluster: fields.text("cluster", errors).unwrap_or_else(|| DEFAULT_SIDECAR_CLUSTER.to_owned()),
+            path: fields.text("path", errors).unwrap_or_else(|| "/snapshot".to_owned()),
+            interval_ms: fields.integer("interval_ms", 1..=60_000, errors).unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
+            wait_ms,
+            timeout_ms,
+        };
+        fields.finish(errors);
+        config
     }
 }
 
@@ -180,7 +201,11 @@ impl Config {
             .map(|items| items.into_iter().filter_map(|item| read_scorer(item, errors)).collect());
         let profile = Profile {
             scorers: scorers.unwrap_or_else(|| {
-                alloc::vec![(Scorer::Queue, DEFAULT_WEIGHT), (Scorer::KvCacheUtilization, DEFAULT_WEIGHT)]
+                alloc::vec![
+                    (Scorer::Queue, DEFAULT_WEIGHT),
+                    (Scorer::KvCacheUtilization, DEFAULT_WEIGHT),
+                    (Scorer::ActiveRequests, DEFAULT_IN_FLIGHT_WEIGHT),
+                ]
             }),
             picker: scheduling
                 .choice("picker", &[("max-score-picker", Picker::MaxScore), ("random-picker", Picker::Random)], errors)
@@ -193,6 +218,10 @@ impl Config {
                 .integer("max_snapshot_age_ms", 1..=3_600_000, errors)
                 .unwrap_or(DEFAULT_MAX_SNAPSHOT_AGE_MS)
                 * 1_000,
+            max_excluded_percent: scheduling
+                .integer("max_excluded_percent", 0..=100, errors)
+                .and_then(|percent| u8::try_from(percent).ok())
+                .unwrap_or(DEFAULT_MAX_EXCLUDED_PERCENT),
         };
         scheduling.finish(errors);
         let no_endpoint = root
@@ -231,12 +260,17 @@ impl Config {
                 .integer("max_models", 1..=100_000, errors)
                 .and_then(|count| usize::try_from(count).ok())
                 .unwrap_or(defaults.max_models),
+            max_endpoints: metrics
+                .integer("max_endpoints", 1..=100_000, errors)
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(defaults.max_endpoints),
             flush_interval_ms: metrics
                 .integer("flush_interval_ms", 10..=60_000, errors)
                 .unwrap_or(defaults.flush_interval_ms),
         };
         metrics.finish(errors);
-        Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats }
+        let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
+        Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats, sidecar }
     }
 }
 
@@ -390,7 +424,9 @@ mod tests {
         let config = filter("");
         assert_eq!(config, filter("{}"));
         assert_eq!(config.pool, "default");
-        assert_eq!(config.profile.scorers, [(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0)]);
+        let scorers = [(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
+        assert_eq!(config.profile.scorers, scorers);
+        assert_eq!(config.sidecar.cluster, DEFAULT_SIDECAR_CLUSTER);
         assert_eq!(config.stats, StatsConfig::default());
     }
 
@@ -399,18 +435,21 @@ mod tests {
         let config = filter(
             r#"{"pool": "llama", "no_endpoint": "fail_closed", "missing_model": "pass", "objectives": {"batch": -1},
                 "scheduling": {"scorers": [{"name": "running-requests-size-scorer", "weight": 0.5}], "picker": "random-picker",
-                               "ranked": 2.0, "max_snapshot_age_ms": 500},
+                               "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
+                "sidecar": {"cluster": "s", "wait_ms": 0},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
-                "metrics": {"objective": false, "model": true, "max_models": 5, "flush_interval_ms": 100}}"#,
+                "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );
         assert_eq!(config.pool, "llama");
         assert_eq!(config.profile.scorers, [(Scorer::RunningRequests, 0.5)]);
         assert_eq!((config.profile.picker, config.profile.ranked), (Picker::Random, 2));
-        assert_eq!(config.profile.max_snapshot_age_micros, 500_000);
+        assert_eq!((config.profile.max_snapshot_age_micros, config.profile.max_excluded_percent), (500_000, 20));
+        assert_eq!((config.sidecar.cluster.as_str(), config.sidecar.wait_ms), ("s", 0));
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
         assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
         assert_eq!(config.objectives["batch"], -1);
-        assert_eq!(config.stats, StatsConfig { objective: false, model: true, max_models: 5, flush_interval_ms: 100 });
+        let stats = StatsConfig { objective: false, model: true, max_models: 5, max_endpoints: 6, flush_interval_ms: 100 };
+        assert_eq!(config.stats, stats);
     }
 
     #[test]

@@ -3,24 +3,24 @@
 //! The host calls in this order: [`Exchange::on_request_headers`]; while told to [`Directive::Wait`],
 //! [`Exchange::on_request_body`] and perhaps [`Exchange::on_request_trailers`]; when told to [`Directive::Pick`],
 //! [`Exchange::pick`]; then the response's callbacks; and last, always, [`Exchange::on_log`]. Any of them may be missing, since
-//! either side may leave at any point. Every account is settled exactly once, in `settle`, when the exchange reaches its
-//! [`End`]; calls after that do nothing.
+//! either side may leave at any point, and the host may refuse what it is told ([`Exchange::on_refused`]). An exchange settles
+//! exactly once, in [`EndpointPicker::settle`], with its [`ExchangeRecord`]; calls after that do nothing.
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use catalogue::Stat;
-
+use crate::accounts::Charge;
 use crate::config::{MissingModel, NoEndpoint, scan_options};
+use crate::ending::{Flags, is_endpoint_trouble, judge};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::ledger::{Measure, ModelId};
-use crate::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ResponseFacts, ResponseReader};
+use crate::openai::{Model, RequestError, RequestFacts, RequestScanner, ResponseReader, Usage};
 use crate::picker::EndpointPicker;
+use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome, ResponseSummary, Served};
 use crate::reply::{ErrorCode, LocalReply};
-use crate::rewrite::{Rule, Splice};
-use crate::scheduling::{Decision, Ranked, Reason};
+use crate::rewrite::Splice;
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Reason, estimated_tokens};
 use crate::time::Timestamp;
 
 /// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
@@ -40,19 +40,36 @@ pub enum Directive {
     Send(Outbound),
     /// Answer it.
     Reply(LocalReply),
+    /// Hold it until its time runs out: it may not pass, and the host does not answer it.
+    Hold,
 }
 
 /// How a request is changed on its way out.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Outbound {
-    /// Ranked endpoints, `ip:port,ip:port`; `None`: there must be no destination header.
+    /// Ranked endpoints, `ip:port,ip:port`; `None`: the load balancer's fallback policy chooses.
     pub destination: Option<String>,
-    /// The client sent a destination header of its own, which must not survive.
-    pub client_destination: bool,
+    /// Replace `accept-encoding` by `identity`: the response is to be read.
+    pub ask_identity: bool,
     /// Replaces the model in the body.
     pub splice: Option<Splice>,
     /// The request declares its length, which a splice changes.
     pub has_content_length: bool,
+}
+
+/// What the host refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// To remove the destination that the client itself had sent.
+    Strip,
+    /// To hand out the request's body.
+    Body,
+    /// To set the destination: the request may still pass, and the fallback policy chooses.
+    Destination,
+    /// To replace the body or its length: it may be in any state.
+    Splice,
+    /// To send a local reply.
+    Reply,
 }
 
 /// What the host knows of a stream and hands out when asked: each question costs a call.
@@ -69,19 +86,12 @@ pub trait StreamInfo {
     fn response_flags(&mut self) -> Option<u64>;
 }
 
-/// How an exchange ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// The response reached its last byte.
-    Complete,
-    /// It was refused or broke off.
-    Failed(ErrorCode),
-}
-
 /// The state machine of one exchange.
 #[derive(Debug, Default)]
 pub struct Exchange {
     state: State,
+    /// What is left of the request must not reach an endpoint.
+    is_sealed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -101,37 +111,32 @@ enum State {
     Done,
 }
 
+/// A request that has not been sent.
 #[derive(Debug)]
-struct Reading {
-    head: Arrival,
-    scanner: RequestScanner,
-}
-
-/// What is kept of the request's headers.
-#[derive(Clone, Debug)]
-struct Arrival {
-    started: Timestamp,
-    api: Option<Api>,
-    priority: i64,
-    client_destination: bool,
+struct Request {
+    record: Box<ExchangeRecord>,
+    deadline: Option<Timestamp>,
+    accepts_encoded: bool,
     has_content_length: bool,
 }
 
 #[derive(Debug)]
+struct Reading {
+    request: Request,
+    scanner: RequestScanner,
+}
+
+#[derive(Debug)]
 struct Ready {
-    head: Arrival,
-    model: Option<ModelId>,
+    request: Request,
     splice: Option<Splice>,
+    prefix_hashes: Vec<u64>,
 }
 
 #[derive(Debug)]
 struct Sent {
-    started: Timestamp,
-    api: Option<Api>,
-    model: Option<ModelId>,
-    picked: Option<(Ranked, Reason)>,
-    /// Whose in-flight count holds this request.
-    charged: Option<SocketAddr>,
+    record: Box<ExchangeRecord>,
+    charge: Charge,
 }
 
 #[derive(Debug)]
@@ -140,14 +145,15 @@ struct Answering {
     status: u16,
     streamed: bool,
     reader: ResponseReader,
+    /// Why the reader is shown nothing, if it is not.
+    unread: Option<ResponseOutcome>,
     /// Bytes that the reader was not shown.
-    unread: u64,
-    first_content: Option<Timestamp>,
-    last_content: Option<Timestamp>,
+    unread_bytes: u64,
 }
 
 impl Exchange {
-    /// The request's headers came; `end`: and nothing more will.
+    /// The request's headers came; `end`: and nothing more will. A destination that the client sent itself is already removed, or
+    /// [`Self::on_refused`] is called in the place of this.
     pub fn on_request_headers(
         &mut self,
         picker: &mut EndpointPicker,
@@ -158,108 +164,144 @@ impl Exchange {
         if !matches!(self.state, State::New) {
             return Directive::Continue;
         }
-        let arrival = Arrival {
-            started: now,
-            api: None,
-            priority: head
-                .objective
-                .and_then(|name| core::str::from_utf8(name).ok())
-                .and_then(|name| picker.config.objectives.get(name).copied())
-                .unwrap_or(0),
-            client_destination: head.has_destination,
+        let route = head.route();
+        if route == Route::Untouched {
+            self.state = State::Done;
+            return Directive::Continue;
+        }
+        let mut record = Box::new(ExchangeRecord::begin(now));
+        record.request_id = head.request_id.and_then(RequestId::new);
+        record.priority = head
+            .objective
+            .and_then(|name| core::str::from_utf8(name).ok())
+            .and_then(|name| picker.config().objectives.get(name).copied())
+            .unwrap_or(0);
+        let request = Request {
+            record,
+            deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
+            accepts_encoded: head.accepts_encoded,
             has_content_length: head.has_content_length,
         };
-        match head.route() {
-            Route::Untouched => {
-                self.state = State::Done;
-                if head.has_destination {
-                    Directive::Send(Outbound { client_destination: true, ..Outbound::default() })
-                } else {
-                    Directive::Continue
-                }
-            }
-            Route::Inference(_) if end => self.refuse_body(picker, &RequestError::Empty),
-            Route::Inference(api) if !head.encoded => {
-                let scanner = RequestScanner::new(api, scan_options(false));
-                self.state = State::Reading(Box::new(Reading { head: Arrival { api: Some(api), ..arrival }, scanner }));
-                Directive::Wait
-            }
-            Route::Inference(_) => {
-                count_body(picker, "unparsed");
-                self.ready(arrival, None, None)
-            }
-            Route::LoadOnly => self.ready(arrival, None, None),
-        }
+        self.begin(picker, request, route, head, end, now)
     }
 
-    /// More of the request's body came.
-    pub fn on_request_body(&mut self, picker: &mut EndpointPicker, chunk: &[u8], end: bool) -> Directive {
+    fn begin(
+        &mut self,
+        picker: &mut EndpointPicker,
+        mut request: Request,
+        route: Route,
+        head: &RequestHead<'_>,
+        end: bool,
+        now: Timestamp,
+    ) -> Directive {
+        let Route::Inference(api) = route else { return self.ready(request, None, Vec::new()) };
+        request.record.api = Some(api);
+        if end {
+            return self.refuse_body(picker, request.record, &RequestError::Empty, now);
+        }
+        if head.encoded {
+            request.record.request.outcome = Some(BodyOutcome::Unparsed);
+            return self.ready(request, None, Vec::new());
+        }
+        let scanner = RequestScanner::new(api, scan_options(false));
+        self.state = State::Reading(Box::new(Reading { request, scanner }));
+        Directive::Wait
+    }
+
+    /// More of the request's body came, in any number of slices.
+    pub fn on_request_body<'a>(
+        &mut self,
+        picker: &mut EndpointPicker,
+        slices: impl IntoIterator<Item = &'a [u8]>,
+        end: bool,
+        now: Timestamp,
+    ) -> Directive {
         let State::Reading(reading) = &mut self.state else { return Directive::Continue };
-        if let Err(error) = reading.scanner.feed(chunk) {
-            return self.refuse_body(picker, &error);
+        let fed = slices.into_iter().try_for_each(|slice| reading.scanner.feed(slice));
+        if let Err(error) = fed {
+            let State::Reading(reading) = self.take() else { return Directive::Continue };
+            return self.refuse_body(picker, reading.request.record, &error, now);
         }
-        if !end {
-            return Directive::Wait;
-        }
-        self.on_request_trailers(picker)
+        if end { self.on_request_trailers(picker, now) } else { Directive::Wait }
     }
 
     /// The request's body is complete.
-    pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker) -> Directive {
-        match core::mem::take(&mut self.state) {
-            State::Reading(reading) => {
-                let Reading { head, scanner } = *reading;
-                match scanner.finish() {
-                    Ok(facts) => self.read(picker, head, facts),
-                    Err(error) => self.refuse_body(picker, &error),
-                }
-            }
-            other => {
-                self.state = other;
-                Directive::Continue
-            }
+    pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
+        if !matches!(self.state, State::Reading(_)) {
+            return Directive::Continue;
+        }
+        let State::Reading(reading) = self.take() else { return Directive::Continue };
+        let Reading { request, scanner } = *reading;
+        match scanner.finish() {
+            Ok(facts) => self.read(picker, request, facts, now),
+            Err(error) => self.refuse_body(picker, request.record, &error, now),
         }
     }
 
     /// Picks an endpoint for a request that is ready for it.
     pub fn pick(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
-        let Ready { head, model, splice } = match core::mem::replace(&mut self.state, State::Done) {
-            State::Ready(ready) => ready,
-            other => {
-                self.state = other;
-                return Directive::Continue;
-            }
-        };
-        let picked = match picker.pick(model, now) {
-            Decision::Picked(ranked, reason) => Some((ranked, reason)),
-            Decision::NoEndpoint if picker.config.no_endpoint == NoEndpoint::FailClosed => {
-                let reply = LocalReply::no_endpoint(&picker.config.pool);
-                picker.count_error(model, reply.error_code);
-                return Directive::Reply(reply);
-            }
-            Decision::NoEndpoint => None,
-        };
-        let charged = picked.map(|(ranked, _)| ranked.first().address);
-        picker.sent(charged, model);
-        let destination = picked.map(|(ranked, _)| {
-            let mut list = String::new();
-            for place in ranked.iter() {
-                if !list.is_empty() {
-                    list.push(',');
+        if !matches!(self.state, State::Ready(_)) {
+            return Directive::Continue;
+        }
+        let State::Ready(Ready { request, splice, prefix_hashes }) = self.take() else { return Directive::Continue };
+        let Request { mut record, deadline, accepts_encoded, has_content_length } = request;
+        let decision = picker.pick(
+            &PickRequest {
+                target_model: &record.target_model,
+                prefix_hashes: &prefix_hashes,
+                prompt_tokens: estimated_tokens(record.request.prompt_bytes),
+                max_tokens: record.request.max_tokens,
+                priority: record.priority,
+                deadline,
+            },
+            now,
+        );
+        let mut destination = None;
+        match decision {
+            Decision::Picked(ranked, reason) => {
+                record.pick = Pick::Ranked(ranked, reason);
+                let mut list = String::new();
+                for endpoint in ranked.iter().filter_map(|id| picker.pool().endpoint(id)) {
+                    if !list.is_empty() {
+                        list.push(',');
+                    }
+                    list.push_str(endpoint.destination());
                 }
-                if let Some(endpoint) = picker.pool.endpoints().get(place.index) {
-                    list.push_str(&endpoint.address);
+                destination = Some(list);
+            }
+            Decision::NoEndpoint => {
+                record.pick = Pick::NoEndpoint;
+                if picker.config().no_endpoint == NoEndpoint::FailClosed {
+                    let reply = LocalReply::no_endpoint(record.api, &picker.config().pool);
+                    return self.refuse(picker, record, reply, now);
                 }
             }
-            list
-        });
-        self.state = State::Sent(Sent { started: head.started, api: head.api, model, picked, charged });
-        Directive::Send(Outbound {
-            destination,
-            client_destination: head.client_destination,
-            splice,
-            has_content_length: head.has_content_length,
-        })
+        }
+        record.times.sent = Some(now);
+        let first = record.ranked().map(|ranked| ranked.first());
+        let charge = picker.charge(first, record.api.map(|_| record.model.as_str()), now);
+        let ask_identity = accepts_encoded && record.api.is_some();
+        self.state = State::Sent(Sent { record, charge });
+        Directive::Send(Outbound { destination, ask_identity, splice, has_content_length })
+    }
+
+    /// The host refused what it was told, or what it was asked for.
+    pub fn on_refused(&mut self, picker: &mut EndpointPicker, refused: Refused, now: Timestamp) -> Directive {
+        match refused {
+            Refused::Destination => Directive::Continue,
+            Refused::Reply => {
+                if self.is_sealed {
+                    Directive::Hold
+                } else {
+                    Directive::Continue
+                }
+            }
+            Refused::Strip | Refused::Splice => {
+                self.is_sealed = true;
+                self.fail_internally(picker, now)
+            }
+            Refused::Body => self.fail_internally(picker, now),
+        }
     }
 
     /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself.
@@ -270,73 +312,93 @@ impl Exchange {
         info: &mut impl StreamInfo,
         end: bool,
     ) {
-        match core::mem::replace(&mut self.state, State::Done) {
+        match self.take() {
             State::Sent(sent) => {
-                let own_answer = if head.status >= 400 { local_reply_cause(info) } else { None };
-                if let Some(code) = own_answer {
-                    let tried = usize::try_from(info.attempts().unwrap_or(1)).unwrap_or(1);
+                if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
-                    blame(picker, sent.picked, tried, now);
-                    settle(picker, sent, Some(code), now, None);
+                    let sent = unserved(picker, sent, flags, info, now);
+                    settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
                     return;
                 }
-                let sent = served(picker, sent, info);
-                let readable = !head.encoded && head.status < 400;
-                let reader = match sent.api {
-                    Some(api) if readable && head.event_stream => ResponseReader::sse(Some(api)),
-                    Some(api) if readable && head.json => ResponseReader::json(Some(api)),
-                    _ => ResponseReader::opaque(),
-                };
-                self.state = State::Answering(Box::new(Answering {
-                    sent,
-                    status: head.status,
-                    streamed: head.event_stream,
-                    reader,
-                    unread: 0,
-                    first_content: None,
-                    last_content: None,
-                }));
+                let sent = served(picker, sent, head.status, info);
+                self.state = State::Answering(Box::new(answering(sent, head)));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
             }
             // Envoy gave up on the request while its body was still coming.
-            State::Reading(_) => {
-                if head.status == 413 {
-                    count_body(picker, "too_large");
-                    picker.count_error(None, ErrorCode::BadRequest);
+            State::Reading(reading) => {
+                let mut record = reading.request.record;
+                let (outcome, code) = if head.status == 413 {
+                    (BodyOutcome::TooLarge, ErrorCode::BadRequest)
                 } else {
-                    count_body(picker, "incomplete");
-                    picker.count_error(None, ErrorCode::Timeout);
-                }
+                    (BodyOutcome::Incomplete, ErrorCode::Timeout)
+                };
+                record.request.outcome = Some(outcome);
+                settle(picker, None, record, End::Failed(code), info.now());
             }
             // Envoy gave up on the request before it was sent.
-            State::Ready(ready) => picker.count_error(ready.model, cause(info.response_flags())),
+            State::Ready(ready) => {
+                let code = flags(info).error_code();
+                settle(picker, None, ready.request.record, End::Failed(code), info.now());
+            }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
     }
 
-    /// `size` more bytes of the response came; `read` fetches them and is called only if they matter.
-    pub fn on_response_body(
+    /// Whether the response's body is to be given to [`Self::on_response_body`]; else its size is all that matters.
+    #[must_use]
+    pub fn reads_response(&self) -> bool {
+        matches!(&self.state, State::Answering(answering) if answering.unread.is_none())
+    }
+
+    /// More of the response's body came, in any number of slices.
+    pub fn on_response_body<'a>(
         &mut self,
         picker: &mut EndpointPicker,
-        size: usize,
-        read: impl FnOnce() -> Vec<u8>,
+        slices: impl IntoIterator<Item = &'a [u8]>,
         info: &mut impl StreamInfo,
         end: bool,
     ) {
         let State::Answering(answering) = &mut self.state else { return };
-        if size > 0 {
-            if matches!(answering.reader, ResponseReader::Opaque(_)) {
-                answering.unread += size as u64;
+        let mut has_content = false;
+        for slice in slices {
+            if answering.unread.is_some() {
+                answering.unread_bytes = answering.unread_bytes.saturating_add(slice.len() as u64);
             } else {
-                let progress = answering.reader.feed(&read());
-                if progress.content_events > 0 && answering.streamed {
-                    let now = info.now();
-                    answering.first_content.get_or_insert(now);
-                    answering.last_content = Some(now);
+                has_content |= answering.reader.feed(slice).content_events > 0;
+            }
+        }
+        if has_content && answering.streamed {
+            let now = info.now();
+            let Sent { record, charge } = &mut answering.sent;
+            record.times.last_content = Some(now);
+            if record.times.first_content.is_none() {
+                record.times.first_content = Some(now);
+                if let Some(endpoint) = charge.endpoint() {
+                    let after_micros = now.micros_since(charge.sent_at());
+                    picker.observe(endpoint, &Observation::FirstToken { after_micros }, charge.sent_at(), now);
                 }
             }
+        }
+        if end {
+            self.end(picker, End::Complete, info.now());
+        }
+    }
+
+    /// `size` more bytes of the response came unread: they do not matter, or (`is_lost`) the host did not hand them out.
+    pub fn on_response_size(
+        &mut self,
+        picker: &mut EndpointPicker,
+        size: u64,
+        is_lost: bool,
+        info: &mut impl StreamInfo,
+        end: bool,
+    ) {
+        let State::Answering(answering) = &mut self.state else { return };
+        answering.unread_bytes = answering.unread_bytes.saturating_add(size);
+        if is_lost {
+            answering.unread.get_or_insert(ResponseOutcome::Unreadable);
         }
         if end {
             self.end(picker, End::Complete, info.now());
@@ -352,10 +414,24 @@ impl Exchange {
 
     /// The stream is over. Whatever was not settled before is settled here.
     pub fn on_log(&mut self, picker: &mut EndpointPicker, info: &mut impl StreamInfo) {
-        if matches!(self.state, State::Reading(_) | State::Ready(_) | State::Sent(_) | State::Answering(_)) {
-            let code = cause(info.response_flags());
-            self.end(picker, End::Failed(code), info.now());
+        if self.is_settled() {
+            return;
         }
+        let flags = flags(info);
+        let now = info.now();
+        if let State::Answering(answering) = &mut self.state
+            && flags.blames_endpoint()
+            && let Some(endpoint) = answering.sent.charge.endpoint()
+        {
+            let sent_at = answering.sent.charge.sent_at();
+            picker.observe_failed(&mut answering.sent.record, endpoint, Failure::BrokenOff, sent_at, now);
+        }
+        if matches!(self.state, State::Sent(_))
+            && let State::Sent(sent) = self.take()
+        {
+            self.state = State::Sent(unserved(picker, sent, flags, info, now));
+        }
+        self.end(picker, End::Failed(flags.error_code()), now);
     }
 
     /// True once nothing is left to settle.
@@ -364,210 +440,265 @@ impl Exchange {
         matches!(self.state, State::New | State::Done)
     }
 
+    const fn take(&mut self) -> State {
+        core::mem::replace(&mut self.state, State::Done)
+    }
+
     /// The one place where an exchange in flight comes to its end.
     fn end(&mut self, picker: &mut EndpointPicker, end: End, now: Timestamp) {
-        let failure = match end {
-            End::Complete => None,
-            End::Failed(code) => Some(code),
-        };
-        match core::mem::replace(&mut self.state, State::Done) {
+        match self.take() {
             State::New | State::Done => {}
-            State::Reading(_) => {
-                count_body(picker, "incomplete");
-                picker.count_error(None, failure.unwrap_or(ErrorCode::Cancelled));
+            State::Reading(reading) => {
+                let mut record = reading.request.record;
+                record.request.outcome = Some(BodyOutcome::Incomplete);
+                settle(picker, None, record, end, now);
             }
-            State::Ready(ready) => picker.count_error(ready.model, failure.unwrap_or(ErrorCode::Internal)),
-            State::Sent(sent) => settle(picker, sent, failure, now, None),
-            State::Answering(answering) => {
-                let Answering { sent, status, streamed, reader, unread, first_content, last_content } = *answering;
-                let mut facts = reader.finish();
-                facts.bytes += unread;
-                let failure =
-                    failure.or((status >= 400 || facts.error.is_some()).then_some(ErrorCode::ModelServerError));
-                let answer = Answer { facts, complete: end == End::Complete, streamed, first_content, last_content };
-                settle(picker, sent, failure, now, Some(answer));
-            }
+            State::Ready(ready) => settle(picker, None, ready.request.record, end, now),
+            State::Sent(sent) => settle(picker, Some(sent.charge), sent.record, end, now),
+            State::Answering(answering) => finish(picker, *answering, end, now),
         }
     }
 
-    fn ready(&mut self, head: Arrival, model: Option<ModelId>, splice: Option<Splice>) -> Directive {
-        self.state = State::Ready(Ready { head, model, splice });
+    fn ready(&mut self, request: Request, splice: Option<Splice>, prefix_hashes: Vec<u64>) -> Directive {
+        self.state = State::Ready(Ready { request, splice, prefix_hashes });
         Directive::Pick
     }
 
-    fn refuse_body(&mut self, picker: &mut EndpointPicker, error: &RequestError) -> Directive {
-        let outcome = match error {
-            RequestError::Empty => "empty",
-            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => "malformed",
+    fn refuse_body(
+        &mut self,
+        picker: &mut EndpointPicker,
+        mut record: Box<ExchangeRecord>,
+        error: &RequestError,
+        now: Timestamp,
+    ) -> Directive {
+        record.request.outcome = Some(match error {
+            RequestError::Empty => BodyOutcome::Empty,
+            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => {
+                BodyOutcome::Malformed
+            }
             RequestError::NotAnObject
             | RequestError::ModelNotAString
             | RequestError::ModelEmpty
             | RequestError::ModelTooLong
-            | RequestError::ModelRepeated => "invalid",
-        };
-        count_body(picker, outcome);
-        self.refuse(picker, LocalReply::bad_request(error))
+            | RequestError::ModelRepeated => BodyOutcome::Invalid,
+        });
+        let reply = LocalReply::bad_request(record.api, error);
+        self.refuse(picker, record, reply, now)
     }
 
-    fn refuse(&mut self, picker: &mut EndpointPicker, reply: LocalReply) -> Directive {
+    fn refuse(
+        &mut self,
+        picker: &mut EndpointPicker,
+        record: Box<ExchangeRecord>,
+        reply: LocalReply,
+        now: Timestamp,
+    ) -> Directive {
         self.state = State::Done;
-        picker.count_error(None, reply.error_code);
+        settle(picker, None, record, End::Failed(reply.error_code), now);
         Directive::Reply(reply)
     }
 
-    /// The body is read: name the model, rewrite it, count the request.
-    fn read(&mut self, picker: &mut EndpointPicker, head: Arrival, facts: RequestFacts) -> Directive {
-        let (model, ranges) = match facts.model {
+    /// Answers a request with 500 because of what the host refused, wherever the exchange stands.
+    fn fail_internally(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
+        let (charge, mut record) = match self.take() {
+            State::New => (None, Box::new(ExchangeRecord::begin(now))),
+            State::Reading(reading) => (None, reading.request.record),
+            State::Ready(ready) => (None, ready.request.record),
+            State::Sent(sent) => (Some(sent.charge), sent.record),
+            other @ (State::Answering(_) | State::Done) => {
+                self.state = other;
+                return Directive::Continue;
+            }
+        };
+        if record.api.is_some() && record.request.outcome.is_none() {
+            record.request.outcome = Some(BodyOutcome::Unreadable);
+        }
+        let reply = LocalReply::internal(record.api);
+        settle(picker, charge, record, End::Failed(reply.error_code), now);
+        Directive::Reply(reply)
+    }
+
+    /// The body is read: name the model and rewrite it.
+    fn read(
+        &mut self,
+        picker: &mut EndpointPicker,
+        mut request: Request,
+        facts: RequestFacts,
+        now: Timestamp,
+    ) -> Directive {
+        let record = &mut request.record;
+        record.request.bytes = facts.body_bytes;
+        record.request.prompt_bytes = facts.prompt_bytes;
+        record.request.max_tokens = facts.max_tokens;
+        record.request.stream = facts.stream;
+        let (model, value_ranges) = match facts.model {
             Model::Named { name, value_ranges } => (name, value_ranges),
-            Model::Missing if picker.config.missing_model == MissingModel::Reject => {
-                count_body(picker, "missing_model");
-                return self.refuse(picker, LocalReply::missing_model());
+            Model::Missing if picker.config().missing_model == MissingModel::Reject => {
+                record.request.outcome = Some(BodyOutcome::MissingModel);
+                let reply = LocalReply::missing_model(record.api);
+                return self.refuse(picker, request.record, reply, now);
             }
             Model::Missing => (String::new(), Vec::new()),
         };
-        picker.count_parsed_body();
-        let splice = rewrite(picker, &model, ranges);
-        let target = splice.as_ref().map_or(model.as_str(), |splice| splice.model.as_str());
-        let id = picker.ledger.model(&model, target);
-        picker.ledger.count_request(id, head.priority);
-        picker.ledger.record(id, Measure::RequestSize, facts.body_bytes);
-        self.ready(head, Some(id), splice)
+        record.request.outcome = Some(BodyOutcome::Parsed);
+        let mut splice = None;
+        if !value_ranges.is_empty()
+            && let Some((rule, target)) = picker.rewrite(&model)
+        {
+            record.rewrite_rule = Some(rule);
+            record.target_model.clone_from(&target.model);
+            splice = (target.model != model).then(|| Splice { ranges: value_ranges, model: target.model.clone() });
+        } else {
+            record.target_model.clone_from(&model);
+        }
+        record.model = model;
+        self.ready(request, splice, facts.prefix_hashes)
     }
 }
 
-/// What came back, for the statistics.
-struct Answer {
-    facts: ResponseFacts,
-    complete: bool,
-    streamed: bool,
-    first_content: Option<Timestamp>,
-    last_content: Option<Timestamp>,
-}
-
-fn count_body(picker: &mut EndpointPicker, outcome: &str) {
-    picker.ledger.count(Stat::RequestBodiesTotal, &[outcome]);
-}
-
-/// Applies the rule for `model`, if there is one and the body names the model.
-fn rewrite(picker: &mut EndpointPicker, model: &str, ranges: Vec<core::ops::Range<usize>>) -> Option<Splice> {
-    if ranges.is_empty() {
-        return None;
-    }
-    let rule = Rule::find(&picker.config.rewrites, model)?;
-    let target = rule.draw(&mut picker.rng)?;
-    picker.ledger.count(Stat::ModelRewriteDecisionsTotal, &[&rule.name, model, &target.model]);
-    (target.model != model).then(|| Splice { ranges, model: target.model.clone() })
-}
-
-/// An endpoint answered: blame those that were tried before it, and move the request to it.
-fn served(picker: &mut EndpointPicker, mut sent: Sent, info: &mut impl StreamInfo) -> Sent {
-    let Some(by) = info.upstream_address() else { return sent };
-    if sent.picked.map(|(ranked, _)| ranked.first().address) != Some(by) {
-        let tried_before = sent.picked.map_or(0, |(ranked, _)| {
-            ranked.iter().position(|place| place.address == by).unwrap_or_else(|| ranked.iter().count())
-        });
-        blame(picker, sent.picked, tried_before, info.now());
-        sent.charged = picker.moved(sent.charged, by);
-    }
-    picker.pool.record_success(by);
-    let reason = match sent.picked {
-        Some((ranked, reason)) if ranked.first().address == by => reason,
-        Some(_) => Reason::Retry,
-        None => Reason::Fallback,
+fn answering(sent: Sent, head: &ResponseHead) -> Answering {
+    let (reader, unread) = match sent.record.api {
+        Some(_) if head.status >= 300 => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
+        Some(_) if head.encoded => (ResponseReader::opaque(), Some(ResponseOutcome::Encoded)),
+        Some(api) if head.event_stream => (ResponseReader::sse(Some(api)), None),
+        Some(api) if head.json => (ResponseReader::json(Some(api)), None),
+        _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
     };
-    picker.count_pick(by, reason);
-    sent
+    Answering { sent, status: head.status, streamed: head.event_stream, reader, unread, unread_bytes: 0 }
 }
 
-/// The first `tried` entries of the ranked list did not answer.
-fn blame(picker: &mut EndpointPicker, picked: Option<(Ranked, Reason)>, tried: usize, now: Timestamp) {
-    if let Some((ranked, _)) = picked {
-        for place in ranked.iter().take(tried) {
-            picker.failed(place.address, now);
-        }
+/// An endpoint answered: it holds the request, and those that were tried before it have failed.
+fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info: &mut impl StreamInfo) -> Sent {
+    let Sent { mut record, mut charge } = sent;
+    let Some(address) = info.upstream_address() else { return Sent { record, charge } };
+    let endpoint = picker.pool().find(address);
+    let reason = match record.pick {
+        Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
+        Pick::Ranked(..) => Reason::Retry,
+        Pick::None | Pick::NoEndpoint => Reason::Fallback,
+    };
+    if reason == Reason::Retry {
+        let now = info.now();
+        blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
     }
-}
-
-/// Takes a request off every account and records what it was.
-fn settle(picker: &mut EndpointPicker, sent: Sent, failure: Option<ErrorCode>, now: Timestamp, answer: Option<Answer>) {
-    picker.finished(sent.charged, sent.model);
-    if let Some(code) = failure {
-        picker.count_error(sent.model, code);
-    }
-    let (Some(model), Some(answer)) = (sent.model, answer.filter(|answer| answer.complete)) else { return };
-    let duration = now.micros_since(sent.started);
-    let ledger = &mut picker.ledger;
-    ledger.record(model, Measure::RequestDuration, duration);
-    ledger.record(model, Measure::ResponseSize, answer.facts.bytes);
-    let usage = answer.facts.usage.unwrap_or_default();
-    // A count of 0 says that there was nothing of the kind (no output of an embedding), not that a sample of 0 was taken.
-    let prompt = usage.prompt_tokens.filter(|tokens| (1..=MAX_TOKENS).contains(tokens));
-    let generated = usage.completion_tokens.filter(|tokens| (1..=MAX_TOKENS).contains(tokens));
-    if let Some(tokens) = prompt {
-        ledger.record(model, Measure::InputTokens, tokens);
-    }
-    if let Some(tokens) = usage.cached_tokens.filter(|&tokens| tokens <= MAX_TOKENS) {
-        ledger.record(model, Measure::CachedTokens, tokens);
-    }
-    if let Some(tokens) = generated {
-        ledger.record(model, Measure::OutputTokens, tokens);
-        ledger.record(model, Measure::NormalizedTimePerOutputToken, duration / tokens);
-    }
-    if answer.streamed
-        && let (Some(first), Some(last)) = (answer.first_content, answer.last_content)
+    charge = picker.transfer(charge, endpoint);
+    record.served = Some(Served { address, endpoint, reason });
+    if is_endpoint_trouble(status)
+        && let Some(endpoint) = endpoint
     {
-        ledger.record(model, Measure::TimeToFirstToken, first.micros_since(sent.started));
-        if let Some(tokens) = generated.filter(|&tokens| tokens > 1) {
-            ledger.record(model, Measure::TimePerOutputToken, last.micros_since(first) / (tokens - 1));
+        // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
+        let now = info.now();
+        picker.observe_failed(&mut record, endpoint, Failure::ServerError, charge.sent_at(), now);
+    }
+    Sent { record, charge }
+}
+
+/// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
+/// and those that were tried before it.
+fn unserved(picker: &mut EndpointPicker, sent: Sent, flags: Flags, info: &mut impl StreamInfo, now: Timestamp) -> Sent {
+    let Sent { mut record, charge } = sent;
+    let attempts = info.attempts();
+    if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
+        let last = info.upstream_address().and_then(|address| picker.pool().find(address));
+        if let Some(last) = last {
+            blame_those_before(picker, &mut record, Some(last), charge.sent_at(), attempts, now);
+            if flags.blames_endpoint() {
+                picker.observe_failed(&mut record, last, Failure::NoAnswer, charge.sent_at(), now);
+            }
         }
+    }
+    Sent { record, charge }
+}
+
+/// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy
+/// skipped some (they are not in its cluster), nobody knows which: none is blamed.
+fn blame_those_before(
+    picker: &mut EndpointPicker,
+    record: &mut ExchangeRecord,
+    last: Option<crate::pool::EndpointId>,
+    sent_at: Timestamp,
+    attempts: Option<u64>,
+    now: Timestamp,
+) {
+    let Some(ranked) = record.ranked() else { return };
+    let before = ranked.iter().take_while(|&id| Some(id) != last).count();
+    if attempts.is_some_and(|attempts| attempts.saturating_sub(1) < before as u64) {
+        return;
+    }
+    for endpoint in ranked.iter().take(before) {
+        picker.observe_failed(record, endpoint, Failure::NoAnswer, sent_at, now);
     }
 }
 
-/// Why Envoy answered in the endpoint's place; `None` when the endpoint did answer.
-fn local_reply_cause(info: &mut impl StreamInfo) -> Option<ErrorCode> {
-    let details = info.code_details()?;
-    if details.is_empty() || details.starts_with(b"via_upstream") {
+/// An answer is over: judges it, tells the scheduler, and settles.
+fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
+    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes } = answering;
+    let complete = end == End::Complete;
+    let facts = reader.finish();
+    let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
+    let verdict = judge(status, &facts, outcome);
+    let usage = believable(facts.usage.unwrap_or_default());
+    record.response = Some(ResponseSummary {
+        status,
+        bytes: facts.bytes.saturating_add(unread_bytes),
+        streamed,
+        outcome: verdict.outcome,
+        usage,
+        complete,
+    });
+    let end = match (end, verdict.failure) {
+        (End::Complete, Some((code, _))) => End::Failed(code),
+        (end, _) => end,
+    };
+    if let Some(endpoint) = charge.endpoint() {
+        let sent_at = charge.sent_at();
+        match verdict.failure {
+            // 5xx were observed with the headers.
+            Some((_, Some(Failure::ServerError))) => {}
+            Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
+            None if complete => {
+                let after_micros = now.micros_since(sent_at);
+                picker.observe(endpoint, &Observation::Finished { usage, after_micros }, sent_at, now);
+            }
+            _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
+        }
+    }
+    settle(picker, Some(charge), record, end, now);
+}
+
+fn settle(
+    picker: &mut EndpointPicker,
+    charge: Option<Charge>,
+    mut record: Box<ExchangeRecord>,
+    end: End,
+    now: Timestamp,
+) {
+    record.times.ended = now;
+    record.end = end;
+    picker.settle(charge, record);
+}
+
+/// Token counts without those that no context could hold.
+fn believable(usage: Usage) -> Usage {
+    let believed = |tokens: Option<u64>| tokens.filter(|&tokens| tokens <= MAX_TOKENS);
+    Usage {
+        prompt_tokens: believed(usage.prompt_tokens),
+        completion_tokens: believed(usage.completion_tokens),
+        total_tokens: believed(usage.total_tokens),
+        cached_tokens: believed(usage.cached_tokens),
+        reasoning_tokens: believed(usage.reasoning_tokens),
+    }
+}
+
+fn flags(info: &mut impl StreamInfo) -> Flags {
+    Flags(info.response_flags().unwrap_or(0))
+}
+
+/// The flags of an answer that Envoy made in the endpoint's place; `None` when the endpoint did answer.
+fn local_reply(status: u16, info: &mut impl StreamInfo) -> Option<Flags> {
+    if status < 400 {
         return None;
     }
-    Some(cause(info.response_flags()))
-}
-
-/// Bits of Envoy's response flags, in the order of its `CoreResponseFlag`.
-mod flag {
-    pub(super) const NO_HEALTHY_UPSTREAM: u64 = 1 << 1;
-    pub(super) const UPSTREAM_REQUEST_TIMEOUT: u64 = 1 << 2;
-    pub(super) const UPSTREAM_OVERFLOW: u64 = 1 << 7;
-    pub(super) const NO_ROUTE: u64 = 1 << 8;
-    pub(super) const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 1 << 14;
-    pub(super) const STREAM_IDLE_TIMEOUT: u64 = 1 << 16;
-    pub(super) const DOWNSTREAM_PROTOCOL_ERROR: u64 = 1 << 18;
-    pub(super) const MAX_STREAM_DURATION: u64 = 1 << 19;
-    pub(super) const DURATION_TIMEOUT: u64 = 1 << 22;
-    pub(super) const NO_CLUSTER: u64 = 1 << 24;
-    pub(super) const DOWNSTREAM_REMOTE_RESET: u64 = 1 << 28;
-}
-
-fn cause(flags: Option<u64>) -> ErrorCode {
-    // A stream that was dropped without a flag was dropped by this side of the proxy: the client is not there any more.
-    let flags = flags.unwrap_or(0);
-    let any = |bits: u64| flags & bits != 0;
-    if any(flag::UPSTREAM_REQUEST_TIMEOUT
-        | flag::STREAM_IDLE_TIMEOUT
-        | flag::MAX_STREAM_DURATION
-        | flag::DURATION_TIMEOUT)
-    {
-        ErrorCode::Timeout
-    } else if any(flag::DOWNSTREAM_CONNECTION_TERMINATION
-        | flag::DOWNSTREAM_REMOTE_RESET
-        | flag::DOWNSTREAM_PROTOCOL_ERROR)
-        || flags == 0
-    {
-        ErrorCode::Cancelled
-    } else if any(flag::NO_HEALTHY_UPSTREAM | flag::NO_ROUTE | flag::NO_CLUSTER) {
-        ErrorCode::ServiceUnavailable
-    } else if any(flag::UPSTREAM_OVERFLOW) {
-        ErrorCode::ResourceExhausted
-    } else {
-        ErrorCode::UpstreamReset
-    }
+    let details = info.code_details()?;
+    (!details.is_empty() && !details.starts_with(b"via_upstream")).then(|| flags(info))
 }

@@ -26,6 +26,14 @@ pub struct RequestHead<'a> {
     pub objective: Option<&'a [u8]>,
     /// `upgrade` or CONNECT: a tunnel, whose bytes are not a body.
     pub tunnel: bool,
+    /// `accept-encoding`, if it allows another than `identity`.
+    pub accepts_encoded: bool,
+    /// `x-request-id`.
+    pub request_id: Option<&'a [u8]>,
+    /// `x-envoy-upstream-rq-timeout-ms`: how long the client waits, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// `content-type`.
+    pub content_type: &'a [u8],
 }
 
 impl<'a> RequestHead<'a> {
@@ -41,7 +49,13 @@ impl<'a> RequestHead<'a> {
                 b":path" => head.path = value,
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"content-length" => head.has_content_length = true,
+                b"content-type" => head.content_type = value,
+                b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,
+                b"x-request-id" => head.request_id = Some(value),
+                b"x-envoy-upstream-rq-timeout-ms" => {
+                    head.timeout_ms = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+                }
                 _ if name == DESTINATION_HEADER.as_bytes() => head.has_destination = true,
                 _ if name == OBJECTIVE_HEADER.as_bytes() || name == OBJECTIVE_HEADER_LLM_D.as_bytes() => {
                     head.objective = Some(value);
@@ -56,11 +70,8 @@ impl<'a> RequestHead<'a> {
     #[must_use]
     pub fn route(&self) -> Route {
         let path = self.path.split(|&byte| byte == b'?').next().unwrap_or_default();
-        if self.tunnel {
-            return Route::Untouched;
-        }
         match Api::from_path(self.path) {
-            Some(api) if self.method == b"POST" => Route::Inference(api),
+            Some(api) if self.method == b"POST" && !self.tunnel => Route::Inference(api),
             Some(_) => Route::LoadOnly,
             None if path.split(|&byte| byte == b'/').any(|segment| segment == b"v1" || segment == b"v2") => {
                 Route::LoadOnly
@@ -75,7 +86,8 @@ impl<'a> RequestHead<'a> {
 pub enum Route {
     /// Its body names a model and decides.
     Inference(Api),
-    /// Below `/v1/` or `/v2/` but with nothing to read: any endpoint can answer, the least loaded shall.
+    /// Of an inference API or below `/v1/` or `/v2/`, but with nothing to read (another method, an upgrade): any endpoint can answer, the
+    /// least loaded shall.
     LoadOnly,
     /// None of the picker's business.
     Untouched,
@@ -140,10 +152,25 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_is_left_alone() {
+    fn a_tunnel_is_routed_by_load_and_its_bytes_are_no_body() {
+        for (method, path) in [("GET", "/v1/realtime"), ("POST", "/v1/chat/completions"), ("CONNECT", "/v1/realtime")] {
+            let pairs: [(&[u8], &[u8]); 3] =
+                [(b":method", method.as_bytes()), (b":path", path.as_bytes()), (b"upgrade", b"websocket")];
+            assert_eq!(RequestHead::read(pairs.into_iter()).route(), Route::LoadOnly, "{method} {path}");
+        }
+        let connect: [(&[u8], &[u8]); 2] = [(b":method", b"CONNECT"), (b":authority", b"host:443")];
+        assert_eq!(RequestHead::read(connect.into_iter()).route(), Route::Untouched);
+    }
+
+    #[test]
+    fn what_the_client_waits_for_and_accepts_is_read() {
         let pairs: [(&[u8], &[u8]); 3] =
-            [(b":method", b"GET"), (b":path", b"/v1/realtime"), (b"upgrade", b"websocket")];
-        assert_eq!(RequestHead::read(pairs.into_iter()).route(), Route::Untouched);
+            [(b"accept-encoding", b"gzip, br"), (b"x-envoy-upstream-rq-timeout-ms", b"1500"), (b"x-request-id", b"r-1")];
+        let head = RequestHead::read(pairs.into_iter());
+        assert_eq!((head.accepts_encoded, head.timeout_ms, head.request_id), (true, Some(1_500), Some(&b"r-1"[..])));
+        let plain: [(&[u8], &[u8]); 2] = [(b"accept-encoding", b"identity"), (b"x-envoy-upstream-rq-timeout-ms", b"soon")];
+        let head = RequestHead::read(plain.into_iter());
+        assert_eq!((head.accepts_encoded, head.timeout_ms), (false, None));
     }
 
     #[test]

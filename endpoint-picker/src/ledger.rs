@@ -5,19 +5,15 @@
 //! classic histograms, at a price that does not depend on the number of requests. Seconds are counted in microseconds; the
 //! whole-second `_sum` carries its remainder, so that it never drifts, and a twin in microseconds is exact.
 
-use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use catalogue::{Bounds, Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat, Switch, label_value, stat_name};
-use hashbrown::{Equivalent, HashMap, HashSet};
+use hashbrown::HashMap;
 
 use crate::config::StatsConfig;
-
-/// Stands for every model name beyond the cap.
-pub const OTHER_MODEL: &str = "other";
 
 /// The host's stats, as far as a ledger needs them.
 pub trait StatSink {
@@ -44,62 +40,12 @@ pub enum SinkKind {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SeriesId(usize);
 
-/// The series of one pair of model names.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ModelId(usize);
-
-/// What is measured once a request and model, and published under every spelling that is switched on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Measure {
-    /// Request headers to end of response, microseconds.
-    RequestDuration,
-    /// Request body, bytes.
-    RequestSize,
-    /// Response body, bytes.
-    ResponseSize,
-    /// Prompt tokens.
-    InputTokens,
-    /// Generated tokens.
-    OutputTokens,
-    /// Prompt tokens from the prefix cache.
-    CachedTokens,
-    /// Duration for each generated token, microseconds.
-    NormalizedTimePerOutputToken,
-    /// Request headers to first content, microseconds.
-    TimeToFirstToken,
-    /// Time for each token after the first, microseconds.
-    TimePerOutputToken,
-}
-
-impl Measure {
-    const COUNT: usize = 9;
-
-    const fn stats(self) -> &'static [Stat] {
-        match self {
-            Self::RequestDuration => &[Stat::ObjectiveRequestDurationSeconds, Stat::ModelRequestDurationSeconds],
-            Self::RequestSize => &[Stat::ObjectiveRequestSizes, Stat::ModelRequestSizes],
-            Self::ResponseSize => &[Stat::ObjectiveResponseSizes, Stat::ModelResponseSizes],
-            Self::InputTokens => &[Stat::ObjectiveInputTokens, Stat::ModelInputTokens],
-            Self::OutputTokens => &[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens],
-            Self::CachedTokens => &[Stat::ObjectivePromptCachedTokens],
-            Self::NormalizedTimePerOutputToken => {
-                &[Stat::ObjectiveNormalizedTimePerOutputToken, Stat::ModelNormalizedTimePerOutputToken]
-            }
-            Self::TimeToFirstToken => &[Stat::ObjectiveRequestTtftSeconds],
-            Self::TimePerOutputToken => &[Stat::ObjectiveRequestTpotSeconds],
-        }
-    }
-}
-
 /// Statistics on their way to the host.
 #[derive(Debug)]
 pub struct Ledger {
     config: StatsConfig,
     series: Vec<Series>,
     by_key: HashMap<Key, SeriesId>,
-    models: Vec<ModelSeries>,
-    by_model: HashMap<ModelPair, ModelId>,
-    admitted: HashSet<String>,
     undefined: VecDeque<SeriesId>,
     dirty: VecDeque<SeriesId>,
     flushing: usize,
@@ -109,35 +55,6 @@ pub struct Ledger {
 struct Key {
     stat: Stat,
     values: Vec<String>,
-}
-
-/// Two model names as requests give them.
-#[derive(Debug, Eq, Hash, PartialEq)]
-struct ModelPair {
-    model: String,
-    target: String,
-}
-
-/// The same, borrowed, to look up without copying.
-#[derive(Hash)]
-struct ModelPairRef<'a> {
-    model: &'a str,
-    target: &'a str,
-}
-
-impl Equivalent<ModelPair> for ModelPairRef<'_> {
-    fn equivalent(&self, pair: &ModelPair) -> bool {
-        self.model == pair.model && self.target == pair.target
-    }
-}
-
-#[derive(Debug)]
-struct ModelSeries {
-    model: String,
-    target: String,
-    measures: [Option<SeriesId>; Measure::COUNT],
-    /// Its request counters by priority. Few: priorities come from the configuration.
-    requests: Vec<(i64, [Option<SeriesId>; 2])>,
 }
 
 #[derive(Debug)]
@@ -172,85 +89,26 @@ struct Histogram {
 }
 
 impl Ledger {
-    /// An empty ledger. `pinned` model names keep series of their own however many others there are.
-    pub fn new<'a>(config: StatsConfig, pinned: impl Iterator<Item = &'a str>) -> Self {
+    /// An empty ledger.
+    #[must_use]
+    pub fn new(config: StatsConfig) -> Self {
         Self {
             config,
             series: Vec::new(),
             by_key: HashMap::new(),
-            models: Vec::new(),
-            by_model: HashMap::new(),
-            admitted: pinned.map(|name| label_value(name).into_owned()).collect(),
             undefined: VecDeque::new(),
             dirty: VecDeque::new(),
             flushing: 0,
         }
     }
 
-    /// The series of a pair of model names: as the client sent it and as it was sent upstream.
-    pub fn model(&mut self, model: &str, target: &str) -> ModelId {
-        if let Some(&id) = self.by_model.get(&ModelPairRef { model, target }) {
-            return id;
-        }
-        let label = ModelPair { model: self.admit(model), target: self.admit(target) };
-        if let Some(&id) = self.by_model.get(&label) {
-            return id;
-        }
-        let id = ModelId(self.models.len());
-        let (model, target) = (label.model.clone(), label.target.clone());
-        self.models.push(ModelSeries { model, target, measures: [None; Measure::COUNT], requests: Vec::new() });
-        self.by_model.insert(label, id);
-        id
-    }
-
-    /// Counts a request for a pair of model names, under every spelling that is switched on.
-    pub fn count_request(&mut self, model: ModelId, priority: i64) {
-        let Some(known) = self.models.get(model.0) else { return };
-        let series = match known.requests.iter().find(|(other, _)| *other == priority) {
-            Some(&(_, series)) => series,
-            None => {
-                let (model_name, target) = (known.model.clone(), known.target.clone());
-                let series = [
-                    self.labelled(Stat::ObjectiveRequestTotal, &[&model_name, &target, &priority.to_string()]),
-                    self.labelled(Stat::ModelRequestTotal, &[&model_name, &target]),
-                ];
-                if let Some(known) = self.models.get_mut(model.0) {
-                    known.requests.push((priority, series));
-                }
-                series
-            }
-        };
-        for id in series.into_iter().flatten() {
-            self.add_to(id, 1);
-        }
-    }
-
-    /// The two label values of a pair of model names.
-    #[must_use]
-    pub fn model_labels(&self, id: ModelId) -> (&str, &str) {
-        self.models.get(id.0).map_or(("", ""), |series| (&series.model, &series.target))
-    }
-
-    /// Records one sample of a measure.
-    pub fn record(&mut self, model: ModelId, measure: Measure, sample: u64) {
-        let Some(known) = self.models.get(model.0) else { return };
-        let id = if let Some(id) = known.measures.get(measure as usize).copied().flatten() {
-            id
-        } else {
-            let stats: Vec<Stat> = measure.stats().iter().copied().filter(|stat| self.is_on(*stat)).collect();
-            if stats.is_empty() {
-                return;
-            }
-            let labels =
-                alloc::vec![(Label::ModelName, known.model.clone()), (Label::TargetModelName, known.target.clone())];
-            let id = self.new_series(stats, labels);
-            if let Some(slot) = self.models.get_mut(model.0).and_then(|known| known.measures.get_mut(measure as usize))
-            {
-                *slot = Some(id);
-            }
-            id
-        };
-        self.sample(id, sample);
+    /// A series that feeds several families of the same kind and labels, as far as their switches are on; `None` when none is. Each call
+    /// makes a new one: callers keep it.
+    pub fn spelled(&mut self, stats: &[Stat], values: &[&str]) -> Option<SeriesId> {
+        let stats: Vec<Stat> = stats.iter().copied().filter(|stat| self.is_on(*stat)).collect();
+        let family = stats.first()?.family();
+        let labels = family.labels.iter().copied().zip(values.iter().map(|value| label_value(value).into_owned())).collect();
+        Some(self.new_series(stats, labels))
     }
 
     /// Adds 1 to a counter. Values stand in the order of the family's labels.
@@ -358,18 +216,6 @@ impl Ledger {
             Switch::Objective => self.config.objective,
             Switch::Model => self.config.model,
         }
-    }
-
-    fn admit(&mut self, model: &str) -> String {
-        let name = label_value(model);
-        if self.admitted.contains(name.as_ref()) || name.is_empty() {
-            return name.into_owned();
-        }
-        if self.admitted.len() >= self.config.max_models {
-            return OTHER_MODEL.to_owned();
-        }
-        self.admitted.insert(name.clone().into_owned());
-        name.into_owned()
     }
 
     fn new_series(&mut self, stats: Vec<Stat>, labels: Vec<(Label, String)>) -> SeriesId {

@@ -14,21 +14,27 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod accounts;
+pub mod admission;
 pub mod board;
 pub mod config;
+mod ending;
 pub mod exchange;
 pub mod head;
 pub mod ledger;
 pub mod openai;
 pub mod picker;
 pub mod pool;
+pub mod record;
 pub mod reply;
 pub mod rewrite;
 pub mod rng;
 pub mod scheduling;
+pub mod telemetry;
 pub mod time;
 
 pub use config::{Config, ConfigError, Plugin};
-pub use exchange::{Directive, End, Exchange};
+pub use exchange::{Directive, Exchange};
 pub use picker::EndpointPicker;
+pub use record::{End, ExchangeRecord};
 pub use time::Timestamp;

@@ -1,62 +1,45 @@
-//! Everything that one worker knows: configuration, pool, statistics, and the generator that breaks ties.
+//! One worker's endpoint picker: configuration, routing, accounts and telemetry, which exchanges borrow for the length of a callback.
 
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
-use core::net::SocketAddr;
+use alloc::boxed::Box;
 
-use catalogue::Stat;
-use hashbrown::HashMap;
-use snapshot::Snapshot;
+use snapshot::{Loads, Membership};
 
-use crate::board::{Board, Count, Post};
+use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
-use crate::ledger::{Ledger, ModelId, SeriesId};
-use crate::pool::Pool;
-use crate::reply::ErrorCode;
+use crate::pool::{EndpointId, OtherMembership, Pool};
+use crate::record::ExchangeRecord;
+use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
-use crate::scheduling::{Decision, Place, Reason, Scheduler};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler};
+use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
 
-/// One worker's endpoint picker. Exchanges borrow it for the length of a callback.
+/// One worker's endpoint picker.
 #[derive(Debug)]
 pub struct EndpointPicker {
-    pub(crate) config: Config,
-    pub(crate) rng: Rng,
-    pub(crate) ledger: Ledger,
-    pub(crate) pool: Pool,
+    config: Config,
+    routing: Routing,
+    accounts: Accounts,
+    telemetry: Telemetry,
+}
+
+/// Who the endpoints are and which of them is next.
+#[derive(Debug)]
+struct Routing {
+    pool: Pool,
     scheduler: Scheduler,
-    worker: u64,
-    running: HashMap<ModelId, u32>,
-    attempts: HashMap<(Option<ModelId>, SocketAddr), Option<SeriesId>>,
-    picks: HashMap<(SocketAddr, Reason), Option<SeriesId>>,
-    /// Series that every request feeds, looked up once.
-    parsed_bodies: Option<SeriesId>,
-    pick_duration: Option<SeriesId>,
+    rng: Rng,
 }
 
 impl EndpointPicker {
-    /// A picker that knows no endpoint yet. The seed decides ties and is the worker's id on the board: draw it at random.
+    /// A picker that knows no endpoint yet. The seed decides ties: draw it at random.
     #[must_use]
     pub fn new(config: Config, seed: u64) -> Self {
-        let pinned: Vec<String> = config
-            .rewrites
-            .iter()
-            .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)))
-            .cloned()
-            .collect();
-        let mut ledger = Ledger::new(config.stats, pinned.iter().map(String::as_str));
         Self {
-            parsed_bodies: ledger.labelled(Stat::RequestBodiesTotal, &["parsed"]),
-            pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
-            ledger,
+            telemetry: Telemetry::new(&config),
+            routing: Routing { pool: Pool::default(), scheduler: Scheduler::default(), rng: Rng::new(seed) },
+            accounts: Accounts::default(),
             config,
-            rng: Rng::new(seed),
-            pool: Pool::default(),
-            scheduler: Scheduler::default(),
-            worker: seed,
-            running: HashMap::new(),
-            attempts: HashMap::new(),
-            picks: HashMap::new(),
         }
     }
 
@@ -66,173 +49,119 @@ impl EndpointPicker {
         &self.config
     }
 
-    /// The statistics, to be carried to the host.
-    pub const fn ledger_mut(&mut self) -> &mut Ledger {
-        &mut self.ledger
-    }
-
     /// What is known of the endpoints.
     #[must_use]
     pub const fn pool(&self) -> &Pool {
-        &self.pool
+        &self.routing.pool
     }
 
-    /// Replaces what is known of the endpoints' load.
-    pub fn install(&mut self, snapshot: &Snapshot) {
-        self.pool.install(snapshot, &self.config.pool);
-        // A pod may have a new name at an old address.
-        self.attempts.clear();
-    }
-
-    /// The installed snapshot was still true at that moment.
-    pub const fn confirm(&mut self, at: Timestamp) {
-        self.pool.confirm(at);
-    }
-
-    /// What this worker has in flight, for the other workers; `memory_bytes` is the size of its virtual machine.
+    /// What is in flight.
     #[must_use]
-    pub fn post(&self, memory_bytes: u64, now: Timestamp) -> Post {
-        let mut models: Vec<Count> = self
-            .running
-            .iter()
-            .map(|(&model, &count)| Count { name: self.ledger.model_labels(model).0.to_string(), count })
-            .collect();
-        // Model names that share the name `other` may come more than once; readers sum them. Sorted, equal posts are equal.
-        models.sort_by(|left, right| left.name.cmp(&right.name).then(left.count.cmp(&right.count)));
-        let endpoints = self.pool.endpoints().iter().filter(|endpoint| endpoint.own_in_flight() > 0);
-        Post {
-            worker: self.worker,
-            written_at_micros: now.as_micros(),
-            endpoints: endpoints
-                .map(|endpoint| Count { name: endpoint.address.clone(), count: endpoint.own_in_flight() })
-                .collect(),
-            models,
-            objective: self.config.stats.objective,
-            model: self.config.stats.model,
-            pool: self.config.pool.clone(),
-            memory_bytes,
-        }
+    pub const fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
-    /// Takes over what the other workers have in flight.
-    pub fn take_board(&mut self, board: &Board) {
-        self.pool.set_others_in_flight(&board.others_in_flight(self.worker));
+    /// The statistics.
+    #[must_use]
+    pub const fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// The statistics, to be carried to the host.
+    pub const fn telemetry_mut(&mut self) -> &mut Telemetry {
+        &mut self.telemetry
+    }
+
+    /// Replaces who the endpoints are.
+    pub fn install_membership(&mut self, membership: &Membership) {
+        let name = self.config.pool.as_str();
+        self.routing.pool.install_membership(membership, name);
+        let models = membership.pool(name).map(|(pool, _)| pool.models.as_slice()).unwrap_or_default();
+        self.telemetry.membership_installed(&self.routing.pool, models.iter().map(alloc::string::String::as_str));
+    }
+
+    /// Replaces how loaded the endpoints are by what this host received at `received_at`.
+    ///
+    /// # Errors
+    ///
+    /// When the loads are those of another membership: then nothing changes.
+    pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
+        self.routing.pool.install_loads(loads, received_at)
+    }
+
+    /// The installed loads were still true at that moment.
+    pub fn confirm(&mut self, at: Timestamp) {
+        self.routing.pool.confirm(at);
+    }
+
+    /// Takes over what the other workers have in flight to the members, in the order of the membership.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+        self.routing.pool.set_others_in_flight(counts);
+    }
+
+    /// Counts what waited for the shared table of labels, which was merged or cannot be.
+    pub fn settle_pending(&mut self) {
+        self.telemetry.settle_pending(&self.routing.pool);
     }
 
     /// Records how long one pick took.
     pub fn record_pick_duration(&mut self, micros: u64) {
-        if let Some(series) = self.pick_duration {
-            self.ledger.sample(series, micros);
+        self.telemetry.record_pick_duration(micros);
+    }
+
+    /// The rule for a model, its place in the configuration, and a target drawn by weight.
+    pub(crate) fn rewrite(&mut self, model: &str) -> Option<(usize, &Target)> {
+        let (place, rule) = Rule::find(&self.config.rewrites, model)?;
+        Some((place, rule.draw(&mut self.routing.rng)?))
+    }
+
+    /// Ranks the endpoints for one request.
+    pub(crate) fn pick(&mut self, request: &PickRequest<'_>, now: Timestamp) -> Decision {
+        let Routing { pool, scheduler, rng } = &mut self.routing;
+        scheduler.pick(pool, &self.config.profile, request, rng, now)
+    }
+
+    /// Charges a request that is sent now; `model` is what the client asked for, where it asked for a model.
+    pub(crate) fn charge(&mut self, endpoint: Option<EndpointId>, model: Option<&str>, now: Timestamp) -> Charge {
+        let model = model.map(|model| self.telemetry.running_label(model));
+        self.accounts.charge(&mut self.routing.pool, endpoint, model, now)
+    }
+
+    /// Moves a request to the endpoint that turned out to serve it.
+    pub(crate) fn transfer(&mut self, charge: Charge, to: Option<EndpointId>) -> Charge {
+        self.accounts.transfer(&mut self.routing.pool, charge, to)
+    }
+
+    /// Takes a request off the accounts and counts what it was.
+    pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>) {
+        self.telemetry.record(&self.routing.pool, record);
+        if let Some(charge) = charge {
+            self.accounts.finish(&mut self.routing.pool, charge);
         }
     }
 
-    /// Counts a request body that was read and understood.
-    pub(crate) fn count_parsed_body(&mut self) {
-        if let Some(series) = self.parsed_bodies {
-            self.ledger.add_to(series, 1);
+    /// Takes in what became of a request that was sent to `endpoint` at `sent_at`.
+    pub(crate) fn observe(&mut self, endpoint: EndpointId, observation: &Observation, sent_at: Timestamp, now: Timestamp) {
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        let is_ejected = scheduler.observe(pool, endpoint, observation, sent_at, now);
+        if let Observation::Failed(failure) = *observation {
+            self.telemetry.count_failure(pool, endpoint, failure);
+        }
+        if is_ejected {
+            self.telemetry.count_ejection(pool, endpoint);
         }
     }
 
-    /// Picks for one request and counts the attempt.
-    pub(crate) fn pick(&mut self, model: Option<ModelId>, now: Timestamp) -> Decision {
-        let decision = self.scheduler.pick(&self.pool, &self.config.profile, &mut self.rng, now);
-        match decision {
-            Decision::Picked(ranked, _) => {
-                let place = ranked.first();
-                let series = match self.attempts.get(&(model, place.address)) {
-                    Some(&known) => known,
-                    None => {
-                        let series = self.attempt_series(model, place);
-                        self.attempts.insert((model, place.address), series);
-                        series
-                    }
-                };
-                if let Some(series) = series {
-                    self.ledger.add_to(series, 1);
-                }
-            }
-            Decision::NoEndpoint => {
-                let target = self.target(model);
-                self.ledger.count(Stat::SchedulerAttemptsTotal, &["failure", &target, "", "", ""]);
-            }
-        }
-        decision
-    }
-
-    /// The request was sent to `address`; its counterpart is [`Self::finished`].
-    pub(crate) fn sent(&mut self, address: Option<SocketAddr>, model: Option<ModelId>) {
-        if let Some(address) = address {
-            self.pool.request_sent(address);
-        }
-        if let Some(model) = model {
-            *self.running.entry(model).or_default() += 1;
-        }
-    }
-
-    /// The request no longer burdens `address`, and its model is no longer running it.
-    pub(crate) fn finished(&mut self, address: Option<SocketAddr>, model: Option<ModelId>) {
-        if let Some(address) = address {
-            self.pool.request_finished(address);
-        }
-        if let Some(model) = model
-            && let Some(count) = self.running.get_mut(&model)
-        {
-            // A model that ran once is posted with 0 from then on: a gauge that vanishes says nothing.
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    /// Another endpoint than the picked one turned out to serve: move the request over. Returns whose count holds it now.
-    pub(crate) fn moved(&mut self, from: Option<SocketAddr>, to: SocketAddr) -> Option<SocketAddr> {
-        if let Some(from) = from {
-            self.pool.request_finished(from);
-        }
-        self.pool.request_sent(to).then_some(to)
-    }
-
-    /// Counts who served and what decided.
-    pub(crate) fn count_pick(&mut self, served: SocketAddr, reason: Reason) {
-        let series = match self.picks.get(&(served, reason)) {
-            Some(&known) => known,
-            None => {
-                let address = served.to_string();
-                let values = [self.config.pool.as_str(), &address, reason.as_str()];
-                let series = self.ledger.labelled(Stat::PicksTotal, &values);
-                self.picks.insert((served, reason), series);
-                series
-            }
-        };
-        if let Some(series) = series {
-            self.ledger.add_to(series, 1);
-        }
-    }
-
-    /// The endpoint could not be reached.
-    pub(crate) fn failed(&mut self, address: SocketAddr, now: Timestamp) {
-        if self.pool.record_failure(address, now) {
-            self.ledger.count(Stat::EjectionsTotal, &[&self.config.pool, &address.to_string()]);
-        }
-    }
-
-    /// Counts a request that failed; without a model the labels are empty, as for a body that names none.
-    pub(crate) fn count_error(&mut self, model: Option<ModelId>, code: ErrorCode) {
-        let (model, target) = model.map_or((String::new(), String::new()), |model| {
-            let (model, target) = self.ledger.model_labels(model);
-            (model.to_string(), target.to_string())
-        });
-        for stat in [Stat::ObjectiveRequestErrorTotal, Stat::ModelRequestErrorTotal] {
-            self.ledger.count(stat, &[&model, &target, code.as_str()]);
-        }
-    }
-
-    fn attempt_series(&mut self, model: Option<ModelId>, place: Place) -> Option<SeriesId> {
-        let target = self.target(model);
-        let endpoint = self.pool.endpoints().get(place.index)?;
-        let values = ["success", &target, &endpoint.pod, &endpoint.load.namespace, &endpoint.port];
-        self.ledger.labelled(Stat::SchedulerAttemptsTotal, &values)
-    }
-
-    fn target(&self, model: Option<ModelId>) -> String {
-        model.map_or("", |model| self.ledger.model_labels(model).1).to_string()
+    /// Takes in that an endpoint was tried first, or among the first, and failed.
+    pub(crate) fn observe_failed(
+        &mut self,
+        record: &mut ExchangeRecord,
+        endpoint: EndpointId,
+        failure: Failure,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) {
+        record.note_failed(endpoint, failure);
+        self.observe(endpoint, &Observation::Failed(failure), sent_at, now);
     }
 }

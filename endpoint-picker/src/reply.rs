@@ -1,27 +1,28 @@
-//! Answers that the picker makes itself, in the shape that OpenAI clients parse.
+//! Local replies: what the picker answers itself, in the shape that clients of the API parse.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::Serialize;
 
-use crate::openai::RequestError;
+use crate::openai::{Api, RequestError};
 
-/// Why a request failed; the `error_code` label. The first four are refusals of ours, under the names that the picker's alerts
-/// already know.
+/// Why a request failed; the `error_code` label. The first four are refusals of the proxy, under the names that the endpoint picker's
+/// alerts know. [`Self::BadRequest`], [`Self::ModelServerRejected`] and [`Self::Cancelled`] are the client's doing.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ErrorCode {
     /// The request is not one that can be served.
     BadRequest,
     /// Nothing can take it now.
     ServiceUnavailable,
-    /// Shed to protect the pool.
+    /// There is no room for it: a limit of the proxy, or 429 from the model server.
     ResourceExhausted,
     /// A fault of ours.
     Internal,
-    /// The model server answered with 4xx or 5xx, or with an error inside its stream.
+    /// The model server answered 5xx, with an error of its own inside a response, or with what is no response of its API.
     ModelServerError,
-    /// The connection to the model server failed or broke, and no retry was left.
+    /// The model server refused the request as the client's mistake: 4xx other than 429, or such an error inside a response.
+    ModelServerRejected,
+    /// The connection to the model server failed or broke and no retry was left, or the response ended before its time.
     UpstreamReset,
     /// The model server was silent for too long.
     Timeout,
@@ -30,6 +31,17 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// How the failure of a response with that status is counted; `None` for one that is no failure.
+    #[must_use]
+    pub const fn of_status(status: u16) -> Option<Self> {
+        match status {
+            429 => Some(Self::ResourceExhausted),
+            400..=499 => Some(Self::ModelServerRejected),
+            500.. => Some(Self::ModelServerError),
+            _ => None,
+        }
+    }
+
     /// The label's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +51,7 @@ impl ErrorCode {
             Self::ResourceExhausted => "ResourceExhausted",
             Self::Internal => "Internal",
             Self::ModelServerError => "ModelServerError",
+            Self::ModelServerRejected => "ModelServerRejected",
             Self::UpstreamReset => "UpstreamReset",
             Self::Timeout => "Timeout",
             Self::Cancelled => "Cancelled",
@@ -46,26 +59,47 @@ impl ErrorCode {
     }
 }
 
-/// A complete answer to the client.
+/// A complete local reply to the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LocalReply {
     /// HTTP status.
     pub status: u16,
-    /// JSON: `{"error":{"message","type","param","code"}}`.
+    /// JSON: `{"error":{"message","type","param","code"}}`, and for Anthropic's API `{"type":"error","error":{"type","message"}}`.
     pub body: Vec<u8>,
     /// How the failure is counted.
     pub error_code: ErrorCode,
 }
 
 #[derive(Serialize)]
-struct Envelope<'a> {
-    error: ErrorBody<'a>,
+struct OpenAi<'a> {
+    error: OpenAiError<'a>,
 }
 
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct OpenAiError<'a> {
     message: &'a str,
     r#type: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+#[derive(Serialize)]
+struct Anthropic<'a> {
+    r#type: &'a str,
+    error: AnthropicError<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    r#type: &'a str,
+    message: &'a str,
+}
+
+/// What a local reply says, whatever shape it takes.
+struct Refusal<'a> {
+    status: u16,
+    error_code: ErrorCode,
+    message: &'a str,
     param: Option<&'a str>,
     code: &'a str,
 }
@@ -73,7 +107,7 @@ struct ErrorBody<'a> {
 impl LocalReply {
     /// 400 for a body that cannot be served.
     #[must_use]
-    pub fn bad_request(error: &RequestError) -> Self {
+    pub fn bad_request(api: Option<Api>, error: &RequestError) -> Self {
         let code = match error {
             RequestError::Empty => "empty_body",
             RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => {
@@ -85,28 +119,50 @@ impl LocalReply {
             | RequestError::ModelTooLong
             | RequestError::ModelRepeated => "invalid_model",
         };
-        Self::new(400, ErrorCode::BadRequest, "invalid_request_error", &error.message(), error.param(), code)
+        let message = error.message();
+        let error_code = ErrorCode::BadRequest;
+        Self::new(api, &Refusal { status: 400, error_code, message: &message, param: error.param(), code })
     }
 
     /// 400 for a body without a model where the configuration demands one.
     #[must_use]
-    pub fn missing_model() -> Self {
+    pub fn missing_model(api: Option<Api>) -> Self {
         let message = "The request body must name a 'model'";
-        Self::new(400, ErrorCode::BadRequest, "invalid_request_error", message, Some("model"), "missing_model")
+        let error_code = ErrorCode::BadRequest;
+        Self::new(api, &Refusal { status: 400, error_code, message, param: Some("model"), code: "missing_model" })
     }
 
     /// 503 when there is no endpoint and the configuration says not to leave the choice to Envoy.
     #[must_use]
-    pub fn no_endpoint(pool: &str) -> Self {
+    pub fn no_endpoint(api: Option<Api>, pool: &str) -> Self {
         let message = alloc::format!("No endpoint of pool {pool:?} can take this request");
-        Self::new(503, ErrorCode::ServiceUnavailable, "server_error", &message, None, "no_endpoint")
+        let error_code = ErrorCode::ServiceUnavailable;
+        Self::new(api, &Refusal { status: 503, error_code, message: &message, param: None, code: "no_endpoint" })
     }
 
-    fn new(status: u16, error_code: ErrorCode, kind: &str, message: &str, param: Option<&str>, code: &str) -> Self {
-        let envelope = Envelope { error: ErrorBody { message, r#type: kind, param, code } };
+    /// 500 when the proxy refused what a request needs.
+    #[must_use]
+    pub fn internal(api: Option<Api>) -> Self {
+        let message = "The gateway could not process this request";
+        Self::new(api, &Refusal { status: 500, error_code: ErrorCode::Internal, message, param: None, code: "internal" })
+    }
+
+    fn new(api: Option<Api>, refusal: &Refusal<'_>) -> Self {
+        let Refusal { status, error_code, message, param, code } = *refusal;
+        let is_client = status < 500;
+        let body = if api == Some(Api::Messages) {
+            let r#type = match status {
+                503 => "overloaded_error",
+                _ if is_client => "invalid_request_error",
+                _ => "api_error",
+            };
+            serde_json::to_vec(&Anthropic { r#type: "error", error: AnthropicError { r#type, message } })
+        } else {
+            let r#type = if is_client { "invalid_request_error" } else { "server_error" };
+            serde_json::to_vec(&OpenAi { error: OpenAiError { message, r#type, param, code } })
+        };
         // Strings always serialise; the fallback only keeps this total.
-        let body = serde_json::to_vec(&envelope).unwrap_or_else(|_| String::from("{}").into_bytes());
-        Self { status, body, error_code }
+        Self { status, body: body.unwrap_or_else(|_| b"{}".to_vec()), error_code }
     }
 }
 
@@ -116,13 +172,42 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    fn json(reply: &LocalReply) -> serde_json::Value {
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
     #[test]
     fn a_refusal_has_the_shape_that_clients_parse() {
-        let reply = LocalReply::bad_request(&RequestError::Empty);
-        let json: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let reply = LocalReply::bad_request(Some(Api::ChatCompletions), &RequestError::Empty);
+        let json = json(&reply);
         assert_eq!(reply.status, 400);
         assert_eq!(json["error"]["type"], "invalid_request_error");
         assert!(json["error"]["message"].is_string() && json["error"]["code"].is_string());
         assert!(json["error"].as_object().unwrap().contains_key("param"));
+    }
+
+    #[test]
+    fn anthropics_clients_get_their_own_shape() {
+        for (reply, kind) in [
+            (LocalReply::missing_model(Some(Api::Messages)), "invalid_request_error"),
+            (LocalReply::no_endpoint(Some(Api::Messages), "p"), "overloaded_error"),
+            (LocalReply::internal(Some(Api::Messages)), "api_error"),
+        ] {
+            let json = json(&reply);
+            assert_eq!((json["type"].as_str(), json["error"]["type"].as_str()), (Some("error"), Some(kind)));
+            assert!(json["error"]["message"].is_string());
+        }
+    }
+
+    #[test]
+    fn the_clients_mistakes_are_not_the_servers() {
+        assert_eq!([200, 400, 404, 429, 500, 503].map(ErrorCode::of_status), [
+            None,
+            Some(ErrorCode::ModelServerRejected),
+            Some(ErrorCode::ModelServerRejected),
+            Some(ErrorCode::ResourceExhausted),
+            Some(ErrorCode::ModelServerError),
+            Some(ErrorCode::ModelServerError),
+        ]);
     }
 }

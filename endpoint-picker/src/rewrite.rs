@@ -27,13 +27,13 @@ pub struct Target {
 }
 
 impl Rule {
-    /// The rule for `model`: an exact one before the default one, earlier ones before later ones.
+    /// The rule for `model` and its position: an exact one before the default one, earlier ones before later ones.
     #[must_use]
-    pub fn find<'a>(rules: &'a [Self], model: &str) -> Option<&'a Self> {
-        rules
-            .iter()
-            .find(|rule| rule.model.as_deref() == Some(model))
-            .or_else(|| rules.iter().find(|rule| rule.model.is_none()))
+    pub fn find<'a>(rules: &'a [Self], model: &str) -> Option<(usize, &'a Self)> {
+        let mut numbered = rules.iter().enumerate();
+        numbered
+            .find(|(_, rule)| rule.model.as_deref() == Some(model))
+            .or_else(|| rules.iter().enumerate().find(|(_, rule)| rule.model.is_none()))
     }
 
     /// Draws a target by weight.
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn an_exact_rule_wins_over_the_default() {
         let rules = [rule(None, &[("any", 1)]), rule(Some("m"), &[("exact", 1)])];
-        assert_eq!(Rule::find(&rules, "m").unwrap().targets[0].model, "exact");
-        assert_eq!(Rule::find(&rules, "x").unwrap().targets[0].model, "any");
+        assert_eq!(Rule::find(&rules, "m").unwrap().1.targets[0].model, "exact");
+        assert_eq!(Rule::find(&rules, "x").unwrap().1.targets[0].model, "any");
         assert_eq!(Rule::find(&rules[1..], "x"), None);
     }
 

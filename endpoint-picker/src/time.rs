@@ -34,4 +34,10 @@ impl Timestamp {
     pub const fn plus_micros(self, micros: u64) -> Self {
         Self(self.0.saturating_add(micros))
     }
+
+    /// The moment `micros` earlier; the origin when that lies before it.
+    #[must_use]
+    pub const fn minus_micros(self, micros: u64) -> Self {
+        Self(self.0.saturating_sub(micros))
+    }
 }

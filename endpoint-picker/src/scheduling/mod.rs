@@ -1,18 +1,21 @@
-//! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it.
+//! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it; and what is observed of a request goes back
+//! to whoever learns from it.
 
 mod eligibility;
 mod ranking;
+mod request;
 mod scorer;
 
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 
+pub use request::{Failure, Observation, PickRequest, estimated_tokens};
 pub use scorer::Scorer;
 
-use crate::pool::Pool;
+use crate::pool::{EndpointId, Pool};
 use crate::rng::Rng;
 use crate::time::Timestamp;
-use eligibility::Candidates;
+use eligibility::{Candidate, Excluded, Ground};
+use scorer::Validity;
 
 /// Longest ranked list. Envoy takes the next entry for each attempt, and more than two retries help nobody.
 pub const MAX_RANKED: usize = 3;
@@ -26,8 +29,10 @@ pub struct Profile {
     pub picker: Picker,
     /// Entries of the ranked list, 1 to [`MAX_RANKED`].
     pub ranked: usize,
-    /// A snapshot older than this vouches for nobody; microseconds.
+    /// Loads that were last confirmed longer ago than this are stale; microseconds.
     pub max_snapshot_age_micros: u64,
+    /// Staleness and ejection together leave out at most this part of a pool, 0 to 100 percent.
+    pub max_excluded_percent: u8,
 }
 
 /// What ranks the scores.
@@ -83,234 +88,98 @@ impl Reason {
 /// One to [`MAX_RANKED`] endpoints, best first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ranked {
-    first: Place,
-    rest: [Option<Place>; MAX_RANKED - 1],
-}
-
-/// An endpoint in a ranked list.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Place {
-    /// Index into [`Pool::endpoints`] of the snapshot that was picked from.
-    pub index: usize,
-    /// Its address.
-    pub address: SocketAddr,
+    first: EndpointId,
+    rest: [Option<EndpointId>; MAX_RANKED - 1],
 }
 
 impl Ranked {
     /// The endpoint that was picked.
     #[must_use]
-    pub const fn first(&self) -> Place {
+    pub const fn first(&self) -> EndpointId {
         self.first
     }
 
     /// All of them, best first.
-    pub fn iter(&self) -> impl Iterator<Item = Place> {
+    pub fn iter(&self) -> impl Iterator<Item = EndpointId> {
         core::iter::once(self.first).chain(self.rest.into_iter().flatten())
     }
 }
 
-/// Working memory of [`Scheduler::pick`], kept so that a pick allocates nothing.
+/// Picks endpoints, and takes in how that went. It keeps its working memory, so that a pick allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Scheduler {
-    candidates: Vec<usize>,
+    candidates: Vec<Candidate>,
+    excluded: Excluded,
     scores: Vec<f64>,
+    known: Vec<f64>,
 }
 
 impl Scheduler {
-    /// Ranks the endpoints of `pool` for one request. The same pool, profile, generator and time give the same answer.
-    pub fn pick(&mut self, pool: &Pool, profile: &Profile, rng: &mut Rng, now: Timestamp) -> Decision {
-        let candidates = eligibility::narrow(pool, profile.max_snapshot_age_micros, now, &mut self.candidates);
+    /// Ranks the endpoints of `pool` for one request. The same pool, profile, request, generator and time give the same answer.
+    pub fn pick(
+        &mut self,
+        pool: &Pool,
+        profile: &Profile,
+        _request: &PickRequest<'_>,
+        rng: &mut Rng,
+        now: Timestamp,
+    ) -> Decision {
+        let ground = eligibility::narrow(pool, profile, now, &mut self.candidates, &mut self.excluded);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
-        let mut decided_by = match candidates {
-            Candidates::Fresh => {
-                if profile.picker == Picker::MaxScore {
-                    for (scorer, weight) in &profile.scorers {
-                        scorer.add(pool.endpoints(), &self.candidates, *weight, &mut self.scores);
-                    }
-                }
-                Reason::BestScore
+        if profile.picker == Picker::MaxScore {
+            let validity = Validity { now, max_age_micros: profile.max_snapshot_age_micros };
+            for (scorer, weight) in &profile.scorers {
+                scorer.add(pool, &self.candidates, validity, *weight, &mut self.scores, &mut self.known);
             }
-            Candidates::LoadUnknown => {
-                if profile.picker == Picker::MaxScore {
-                    scorer::add_in_flight(pool.endpoints(), &self.candidates, &mut self.scores);
-                }
-                Reason::InFlightOnly
+            if ground == Ground::InFlight {
+                self.rank_by_in_flight(pool, profile);
             }
-            Candidates::None => return Decision::NoEndpoint,
-        };
-        let (places, tied) = ranking::rank(&self.scores, profile.ranked, rng);
-        if decided_by == Reason::BestScore {
-            decided_by = match profile.picker {
-                Picker::Random => Reason::Random,
-                Picker::MaxScore if tied => Reason::Tie,
-                Picker::MaxScore => Reason::BestScore,
-            };
         }
-        let mut places = places.into_iter().flatten().filter_map(|place| {
-            let index = *self.candidates.get(place)?;
-            Some(Place { index, address: pool.endpoints().get(index)?.load.address })
-        });
-        match places.next() {
-            Some(first) => {
-                Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| places.next()) }, decided_by)
+        let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
+        let mut ids = positions.into_iter().flatten().filter_map(|position| Some(self.candidates.get(position)?.id));
+        let Some(first) = ids.next() else { return Decision::NoEndpoint };
+        let reason = match (profile.picker, ground) {
+            (_, Ground::InFlight) => Reason::InFlightOnly,
+            (Picker::Random, Ground::Load) => Reason::Random,
+            (Picker::MaxScore, Ground::Load) if tied => Reason::Tie,
+            (Picker::MaxScore, Ground::Load) => Reason::BestScore,
+        };
+        Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| ids.next()) }, reason)
+    }
+
+    /// Where no load is fresh, the fewest requests in flight win; what the old loads said decides between equals.
+    fn rank_by_in_flight(&mut self, pool: &Pool, profile: &Profile) {
+        let highest = 1.0 + profile.scorers.iter().map(|(_, weight)| weight).sum::<f64>();
+        for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
+            let in_flight = pool.endpoint(candidate.id).map_or(0, |endpoint| endpoint.in_flight().total());
+            *score = *score / highest - f64::from(in_flight);
+        }
+    }
+
+    /// Takes in what became of a request that was sent to `endpoint` at `sent_at`. True: the endpoint is ejected from now on.
+    pub fn observe(
+        &mut self,
+        pool: &mut Pool,
+        endpoint: EndpointId,
+        observation: &Observation,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        match observation {
+            Observation::FirstToken { .. } => {
+                pool.request_answered(endpoint, sent_at, now);
+                false
             }
-            None => Decision::NoEndpoint,
+            Observation::Finished { .. } => {
+                pool.request_succeeded(endpoint, sent_at, now);
+                false
+            }
+            Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),
+            Observation::Abandoned => false,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use alloc::vec;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use snapshot::{Snapshot, State};
-
-    use super::*;
-
-    const MAX_AGE: u64 = 1_000_000;
-
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, last], 8000))
-    }
-
-    fn endpoint(last: u8, waiting: u32, kv_cache_usage: f64) -> snapshot::Endpoint {
-        snapshot::Endpoint {
-            state: State::Fresh,
-            waiting: Some(waiting),
-            running: Some(0),
-            kv_cache_usage: Some(kv_cache_usage),
-            ..snapshot::Endpoint::unknown(address(last))
-        }
-    }
-
-    fn pool(endpoints: Vec<snapshot::Endpoint>) -> Pool {
-        let mut pool = Pool::default();
-        let pools = vec![snapshot::Pool { name: "p".into(), endpoints }];
-        pool.install(&Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools }, "p");
-        pool.confirm(Timestamp::from_micros(0));
-        pool
-    }
-
-    fn profile(picker: Picker) -> Profile {
-        let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0)];
-        Profile { scorers, picker, ranked: 3, max_snapshot_age_micros: MAX_AGE }
-    }
-
-    fn pick(pool: &Pool, profile: &Profile, seed: u64, now: u64) -> (Vec<u8>, Option<Reason>) {
-        match Scheduler::default().pick(pool, profile, &mut Rng::new(seed), Timestamp::from_micros(now)) {
-            Decision::Picked(ranked, reason) => {
-                let last = |place: Place| match place.address {
-                    SocketAddr::V4(address) => address.ip().octets()[3],
-                    SocketAddr::V6(_) => 0,
-                };
-                (ranked.iter().map(last).collect(), Some(reason))
-            }
-            Decision::NoEndpoint => (Vec::new(), None),
-        }
-    }
-
-    #[test]
-    fn the_least_loaded_endpoint_comes_first() {
-        let pool = pool(vec![endpoint(1, 5, 0.5), endpoint(2, 0, 0.1), endpoint(3, 2, 0.2), endpoint(4, 9, 0.9)]);
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0), (vec![2, 3, 1], Some(Reason::BestScore)));
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_answer_and_ties_are_spread() {
-        let pool = pool((1..=4).map(|last| endpoint(last, 0, 0.0)).collect());
-        let mut first = [0_u32; 5];
-        for seed in 0..400 {
-            let (ranked, reason) = pick(&pool, &profile(Picker::MaxScore), seed, 0);
-            assert_eq!((ranked.clone(), reason), pick(&pool, &profile(Picker::MaxScore), seed, 0));
-            assert_eq!(reason, Some(Reason::Tie));
-            first[usize::from(ranked[0])] += 1;
-        }
-        assert!(first[1..].iter().all(|&count| (60..140).contains(&count)), "{first:?}");
-    }
-
-    #[test]
-    fn a_ranked_list_names_nobody_twice() {
-        let pool = pool((1..=4).map(|last| endpoint(last, 0, 0.0)).collect());
-        for seed in 0..100 {
-            let (mut ranked, _) = pick(&pool, &profile(Picker::MaxScore), seed, 0);
-            ranked.sort_unstable();
-            ranked.dedup();
-            assert_eq!(ranked.len(), 3);
-        }
-    }
-
-    #[test]
-    fn what_was_sent_since_the_snapshot_counts() {
-        let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 1, 0.0)]);
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).0[0], 1);
-        pool.request_sent(address(1));
-        pool.request_sent(address(1));
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).0[0], 2);
-    }
-
-    #[test]
-    fn a_frozen_engine_loses_to_one_that_works() {
-        // Its page says for ever that it is idle, and new snapshots come because the other's page changes.
-        let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 3, 0.2)]);
-        for generation in 2..12 {
-            let endpoints = vec![endpoint(1, 0, 0.0), endpoint(2, 3 + u32::try_from(generation % 2).unwrap(), 0.2)];
-            let pools = vec![snapshot::Pool { name: "p".into(), endpoints }];
-            pool.install(&Snapshot { epoch: 1, generation, captured_at_ms: 0, pools }, "p");
-            if pick(&pool, &profile(Picker::MaxScore), generation, 0).0[0] == 1 {
-                pool.request_sent(address(1));
-            }
-        }
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).0[0], 2);
-        assert!(pool.endpoints()[0].in_flight() <= 6);
-    }
-
-    #[test]
-    fn stale_snapshot_falls_back_to_in_flight() {
-        let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 50, 0.9)]);
-        pool.request_sent(address(1));
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, MAX_AGE + 1), (vec![2, 1], Some(Reason::InFlightOnly)));
-    }
-
-    #[test]
-    fn unready_and_sleeping_endpoints_are_never_picked() {
-        let mut unready = endpoint(1, 0, 0.0);
-        unready.state = State::Unready;
-        let mut sleeping = endpoint(2, 0, 0.0);
-        sleeping.state = State::Sleeping;
-        assert_eq!(pick(&pool(vec![unready, sleeping, endpoint(3, 99, 1.0)]), &profile(Picker::MaxScore), 1, 0).0, [3]);
-    }
-
-    #[test]
-    fn an_ejected_endpoint_is_picked_only_when_nothing_else_is_left() {
-        let mut pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 99, 1.0)]);
-        let now = Timestamp::from_micros(0);
-        pool.record_failure(address(1), now);
-        pool.record_failure(address(1), now);
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).0, [2]);
-        pool.record_failure(address(2), now);
-        pool.record_failure(address(2), now);
-        assert_eq!(pick(&pool, &profile(Picker::MaxScore), 1, 0).1, Some(Reason::InFlightOnly));
-    }
-
-    #[test]
-    fn an_empty_pool_has_no_endpoint() {
-        assert_eq!(pick(&pool(Vec::new()), &profile(Picker::MaxScore), 1, 0), (Vec::new(), None));
-    }
-
-    #[test]
-    fn the_random_picker_ignores_load() {
-        let pool = pool(vec![endpoint(1, 0, 0.0), endpoint(2, 99, 1.0)]);
-        let second = (0..200).filter(|&seed| pick(&pool, &profile(Picker::Random), seed, 0).0[0] == 2).count();
-        assert!((60..140).contains(&second), "{second}");
-    }
-
-    #[test]
-    fn a_missing_signal_is_never_the_best() {
-        let mut silent = endpoint(1, 0, 0.0);
-        (silent.waiting, silent.kv_cache_usage) = (None, None);
-        assert_eq!(pick(&pool(vec![silent, endpoint(2, 3, 0.5)]), &profile(Picker::MaxScore), 5, 0).0, [2, 1]);
-    }
-}
+mod tests;

@@ -1,12 +1,27 @@
 //! Scorers: one signal each, from an endpoint's load to a score in 0 to 1, 1 being best.
 //!
-//! The formulas are those of the endpoint picker's plugins of the same names: queue and running requests are scaled between
-//! the candidates' least and most, KV cache use is taken as it is. What this proxy has in flight and the
-//! figures cannot contain is added to them first: a burst would otherwise all go to whoever looked idle, and every request to
-//! an engine that froze. An endpoint without the signal scores 0; a
-//! signal that no candidate has decides nothing.
+//! Scales are absolute, so that a small difference stays small whatever the rest of the pool looks like. A count `n` scores
+//! `half / (half + n)`: 1 when there is nothing, a half at `half`.
+//!
+//! What this proxy has in flight and an engine's figures cannot contain is added to its queue first: a burst would otherwise all go to
+//! whoever looked idle, and every request to an engine that froze. A signal that is missing or old says little, so it counts as the median of those
+//! that are fresh, the more the older it is; then requests in flight decide.
 
-use crate::pool::Endpoint;
+use alloc::vec::Vec;
+
+use crate::pool::{Endpoint, Pool};
+use crate::time::Timestamp;
+
+use super::eligibility::Candidate;
+
+/// Requests waiting at which a queue scores a half: the depth that pickers take for saturation.
+const WAITING_HALF: f64 = 5.0;
+/// Requests running at which a batch scores a half: a fifth to a tenth of the batches that engines are configured for.
+const RUNNING_HALF: f64 = 32.0;
+/// Requests in flight at which an endpoint scores a half: the scale of [`RUNNING_HALF`], since most of them run.
+const IN_FLIGHT_HALF: f64 = 32.0;
+/// Beyond its time of validity a signal loses half of what it says every two seconds: a queue can fill or empty in that time.
+const FADE_HALF_LIFE_MICROS: f64 = 2_000_000.0;
 
 /// A scorer by its plugin name.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -17,11 +32,21 @@ pub enum Scorer {
     KvCacheUtilization,
     /// `running-requests-size-scorer`: requests running.
     RunningRequests,
+    /// `active-request-scorer`: requests of this proxy in flight.
+    ActiveRequests,
+}
+
+/// What the signals of one pick are worth.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Validity {
+    pub(super) now: Timestamp,
+    /// Loads younger than this count in full; microseconds.
+    pub(super) max_age_micros: u64,
 }
 
 impl Scorer {
     /// Every scorer.
-    pub const ALL: [Self; 3] = [Self::Queue, Self::KvCacheUtilization, Self::RunningRequests];
+    pub const ALL: [Self; 4] = [Self::Queue, Self::KvCacheUtilization, Self::RunningRequests, Self::ActiveRequests];
 
     /// The plugin's name in configurations.
     #[must_use]
@@ -30,52 +55,102 @@ impl Scorer {
             Self::Queue => "queue-scorer",
             Self::KvCacheUtilization => "kv-cache-utilization-scorer",
             Self::RunningRequests => "running-requests-size-scorer",
+            Self::ActiveRequests => "active-request-scorer",
         }
     }
 
-    /// Adds `weight` times each candidate's score.
-    pub(super) fn add(self, endpoints: &[Endpoint], candidates: &[usize], weight: f64, scores: &mut [f64]) {
+    /// Adds `weight` times each candidate's score; `known` is working memory.
+    pub(super) fn add(
+        self,
+        pool: &Pool,
+        candidates: &[Candidate],
+        validity: Validity,
+        weight: f64,
+        scores: &mut [f64],
+        known: &mut Vec<f64>,
+    ) {
+        let median = if self == Self::ActiveRequests { 0.0 } else { self.median(pool, candidates, validity, known) };
+        for (score, endpoint) in scores.iter_mut().zip(endpoints(pool, candidates)) {
+            let worth = validity.worth(pool, endpoint);
+            let signal = self.signal(endpoint).map_or(median, |signal| worth * signal + (1.0 - worth) * median);
+            let unseen = || f64::from(endpoint.unseen(pool.confirmed_at()));
+            *score += weight
+                * match self {
+                    Self::Queue => falling(signal + unseen(), WAITING_HALF),
+                    Self::RunningRequests => falling(signal + unseen(), RUNNING_HALF),
+                    Self::KvCacheUtilization => 1.0 - signal,
+                    Self::ActiveRequests => falling(f64::from(endpoint.in_flight().total()), IN_FLIGHT_HALF),
+                };
+        }
+    }
+
+    fn signal(self, endpoint: &Endpoint) -> Option<f64> {
+        let load = endpoint.load();
         match self {
-            Self::Queue => add_scaled(endpoints, candidates, weight, scores, |endpoint| {
-                endpoint.load.waiting.map(|waiting| waiting.saturating_add(endpoint.unseen()))
-            }),
-            Self::RunningRequests => add_scaled(endpoints, candidates, weight, scores, |endpoint| {
-                endpoint.load.running.map(|running| running.saturating_add(endpoint.unseen()))
-            }),
-            Self::KvCacheUtilization => {
-                for (score, endpoint) in scores.iter_mut().zip(select(endpoints, candidates)) {
-                    *score += endpoint.load.kv_cache_usage.map_or(0.0, |usage| weight * (1.0 - usage));
-                }
+            Self::Queue => load.waiting.map(f64::from),
+            Self::KvCacheUtilization => load.kv_cache_usage,
+            Self::RunningRequests => load.running.map(f64::from),
+            Self::ActiveRequests => None,
+        }
+    }
+
+    /// The median of the fresh signals, the upper of two; 0 when there is none, so that the signal decides nothing.
+    fn median(self, pool: &Pool, candidates: &[Candidate], validity: Validity, known: &mut Vec<f64>) -> f64 {
+        known.clear();
+        let mut all_known = true;
+        for endpoint in endpoints(pool, candidates) {
+            match self.signal(endpoint) {
+                Some(signal) if validity.worth(pool, endpoint) >= 1.0 => known.push(signal),
+                _ => all_known = false,
             }
         }
+        // Nobody needs it.
+        if all_known {
+            return 0.0;
+        }
+        let middle = known.len() / 2;
+        if known.is_empty() { 0.0 } else { *known.select_nth_unstable_by(middle, f64::total_cmp).1 }
     }
 }
 
-/// Scores by requests in flight alone.
-pub(super) fn add_in_flight(endpoints: &[Endpoint], candidates: &[usize], scores: &mut [f64]) {
-    add_scaled(endpoints, candidates, 1.0, scores, |endpoint| Some(endpoint.in_flight()));
+impl Validity {
+    /// What an endpoint's load is still worth, 0 to 1.
+    fn worth(self, pool: &Pool, endpoint: &Endpoint) -> f64 {
+        let Some(load_at) = endpoint.load_at(pool.confirmed_at()) else { return 0.0 };
+        let beyond = self.now.micros_since(load_at).saturating_sub(self.max_age_micros);
+        if beyond == 0 { 1.0 } else { halved(beyond as f64 / FADE_HALF_LIFE_MICROS) }
+    }
 }
 
-fn select<'a>(endpoints: &'a [Endpoint], candidates: &'a [usize]) -> impl Iterator<Item = &'a Endpoint> {
-    candidates.iter().filter_map(|&index| endpoints.get(index))
+/// `0.5^halvings`, by straight lines between whole numbers: `exp2` needs a library that the core does not have.
+fn halved(halvings: f64) -> f64 {
+    const MOST: f64 = 30.0;
+    let halvings = halvings.min(MOST);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 30")]
+    let whole = halvings as u32;
+    let at_whole = 1.0 / f64::from(1_u32 << whole);
+    at_whole * (1.0 - 0.5 * (halvings - f64::from(whole)))
 }
 
-/// `(max - value) / (max - min)`, and 1 for all when they are equal.
-fn add_scaled(
-    endpoints: &[Endpoint],
-    candidates: &[usize],
-    weight: f64,
-    scores: &mut [f64],
-    value: impl Fn(&Endpoint) -> Option<u32>,
-) {
-    let mut known = select(endpoints, candidates).filter_map(&value);
-    let Some(first) = known.next() else { return };
-    let (least, most) = known.fold((first, first), |(least, most), value| (least.min(value), most.max(value)));
-    for (score, endpoint) in scores.iter_mut().zip(select(endpoints, candidates)) {
-        *score += match value(endpoint) {
-            None => 0.0,
-            Some(_) if least == most => weight,
-            Some(value) => weight * f64::from(most - value) / f64::from(most - least),
-        };
+fn falling(count: f64, half: f64) -> f64 {
+    half / (half + count)
+}
+
+fn endpoints<'a>(pool: &'a Pool, candidates: &'a [Candidate]) -> impl Iterator<Item = &'a Endpoint> {
+    candidates.iter().filter_map(|candidate| pool.endpoint(candidate.id))
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::halved;
+
+    #[test]
+    fn halving_falls_steadily_and_is_exact_at_whole_numbers() {
+        assert_eq!([0.0, 1.0, 2.0, 10.0].map(halved), [1.0, 0.5, 0.25, 1.0 / 1024.0]);
+        assert!((1..600).all(|step| halved(f64::from(step) / 20.0) < halved(f64::from(step - 1) / 20.0)));
+        assert!(halved(1e300) < 1e-8);
     }
 }

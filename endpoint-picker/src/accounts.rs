@@ -1,0 +1,143 @@
+//! Requests in flight: which endpoint and which model each of them burdens.
+
+use hashbrown::HashMap;
+
+use crate::admission::Admitted;
+use crate::pool::{EndpointId, Pool};
+use crate::time::Timestamp;
+
+/// One request in flight. It can only be moved to another endpoint or finished, so that nothing is counted twice or for ever.
+#[derive(Debug)]
+#[must_use = "a charge that is dropped stays on the accounts for ever"]
+pub struct Charge {
+    /// `None`: it went to an address outside the pool.
+    endpoint: Option<EndpointId>,
+    model: Option<Admitted>,
+    sent_at: Timestamp,
+    is_trial: bool,
+}
+
+impl Charge {
+    /// The endpoint that holds it.
+    #[must_use]
+    pub const fn endpoint(&self) -> Option<EndpointId> {
+        self.endpoint
+    }
+
+    /// When it was sent.
+    #[must_use]
+    pub const fn sent_at(&self) -> Timestamp {
+        self.sent_at
+    }
+}
+
+/// What one worker has in flight.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    running: HashMap<Admitted, u32>,
+    revision: u64,
+}
+
+impl Accounts {
+    /// Charges a request that is sent now. `model` is what runs, where the request is one for a model.
+    pub fn charge(
+        &mut self,
+        pool: &mut Pool,
+        endpoint: Option<EndpointId>,
+        model: Option<Admitted>,
+        now: Timestamp,
+    ) -> Charge {
+        let is_trial = endpoint.is_some_and(|id| pool.request_sent(id, now));
+        if let Some(model) = model {
+            let count = self.running.entry(model).or_default();
+            *count = count.saturating_add(1);
+        }
+        self.revision = self.revision.wrapping_add(1);
+        Charge { endpoint, model, sent_at: now, is_trial }
+    }
+
+    /// Moves a request to the endpoint that turned out to serve it; `None`: to an address outside the pool.
+    pub fn transfer(&mut self, pool: &mut Pool, charge: Charge, to: Option<EndpointId>) -> Charge {
+        if charge.endpoint == to {
+            return charge;
+        }
+        let Charge { endpoint, model, sent_at, is_trial } = charge;
+        if let Some(from) = endpoint {
+            pool.request_finished(from, sent_at, is_trial);
+        }
+        let is_trial = to.is_some_and(|id| pool.request_sent(id, sent_at));
+        self.revision = self.revision.wrapping_add(1);
+        Charge { endpoint: to, model, sent_at, is_trial }
+    }
+
+    /// Takes a request off all accounts.
+    pub fn finish(&mut self, pool: &mut Pool, charge: Charge) {
+        if let Some(endpoint) = charge.endpoint {
+            pool.request_finished(endpoint, charge.sent_at, charge.is_trial);
+        }
+        if let Some(model) = charge.model
+            && let Some(count) = self.running.get_mut(&model)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.running.remove(&model);
+            }
+        }
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    /// Changes whenever a count moves.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Requests running by model; those without any are left out.
+    pub fn running(&self) -> impl Iterator<Item = (Admitted, u32)> {
+        self.running.iter().map(|(&model, &count)| (model, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use snapshot::{EndpointIdentity, Membership, PoolMembers};
+
+    use super::*;
+
+    fn pool() -> Pool {
+        let endpoints = ["10.0.0.1:80", "10.0.0.2:80"];
+        let endpoints = endpoints.map(|address| EndpointIdentity::unnamed(address.parse().unwrap())).to_vec();
+        let pools = vec![PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }];
+        let mut pool = Pool::default();
+        pool.install_membership(&Membership { epoch: 1, version: 1, pools }, "p");
+        pool
+    }
+
+    fn in_flight(pool: &Pool) -> Vec<u32> {
+        pool.members().iter().map(|&id| pool.endpoint(id).unwrap().in_flight().own()).collect()
+    }
+
+    #[test]
+    fn a_charge_is_in_one_place_until_it_is_finished() {
+        let (mut pool, mut accounts) = (pool(), Accounts::default());
+        let (first, second) = (pool.members()[0], pool.members()[1]);
+        let model = Admitted::at(0);
+        let now = Timestamp::from_micros(5);
+        let charge = accounts.charge(&mut pool, Some(first), Some(model), now);
+        assert_eq!(in_flight(&pool), [1, 0]);
+        let charge = accounts.transfer(&mut pool, charge, Some(second));
+        assert_eq!((in_flight(&pool), charge.endpoint(), charge.sent_at()), (vec![0, 1], Some(second), now));
+        let charge = accounts.transfer(&mut pool, charge, None);
+        assert_eq!(in_flight(&pool), [0, 0]);
+        assert_eq!(accounts.running().collect::<Vec<_>>(), [(model, 1)]);
+        let before = accounts.revision();
+        accounts.finish(&mut pool, charge);
+        assert_eq!(accounts.running().count(), 0);
+        assert_ne!(accounts.revision(), before);
+    }
+}

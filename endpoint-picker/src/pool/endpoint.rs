@@ -1,0 +1,172 @@
+//! One endpoint: who it is, how loaded, how healthy, and what this proxy has in flight to it.
+
+use alloc::string::{String, ToString};
+
+use snapshot::{EndpointIdentity, Load, State};
+
+use super::{Health, InFlight};
+use crate::time::Timestamp;
+
+/// A page that was at most this old when its figures came is one that the sidecar reads regularly: while nothing changes, its
+/// confirmations vouch for that page too. Five polls at the default interval.
+const REGULAR_PAGE_MICROS: u64 = 250_000;
+
+/// Names an endpoint for as long as it is known; another endpoint in the same slot has another epoch.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EndpointId {
+    pub(super) slot: u32,
+    pub(super) epoch: u32,
+}
+
+/// One endpoint as the picker sees it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    identity: EndpointIdentity,
+    /// The address as the load balancer spells it.
+    destination: String,
+    /// The name for labels.
+    name: String,
+    load: Load,
+    page: Option<Page>,
+    health: Health,
+    in_flight: InFlight,
+    is_member: bool,
+}
+
+/// The page that an endpoint's load was read from.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    /// When it was made, on the sidecar's clock: tells one page from the next.
+    stamp_ms: u64,
+    /// The same on this host's clock.
+    at: Timestamp,
+    /// Its age when the load came.
+    age_micros: u64,
+}
+
+impl Endpoint {
+    pub(super) fn new(identity: EndpointIdentity) -> Self {
+        Self {
+            destination: identity.address.to_string(),
+            name: identity.name(),
+            identity,
+            load: Load::default(),
+            page: None,
+            health: Health::default(),
+            in_flight: InFlight::default(),
+            is_member: true,
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub const fn identity(&self) -> &EndpointIdentity {
+        &self.identity
+    }
+
+    /// Its address as the load balancer spells it.
+    #[must_use]
+    pub fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// Its name for labels: the pod's, or the address where discovery knows no name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the sidecar last said of it.
+    #[must_use]
+    pub const fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// What its answers say of it.
+    #[must_use]
+    pub const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Requests of this proxy on their way to it or in it.
+    #[must_use]
+    pub const fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// False: it has left the pool, and only requests in flight keep it here.
+    #[must_use]
+    pub const fn is_member(&self) -> bool {
+        self.is_member
+    }
+
+    /// When its load was true, given when the sidecar last confirmed all loads; `None`: it never was.
+    #[must_use]
+    pub fn load_at(&self, confirmed_at: Option<Timestamp>) -> Option<Timestamp> {
+        let page = self.page?;
+        let confirmed = confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
+        Some(confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at)))
+    }
+
+    /// Requests of this proxy that the engine's figures cannot contain: those sent since they were true, or those in flight beyond
+    /// all that the engine reports. The second grows on an engine that froze, whose page goes on saying what it last said.
+    #[must_use]
+    pub fn unseen(&self, confirmed_at: Option<Timestamp>) -> u32 {
+        let Some(load_at) = self.load_at(confirmed_at) else { return self.in_flight.total() };
+        let since = self.in_flight.sent_since(load_at);
+        match (self.load.waiting, self.load.running) {
+            (Some(waiting), Some(running)) => {
+                since.max(self.in_flight.total().saturating_sub(waiting.saturating_add(running)))
+            }
+            _ => since,
+        }
+    }
+
+    pub(super) const fn health_mut(&mut self) -> &mut Health {
+        &mut self.health
+    }
+
+    pub(super) const fn in_flight_mut(&mut self) -> &mut InFlight {
+        &mut self.in_flight
+    }
+
+    /// Whether `identity` is this endpoint: the same address, and the same pod as far as both are known.
+    pub(super) fn is(&self, identity: &EndpointIdentity) -> bool {
+        let (known, new) = (&self.identity, identity);
+        known.address == new.address
+            && (known.pod.is_empty() || new.pod.is_empty() || (known.pod == new.pod && known.namespace == new.namespace))
+    }
+
+    pub(super) fn rename(&mut self, identity: &EndpointIdentity) {
+        if self.identity != *identity {
+            self.name = identity.name();
+            self.identity.clone_from(identity);
+        }
+    }
+
+    pub(super) const fn set_member(&mut self, is_member: bool) {
+        self.is_member = is_member;
+    }
+
+    /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.
+    pub(super) fn install(&mut self, load: Load, captured_at_ms: u64, received_at: Timestamp) {
+        let came_back = self.load.state != State::Fresh && load.state == State::Fresh;
+        let restarted = self.load.started_at_ms.is_some() && self.load.started_at_ms != load.started_at_ms;
+        self.load = load;
+        let Some(age_ms) = load.age_ms else { return };
+        let age_micros = age_ms.saturating_mul(1_000);
+        let page = Page {
+            stamp_ms: captured_at_ms.saturating_sub(age_ms),
+            at: received_at.minus_micros(age_micros),
+            age_micros,
+        };
+        // Ages are rounded, so the same page may seem to be a millisecond younger.
+        if self.page.is_none_or(|known| page.stamp_ms > known.stamp_ms.saturating_add(1)) {
+            self.page = Some(page);
+            self.in_flight.page_installed();
+        }
+        if load.state == State::Fresh && (came_back || restarted) {
+            self.health.returned(page.at);
+        }
+    }
+}

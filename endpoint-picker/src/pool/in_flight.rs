@@ -1,0 +1,163 @@
+//! Requests in flight to one endpoint, by the time at which they were sent.
+//!
+//! An endpoint's page says what its engine had when the page was made. Whatever was sent since is not in it, so the picker adds it.
+//! How much that is depends on the age of that endpoint's own page, hence the record by time.
+
+use crate::time::Timestamp;
+
+/// Width of one slot of the record. A request sent in the same slot as the page was made counts as not contained in it, so a figure is too
+/// high by what 20 ms bring.
+const SLOT_MICROS: u64 = 20_000;
+/// Slots: together 1.28 s. A page that is older is stale within the second, and everything recorded counts as sent since.
+const SLOTS: usize = 64;
+
+/// Requests of this proxy in flight to one endpoint.
+#[derive(Clone, Debug)]
+pub struct InFlight {
+    own: u32,
+    /// Those of `own` that were sent in each of the last [`SLOTS`] slots, a ring indexed by the slot's number.
+    recent: [u16; SLOTS],
+    /// Number of the newest slot.
+    newest: u64,
+    others: u32,
+    /// `others` when the endpoint's current page was installed.
+    others_at_page: u32,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self { own: 0, recent: [0; SLOTS], newest: 0, others: 0, others_at_page: 0 }
+    }
+}
+
+impl InFlight {
+    /// Requests that this worker has sent and that have not finished.
+    #[must_use]
+    pub const fn own(&self) -> u32 {
+        self.own
+    }
+
+    /// The same over all workers of the proxy.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.own.saturating_add(self.others)
+    }
+
+    /// Requests in flight that were sent after `page_at`, and what the other workers' have grown by since that page was installed.
+    #[must_use]
+    pub fn sent_since(&self, page_at: Timestamp) -> u32 {
+        let from = slot(page_at);
+        let oldest = self.newest.saturating_sub(SLOTS as u64 - 1);
+        let own: u32 = (from.max(oldest)..=self.newest)
+            .filter_map(|number| self.recent.get(index(number)))
+            .fold(0, |sum, &count| sum.saturating_add(u32::from(count)));
+        own.saturating_add(self.others.saturating_sub(self.others_at_page))
+    }
+
+    pub(super) fn sent(&mut self, at: Timestamp) {
+        self.own = self.own.saturating_add(1);
+        self.advance(slot(at));
+        if let Some(count) = self.recent.get_mut(index(slot(at))) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(super) fn finished(&mut self, sent_at: Timestamp) {
+        self.own = self.own.saturating_sub(1);
+        let number = slot(sent_at);
+        if number <= self.newest
+            && self.newest - number < SLOTS as u64
+            && let Some(count) = self.recent.get_mut(index(number))
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    pub(super) const fn set_others(&mut self, others: u32) {
+        self.others = others;
+    }
+
+    pub(super) const fn page_installed(&mut self) {
+        self.others_at_page = self.others;
+    }
+
+    /// Empties the slots between the newest one and `number`.
+    fn advance(&mut self, number: u64) {
+        if number <= self.newest {
+            return;
+        }
+        let first = (self.newest + 1).max(number.saturating_sub(SLOTS as u64 - 1));
+        for skipped in first..=number {
+            if let Some(count) = self.recent.get_mut(index(skipped)) {
+                *count = 0;
+            }
+        }
+        self.newest = number;
+    }
+}
+
+const fn slot(at: Timestamp) -> u64 {
+    at.as_micros() / SLOT_MICROS
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a remainder below 64")]
+const fn index(slot: u64) -> usize {
+    (slot % SLOTS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_micros(millis * 1_000)
+    }
+
+    #[test]
+    fn only_what_was_sent_after_the_page_counts_as_sent_since() {
+        let mut in_flight = InFlight::default();
+        for millis in [1_000, 1_100, 1_200] {
+            in_flight.sent(at(millis));
+        }
+        assert_eq!([900, 1_050, 1_150, 1_300].map(|page| in_flight.sent_since(at(page))), [3, 2, 1, 0]);
+        assert_eq!(in_flight.total(), 3);
+    }
+
+    #[test]
+    fn what_finished_is_in_no_figure() {
+        let mut in_flight = InFlight::default();
+        in_flight.sent(at(1_000));
+        in_flight.sent(at(1_100));
+        in_flight.finished(at(1_100));
+        assert_eq!((in_flight.own(), in_flight.sent_since(at(900)), in_flight.sent_since(at(1_050))), (1, 1, 0));
+    }
+
+    #[test]
+    fn slots_are_used_again_and_old_requests_leave_no_trace_in_them() {
+        let mut in_flight = InFlight::default();
+        in_flight.sent(at(0));
+        in_flight.sent(at(5_000));
+        assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (2, 1));
+        in_flight.finished(at(0));
+        assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (1, 1));
+    }
+
+    #[test]
+    fn what_others_had_when_the_page_came_is_in_the_page() {
+        let mut in_flight = InFlight::default();
+        in_flight.set_others(4);
+        in_flight.page_installed();
+        in_flight.set_others(6);
+        assert_eq!((in_flight.total(), in_flight.sent_since(at(0))), (6, 2));
+    }
+
+    #[test]
+    fn finishing_more_than_was_sent_stays_at_zero() {
+        let mut in_flight = InFlight::default();
+        in_flight.finished(at(7));
+        assert_eq!(in_flight.total(), 0);
+    }
+}

@@ -1,0 +1,280 @@
+//! What is known of a pool's endpoints: who they are, their load by the newest snapshot, their health by their answers, and what
+//! this proxy has in flight to each.
+//!
+//! An endpoint keeps its slot, and so its [`EndpointId`], while it is a member or has requests in flight. Installing loads touches
+//! no other memory than the endpoints' own.
+
+mod endpoint;
+mod health;
+mod in_flight;
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use hashbrown::HashMap;
+use snapshot::{Loads, Membership, State};
+
+pub use endpoint::{Endpoint, EndpointId};
+pub use health::{
+    EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, MAX_EJECTION_MICROS, SUSPECT_MICROS, Standing, TRIAL_MICROS,
+};
+pub use in_flight::InFlight;
+
+use crate::time::Timestamp;
+
+/// The endpoints of one pool.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    slots: Vec<Slot>,
+    /// Slots that hold nobody.
+    free: Vec<u32>,
+    /// The members, in the order of the membership.
+    members: Vec<EndpointId>,
+    /// Every endpoint that is a member, and those that left and whose address nobody else has now.
+    by_address: HashMap<SocketAddr, EndpointId>,
+    membership: Option<Version>,
+    /// Where the pool's loads begin in [`Loads::endpoints`].
+    first_load: usize,
+    confirmed_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    epoch: u32,
+    endpoint: Option<Endpoint>,
+}
+
+/// Which membership a pool was installed from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Version {
+    /// The sidecar's start.
+    pub epoch: u64,
+    /// Its count of changes since.
+    pub version: u64,
+}
+
+/// An endpoint's state to the picker.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Availability {
+    /// Its load is fresh.
+    Fresh,
+    /// Its load is old or was never seen.
+    Stale,
+    /// The engine sleeps.
+    Sleeping,
+    /// Health checks or the operator say no, or it has left the pool.
+    Unready,
+}
+
+/// Loads that do not belong to the membership in use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("loads of another membership")]
+pub struct OtherMembership;
+
+impl Pool {
+    /// Replaces the members by those of the pool of that name; a membership without it empties the pool. Endpoints that stay keep
+    /// their id, load, health and what is in flight. Another pod at a known address is another endpoint.
+    pub fn install_membership(&mut self, membership: &Membership, name: &str) {
+        let (identities, first) =
+            membership.pool(name).map_or((&[][..], 0), |(pool, first)| (pool.endpoints.as_slice(), first));
+        for id in core::mem::take(&mut self.members) {
+            if let Some(endpoint) = self.endpoint_mut(id) {
+                endpoint.set_member(false);
+            }
+        }
+        for identity in identities {
+            let known = self
+                .by_address
+                .get(&identity.address)
+                .copied()
+                .filter(|&id| self.endpoint(id).is_some_and(|endpoint| endpoint.is(identity)));
+            let id = match known {
+                Some(id) => {
+                    if let Some(endpoint) = self.endpoint_mut(id) {
+                        endpoint.rename(identity);
+                        endpoint.set_member(true);
+                    }
+                    id
+                }
+                None => self.occupy(Endpoint::new(identity.clone())),
+            };
+            self.members.push(id);
+            self.by_address.insert(identity.address, id);
+        }
+        self.first_load = first;
+        self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
+        self.release_idle();
+    }
+
+    /// Replaces the members' load by what the sidecar captured and this host received at `received_at`.
+    ///
+    /// # Errors
+    ///
+    /// When the loads are those of another membership: then nothing changes.
+    pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
+        let version = Version { epoch: loads.epoch, version: loads.membership_version };
+        let end = self.first_load.saturating_add(self.members.len());
+        let own = loads.endpoints.get(self.first_load..end);
+        let (Some(own), true) = (own, self.membership == Some(version)) else { return Err(OtherMembership) };
+        for (id, &load) in self.members.iter().zip(own) {
+            if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                endpoint.install(load, loads.captured_at_ms, received_at);
+            }
+        }
+        self.confirm(received_at);
+        Ok(())
+    }
+
+    /// The loads in use were still true at that moment.
+    pub fn confirm(&mut self, at: Timestamp) {
+        self.confirmed_at = self.confirmed_at.max(Some(at));
+    }
+
+    /// Which membership is in use.
+    #[must_use]
+    pub const fn membership(&self) -> Option<Version> {
+        self.membership
+    }
+
+    /// When the loads were last true; `None`: never.
+    #[must_use]
+    pub const fn confirmed_at(&self) -> Option<Timestamp> {
+        self.confirmed_at
+    }
+
+    /// The members, in the order of the membership.
+    #[must_use]
+    pub fn members(&self) -> &[EndpointId] {
+        &self.members
+    }
+
+    /// An endpoint that is known; `None` for an id whose endpoint has left and finished.
+    #[must_use]
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        let slot = self.slots.get(id.slot as usize)?;
+        slot.endpoint.as_ref().filter(|_| slot.epoch == id.epoch)
+    }
+
+    /// The endpoint at that address.
+    #[must_use]
+    pub fn find(&self, address: SocketAddr) -> Option<EndpointId> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Every endpoint: members, and those that left and still have requests of this worker in flight.
+    pub fn endpoints(&self) -> impl Iterator<Item = (EndpointId, &Endpoint)> {
+        self.slots.iter().enumerate().filter_map(|(slot, held)| {
+            let id = EndpointId { slot: u32::try_from(slot).ok()?, epoch: held.epoch };
+            held.endpoint.as_ref().map(|endpoint| (id, endpoint))
+        })
+    }
+
+    /// What an endpoint is to the picker now. Loads that were last confirmed more than `max_age_micros` ago vouch for nobody.
+    #[must_use]
+    pub fn availability(&self, endpoint: &Endpoint, now: Timestamp, max_age_micros: u64) -> Availability {
+        let is_confirmed = self.confirmed_at.is_some_and(|at| now.micros_since(at) <= max_age_micros);
+        match endpoint.load().state {
+            _ if !endpoint.is_member() => Availability::Unready,
+            State::Unready => Availability::Unready,
+            State::Sleeping => Availability::Sleeping,
+            State::Fresh if is_confirmed => Availability::Fresh,
+            State::Fresh | State::Stale | State::Unknown => Availability::Stale,
+        }
+    }
+
+    /// A request goes to that endpoint now. True: it is the trial of an endpoint that was ejected. The counterpart is
+    /// [`Self::request_finished`].
+    pub(crate) fn request_sent(&mut self, id: EndpointId, now: Timestamp) -> bool {
+        let Some(endpoint) = self.endpoint_mut(id) else { return false };
+        endpoint.in_flight_mut().sent(now);
+        endpoint.health_mut().sent(now)
+    }
+
+    /// A request that was sent to that endpoint at `sent_at` no longer burdens it.
+    pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool) {
+        let Some(endpoint) = self.endpoint_mut(id) else { return };
+        endpoint.in_flight_mut().finished(sent_at);
+        if was_trial {
+            endpoint.health_mut().trial_ended();
+        }
+        if !endpoint.is_member() && endpoint.in_flight().own() == 0 {
+            self.release(id);
+        }
+    }
+
+    /// A request sent at `sent_at` began to be served.
+    pub(crate) fn request_answered(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.health_mut().answered(sent_at, now);
+        }
+    }
+
+    /// A request sent at `sent_at` was served well.
+    pub(crate) fn request_succeeded(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.health_mut().succeeded(sent_at, now);
+        }
+    }
+
+    /// A request sent at `sent_at` failed through that endpoint's fault. True: the endpoint is ejected from now on.
+    pub(crate) fn request_failed(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) -> bool {
+        self.endpoint_mut(id).is_some_and(|endpoint| endpoint.health_mut().failed(sent_at, now))
+    }
+
+    /// Takes over what the other workers have in flight to the members, in the order of the membership; a member beyond the list has
+    /// nothing.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+        let mut counts = counts.into_iter();
+        for id in &self.members {
+            let others = counts.next().unwrap_or(0);
+            if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                endpoint.in_flight_mut().set_others(others);
+            }
+        }
+    }
+
+    fn endpoint_mut(&mut self, id: EndpointId) -> Option<&mut Endpoint> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        slot.endpoint.as_mut().filter(|_| slot.epoch == id.epoch)
+    }
+
+    fn occupy(&mut self, endpoint: Endpoint) -> EndpointId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        let mut epoch = 0;
+        if let Some(held) = self.slots.get_mut(slot as usize) {
+            held.epoch = held.epoch.wrapping_add(1);
+            held.endpoint = Some(endpoint);
+            epoch = held.epoch;
+        }
+        EndpointId { slot, epoch }
+    }
+
+    fn release(&mut self, id: EndpointId) {
+        let Some(slot) = self.slots.get_mut(id.slot as usize).filter(|slot| slot.epoch == id.epoch) else { return };
+        if let Some(endpoint) = slot.endpoint.take() {
+            let address = endpoint.identity().address;
+            if self.by_address.get(&address) == Some(&id) {
+                self.by_address.remove(&address);
+            }
+            self.free.push(id.slot);
+        }
+    }
+
+    /// Lets go of those that have left and have nothing in flight.
+    fn release_idle(&mut self) {
+        let idle: Vec<EndpointId> = self
+            .endpoints()
+            .filter(|(_, endpoint)| !endpoint.is_member() && endpoint.in_flight().own() == 0)
+            .map(|(id, _)| id)
+            .collect();
+        for id in idle {
+            self.release(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

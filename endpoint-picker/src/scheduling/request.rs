@@ -1,0 +1,77 @@
+//! What a pick is told of its request, and what is told back of how it went.
+
+use crate::openai::Usage;
+use crate::time::Timestamp;
+
+/// One request, as far as a pick may depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PickRequest<'a> {
+    /// The model that is asked of the endpoint; empty when the request names none.
+    pub target_model: &'a str,
+    /// Hashes of the prompt's blocks, each covering all before it; empty when nobody asked for them.
+    pub prefix_hashes: &'a [u64],
+    /// Length of the prompt in tokens, estimated from its bytes.
+    pub prompt_tokens: u64,
+    /// Most tokens that may be generated, where the request sets a limit.
+    pub max_tokens: Option<u64>,
+    /// Priority of its objective; higher is more urgent.
+    pub priority: i64,
+    /// When the client stops waiting, where it said so.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Bytes of prompt text that make one token, about: English text under the vocabularies of current models has 3.5 to 4.5.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Tokens of a prompt of so many bytes, about.
+#[must_use]
+pub const fn estimated_tokens(prompt_bytes: u64) -> u64 {
+    prompt_bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// What became of a request at an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Observation {
+    /// It answered with the first content of a stream, so many microseconds after the request was sent to it.
+    FirstToken {
+        /// Microseconds from the pick to the first event with content.
+        after_micros: u64,
+    },
+    /// It served the request to its end.
+    Finished {
+        /// Token counts as far as it reported them.
+        usage: Usage,
+        /// Microseconds from the pick to the end.
+        after_micros: u64,
+    },
+    /// It failed.
+    Failed(Failure),
+    /// The request ended without a word about the endpoint: the client left, or the proxy gave up for a reason of its own.
+    Abandoned,
+}
+
+/// How an endpoint failed a request.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Failure {
+    /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
+    NoAnswer,
+    /// It answered 5xx.
+    ServerError,
+    /// The answer broke off, or ended before its time.
+    BrokenOff,
+    /// The answer carried an error of the server, or was no answer of its API at all.
+    BadAnswer,
+}
+
+impl Failure {
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no_answer",
+            Self::ServerError => "server_error",
+            Self::BrokenOff => "broken_off",
+            Self::BadAnswer => "bad_answer",
+        }
+    }
+}

@@ -1,0 +1,219 @@
+use alloc::vec;
+use core::net::SocketAddr;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+
+use super::*;
+
+const MAX_AGE: u64 = 2_000_000;
+const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 8000))
+}
+
+fn load(waiting: u32, kv_cache_usage: f64) -> Load {
+    Load {
+        state: State::Fresh,
+        age_ms: Some(0),
+        waiting: Some(waiting),
+        running: Some(0),
+        kv_cache_usage: Some(kv_cache_usage),
+        ..Load::default()
+    }
+}
+
+fn old(load: Load, age_ms: u64) -> Load {
+    Load { state: State::Stale, age_ms: Some(age_ms), ..load }
+}
+
+/// Endpoints 1, 2, … with these loads.
+fn pool(loads: &[Load]) -> Pool {
+    let hosts = 1..=u8::try_from(loads.len()).unwrap();
+    let endpoints = hosts.map(|host| EndpointIdentity::unnamed(address(host))).collect();
+    let pools = vec![PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }];
+    let mut pool = Pool::default();
+    pool.install_membership(&Membership { epoch: 1, version: 1, pools }, "p");
+    let loads = Loads { epoch: 1, membership_version: 1, endpoints: loads.to_vec(), ..Loads::default() };
+    pool.install_loads(&Loads { captured_at_ms: 1_000_000, ..loads }, NOW).unwrap();
+    pool
+}
+
+fn id(pool: &Pool, last: u8) -> EndpointId {
+    pool.find(address(last)).unwrap()
+}
+
+fn profile(picker: Picker) -> Profile {
+    let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
+    Profile { scorers, picker, ranked: 3, max_snapshot_age_micros: MAX_AGE, max_excluded_percent: 50 }
+}
+
+fn pick_with(pool: &Pool, profile: &Profile, seed: u64, now: Timestamp) -> (Vec<u8>, Option<Reason>) {
+    match Scheduler::default().pick(pool, profile, &PickRequest::default(), &mut Rng::new(seed), now) {
+        Decision::Picked(ranked, reason) => {
+            let last = |id| match pool.endpoint(id).unwrap().identity().address {
+                SocketAddr::V4(address) => address.ip().octets()[3],
+                SocketAddr::V6(_) => 0,
+            };
+            (ranked.iter().map(last).collect(), Some(reason))
+        }
+        Decision::NoEndpoint => (Vec::new(), None),
+    }
+}
+
+fn pick(pool: &Pool, seed: u64) -> (Vec<u8>, Option<Reason>) {
+    pick_with(pool, &profile(Picker::MaxScore), seed, NOW)
+}
+
+/// How often each endpoint comes first, over 200 requests that are all in flight at once.
+fn shares(pool: &mut Pool) -> Vec<usize> {
+    let mut shares = vec![0; pool.members().len() + 1];
+    for seed in 0..200 {
+        let first = pick(pool, seed).0[0];
+        pool.request_sent(id(pool, first), NOW);
+        shares[usize::from(first)] += 1;
+    }
+    shares.split_off(1)
+}
+
+#[test]
+fn the_least_loaded_endpoint_comes_first() {
+    let pool = pool(&[load(5, 0.5), load(0, 0.1), load(2, 0.2), load(9, 0.9)]);
+    assert_eq!(pick(&pool, 1), (vec![2, 3, 1], Some(Reason::BestScore)));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer_and_ties_are_spread() {
+    let pool = pool(&[load(0, 0.0); 4]);
+    let mut first = [0_u32; 5];
+    for seed in 0..400 {
+        let (ranked, reason) = pick(&pool, seed);
+        assert_eq!((ranked.clone(), reason), pick(&pool, seed));
+        assert_eq!(reason, Some(Reason::Tie));
+        first[usize::from(ranked[0])] += 1;
+        let mut unique = ranked;
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), 3, "a ranked list names nobody twice");
+    }
+    assert!(first[1..].iter().all(|&count| (60..140).contains(&count)), "{first:?}");
+}
+
+#[test]
+fn a_small_difference_stays_small() {
+    let mut pool = pool(&[load(0, 0.05), load(0, 0.95)]);
+    pool.request_sent(id(&pool, 1), NOW);
+    assert_eq!(pick(&pool, 1).0, [1, 2], "one unseen request does not outweigh a full KV cache");
+}
+
+#[test]
+fn a_burst_is_spread_though_one_endpoint_looked_best() {
+    let shares = shares(&mut pool(&[load(0, 0.0), load(1, 0.05), load(1, 0.05)]));
+    assert!(shares.iter().all(|&share| (50..90).contains(&share)), "{shares:?}");
+}
+
+#[test]
+fn a_frozen_engine_loses_to_one_that_works() {
+    // Its page says for ever that it is idle; the other's goes on changing.
+    let mut pool = pool(&[load(0, 0.0), load(3, 0.2)]);
+    for generation in 2..40_u32 {
+        let endpoints = vec![load(0, 0.0), load(3 + generation % 2, 0.2)];
+        let loads = Loads { epoch: 1, membership_version: 1, endpoints, ..Loads::default() };
+        let now = NOW.plus_micros(u64::from(generation) * 50_000);
+        pool.install_loads(&Loads { captured_at_ms: 1_000_000 + u64::from(generation) * 50, ..loads }, now).unwrap();
+        if pick_with(&pool, &profile(Picker::MaxScore), u64::from(generation), now).0[0] == 1 {
+            pool.request_sent(id(&pool, 1), now);
+        }
+    }
+    assert!(pool.endpoint(id(&pool, 1)).unwrap().in_flight().own() <= 6);
+}
+
+#[test]
+fn without_any_fresh_load_requests_in_flight_decide_and_old_loads_between_equals() {
+    let mut pool = pool(&[load(0, 0.0), load(50, 0.9), load(3, 0.1)]);
+    pool.request_sent(id(&pool, 1), NOW);
+    let later = NOW.plus_micros(MAX_AGE + 1);
+    assert_eq!(pick_with(&pool, &profile(Picker::MaxScore), 1, later), (vec![3, 2, 1], Some(Reason::InFlightOnly)));
+}
+
+#[test]
+fn stale_endpoints_are_left_out_while_half_the_pool_is_fresh() {
+    let pool = pool(&[load(9, 0.9), load(9, 0.9), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000)]);
+    assert!((0..50).all(|seed| pick(&pool, seed).0.iter().all(|&last| last <= 2)));
+}
+
+#[test]
+fn a_fresh_minority_does_not_take_everything() {
+    let shares = shares(&mut pool(&[load(0, 0.0), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000)]));
+    assert!(shares.iter().all(|&share| (35..70).contains(&share)), "{shares:?}");
+}
+
+#[test]
+fn the_last_load_of_a_stale_endpoint_counts_less_the_older_it_is() {
+    let pressed = |age| pool(&[load(0, 0.2), old(load(40, 0.9), age), old(load(0, 0.2), age)]);
+    let first = |pool: &Pool| (0..60).filter(|&seed| pick(pool, seed).0[0] == 2).count();
+    assert_eq!(first(&pressed(2_500)), 0, "it was full two seconds ago");
+    let forgotten = first(&pressed(600_000));
+    assert!((5..40).contains(&forgotten), "ten minutes say nothing: {forgotten}");
+}
+
+#[test]
+fn engines_without_signals_are_ranked_by_what_is_in_flight() {
+    let silent = Load { state: State::Fresh, age_ms: Some(0), ..Load::default() };
+    let mut silent_pool = pool(&[silent; 3]);
+    for last in [1, 1, 2] {
+        silent_pool.request_sent(id(&silent_pool, last), NOW.minus_micros(1_500_000));
+    }
+    assert_eq!(pick(&silent_pool, 7).0, [3, 2, 1]);
+}
+
+#[test]
+fn a_silent_engine_among_others_is_neither_idle_nor_starved() {
+    let silent = Load { state: State::Fresh, age_ms: Some(0), ..Load::default() };
+    let shares = shares(&mut pool(&[load(2, 0.4), load(3, 0.5), silent]));
+    assert!(shares.iter().all(|&share| (45..90).contains(&share)), "{shares:?}");
+    let idle_beside_it = pool(&[load(0, 0.0), load(9, 0.9), load(9, 0.9), silent]);
+    assert_eq!(pick(&idle_beside_it, 1).0[0], 1, "a signal that is missing is not the best one");
+}
+
+#[test]
+fn unready_and_sleeping_endpoints_are_never_picked() {
+    let unready = Load { state: State::Unready, ..load(0, 0.0) };
+    let sleeping = Load { state: State::Sleeping, ..load(0, 0.0) };
+    assert_eq!(pick(&pool(&[unready, sleeping, load(99, 1.0)]), 1).0, [3]);
+    assert_eq!(pick(&pool(&[unready, sleeping]), 1), (vec![], None));
+}
+
+#[test]
+fn an_endpoint_that_failed_comes_last_and_then_not_at_all() {
+    let mut pool = pool(&[load(0, 0.0), load(20, 0.8), load(20, 0.8)]);
+    let failing = id(&pool, 1);
+    pool.request_failed(failing, NOW, NOW);
+    assert_eq!(pick(&pool, 1).0[2], 1);
+    pool.request_failed(failing, NOW, NOW);
+    assert!(!pick(&pool, 1).0.contains(&1));
+}
+
+#[test]
+fn ejection_never_leaves_out_more_than_half() {
+    let mut pool = pool(&[load(0, 0.0); 4]);
+    for last in 1..=4 {
+        for _ in 0..2 {
+            let at = NOW.plus_micros(u64::from(last));
+            pool.request_failed(id(&pool, last), at, at);
+        }
+    }
+    let now = NOW.plus_micros(10);
+    let mut ranked = pick_with(&pool, &profile(Picker::MaxScore), 1, now).0;
+    ranked.sort_unstable();
+    assert_eq!(ranked, [1, 2], "those whose ejection ends first");
+}
+
+#[test]
+fn a_random_pick_ignores_load() {
+    let pool = pool(&[load(0, 0.0), load(99, 1.0)]);
+    let second = (0..200).filter(|&seed| pick_with(&pool, &profile(Picker::Random), seed, NOW).0[0] == 2).count();
+    assert!((60..140).contains(&second), "{second}");
+}

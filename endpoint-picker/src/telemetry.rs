@@ -1,0 +1,379 @@
+//! Statistics from records: every family that a settled exchange feeds, under each spelling that is switched on.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use catalogue::Stat;
+use hashbrown::HashMap;
+
+use crate::admission::{Admission, Admitted, Bounds, OTHER, Subject};
+use crate::config::Config;
+use crate::ledger::{Ledger, SeriesId};
+use crate::pool::{EndpointId, Pool};
+use crate::record::{End, ExchangeRecord, Pick, ResponseSummary};
+use crate::reply::ErrorCode;
+use crate::scheduling::{Failure, Reason};
+
+/// Records that wait for their model's name to be admitted, at most: those of one tick. More are counted under [`OTHER`].
+const MAX_PENDING: usize = 1_024;
+
+/// What is measured once a request and model, and published under every spelling that is switched on.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Measure {
+    /// Request headers to end of response, microseconds.
+    RequestDuration,
+    /// Request body, bytes.
+    RequestSize,
+    /// Response body, bytes.
+    ResponseSize,
+    /// Prompt tokens.
+    InputTokens,
+    /// Generated tokens.
+    OutputTokens,
+    /// Prompt tokens from the prefix cache.
+    CachedTokens,
+    /// Duration for each generated token, microseconds.
+    NormalizedTimePerOutputToken,
+    /// Request headers to first content, microseconds.
+    TimeToFirstToken,
+    /// Time for each token after the first, microseconds.
+    TimePerOutputToken,
+}
+
+impl Measure {
+    const COUNT: usize = 9;
+
+    const fn stats(self) -> &'static [Stat] {
+        match self {
+            Self::RequestDuration => &[Stat::ObjectiveRequestDurationSeconds, Stat::ModelRequestDurationSeconds],
+            Self::RequestSize => &[Stat::ObjectiveRequestSizes, Stat::ModelRequestSizes],
+            Self::ResponseSize => &[Stat::ObjectiveResponseSizes, Stat::ModelResponseSizes],
+            Self::InputTokens => &[Stat::ObjectiveInputTokens, Stat::ModelInputTokens],
+            Self::OutputTokens => &[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens],
+            Self::CachedTokens => &[Stat::ObjectivePromptCachedTokens],
+            Self::NormalizedTimePerOutputToken => {
+                &[Stat::ObjectiveNormalizedTimePerOutputToken, Stat::ModelNormalizedTimePerOutputToken]
+            }
+            Self::TimeToFirstToken => &[Stat::ObjectiveRequestTtftSeconds],
+            Self::TimePerOutputToken => &[Stat::ObjectiveRequestTpotSeconds],
+        }
+    }
+}
+
+/// The labels of a record.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Models {
+    model: Admitted,
+    target: Admitted,
+}
+
+/// The series of one pair of model names, found once.
+#[derive(Debug, Default)]
+struct Row {
+    measures: [Option<SeriesId>; Measure::COUNT],
+    /// Request counters by priority. Few: priorities come from the configuration.
+    requests: Vec<(i64, [Option<SeriesId>; 2])>,
+    errors: Vec<(ErrorCode, [Option<SeriesId>; 2])>,
+}
+
+/// One worker's statistics.
+#[derive(Debug)]
+pub struct Telemetry {
+    ledger: Ledger,
+    admission: Admission,
+    pool: String,
+    rules: Vec<String>,
+    rows: HashMap<Models, Box<Row>>,
+    attempts: HashMap<(Admitted, EndpointId), Option<SeriesId>>,
+    picks: HashMap<(EndpointId, Reason), Option<SeriesId>>,
+    /// Counters with one label of a fixed set of values.
+    outcomes: HashMap<(Stat, &'static str), Option<SeriesId>>,
+    /// Served requests for names that are not admitted yet.
+    pending: Vec<Box<ExchangeRecord>>,
+    pick_duration: Option<SeriesId>,
+}
+
+impl Telemetry {
+    /// Empty statistics.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let configured =
+            config.rewrites.iter().flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
+        let bounds = Bounds { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
+        let mut ledger = Ledger::new(config.stats);
+        Self {
+            pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
+            ledger,
+            admission: Admission::new(bounds, configured.map(String::as_str)),
+            pool: config.pool.clone(),
+            rules: config.rewrites.iter().map(|rule| rule.name.clone()).collect(),
+            rows: HashMap::new(),
+            attempts: HashMap::new(),
+            picks: HashMap::new(),
+            outcomes: HashMap::new(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// The statistics on their way to the host.
+    pub const fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// The labels that clients can influence.
+    #[must_use]
+    pub const fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The same, to be merged with the shared table; [`Self::settle_pending`] comes after that.
+    pub const fn admission_mut(&mut self) -> &mut Admission {
+        &mut self.admission
+    }
+
+    /// The label under which a request for that model runs.
+    #[must_use]
+    pub fn running_label(&self, model: &str) -> Admitted {
+        self.admission.find(Subject::Model, model).unwrap_or(Admitted::OTHER)
+    }
+
+    /// Records how long one pick took.
+    pub fn record_pick_duration(&mut self, micros: u64) {
+        if let Some(series) = self.pick_duration {
+            self.ledger.sample(series, micros);
+        }
+    }
+
+    /// The pool has new members or models: they may have labels, and series of endpoints that are gone are let go of.
+    pub fn membership_installed<'a>(&mut self, pool: &Pool, models: impl Iterator<Item = &'a str>) {
+        for model in models {
+            self.admission.propose(Subject::Model, model);
+        }
+        for &id in pool.members() {
+            if let Some(endpoint) = pool.endpoint(id) {
+                self.admission.propose(Subject::Endpoint, endpoint.destination());
+                self.admission.propose(Subject::Pod, endpoint.name());
+            }
+        }
+        self.attempts.retain(|(_, id), _| pool.endpoint(*id).is_some());
+        self.picks.retain(|(id, _), _| pool.endpoint(*id).is_some());
+    }
+
+    /// Counts an endpoint that is left out from now on.
+    pub fn count_ejection(&mut self, pool: &Pool, id: EndpointId) {
+        let endpoint = self.endpoint_label(pool, id);
+        self.ledger.count(Stat::EjectionsTotal, &[&self.pool, &endpoint]);
+    }
+
+    /// Counts an endpoint that failed a request.
+    pub fn count_failure(&mut self, pool: &Pool, id: EndpointId, failure: Failure) {
+        let endpoint = self.endpoint_label(pool, id);
+        self.ledger.count(Stat::EndpointFailuresTotal, &[&self.pool, &endpoint, failure.as_str()]);
+    }
+
+    /// Counts an exchange that has settled. One that was served under a name that may still be admitted waits for that.
+    pub fn record(&mut self, pool: &Pool, record: Box<ExchangeRecord>) {
+        if self.labels(&record).is_none() && record.is_served() && self.pending.len() < MAX_PENDING {
+            self.admission.propose(Subject::Model, &record.model);
+            self.admission.propose(Subject::Model, &record.target_model);
+            self.pending.push(record);
+        } else {
+            self.count(pool, &record);
+        }
+    }
+
+    /// Counts what waited: the names were admitted, or will not be.
+    pub fn settle_pending(&mut self, pool: &Pool) {
+        for record in core::mem::take(&mut self.pending) {
+            self.count(pool, &record);
+        }
+    }
+
+    fn labels(&self, record: &ExchangeRecord) -> Option<Models> {
+        let model = self.admission.find(Subject::Model, &record.model)?;
+        let target = if record.target_model == record.model {
+            model
+        } else {
+            self.admission.find(Subject::Model, &record.target_model)?
+        };
+        Some(Models { model, target })
+    }
+
+    fn count(&mut self, pool: &Pool, record: &ExchangeRecord) {
+        let find = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
+        let models = Models { model: find(&record.model), target: find(&record.target_model) };
+        if let Some(outcome) = record.request.outcome {
+            self.count_outcome(Stat::RequestBodiesTotal, outcome.as_str());
+        }
+        self.count_pick(pool, record, models.target);
+        if let Some(response) = record.response {
+            self.count_outcome(Stat::ResponseBodiesTotal, response.outcome.as_str());
+        }
+        if record.api.is_none() {
+            let outcome = match record.end {
+                End::Complete => "complete",
+                End::Failed(code) => code.as_str(),
+            };
+            self.count_outcome(Stat::LoadOnlyRequestsTotal, outcome);
+            return;
+        }
+        self.count_request(record, models);
+        if let Some(rule) = record.rewrite_rule.and_then(|rule| self.rules.get(rule)) {
+            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            self.ledger.count(Stat::ModelRewriteDecisionsTotal, &[rule, model, target]);
+        }
+        if record.request.bytes > 0 {
+            self.sample(models, Measure::RequestSize, record.request.bytes);
+        }
+        if let Some(response) = record.response.filter(|response| response.complete) {
+            self.measure(record, &response, models);
+        }
+    }
+
+    fn count_outcome(&mut self, stat: Stat, outcome: &'static str) {
+        let ledger = &mut self.ledger;
+        let series = *self.outcomes.entry((stat, outcome)).or_insert_with(|| ledger.labelled(stat, &[outcome]));
+        self.add([series]);
+    }
+
+    fn count_request(&mut self, record: &ExchangeRecord, models: Models) {
+        let priority = record.priority;
+        let known = self.row(models).requests.iter().find(|(other, _)| *other == priority).map(|&(_, series)| series);
+        let series = known.unwrap_or_else(|| {
+            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let series = [
+                self.ledger.labelled(Stat::ObjectiveRequestTotal, &[model, target, &priority.to_string()]),
+                self.ledger.labelled(Stat::ModelRequestTotal, &[model, target]),
+            ];
+            self.row(models).requests.push((priority, series));
+            series
+        });
+        self.add(series);
+        let End::Failed(code) = record.end else { return };
+        let known = self.row(models).errors.iter().find(|(other, _)| *other == code).map(|&(_, series)| series);
+        let series = known.unwrap_or_else(|| {
+            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let series = [Stat::ObjectiveRequestErrorTotal, Stat::ModelRequestErrorTotal]
+                .map(|stat| self.ledger.labelled(stat, &[model, target, code.as_str()]));
+            self.row(models).errors.push((code, series));
+            series
+        });
+        self.add(series);
+    }
+
+    fn count_pick(&mut self, pool: &Pool, record: &ExchangeRecord, target: Admitted) {
+        match record.pick {
+            Pick::None => {}
+            Pick::NoEndpoint => {
+                let target = self.admission.text(Subject::Model, target);
+                self.ledger.count(Stat::SchedulerAttemptsTotal, &["failure", target, "", "", ""]);
+            }
+            Pick::Ranked(ranked, _) => {
+                let key = (target, ranked.first());
+                let series = match self.attempts.get(&key) {
+                    Some(&known) => known,
+                    None => {
+                        let series = self.attempt_series(pool, target, ranked.first());
+                        self.attempts.insert(key, series);
+                        series
+                    }
+                };
+                self.add([series]);
+            }
+        }
+        let Some(served) = record.served else { return };
+        let series = match served.endpoint {
+            Some(id) => match self.picks.get(&(id, served.reason)) {
+                Some(&known) => known,
+                None => {
+                    let endpoint = self.endpoint_label(pool, id);
+                    let series = self.ledger.labelled(Stat::PicksTotal, &[&self.pool, &endpoint, served.reason.as_str()]);
+                    self.picks.insert((id, served.reason), series);
+                    series
+                }
+            },
+            None => {
+                let address = served.address.to_string();
+                let label = self.admission.find(Subject::Endpoint, &address);
+                if label.is_none() {
+                    self.admission.propose(Subject::Endpoint, &address);
+                }
+                // It is an address of the cluster's own; the first requests to it may come before its label.
+                let endpoint = label.map_or(OTHER, |label| self.admission.text(Subject::Endpoint, label));
+                self.ledger.labelled(Stat::PicksTotal, &[&self.pool, endpoint, served.reason.as_str()])
+            }
+        };
+        self.add([series]);
+    }
+
+    fn measure(&mut self, record: &ExchangeRecord, response: &ResponseSummary, models: Models) {
+        let times = &record.times;
+        let duration = times.ended.micros_since(times.started);
+        self.sample(models, Measure::RequestDuration, duration);
+        self.sample(models, Measure::ResponseSize, response.bytes);
+        // A count of 0 says that there was nothing of the kind (no output of an embedding), not that a sample of 0 was taken.
+        if let Some(tokens) = response.usage.prompt_tokens.filter(|&tokens| tokens > 0) {
+            self.sample(models, Measure::InputTokens, tokens);
+        }
+        if let Some(tokens) = response.usage.cached_tokens {
+            self.sample(models, Measure::CachedTokens, tokens);
+        }
+        let generated = response.usage.completion_tokens.filter(|&tokens| tokens > 0);
+        if let Some(tokens) = generated {
+            self.sample(models, Measure::OutputTokens, tokens);
+            self.sample(models, Measure::NormalizedTimePerOutputToken, duration / tokens);
+        }
+        if let (true, Some(first), Some(last)) = (response.streamed, times.first_content, times.last_content) {
+            self.sample(models, Measure::TimeToFirstToken, first.micros_since(times.started));
+            if let Some(tokens) = generated.filter(|&tokens| tokens > 1) {
+                self.sample(models, Measure::TimePerOutputToken, last.micros_since(first) / (tokens - 1));
+            }
+        }
+    }
+
+    fn sample(&mut self, models: Models, measure: Measure, sample: u64) {
+        let known = self.row(models).measures.get(measure as usize).copied().flatten();
+        let series = known.or_else(|| {
+            let names = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let series = self.ledger.spelled(measure.stats(), &names);
+            if let Some(place) = self.row(models).measures.get_mut(measure as usize) {
+                *place = series;
+            }
+            series
+        });
+        if let Some(series) = series {
+            self.ledger.sample(series, sample);
+        }
+    }
+
+    fn attempt_series(&mut self, pool: &Pool, target: Admitted, id: EndpointId) -> Option<SeriesId> {
+        let target = self.admission.text(Subject::Model, target);
+        let endpoint = pool.endpoint(id);
+        let admitted = endpoint.filter(|endpoint| {
+            self.admission.find(Subject::Pod, endpoint.name()).is_some_and(|label| label != Admitted::OTHER)
+        });
+        let (port, values) = (admitted.map(|endpoint| endpoint.identity().address.port().to_string()), admitted);
+        let values = match (&values, &port) {
+            (Some(endpoint), Some(port)) => [endpoint.name(), endpoint.identity().namespace.as_str(), port],
+            _ => [OTHER, "", ""],
+        };
+        let [pod, namespace, port] = values;
+        self.ledger.labelled(Stat::SchedulerAttemptsTotal, &["success", target, pod, namespace, port])
+    }
+
+    fn endpoint_label(&self, pool: &Pool, id: EndpointId) -> String {
+        let label = pool.endpoint(id).and_then(|endpoint| self.admission.find(Subject::Endpoint, endpoint.destination()));
+        self.admission.text(Subject::Endpoint, label.unwrap_or(Admitted::OTHER)).to_string()
+    }
+
+    fn row(&mut self, models: Models) -> &mut Row {
+        self.rows.entry(models).or_default()
+    }
+
+    fn add<const N: usize>(&mut self, series: [Option<SeriesId>; N]) {
+        for id in series.into_iter().flatten() {
+            self.ledger.add_to(id, 1);
+        }
+    }
+}
