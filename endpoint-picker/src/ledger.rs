@@ -7,7 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use catalogue::{Bounds, Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat, Switch, label_value, stat_name};
@@ -366,6 +366,7 @@ const MICROS_PER_SECOND: u64 = 1_000_000;
 mod tests {
     use alloc::collections::BTreeMap;
     use alloc::format;
+    use alloc::string::ToString;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -411,7 +412,7 @@ mod tests {
     }
 
     fn ledger(model: bool) -> Ledger {
-        Ledger::new(StatsConfig { model, ..StatsConfig::default() }, core::iter::empty())
+        Ledger::new(StatsConfig { model, ..StatsConfig::default() })
     }
 
     fn settle(ledger: &mut Ledger, host: &mut Host) {
@@ -424,9 +425,9 @@ mod tests {
     #[test]
     fn a_histogram_becomes_cumulative_counters_with_exact_sums() {
         let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-        let model = ledger.model("m", "t");
+        let series = ledger.labelled(Stat::ObjectiveInputTokens, &["m", "t"]).unwrap();
         for tokens in [1, 8, 9, 32_778, 32_779, 2_000_000] {
-            ledger.record(model, Measure::InputTokens, tokens);
+            ledger.sample(series, tokens);
         }
         settle(&mut ledger, &mut host);
         let bucket = |le: &str| {
@@ -440,9 +441,9 @@ mod tests {
     #[test]
     fn seconds_are_carried_so_that_the_sum_never_drifts() {
         let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-        let model = ledger.model("m", "m");
+        let series = ledger.labelled(Stat::ObjectiveRequestDurationSeconds, &["m", "m"]).unwrap();
         for _ in 0..10 {
-            ledger.record(model, Measure::RequestDuration, 350_000);
+            ledger.sample(series, 350_000);
             settle(&mut ledger, &mut host);
         }
         let labels = "model_name=m;target_model_name=m;inference_objective_request_duration_seconds";
@@ -455,8 +456,8 @@ mod tests {
     #[test]
     fn one_record_feeds_every_spelling() {
         let (mut ledger, mut host) = (ledger(true), Host::with_time(0));
-        let model = ledger.model("m", "m");
-        ledger.record(model, Measure::OutputTokens, 5);
+        let series = ledger.spelled(&[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens], &["m", "m"]).unwrap();
+        ledger.sample(series, 5);
         settle(&mut ledger, &mut host);
         for family in ["inference_objective_output_tokens", "inference_model_output_tokens"] {
             assert_eq!(host.value(&format!("model_name=m;target_model_name=m;{family}_sum")), 5);
@@ -467,15 +468,15 @@ mod tests {
     #[test]
     fn definitions_are_spread_and_nothing_counted_meanwhile_is_lost() {
         let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-        let model = ledger.model("m", "m");
-        ledger.record(model, Measure::InputTokens, 5);
+        let series = ledger.labelled(Stat::ObjectiveInputTokens, &["m", "m"]).unwrap();
+        ledger.sample(series, 5);
         let mut rounds = 0;
         while ledger.undefined() > 0 {
             host.time = 6;
             ledger.define(&mut host);
             ledger.begin_flush();
             ledger.flush(&mut host);
-            ledger.record(model, Measure::InputTokens, 5);
+            ledger.sample(series, 5);
             rounds += 1;
         }
         assert!(rounds > 3, "{rounds}");
@@ -501,25 +502,11 @@ mod tests {
     }
 
     #[test]
-    fn models_beyond_the_cap_share_a_name_and_pinned_ones_do_not() {
-        let config = StatsConfig { max_models: 3, ..StatsConfig::default() };
-        let mut ledger = Ledger::new(config, ["pinned"].into_iter());
-        let names: Vec<String> = ["a", "b", "c", "a", "pinned", "d"]
-            .iter()
-            .map(|name| {
-                let id = ledger.model(name, name);
-                ledger.model_labels(id).0.to_string()
-            })
-            .collect();
-        assert_eq!(names, ["a", "b", "other", "a", "pinned", "other"]);
-    }
-
-    #[test]
     fn a_switched_off_family_is_never_defined() {
         let config = StatsConfig { objective: false, ..StatsConfig::default() };
-        let (mut ledger, mut host) = (Ledger::new(config, core::iter::empty()), Host::with_time(0));
-        let model = ledger.model("m", "m");
-        ledger.record(model, Measure::RequestDuration, 1);
+        let (mut ledger, mut host) = (Ledger::new(config), Host::with_time(0));
+        assert_eq!(ledger.labelled(Stat::ObjectiveRequestDurationSeconds, &["m", "m"]), None);
+        assert_eq!(ledger.spelled(&[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens], &["m", "m"]), None);
         ledger.count(Stat::ObjectiveRequestTotal, &["m", "m", "0"]);
         settle(&mut ledger, &mut host);
         assert!(host.names.is_empty());

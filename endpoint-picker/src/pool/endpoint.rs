@@ -161,9 +161,12 @@ impl Endpoint {
             age_micros,
         };
         // Ages are rounded, so the same page may seem to be a millisecond younger.
-        if self.page.is_none_or(|known| page.stamp_ms > known.stamp_ms.saturating_add(1)) {
-            self.page = Some(page);
-            self.in_flight.page_installed();
+        match &mut self.page {
+            Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
+            _ => {
+                self.page = Some(page);
+                self.in_flight.page_installed();
+            }
         }
         if load.state == State::Fresh && (came_back || restarted) {
             self.health.returned(page.at);

@@ -158,11 +158,12 @@ fn a_confirmation_vouches_for_pages_that_are_read_regularly() {
     let mut pool = pool(&[1, 2]);
     let ids = [pool.members()[0], pool.members()[1]];
     let busy = Load { running: Some(8), ..fresh() };
-    pool.install_loads(&loads(1, 2_000, &[busy, Load { age_ms: Some(1_000), ..busy }]), NOW).unwrap();
+    let second = NOW.plus_micros(1_000_000);
+    pool.install_loads(&loads(1, 2_000, &[busy, Load { age_ms: Some(1_000), ..busy }]), second).unwrap();
     for id in ids {
-        pool.request_sent(id, NOW.plus_micros(100_000));
+        pool.request_sent(id, second.plus_micros(100_000));
     }
-    pool.confirm(NOW.plus_micros(300_000));
+    pool.confirm(second.plus_micros(300_000));
     assert_eq!(ids.map(|id| unseen(&pool, id)), [0, 1]);
 }
 
