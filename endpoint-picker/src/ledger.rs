@@ -107,7 +107,8 @@ impl Ledger {
     pub fn spelled(&mut self, stats: &[Stat], values: &[&str]) -> Option<SeriesId> {
         let stats: Vec<Stat> = stats.iter().copied().filter(|stat| self.is_on(*stat)).collect();
         let family = stats.first()?.family();
-        let labels = family.labels.iter().copied().zip(values.iter().map(|value| label_value(value).into_owned())).collect();
+        let labels =
+            family.labels.iter().copied().zip(values.iter().map(|value| label_value(value).into_owned())).collect();
         Some(self.new_series(stats, labels))
     }
 

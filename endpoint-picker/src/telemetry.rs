@@ -98,8 +98,10 @@ impl Telemetry {
     /// Empty statistics.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let configured =
-            config.rewrites.iter().flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
+        let configured = config
+            .rewrites
+            .iter()
+            .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
         let bounds = Bounds { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
         let mut ledger = Ledger::new(config.stats);
         Self {
@@ -296,7 +298,8 @@ impl Telemetry {
                 Some(&known) => known,
                 None => {
                     let endpoint = self.endpoint_label(pool, id);
-                    let series = self.ledger.labelled(Stat::PicksTotal, &[&self.pool, &endpoint, served.reason.as_str()]);
+                    let series =
+                        self.ledger.labelled(Stat::PicksTotal, &[&self.pool, &endpoint, served.reason.as_str()]);
                     self.picks.insert((id, served.reason), series);
                     series
                 }
@@ -366,7 +369,8 @@ impl Telemetry {
     }
 
     fn endpoint_label(&self, pool: &Pool, id: EndpointId) -> String {
-        let label = pool.endpoint(id).and_then(|endpoint| self.admission.find(Subject::Endpoint, endpoint.destination()));
+        let label =
+            pool.endpoint(id).and_then(|endpoint| self.admission.find(Subject::Endpoint, endpoint.destination()));
         self.admission.text(Subject::Endpoint, label.unwrap_or(Admitted::OTHER)).to_string()
     }
 

@@ -140,8 +140,8 @@ impl Scene {
     }
 
     fn body(&mut self, chunk: &[u8], end: bool) -> Directive {
-        let now = self.now();
-        let directive = self.exchange.on_request_body(&mut self.picker, [chunk], end, now);
+        let mut info = Info { micros: self.micros, ..Info::default() };
+        let directive = self.exchange.on_request_body(&mut self.picker, [chunk], end, &mut info);
         self.picked(directive)
     }
 
@@ -534,7 +534,8 @@ fn every_error_belongs_to_a_counted_request() {
 #[test]
 fn a_response_that_is_read_is_asked_for_unencoded_and_one_that_comes_encoded_is_counted() {
     let mut scene = Scene::new();
-    let head = RequestHead { method: b"POST", path: b"/v1/completions", accepts_encoded: true, ..RequestHead::default() };
+    let head =
+        RequestHead { method: b"POST", path: b"/v1/completions", accepts_encoded: true, ..RequestHead::default() };
     scene.request_headers(&head, false);
     let Directive::Send(outbound) = scene.body(CHAT, true) else { panic!("not sent") };
     assert!(outbound.ask_identity);
@@ -698,8 +699,8 @@ fn envoys_answer_to_a_request_that_waits_for_its_pick_is_counted() {
     let mut scene = Scene::new();
     let head = RequestHead { method: b"POST", path: b"/v1/chat/completions", ..RequestHead::default() };
     scene.request_headers(&head, false);
-    let now = scene.now();
-    assert_eq!(scene.exchange.on_request_body(&mut scene.picker, [CHAT], true, now), Directive::Pick);
+    let waiting = scene.exchange.on_request_body(&mut scene.picker, [CHAT], true, &mut Info::default());
+    assert_eq!(waiting, Directive::Pick);
     let info = Info { details: Some("stream_idle_timeout"), flags: 1 << 16, ..Info::default() };
     scene.response_headers(504, "text/plain", info, true);
     assert_error(&scene.stats(1 << 16), MODEL, "Timeout");

@@ -15,8 +15,16 @@ fn address(last: u8) -> SocketAddr {
 
 fn membership(version: u64, hosts: &[u8]) -> Membership {
     let endpoints = hosts.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect();
-    let other = PoolMembers { name: "o".into(), endpoints: vec![EndpointIdentity::unnamed(address(99))], ..PoolMembers::default() };
-    Membership { epoch: 1, version, pools: vec![other, PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }] }
+    let other = PoolMembers {
+        name: "o".into(),
+        endpoints: vec![EndpointIdentity::unnamed(address(99))],
+        ..PoolMembers::default()
+    };
+    Membership {
+        epoch: 1,
+        version,
+        pools: vec![other, PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }],
+    }
 }
 
 fn fresh() -> Load {
@@ -185,7 +193,8 @@ fn an_endpoint_that_the_sidecar_saw_come_back_is_no_longer_ejected() {
     assert!(pool.request_failed(id, at(2), at(2)));
     pool.install_loads(&loads(1, 1_100, &[fresh()]), at(100)).unwrap();
     assert_eq!(standing(&pool, 100), Standing::Ejected, "loads in which nothing changed bring nobody back");
-    pool.install_loads(&loads(1, 1_200, &[Load { state: State::Stale, age_ms: Some(2_000), ..fresh() }]), at(200)).unwrap();
+    pool.install_loads(&loads(1, 1_200, &[Load { state: State::Stale, age_ms: Some(2_000), ..fresh() }]), at(200))
+        .unwrap();
     pool.install_loads(&loads(1, 1_300, &[fresh()]), at(300)).unwrap();
     assert_eq!(standing(&pool, 300), Standing::Good);
 }
