@@ -5,7 +5,6 @@
 
 mod api;
 pub mod json;
-mod number;
 mod prefix;
 pub mod request;
 pub mod response;

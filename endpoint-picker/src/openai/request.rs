@@ -10,8 +10,7 @@ use xxhash_rust::{
 
 use super::{
     Api,
-    json::{Container, Node, ROOT, SKIP, Scalar, ScanError, Scanner, Want, Watch},
-    number,
+    json::{self, Container, Node, ROOT, SKIP, Scalar, ScanError, Scanner, Want, Watch},
     prefix::PrefixChain,
 };
 
@@ -470,7 +469,7 @@ impl Watch for Reader {
 fn switch(scalar: Scalar<'_>) -> bool {
     match scalar {
         Scalar::Bool(value) => value,
-        Scalar::Number(token) => number::unsigned(token) == Some(1),
+        Scalar::Number(token) => json::unsigned(token) == Some(1),
         Scalar::Text { text, cut: false } => {
             let words: [&[u8]; 6] = [b"true", b"t", b"yes", b"y", b"on", b"1"];
             words.iter().any(|word| text.eq_ignore_ascii_case(word))
@@ -481,14 +480,14 @@ fn switch(scalar: Scalar<'_>) -> bool {
 
 fn whole(scalar: Scalar<'_>) -> Option<u64> {
     match scalar {
-        Scalar::Number(text) | Scalar::Text { text, cut: false } => number::unsigned(text),
+        Scalar::Number(text) | Scalar::Text { text, cut: false } => json::unsigned(text),
         _ => None,
     }
 }
 
 fn signed(scalar: Scalar<'_>) -> Option<i64> {
     match scalar {
-        Scalar::Number(text) | Scalar::Text { text, cut: false } => number::signed(text),
+        Scalar::Number(text) | Scalar::Text { text, cut: false } => json::signed(text),
         _ => None,
     }
 }

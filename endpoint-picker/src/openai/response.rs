@@ -6,7 +6,6 @@ use core::ops::Range;
 use super::{
     Api,
     json::{self, Container, Node, ROOT, SKIP, Scalar, Scanner, Want, Watch},
-    number,
     sse::{Item, SseReader},
 };
 
@@ -590,7 +589,7 @@ impl Watch for Event {
                     REASONING_TOKENS => &mut counts.reasoning,
                     _ => return,
                 };
-                *count = number::unsigned(token).or(*count);
+                *count = json::unsigned(token).or(*count);
                 self.says_more = true;
             }
             _ => {}
@@ -635,7 +634,7 @@ fn set_bounded(kept: &mut String, text: &[u8]) {
 
 /// A numeric code, when it fits a status code's type.
 fn code(token: &[u8]) -> Option<u16> {
-    u16::try_from(number::unsigned(token)?).ok()
+    u16::try_from(json::unsigned(token)?).ok()
 }
 
 #[cfg(test)]
