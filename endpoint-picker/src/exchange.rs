@@ -16,7 +16,7 @@ use catalogue::Stat;
 use crate::config::{MissingModel, NoEndpoint, scan_options};
 use crate::head::{RequestHead, ResponseHead, Route};
 use crate::ledger::{Measure, ModelId};
-use crate::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ResponseFacts, ResponseReader};
+use crate::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ResponseFacts, ResponseReader};
 use crate::picker::EndpointPicker;
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::{Rule, Splice};
@@ -180,7 +180,10 @@ impl Exchange {
             }
             Route::Inference(_) if end => self.refuse_body(picker, &RequestError::Empty),
             Route::Inference(api) if !head.encoded => {
-                let scanner = RequestScanner::new(api, scan_options(false));
+                let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
+                    Ok(scanner) => scanner,
+                    Err(error) => return self.refuse_body(picker, &error),
+                };
                 self.state = State::Reading(Box::new(Reading { head: Arrival { api: Some(api), ..arrival }, scanner }));
                 Directive::Wait
             }
@@ -398,8 +401,13 @@ impl Exchange {
     fn refuse_body(&mut self, picker: &mut EndpointPicker, error: &RequestError) -> Directive {
         let outcome = match error {
             RequestError::Empty => "empty",
-            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => "malformed",
-            RequestError::NotAnObject
+            RequestError::Malformed { .. }
+            | RequestError::NotUtf8 { .. }
+            | RequestError::TooDeep { .. }
+            | RequestError::MalformedForm { .. } => "malformed",
+            RequestError::NotAForm
+            | RequestError::NoBoundary
+            | RequestError::NotAnObject
             | RequestError::ModelNotAString
             | RequestError::ModelEmpty
             | RequestError::ModelTooLong
@@ -417,16 +425,16 @@ impl Exchange {
 
     /// The body is read: name the model, rewrite it, count the request.
     fn read(&mut self, picker: &mut EndpointPicker, head: Arrival, facts: RequestFacts) -> Directive {
-        let (model, ranges) = match facts.model {
-            Model::Named { name, value_ranges } => (name, value_ranges),
+        let (model, ranges, notation) = match facts.model {
+            Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
             Model::Missing if picker.config.missing_model == MissingModel::Reject => {
                 count_body(picker, "missing_model");
                 return self.refuse(picker, LocalReply::missing_model());
             }
-            Model::Missing => (String::new(), Vec::new()),
+            Model::Missing => (String::new(), Vec::new(), Notation::Json),
         };
         picker.count_parsed_body();
-        let splice = rewrite(picker, &model, ranges);
+        let splice = rewrite(picker, &model, ranges, notation);
         let target = splice.as_ref().map_or(model.as_str(), |splice| splice.model.as_str());
         let id = picker.ledger.model(&model, target);
         picker.ledger.count_request(id, head.priority);
@@ -449,14 +457,19 @@ fn count_body(picker: &mut EndpointPicker, outcome: &str) {
 }
 
 /// Applies the rule for `model`, if there is one and the body names the model.
-fn rewrite(picker: &mut EndpointPicker, model: &str, ranges: Vec<core::ops::Range<usize>>) -> Option<Splice> {
+fn rewrite(
+    picker: &mut EndpointPicker,
+    model: &str,
+    ranges: Vec<core::ops::Range<usize>>,
+    notation: Notation,
+) -> Option<Splice> {
     if ranges.is_empty() {
         return None;
     }
     let rule = Rule::find(&picker.config.rewrites, model)?;
     let target = rule.draw(&mut picker.rng)?;
     picker.ledger.count(Stat::ModelRewriteDecisionsTotal, &[&rule.name, model, &target.model]);
-    (target.model != model).then(|| Splice { ranges, model: target.model.clone() })
+    (target.model != model).then(|| Splice { ranges, model: target.model.clone(), notation })
 }
 
 /// An endpoint answered: blame those that were tried before it, and move the request to it.

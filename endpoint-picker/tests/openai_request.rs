@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
 use endpoint_picker::rewrite::Splice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn recorded_requests_say_what_they_said() {
         let facts = scan(api_of(name), [body.as_slice()]).unwrap();
         match &facts.model {
             Model::Missing => assert_eq!(None, model, "{name}"),
-            Model::Named { name: got, value_ranges } => {
+            Model::Named { name: got, value_ranges, .. } => {
                 assert_eq!(Some(got.as_str()), model, "{name}");
                 assert_eq!(value_ranges.len(), 1);
                 assert_eq!(body[value_ranges[0].clone()], *format!("\"{got}\"").as_bytes());
@@ -127,7 +127,7 @@ fn recorded_refusals_keep_their_reasons() {
 fn a_repeated_model_counts_last_and_every_value_is_located() {
     let body = r#"{"model":"a", "x":{"model":"inner"}, "mod\u0065l" : "b\u002fc", "model":null,"model":"d/\"é"}"#;
     let facts = facts(Api::ChatCompletions, body);
-    let Model::Named { name, value_ranges } = facts.model else { panic!() };
+    let Model::Named { name, value_ranges, .. } = facts.model else { panic!() };
     assert_eq!(name, "d/\"é");
     let values: Vec<_> = value_ranges.iter().map(|range| &body[range.clone()]).collect();
     assert_eq!(values, ["\"a\"", "\"b\\u002fc\"", "null", "\"d/\\\"é\""]);
@@ -138,7 +138,7 @@ fn splicing_the_ranges_renames_the_model_and_nothing_else() {
     let body = "{ \"model\" : \"old\" ,\"n\":1e2,\"model\":{\"a\":[1]},\"model\":\"older\"}";
     let Model::Named { value_ranges, .. } = facts(Api::Completions, body).model else { panic!() };
     let ranges = value_ranges.into_iter().map(|range| range.start..range.end).collect();
-    let spliced = Splice { ranges, model: "new \"one\"\n".into() }.apply(body.as_bytes());
+    let spliced = Splice { ranges, model: "new \"one\"\n".into(), notation: Notation::Json }.apply(body.as_bytes());
     let spliced = String::from_utf8(spliced).unwrap();
     let name = r#""new \"one\"\n""#;
     assert_eq!(spliced, format!("{{ \"model\" : {name} ,\"n\":1e2,\"model\":{name},\"model\":{name}}}"));
@@ -413,7 +413,7 @@ proptest! {
         let whole = scan(Api::ChatCompletions, [body.as_slice()]);
         match (value.get("model"), &whole) {
             (None | Some(Value::Null), Ok(facts)) => prop_assert_eq!(&facts.model, &Model::Missing),
-            (Some(Value::String(expected)), Ok(RequestFacts { model: Model::Named { name, value_ranges }, .. })) => {
+            (Some(Value::String(expected)), Ok(RequestFacts { model: Model::Named { name, value_ranges, .. }, .. })) => {
                 prop_assert_eq!(expected, name);
                 let last = &body[value_ranges.last().unwrap().clone()];
                 prop_assert_eq!(&serde_json::from_slice::<String>(last).unwrap(), name);
