@@ -255,6 +255,67 @@ fn each_api_has_its_own_token_limit() {
     }
 }
 
+#[test]
+fn every_api_reads_its_own_input() {
+    let text = "0123456789abcdef";
+    for (api, member) in [
+        (Api::Classify, "input"),
+        (Api::Classify, "messages"),
+        (Api::Pooling, "input"),
+        (Api::Pooling, "messages"),
+        (Api::Pooling, "data"),
+        (Api::Speech, "input"),
+        (Api::Speech, "instructions"),
+        (Api::Embeddings, "texts"),
+        (Api::Score, "items"),
+        (Api::Score, "query"),
+        (Api::Score, "data_1"),
+        (Api::Invocations, "messages"),
+        (Api::Invocations, "prompt"),
+        (Api::Invocations, "input"),
+        (Api::Invocations, "query"),
+        (Api::Invocations, "documents"),
+        (Api::Invocations, "text_1"),
+        (Api::Invocations, "tools"),
+    ] {
+        let facts = facts(api, &json!({"model": "m", member: [{"content": text}], "other": text}).to_string());
+        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (16, 2), "{api:?} {member}");
+        assert!(matches!(facts.model, Model::Named { name, .. } if name == "m"));
+    }
+    for (api, member) in [(Api::Speech, "messages"), (Api::Classify, "prompt"), (Api::Transcriptions, "input")] {
+        let facts = facts(api, &json!({ "model": "m", member: text }).to_string());
+        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (0, 0), "{api:?} {member}");
+    }
+}
+
+#[test]
+fn an_invocation_has_the_limits_of_a_chat_and_speech_its_own_stream() {
+    let invocation = facts(Api::Invocations, r#"{"max_tokens":1,"max_completion_tokens":2,"stream":true}"#);
+    assert_eq!((invocation.max_tokens, invocation.stream), (Some(2), true));
+    assert_eq!(facts(Api::Invocations, r#"{"max_tokens":1}"#).max_tokens, Some(1));
+    for (body, stream) in [
+        (r#"{"stream_format":"sse"}"#, true),
+        (r#"{"stream_format":"audio"}"#, false),
+        (r#"{"stream_format":"sse","stream_format":["sse"]}"#, false),
+        (r#"{"stream":true,"stream_format":"audio"}"#, true),
+        ("{}", false),
+    ] {
+        assert_eq!(facts(Api::Speech, body).stream, stream, "{body}");
+    }
+    assert!(!facts(Api::ChatCompletions, r#"{"stream_format":"sse"}"#).stream);
+}
+
+#[test]
+fn an_empty_slice_changes_nothing() {
+    let body = br#"{"model":"m","prompt":"0123456789","n":12,"b":true}"#;
+    for place in 0..=body.len() {
+        let (head, tail) = body.split_at(place);
+        let with = scan(Api::Completions, [b"", head, b"", b"", tail, b""]);
+        assert_eq!(with, scan(Api::Completions, [body.as_slice()]), "cut at {place}");
+    }
+    assert_eq!(scan(Api::Completions, [b"".as_slice()]), Err(RequestError::Empty));
+}
+
 fn chat(model: &str, texts: &[&str]) -> Value {
     let messages: Vec<_> = texts.iter().map(|text| json!({"role": "user", "content": text})).collect();
     json!({ "messages": messages, "model": model })

@@ -15,4 +15,4 @@ pub mod sse;
 
 pub use api::Api;
 pub use request::{Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
-pub use response::{ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+pub use response::{Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
