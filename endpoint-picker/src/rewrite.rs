@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_plain_name_is_written_as_it_is() {
-        let splice = Splice { ranges: vec![2..5], model: "n\"é".into(), notation: Notation::Plain };
-        assert_eq!(splice.apply(b"a\nold\nb"), "a\nn\"é\nb".as_bytes());
+        let splice = Splice { ranges: vec![2..5, 6..11], model: "n\"é".into(), notation: Notation::Plain };
+        assert_eq!(splice.apply(b"a\nold\nolder\nb"), "a\nn\"é\nn\"é\nb".as_bytes());
     }
 
     #[test]

@@ -115,6 +115,9 @@ mod tests {
             let made = Choices::new(&choices).object(&["a", "b"]);
             assert!(serde_json::from_str::<Value>(&made).is_ok_and(|value| value.is_object()), "{made}");
         }
-        assert_eq!(Choices::new(&[1, 102, 2, 60, 2, 103, 104, 0]).object(&["a", "b"]), r#"{"b":null,"a":[true,false]}"#);
+        assert_eq!(
+            Choices::new(&[1, 102, 2, 60, 2, 103, 104, 0]).object(&["a", "b"]),
+            r#"{"b":null,"a":[true,false]}"#
+        );
     }
 }

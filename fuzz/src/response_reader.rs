@@ -170,9 +170,8 @@ impl Said {
     fn choice(&mut self, choice: &Json<'_>) {
         self.has_choice = true;
         if matches!(choice.kind, Kind::Object(_) | Kind::Array(_)) {
-            let reasons = choice.members().iter().filter(|(key, _)| key == "finish_reason");
-            let reason =
-                reasons.filter(|(_, value)| !matches!(value.kind, Kind::Object(_) | Kind::Array(_))).next_back();
+            let mut reasons = choice.members().iter().filter(|(key, _)| key == "finish_reason");
+            let reason = reasons.rfind(|(_, value)| !matches!(value.kind, Kind::Object(_) | Kind::Array(_)));
             let indices = choice.members().iter().filter(|(key, _)| key == "index");
             let index = indices.filter_map(|(_, value)| value.number()).next_back().map_or(Some(0), whole);
             if let Some(index) = index.filter(|&index| index < 128) {
