@@ -90,7 +90,7 @@ pub struct Telemetry {
     /// Counters with one label of a fixed set of values.
     outcomes: HashMap<(Stat, &'static str), Option<SeriesId>>,
     /// Served requests for names that are not admitted yet.
-    pending: Vec<Box<ExchangeRecord>>,
+    pending: Vec<ExchangeRecord>,
     pick_duration: Option<SeriesId>,
 }
 
@@ -178,7 +178,7 @@ impl Telemetry {
     /// that.
     pub fn record(&mut self, pool: &Pool, record: Box<ExchangeRecord>) {
         if record.is_served() && self.pending.len() < MAX_PENDING && self.propose_labels(&record) {
-            self.pending.push(record);
+            self.pending.push(*record);
         } else {
             self.count(pool, &record);
         }
