@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use crate::error::Error;
 use crate::filter_chain::flags;
 use crate::headers::HeaderMap;
-use crate::host::Shared;
 use crate::message::{Request, Response};
 use crate::property::PropertyValue;
-use crate::stream::{End, Filter, Half, Iteration, LocalReply, Sent, Side, Stream};
+use crate::shared_core::SharedCore;
+use crate::stream::{Filter, Half, Iteration, LocalReply, Sent, Side, Stream, StreamEnd};
 use crate::trace::{Crossings, Record, VmName};
 use crate::vm::Core;
 
-/// Where an exchange stands.
+/// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum StreamProgress {
     /// The filter holds the request's headers.
     RequestPaused,
     /// The request's headers were let through, the response has not begun.
@@ -24,24 +24,24 @@ pub enum Progress {
     /// The response's headers were let through.
     Responding,
     /// It is over.
-    Over(End),
+    Over(StreamEnd),
 }
 
-/// A handle to an exchange. Steps that Envoy would take by itself (the rest of a request, the upstream's
+/// A handle to a stream. Steps that Envoy would take by itself (the rest of a request, the upstream's
 /// response, resets) are taken by its methods; what the filter made of them is read by its accessors.
-/// Dropping the handle forgets the exchange once it is over.
-pub struct Exchange {
-    core: Shared,
+/// Dropping the handle forgets the stream once it is over.
+pub struct HttpStream {
+    core: SharedCore,
     id: u64,
 }
 
-impl std::fmt::Debug for Exchange {
+impl std::fmt::Debug for HttpStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("id", &self.id).field("progress", &self.progress()).finish_non_exhaustive()
+        f.debug_struct("HttpStream").field("id", &self.id).field("progress", &self.progress()).finish_non_exhaustive()
     }
 }
 
-impl Drop for Exchange {
+impl Drop for HttpStream {
     fn drop(&mut self) {
         let Some(mut core) = self.core.try_lock() else { return };
         let streams = &mut core.state_mut().streams;
@@ -54,8 +54,8 @@ impl Drop for Exchange {
     }
 }
 
-impl Exchange {
-    pub(crate) fn start(shared: &Shared, request: Request) -> Result<Self, Error> {
+impl HttpStream {
+    pub(crate) fn start(shared: &SharedCore, request: Request) -> Result<Self, Error> {
         let mut core = shared.lock();
         let workers = core.state().settings.workers;
         let vm = core
@@ -66,8 +66,8 @@ impl Exchange {
             .ok_or(Error::NoSuchWorker { worker: request.from.worker, workers })?;
         let filter = core.new_filter(vm);
         let state = core.state_mut();
-        let id = state.next_exchange;
-        state.next_exchange += 1;
+        let id = state.next_stream_id;
+        state.next_stream_id += 1;
         let stream = Stream {
             id,
             vm,
@@ -105,7 +105,7 @@ impl Exchange {
         Ok(Self { core: shared.clone(), id })
     }
 
-    /// The number of this exchange, also its default `connection.id`.
+    /// The number of this stream, also its default `connection.id`.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
@@ -125,7 +125,7 @@ impl Exchange {
     /// Sends a further piece of a request made with [`Request::unfinished`].
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`], or [`Error::OutOfOrder`] when the request is complete.
+    /// [`Error::StreamOver`], or [`Error::OutOfOrder`] when the request is complete.
     pub fn send_body(&self, bytes: impl AsRef<[u8]>, end: bool) -> Result<(), Error> {
         const STEP: &str = "request body";
         let mut core = self.step(STEP)?;
@@ -138,7 +138,7 @@ impl Exchange {
     /// Sends the trailers of a request made with [`Request::unfinished`].
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`], or [`Error::OutOfOrder`] when the request is complete.
+    /// [`Error::StreamOver`], or [`Error::OutOfOrder`] when the request is complete.
     pub fn send_trailers(&self, trailers: HeaderMap) -> Result<(), Error> {
         const STEP: &str = "request trailers";
         let mut core = self.step(STEP)?;
@@ -151,10 +151,10 @@ impl Exchange {
     /// The client goes away: only access log, done and delete follow.
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`]
+    /// [`Error::StreamOver`]
     pub fn client_reset(&self) -> Result<(), Error> {
         let mut core = self.step("client reset")?;
-        core.finish(self.id, End::ClientReset);
+        core.finish(self.id, StreamEnd::ClientReset);
         core.settle();
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Exchange {
     /// The upstream responds: headers, body chunks and trailers go through the filter as far as it lets them.
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`]; [`Error::OutOfOrder`] when the request was not let through or a response has
+    /// [`Error::StreamOver`]; [`Error::OutOfOrder`] when the request was not let through or a response has
     /// begun.
     pub fn respond(&self, response: Response) -> Result<(), Error> {
         const STEP: &str = "response headers";
@@ -190,7 +190,7 @@ impl Exchange {
     /// A further piece of a response made with [`Response::unfinished`].
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`], or [`Error::OutOfOrder`] when no response has begun.
+    /// [`Error::StreamOver`], or [`Error::OutOfOrder`] when no response has begun.
     pub fn respond_body(&self, bytes: impl AsRef<[u8]>, end: bool) -> Result<(), Error> {
         const STEP: &str = "response body";
         let mut core = self.step(STEP)?;
@@ -203,7 +203,7 @@ impl Exchange {
     /// The trailers of a response made with [`Response::unfinished`].
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`], or [`Error::OutOfOrder`] when no response has begun.
+    /// [`Error::StreamOver`], or [`Error::OutOfOrder`] when no response has begun.
     pub fn respond_trailers(&self, trailers: HeaderMap) -> Result<(), Error> {
         const STEP: &str = "response trailers";
         let mut core = self.step(STEP)?;
@@ -213,7 +213,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// The upstream closes its HTTP/1.1 connection. Before response headers the router answers 503, which comes through
+    /// The upstream closes its HTTP/1.1 connection. Before response headers the router makes a local reply, 503, which comes through
     /// the filter; after them only access log, done and delete follow. If the filter holds the headers back, the client
     /// gets 502, of which no callback hears.
     ///
@@ -221,7 +221,7 @@ impl Exchange {
     /// flags.
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`]; [`Error::OutOfOrder`] when the request was not let through.
+    /// [`Error::StreamOver`]; [`Error::OutOfOrder`] when the request was not let through.
     pub fn upstream_reset(&self) -> Result<(), Error> {
         const STEP: &str = "upstream reset";
         const AFTER_HEADERS: &str = "upstream_reset_after_response_started{protocol_error}";
@@ -246,7 +246,7 @@ impl Exchange {
         if held {
             core.send_local_reply(self.id, LocalReply::of_proxy(502, RESET_WHILE_HELD, AFTER_HEADERS));
         } else {
-            core.finish(self.id, End::UpstreamReset);
+            core.finish(self.id, StreamEnd::UpstreamReset);
         }
         core.settle();
         Ok(())
@@ -255,7 +255,7 @@ impl Exchange {
     /// The router has no host to send to: 503, flag UH.
     ///
     /// # Errors
-    /// As [`Exchange::proxy_reply`].
+    /// As [`HttpStream::proxy_reply`].
     pub fn no_healthy_upstream(&self) -> Result<(), Error> {
         for property in ["upstream.address", "upstream.port"] {
             self.set_property(property, PropertyValue::Missing);
@@ -263,19 +263,19 @@ impl Exchange {
         self.proxy_reply(503, "no healthy upstream", "no_healthy_upstream", flags::NO_HEALTHY_UPSTREAM)
     }
 
-    /// The upstream does not answer in time: 504, flag UT.
+    /// The upstream does not respond in time: 504, flag UT.
     ///
     /// # Errors
-    /// As [`Exchange::proxy_reply`].
+    /// As [`HttpStream::proxy_reply`].
     pub fn upstream_timeout(&self) -> Result<(), Error> {
         self.proxy_reply(504, "upstream request timeout", "response_timeout", flags::UPSTREAM_REQUEST_TIMEOUT)
     }
 
-    /// The proxy answers by itself behind the filter, so that the reply comes through it:
+    /// A local reply made behind the filter, so that it comes through the filter:
     /// `response.code_details` is `details`, `response.flags` gets these bits (Envoy's legacy bit set).
     ///
     /// # Errors
-    /// [`Error::ExchangeOver`]; [`Error::OutOfOrder`] when the request was not let through or a response has
+    /// [`Error::StreamOver`]; [`Error::OutOfOrder`] when the request was not let through or a response has
     /// begun.
     pub fn proxy_reply(&self, status: u16, body: &str, details: &str, response_flags: u64) -> Result<(), Error> {
         const STEP: &str = "reply of the proxy";
@@ -307,17 +307,17 @@ impl Exchange {
 
     // ---- what came of it ----
 
-    /// Where the exchange stands.
+    /// Where the stream stands.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> StreamProgress {
         let progress = self.read(|stream| match stream.end {
-            Some(end) => Progress::Over(end),
-            None if stream.response.sent.headers.is_some() => Progress::Responding,
-            None if stream.response.started => Progress::ResponsePaused,
-            None if stream.request.sent.headers.is_some() => Progress::Upstream,
-            None => Progress::RequestPaused,
+            Some(end) => StreamProgress::Over(end),
+            None if stream.response.sent.headers.is_some() => StreamProgress::Responding,
+            None if stream.response.started => StreamProgress::ResponsePaused,
+            None if stream.request.sent.headers.is_some() => StreamProgress::Upstream,
+            None => StreamProgress::RequestPaused,
         });
-        progress.unwrap_or(Progress::Over(End::Complete))
+        progress.unwrap_or(StreamProgress::Over(StreamEnd::Complete))
     }
 
     /// Whether the filter holds back some of the request.
@@ -331,11 +331,11 @@ impl Exchange {
 
     /// How it ended, if it has.
     #[must_use]
-    pub fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<StreamEnd> {
         self.read(|stream| stream.end)?
     }
 
-    /// The local reply, if the proxy answered by itself.
+    /// The local reply, if there was one.
     #[must_use]
     pub fn local_reply(&self) -> Option<LocalReply> {
         self.read(|stream| stream.local_reply.clone())?
@@ -383,18 +383,18 @@ impl Exchange {
         self.read(|stream| stream.code_details.clone())?
     }
 
-    /// Crossings of this exchange's own callbacks. What a tick does for it is counted for the VM only.
+    /// Crossings of this stream's own callbacks. What a tick does for it is counted for the VM only.
     #[must_use]
     pub fn crossings(&self) -> Crossings {
         self.read(|stream| stream.crossings.clone()).unwrap_or_default()
     }
 
-    /// The records of this exchange.
+    /// The records of this stream.
     #[must_use]
     pub fn trace(&self) -> Vec<Record> {
         let core = self.core.lock();
         let records = core.state().trace.records().iter();
-        records.filter(|record| record.exchange == Some(self.id)).cloned().collect()
+        records.filter(|record| record.stream == Some(self.id)).cloned().collect()
     }
 
     fn read<T>(&self, what: impl FnOnce(&Stream) -> T) -> Option<T> {
@@ -404,7 +404,7 @@ impl Exchange {
     fn step(&self, step: &'static str) -> Result<std::sync::MutexGuard<'_, Core>, Error> {
         let core = self.core.lock();
         if core.state().stream(self.id).is_none_or(|stream| stream.end.is_some()) {
-            return Err(Error::ExchangeOver { id: self.id, step });
+            return Err(Error::StreamOver { id: self.id, step });
         }
         Ok(core)
     }
@@ -447,7 +447,7 @@ fn feed_body(core: &mut Core, id: u64, side: Side, chunks: Vec<Vec<u8>>, ends: b
     }
 }
 
-/// Whether more of this half can be fed: the exchange goes on, and a request was not answered meanwhile.
+/// Whether more of this half can be fed: the stream goes on, and a request got no local reply meanwhile.
 fn open(core: &Core, id: u64, side: Side) -> bool {
     core.state()
         .stream(id)
