@@ -6,10 +6,10 @@ use crate::codes::Callback;
 use crate::error::Error;
 use crate::faults::Fault;
 use crate::http_call::{Clusters, HttpCall, HttpOutcome};
+use crate::http_stream::HttpStream;
 use crate::message::Request;
 use crate::shared_core::SharedCore;
 use crate::stats::Stats;
-use crate::stream_id::HttpStream;
 use crate::trace::{Crossings, LogLine, Record, VmName};
 use crate::vm::Core;
 

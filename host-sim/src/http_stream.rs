@@ -394,7 +394,7 @@ impl HttpStream {
     pub fn trace(&self) -> Vec<Record> {
         let core = self.core.lock();
         let records = core.state().trace.records().iter();
-        records.filter(|record| record.stream == Some(self.id)).cloned().collect()
+        records.filter(|record| record.stream_id == Some(self.id)).cloned().collect()
     }
 
     fn read<T>(&self, what: impl FnOnce(&Stream) -> T) -> Option<T> {
