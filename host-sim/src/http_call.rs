@@ -80,7 +80,7 @@ impl HttpOutcome {
     }
 
     /// The upstream cannot be reached. Envoy's async client runs its own router, so the guest sees not a
-    /// failure but that router's 503 (seen on Envoy 1.40.0: scenario `a_call_finds_nobody`).
+    /// failure but that router's 503 (seen on Envoy 1.40.0: scenario `a_call_whose_cluster_has_no_host`).
     #[must_use]
     pub fn unreachable() -> Self {
         Self::by_router(
