@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "Config": "the configuration of a program or plugin",
     "ConfigError": "what is wrong with it",
-    "Error": "what a crate's operations answer",
     "LocalReply": "Envoy's local reply: what the picker asks for, and what host-sim sends",
 }
 # Names whose second meaning is being given another word. Must become empty.
@@ -48,7 +47,9 @@ def breaches():
             print(f"pending: {text}")
         elif name not in ALLOWED:
             yield text
-    for name in sorted({*ALLOWED, *PENDING} - {"Config", "Error"} - set(found)):
+    for name in sorted(PENDING - set(found)):
+        print(f"scripts/type_names.py: {name} is mended: take it out of PENDING")
+    for name in sorted(set(ALLOWED) - set(found)):
         yield f"scripts/type_names.py: {name} is in one package only and needs no exception"
 
 
