@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Rules of the house that no linter knows. Prints each breach; exit code 1 if there is one.
 
-Words that some files may not use, import circles, public types that share a name, dependencies that are built twice.
+    scripts/check_rules.py [RULE...]
+
+RULE is one of: words (that some files may not use), circles (import_circles.py), types (type_names.py), features (feature_set.py).
+With no RULE it checks all of them.
 """
 
 import re
@@ -33,12 +36,22 @@ def forbidden_words():
                 yield f"{name}:{number}: only {HOST} calls the host"
             if name.startswith(CORE) and FOREIGN_TO_THE_CORE.search(code):
                 yield f"{name}:{number}: the core knows nothing of {FOREIGN_TO_THE_CORE.search(code).group(1)}"
-def main():
-    rules = (forbidden_words, import_circles.breaches, type_names.breaches, feature_set.breaches)
-    found = [breach for rule in rules for breach in rule()]
+RULES = {
+    "words": forbidden_words,
+    "circles": import_circles.breaches,
+    "types": type_names.breaches,
+    "features": feature_set.breaches,
+}
+
+
+def main(names):
+    unknown = set(names) - set(RULES)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(RULES)}")
+    found = [breach for name in names or RULES for breach in RULES[name]()]
     print("\n".join(found), end="\n" if found else "")
     return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

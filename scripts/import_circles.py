@@ -1,7 +1,4 @@
-#!/usr/bin/env python3
 """Finds import circles: files of one crate that use each other, directly or by way of others.
-
-    scripts/import_circles.py
 
 What counts, for each library, program, test, bench and example of the workspace:
 
@@ -14,10 +11,9 @@ What counts, for each library, program, test, bench and example of the workspace
 - What stands under `#[cfg(test)]` does not count, nor do links in comments.
 - Methods are not followed: calling a method names no file.
 
-Prints each circle, and for each of its files the uses that close it. Exit code 1 if there is one outside of PENDING.
+Prints each circle, and for each of its files the uses that close it.
 """
 
-import sys
 from pathlib import Path
 
 import rust_source
@@ -102,13 +98,3 @@ def breaches():
                 yield text
     for package in sorted(PENDING - pending):
         print(f"scripts/import_circles.py: {package} is mended: take it out of PENDING")
-
-
-def main():
-    found = list(breaches())
-    print("\n".join(found), end="\n" if found else "")
-    return int(bool(found))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
