@@ -11,10 +11,10 @@ WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(wildcard envoy/*.yaml)
 
-.PHONY: help setup build wasm run demo test test-core test-wasm test-e2e bench bench-smoke fuzz-smoke fuzz soak fmt lint check-wasm stats-tags ci
+.PHONY: help setup check build wasm run demo test test-core test-wasm test-e2e bench bench-smoke fuzz-smoke fuzz soak fmt lint check-wasm stats-tags metrics-table ci
 
 help: ## Says what there is
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## Installs every tool the other targets need, pinned, into .tools
 	@$(SETUP) || [ $$? -eq 3 ]
@@ -34,11 +34,14 @@ demo: wasm build ## The same with 20 s of its own traffic; fails unless every re
 	@$(SETUP) envoy
 	@$(BIN)/demo $(ARGS)
 
-test: ## Passes every test; STEPS="name …" picks some
+check: ## Checks format, warnings, rules and the core's tests: seconds when little has changed
+	@python3 scripts/test.py check
+
+test: ## Passes every test, what `make check` does first; STEPS="name …" picks some
 	@python3 scripts/test.py $(STEPS)
 
 test-core: ## Tests the picker and the wire format natively
-	cargo test --package endpoint-picker --package snapshot --package catalogue
+	@python3 scripts/test.py core
 
 test-wasm: ## Tests the picker as wasm, in Node
 	@python3 scripts/test.py core-on-wasm
@@ -77,14 +80,17 @@ soak: ## 200 000 requests while pods, sidecar and the filter itself fail; counts
 fmt: ## Formats the code
 	cargo fmt --all
 
-lint: ## Checks format, warnings and the rules of the house
-	@python3 scripts/test.py lint
+lint: ## Checks format, warnings, the rules of the house and what is generated
+	@python3 scripts/test.py lint stats-tags
 
 check-wasm: wasm ## Compares what the module imports from its host with filter/imports.txt
 	python3 scripts/wasm_imports.py $(WASM) filter/imports.txt
 
 stats-tags: ## Writes the stats_tags of the bootstraps from the catalogue
 	cargo run --quiet --package catalogue --bin stats-tags $(BOOTSTRAPS)
+
+metrics-table: ## Writes the README's table of metrics from the catalogue
+	cargo run --quiet --package catalogue --bin metrics-table README.md
 
 ci: ## What CI runs: a skipped check is a failure
 	@bash .ci/run

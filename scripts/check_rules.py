@@ -1,10 +1,20 @@
 #!/usr/bin/env python3
-"""Rules of the house that no linter knows. Prints each breach; exit code 1 if there is one."""
+"""Rules of the house that no linter knows. Prints each breach; exit code 1 if there is one.
+
+    scripts/check_rules.py [RULE...]
+
+RULE is one of: words (that some files may not use), circles (import_circles.py), types (type_names.py), features (feature_set.py).
+With no RULE it checks all of them.
+"""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import feature_set
+import import_circles
+import type_names
 
 ROOT = Path(__file__).resolve().parent.parent
 # The one file of the filter that calls the host.
@@ -14,7 +24,7 @@ FOREIGN_TO_THE_CORE = re.compile(r"\b(proxy_wasm|std::time|std::net|std::fs|std:
 CORE = "endpoint-picker/src/"
 
 
-def breaches():
+def forbidden_words():
     listing = subprocess.run(["git", "ls-files", "*.rs"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     for name in listing.stdout.split():
         file = ROOT / name
@@ -26,18 +36,22 @@ def breaches():
                 yield f"{name}:{number}: only {HOST} calls the host"
             if name.startswith(CORE) and FOREIGN_TO_THE_CORE.search(code):
                 yield f"{name}:{number}: the core knows nothing of {FOREIGN_TO_THE_CORE.search(code).group(1)}"
-    bootstraps = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "envoy").glob("*.yaml"))
-    marked = [name for name in bootstraps if "# stats_tags: begin" in (ROOT / name).read_text()]
-    command = ["cargo", "run", "--quiet", "--package", "catalogue", "--bin", "stats-tags", "--", "--check", *marked]
-    if subprocess.run(command, cwd=ROOT, timeout=600).returncode != 0:
-        yield "envoy/: the stats_tags are out of date: run `make stats-tags`"
+RULES = {
+    "words": forbidden_words,
+    "circles": import_circles.breaches,
+    "types": type_names.breaches,
+    "features": feature_set.breaches,
+}
 
 
-def main():
-    found = list(breaches())
+def main(names):
+    unknown = set(names) - set(RULES)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(RULES)}")
+    found = [breach for name in names or RULES for breach in RULES[name]()]
     print("\n".join(found), end="\n" if found else "")
     return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Builds the fuzz targets once and runs them, each for a bounded time, from the committed corpora.
+"""Builds the fuzz targets once and runs them, each for a bounded time, from the committed inputs.
 
-    scripts/fuzz.py [--seconds N] [--merge] [TARGET...]
+    scripts/fuzz.py [--seconds N] [--merge | --minimise | --pack] [TARGET...]
 
-With no TARGET it runs all of them, one a core. What a run of one TARGET finds new is kept in .tools/fuzz/TARGET/found, and the
-next such run goes on from there. `--merge` runs nothing, but adds to fuzz/corpus/TARGET what of it is small and reaches code that
-the corpus does not; otherwise the committed corpora are only read.
+With no TARGET it runs all of them, one a core, from the committed inputs, which it unpacks from fuzz/corpus/TARGET.tar.gz into
+target/fuzz. What a run of one TARGET finds new is kept in .tools/fuzz/TARGET/found, and the next such run goes on from there.
+
+These run nothing and write the archives:
+--merge     adds what a run of TARGET has found, if it is small and reaches code that no committed input reaches.
+--minimise  leaves out found inputs that reach nothing that the others do not reach. Inputs with a name stay.
+--pack      takes in the files of the folder fuzz/corpus/TARGET/, where new inputs are put by hand.
 
 An input that fails is copied to fuzz/past_failures/TARGET, so that `cargo test -p fuzz` fails too until the fault is mended.
 Exit code 0: nothing failed. 1: something did.
@@ -21,10 +25,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fuzz_corpus
 import setup
 
 ROOT = setup.ROOT
 FUZZ = ROOT / "fuzz"
+CORPUS = FUZZ / "corpus"
 SCRATCH = setup.TOOLS / "fuzz"
 LOGS = setup.TOOLS / "logs"
 # On two cores all targets take about a minute, beside a build of about a minute and a half.
@@ -56,6 +62,13 @@ def build():
         sys.exit("the fuzz targets do not build")
     host = re.search(r"^host: (\S+)", setup.query("rustc", "-vV", cwd=ROOT) or "", re.MULTILINE).group(1)
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / host / "release"
+
+
+def seeds(target):
+    """Unpacks the committed inputs of a target; returns the folder."""
+    folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "fuzz" / target
+    fuzz_corpus.unpack(CORPUS, target, folder)
+    return folder
 
 
 def options(target):
@@ -103,8 +116,8 @@ def run(target, binary, seconds, found, live):
     for old in artifacts.glob("*-*"):
         old.unlink()
     past = FUZZ / "past_failures" / target
-    seeds = [str(folder) for folder in (found, FUZZ / "corpus" / target, past) if folder.is_dir()]
-    command = [str(binary), *seeds, *options(target), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
+    folders = [str(folder) for folder in (found, seeds(target), past) if folder.is_dir()]
+    command = [str(binary), *folders, *options(target), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
     # Reading the corpus is not part of the time, and a last input may take its own.
     code = follow(command, log, seconds + 60 + 2 * INPUT_SECONDS, live)
     output = log.read_text(errors="replace")
@@ -124,43 +137,77 @@ def run(target, binary, seconds, found, live):
     return False
 
 
+def add(target, binary, kept, offered, *how):
+    """Adds to the folder `kept` what of the folder `offered` reaches more than it does."""
+    log = LOGS / f"fuzz-{target}.log"
+    command = [str(binary), "-set_cover_merge=1", *how, "-max_len=65536", str(kept), str(offered)]
+    if follow(command, log, BUILD_SECONDS, live=False) != 0:
+        sys.exit("\n".join(log.read_text(errors="replace").splitlines()[-TAIL:]))
+
+
 def merge(target, binary):
-    """Adds to the corpus what it lacks of the inputs found."""
-    found, corpus = SCRATCH / target / "found", FUZZ / "corpus" / target
+    """Adds to the committed inputs what they lack of the inputs found."""
+    found, corpus = SCRATCH / target / "found", seeds(target)
     if not found.is_dir():
         sys.exit(f"nothing was found for {target} yet: run `scripts/fuzz.py {target}` first")
     before = len(list(corpus.iterdir()))
-    log = LOGS / f"fuzz-{target}.log"
     with tempfile.TemporaryDirectory(prefix="inpick-fuzz-") as small:
         for file in found.iterdir():
             if file.stat().st_size <= KEPT_BYTES:
                 shutil.copy(file, small)
         # Code alone counts: how often it runs would keep thousands of inputs.
-        command = [str(binary), "-set_cover_merge=1", "-use_counters=0", "-max_len=65536", str(corpus), small]
-        if follow(command, log, BUILD_SECONDS, live=False) != 0:
-            sys.exit("\n".join(log.read_text(errors="replace").splitlines()[-TAIL:]))
+        add(target, binary, corpus, small, "-use_counters=0")
+    keep(target, corpus)
     say(f"{target:16} {len(list(corpus.iterdir())) - before} inputs added to {before}")
+
+
+def minimise(target, binary):
+    """Keeps the named inputs, and of the others those that reach more, how often counted too."""
+    corpus = seeds(target)
+    before = len(list(corpus.iterdir()))
+    with tempfile.TemporaryDirectory(prefix="inpick-fuzz-") as kept:
+        for file in corpus.iterdir():
+            if not fuzz_corpus.FOUND.fullmatch(file.name):
+                shutil.move(file, kept)
+        add(target, binary, kept, corpus)
+        left = keep(target, kept)
+    say(f"{target:16} {left} inputs kept of {before}")
+
+
+def keep(target, folder):
+    """Makes the files of a folder the committed inputs of a target; returns how many there are."""
+    inputs = fuzz_corpus.read_folder(folder)
+    fuzz_corpus.write(fuzz_corpus.archive(CORPUS, target), inputs)
+    shutil.rmtree(CORPUS / target, ignore_errors=True)
+    return len(inputs)
 
 
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target; default %(default)s")
-    parser.add_argument("--merge", action="store_true", help="keep what was found in the committed corpora")
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument("--merge", action="store_true", help="add what was found to the committed inputs")
+    work.add_argument("--minimise", action="store_true", help="leave out committed inputs that reach nothing more")
+    work.add_argument("--pack", action="store_true", help="take loose files of fuzz/corpus/TARGET/ into the archive")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(targets()))
     given = parser.parse_args(arguments)
     unknown = set(given.targets) - set(targets())
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(targets())}")
+    chosen = given.targets or targets()
+    if given.pack:
+        for target in chosen:
+            say(f"{target:16} {fuzz_corpus.pack(CORPUS, target)} inputs")
+        return 0
     try:
         setup.ensure("cargo-fuzz")
     except setup.Missing as missing:
         sys.exit(f"fuzzing cannot be had here: {missing}")
     binaries = build()
     LOGS.mkdir(parents=True, exist_ok=True)
-    chosen = given.targets or targets()
-    if given.merge:
+    if given.merge or given.minimise:
         for target in chosen:
-            merge(target, binaries / target)
+            (merge if given.merge else minimise)(target, binaries / target)
         return 0
     with tempfile.TemporaryDirectory(prefix="inpick-fuzz-") as scratch:
         def fuzz(target):

@@ -22,11 +22,14 @@ class Fuzz(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        for name in ("FUZZ", "SCRATCH", "LOGS"):
+        for name in ("FUZZ", "CORPUS", "SCRATCH", "LOGS"):
             (self.folder / name).mkdir()
             patch = mock.patch.object(fuzz, name, self.folder / name)
             patch.start()
             self.addCleanup(patch.stop)
+        build = mock.patch.dict(fuzz.os.environ, CARGO_TARGET_DIR=str(self.folder / "build"))
+        build.start()
+        self.addCleanup(build.stop)
 
     def run_binary(self, script, live=False):
         """Runs a stand-in for a target; returns whether nothing failed, and what was printed."""
@@ -55,6 +58,42 @@ class Fuzz(unittest.TestCase):
             self.assertEqual(kept.read_text(), "bad")
             for part in ("FAILED", "it panicked", str(kept), "cargo test -p fuzz --test replay target"):
                 self.assertIn(part, shown)
+
+    def test_run_starts_from_the_committed_inputs(self):
+        fuzz.fuzz_corpus.write(fuzz.fuzz_corpus.archive(fuzz.CORPUS, "target"), {"a name": b"seed"})
+        ok, _ = self.run_binary('cat "$1/a name" > ' + str(self.folder / "seen"))
+        self.assertTrue(ok)
+        self.assertEqual((self.folder / "seen").read_text(), "seed")
+
+    def minimise(self, script):
+        """Runs a stand-in for libFuzzer's merge over a named and a found input; returns what is committed then."""
+        file = fuzz.fuzz_corpus.archive(fuzz.CORPUS, "target")
+        fuzz.fuzz_corpus.write(file, {"named": b"n", "a" * 40: b"a", "b" * 40: b"b"})
+        binary = self.folder / "binary"
+        binary.write_text(f'#!/bin/sh\nfor kept in "$@"; do test -d "$kept" && break; done\n{script}')
+        binary.chmod(0o755)
+        with redirect_stdout(io.StringIO()):
+            fuzz.minimise("target", binary)
+        return fuzz.fuzz_corpus.read(file)
+
+    def test_minimising_keeps_named_inputs_and_those_that_reach_more(self):
+        kept = self.minimise(f'test -e "$kept/named" && cp "{self.folder}/build/fuzz/target/{"b" * 40}" "$kept"')
+        self.assertEqual(kept, {"named": b"n", "b" * 40: b"b"})
+
+    def test_minimising_that_fails_changes_nothing(self):
+        with self.assertRaises(SystemExit):
+            self.minimise("exit 1")
+        self.assertEqual(len(fuzz.fuzz_corpus.read(fuzz.fuzz_corpus.archive(fuzz.CORPUS, "target"))), 3)
+
+    def test_packing_needs_no_compiler(self):
+        loose = fuzz.CORPUS / "target"
+        loose.mkdir()
+        (loose / "new").write_bytes(b"x")
+        (self.folder / "FUZZ" / "targets").mkdir()
+        (self.folder / "FUZZ" / "targets" / "target.rs").touch()
+        with redirect_stdout(io.StringIO()) as shown:
+            self.assertEqual(fuzz.main(["--pack"]), 0)
+        self.assertRegex(shown.getvalue(), r"^target +1 inputs\n$")
 
     def test_unknown_target_is_an_error_of_usage(self):
         with redirect_stderr(io.StringIO()), self.assertRaises(SystemExit) as raised:

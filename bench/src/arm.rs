@@ -26,7 +26,7 @@ pub(crate) enum Piece {
     Strip,
     /// Retries.
     Retry,
-    /// Envoy's own answers in the form of OpenAI's.
+    /// Envoy's own responses in the form of OpenAI's.
     LocalReply,
     /// Outlier detection.
     Outlier,

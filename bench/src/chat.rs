@@ -1,4 +1,4 @@
-//! Chat completions as the bench sends and answers them: the client and the pods make the same bytes, so every answer can be
+//! Chat completions as the bench sends them and its pods respond to them: the client and the pods make the same bytes, so every response can be
 //! checked.
 
 use std::fmt::Write as _;
@@ -7,12 +7,12 @@ use std::ops::Range;
 
 /// What vLLM serves in the recordings that these messages follow.
 const MODEL: &str = "meta-llama/Llama-3.1-8B-Instruct";
-/// Content events of a streamed answer.
+/// Content events of a streamed response.
 pub(crate) const CONTENT_EVENTS: usize = 100;
 /// Bytes of one content event, without its chunk's frame.
 const EVENT_BYTES: usize = 250;
-/// Bytes of a whole answer.
-const ANSWER_BYTES: usize = 1024;
+/// Bytes of a whole response.
+const RESPONSE_BYTES: usize = 1024;
 /// Tells a pod to stream; only looked for in small bodies.
 pub(crate) const STREAM_MARK: &[u8] = b"\"stream\":true";
 /// A body larger than this is not searched for the mark.
@@ -32,13 +32,13 @@ const SENTENCES: [&str; 8] = [
     "Answer in three short paragraphs and do not repeat the question. ",
 ];
 
-/// A request, ready to be written, and the answer that it must get.
+/// A request, ready to be written, and the response that it must get.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     bytes: Vec<u8>,
     serial: Range<usize>,
-    /// Bytes of the answer's body.
-    pub(crate) answer_bytes: usize,
+    /// Bytes of the response's body.
+    pub(crate) response_bytes: usize,
 }
 
 impl Request {
@@ -57,8 +57,8 @@ impl Request {
         .into_bytes();
         let serial = bytes.len() + serial.start..bytes.len() + serial.end;
         bytes.extend_from_slice(&body);
-        let answer_bytes = if stream { events().iter().map(String::len).sum() } else { answer().len() };
-        Self { bytes, serial, answer_bytes }
+        let response_bytes = if stream { events().iter().map(String::len).sum() } else { response().len() };
+        Self { bytes, serial, response_bytes }
     }
 
     /// The same with another number in the middle of the prompt: the first half is what a prefix cache knows, the rest is new.
@@ -100,19 +100,19 @@ fn write_text(text: &mut String, size: usize) {
     }
 }
 
-/// A whole answer: 200 prompt tokens, 60 completion tokens.
-pub(crate) fn answer() -> String {
+/// A whole response: 200 prompt tokens, 60 completion tokens.
+pub(crate) fn response() -> String {
     let frame = |content: &str| {
         format!(
             r#"{{"id":"chatcmpl-bce087fc4a47ac03","object":"chat.completion","created":1795320180,"model":"{MODEL}","choices":[{{"index":0,"message":{{"role":"assistant","content":"{content}","refusal":null,"annotations":null,"audio":null,"function_call":null,"reasoning":null}},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null,"routed_experts":null}}],"service_tier":null,"system_fingerprint":"vllm-0.32.0-f08b45e9","usage":{{"prompt_tokens":200,"total_tokens":260,"completion_tokens":60,"prompt_tokens_details":null,"completion_tokens_details":null}},"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}}"#
         )
     };
     let mut content = String::new();
-    write_text(&mut content, ANSWER_BYTES - frame("").len());
+    write_text(&mut content, RESPONSE_BYTES - frame("").len());
     frame(&content)
 }
 
-/// The events of a streamed answer: the role, the content, the usage, the end.
+/// The events of a streamed response: the role, the content, the usage, the end.
 pub(crate) fn events() -> Vec<String> {
     let chunk = |rest: &str| {
         format!(
@@ -174,10 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_json_with_usage() {
-        let answer: serde_json::Value = serde_json::from_str(&answer()).unwrap();
-        assert_eq!(answer["usage"]["completion_tokens"], 60);
-        assert_eq!(answer.to_string().len(), ANSWER_BYTES);
+    fn responses_are_json_with_usage() {
+        let response: serde_json::Value = serde_json::from_str(&response()).unwrap();
+        assert_eq!(response["usage"]["completion_tokens"], 60);
+        assert_eq!(response.to_string().len(), RESPONSE_BYTES);
         let events = events();
         assert_eq!(events.len(), 1 + CONTENT_EVENTS + 2);
         for event in &events[..events.len() - 1] {

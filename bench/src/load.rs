@@ -1,4 +1,4 @@
-//! Clients: requests over kept connections, each answer checked.
+//! Clients: requests over kept connections, each response checked.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How requests follow one another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Pace {
-    /// That many connections, each sending as soon as it was answered.
+    /// That many connections, each sending as soon as it has its response.
     Closed {
         /// How many.
         connections: u32,
     },
-    /// A fixed rate, whatever the answers do.
+    /// A fixed rate, whatever the responses do.
     Open {
         /// How many a second.
         per_second: u32,
@@ -81,18 +81,18 @@ pub(crate) const WORKLOADS: [Workload; 5] = [
 /// What a round did.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Done {
-    /// Requests that were answered as they should be.
+    /// Requests whose responses are as they should be.
     pub(crate) requests: u64,
-    /// Chunks of streamed answers as they came out of Envoy.
+    /// Chunks of streamed responses as they came out of Envoy.
     pub(crate) chunks: u64,
-    /// From the first request to the last answer, seconds.
+    /// From the first request to the last response, seconds.
     pub(crate) seconds: f64,
 }
 
-/// Sends such requests for `length` and waits for the last answers.
+/// Sends such requests for `length` and waits for the last responses.
 ///
 /// # Errors
-/// An answer is not what the pods send, or none comes.
+/// A response is not what the pods send, or none comes.
 pub(crate) async fn run(workload: Workload, gateway: SocketAddr, length: Duration) -> anyhow::Result<Done> {
     let started = Instant::now();
     let end = started + length;
@@ -115,9 +115,9 @@ pub(crate) async fn run(workload: Workload, gateway: SocketAddr, length: Duratio
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(length + PATIENCE, all).await.context("the answers do not come")??;
+    tokio::time::timeout(length + PATIENCE, all).await.context("the responses do not come")??;
     done.seconds = started.elapsed().as_secs_f64();
-    ensure!(done.requests > 0, "no request was answered");
+    ensure!(done.requests > 0, "no request got its response");
     Ok(done)
 }
 
@@ -148,10 +148,10 @@ async fn client(
         connection.write_all(request.numbered(serial % 10_000_000_000_000_000)).await?;
         let seen = reader.response(&mut connection).await?;
         ensure!(
-            seen.body_bytes == request.answer_bytes,
-            "an answer has {} bytes instead of {}",
+            seen.body_bytes == request.response_bytes,
+            "a response has {} bytes instead of {}",
             seen.body_bytes,
-            request.answer_bytes
+            request.response_bytes
         );
         done.requests += 1;
         done.chunks += seen.chunks as u64;

@@ -3,7 +3,7 @@
 //! Compared are `plain` (no piece of inpick in the bootstrap, round robin), `nothing` (plain and a wasm filter that does nothing),
 //! `floor` (our bootstrap with a filter that makes only the unavoidable host calls) and `ours` (as shipped, with a sidecar that
 //! polls the pods; what fetching its snapshots costs Envoy is in the figures, its own process is reported beside them). All have
-//! one worker and talk to the same four canned pods in one process of their own. Every answer is checked.
+//! one worker and talk to the same four canned pods in one process of their own. Every response is checked.
 //! `--arms` compares anything else, for example `--arms plain,ours,ours-strip,ours@/tmp/other.wasm`.
 
 mod arm;

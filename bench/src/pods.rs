@@ -1,4 +1,4 @@
-//! Canned pods: model servers that answer at once with the same bytes, so that next to Envoy they cost little.
+//! Canned pods: model servers that respond at once with the same bytes, so that next to Envoy they cost little.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -57,7 +57,7 @@ impl Drop for Pods {
 }
 
 struct Canned {
-    answer: Vec<u8>,
+    response: Vec<u8>,
     /// What is written at once, in order.
     stream: Vec<Vec<u8>>,
     metrics: Vec<u8>,
@@ -77,7 +77,7 @@ pub(crate) fn serve(count: usize) -> anyhow::Result<()> {
             tokio::task::spawn_local(async move {
                 while let Ok((connection, _)) = listener.accept().await {
                     // A connection that breaks is the client's business: it counts what it gets.
-                    tokio::task::spawn_local(answer(connection, Rc::clone(&canned)));
+                    tokio::task::spawn_local(respond(connection, Rc::clone(&canned)));
                 }
             });
         }
@@ -110,13 +110,13 @@ fn canned() -> Canned {
         last.extend_from_slice(b"0\r\n\r\n");
     }
     Canned {
-        answer: whole("application/json", &chat::answer()),
+        response: whole("application/json", &chat::response()),
         stream,
         metrics: whole("text/plain; version=0.0.4; charset=utf-8", METRICS),
     }
 }
 
-async fn answer(mut connection: TcpStream, canned: Rc<Canned>) -> std::io::Result<()> {
+async fn respond(mut connection: TcpStream, canned: Rc<Canned>) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
     let mut buffer = vec![0; READ_BYTES];
     let mut filled = 0;
@@ -167,7 +167,7 @@ async fn answer(mut connection: TcpStream, canned: Rc<Canned>) -> std::io::Resul
                 connection.write_all(event).await?;
             }
         } else {
-            connection.write_all(&canned.answer).await?;
+            connection.write_all(&canned.response).await?;
         }
     }
 }

@@ -4,9 +4,9 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// More headers than any answer here has.
+/// More headers than any response here has.
 const MAX_HEADERS: usize = 64;
-/// Fits a whole answer of a canned pod.
+/// Fits a whole response of a canned pod.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Where the reader of a connection keeps its bytes between responses.

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test stops at the first surprise.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use fuzz::TARGETS;
 
 /// No committed input is larger, so that a checkout stays small.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
@@ -23,19 +25,39 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn replay(kind: &str, target: &str) -> usize {
+/// An input: its name and its bytes.
+type Input = (String, Vec<u8>);
+
+/// The inputs of a target's archive.
+fn corpus(target: &str) -> Vec<Input> {
+    let file = File::open(folder("corpus").join(format!("{target}.tar.gz"))).expect("the target's archive");
+    let mut archive = tar::Archive::new(GzDecoder::new(file));
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data).unwrap();
+        (entry.path().unwrap().display().to_string(), data)
+    });
+    entries.collect()
+}
+
+/// The inputs on which a target once failed.
+fn past_failures(target: &str) -> Vec<Input> {
+    let files = files(&folder("past_failures").join(target)).into_iter();
+    files.map(|file| (file.display().to_string(), fs::read(&file).unwrap())).collect()
+}
+
+fn replay(target: &str, inputs: &[Input]) {
     let (_, check) = TARGETS.iter().find(|(name, _)| *name == target).expect("a target");
-    let files = files(&folder(kind).join(target));
-    let failed: Vec<_> = files
+    let failed: Vec<_> = inputs
         .iter()
-        .filter(|file| {
-            let data = fs::read(file).unwrap();
-            assert!(data.len() as u64 <= MAX_BYTES, "{} is too large", file.display());
-            catch_unwind(|| check(&data)).is_err()
+        .filter(|(name, data)| {
+            assert!(data.len() <= MAX_BYTES, "{name} is too large");
+            catch_unwind(|| check(data)).is_err()
         })
+        .map(|(name, _)| name)
         .collect();
     assert!(failed.is_empty(), "{target} fails on {failed:#?}");
-    files.len()
 }
 
 macro_rules! replays {
@@ -43,8 +65,11 @@ macro_rules! replays {
         $(
             #[test]
             fn $target() {
-                assert!(replay("corpus", stringify!($target)) > 5, "the corpus is missing");
-                replay("past_failures", stringify!($target));
+                let target = stringify!($target);
+                let corpus = corpus(target);
+                assert!(corpus.len() > 5, "the corpus is missing");
+                replay(target, &corpus);
+                replay(target, &past_failures(target));
             }
         )*
 
@@ -55,10 +80,13 @@ macro_rules! replays {
             let binaries = files(&folder("targets"));
             let names = binaries.iter().map(|file| file.file_stem().unwrap().to_str().unwrap());
             assert_eq!(replayed, names.collect());
-            for kind in ["corpus", "past_failures"] {
-                for target in files(&folder(kind)) {
-                    assert!(replayed.contains(target.file_name().unwrap().to_str().unwrap()), "{}", target.display());
-                }
+            for target in files(&folder("past_failures")) {
+                assert!(replayed.contains(target.file_name().unwrap().to_str().unwrap()), "{}", target.display());
+            }
+            for archive in files(&folder("corpus")) {
+                let name = archive.file_name().unwrap().to_str().unwrap();
+                let target = name.strip_suffix(".tar.gz").unwrap_or_else(|| panic!("{name}: run `scripts/fuzz.py --pack`"));
+                assert!(replayed.contains(target), "{}", archive.display());
             }
         }
     };

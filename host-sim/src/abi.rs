@@ -1,4 +1,4 @@
-//! One thin function per import: guest pointers become Rust values, `hostcalls` decides, the answer goes
+//! One thin function per import: guest pointers become Rust values, `hostcalls` decides, the result goes
 //! back into guest memory, and the trace gets a line.
 
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn run(
         }
         Err(Failure::Trapped(trap)) => return Err(trap),
     };
-    caller.data_mut().trace.answer(record, args.text, Some(status));
+    caller.data_mut().trace.returned(record, args.text, Some(status));
     Ok(status.abi())
 }
 

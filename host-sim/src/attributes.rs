@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use crate::codes::CallError;
-use crate::filter_chain::grpc_status;
+use crate::codes::{CallError, grpc_status};
 use crate::headers::HeaderMap;
 use crate::pairs;
 use crate::property::{PropertyValue, parts};
@@ -23,7 +22,7 @@ const GROUPS: [&str; 9] =
 
 /// The bytes of a property.
 ///
-/// Order: what a test has set for the exchange, what the host knows, filter state that the guest has set.
+/// Order: what a test has set for the stream, what the host knows, filter state that the guest has set.
 /// Envoy finds `wasm.<name>` by the bare first part of the path (`Context::findValue`), and any filter state
 /// by `filter_state.<full key>`. What there is in which callback was seen on Envoy 1.40.0: scenarios `properties_*`.
 pub(crate) fn lookup(state: &State, vm: &Vm, stream: Option<&Stream>, path: &[u8]) -> Result<Vec<u8>, CallError> {

@@ -33,6 +33,13 @@ impl std::fmt::Debug for HostBuilder {
     }
 }
 
+impl Host {
+    /// Starts to put a host together.
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+}
+
 impl HostBuilder {
     /// The module's file.
     pub fn module(mut self, path: impl Into<PathBuf>) -> Self {
@@ -171,7 +178,7 @@ impl HostBuilder {
         self
     }
 
-    /// What `proxy_get_log_level` answers: 0 (trace, the default) to 5.
+    /// What `proxy_get_log_level` returns: 0 (trace, the default) to 5.
     pub const fn log_level(mut self, level: u32) -> Self {
         self.settings.log_level = level;
         self
@@ -190,7 +197,7 @@ impl HostBuilder {
         self
     }
 
-    /// An upstream cluster that answers by a function. The function must not use the host.
+    /// An upstream cluster whose responses a function makes. The function must not use the host.
     pub fn cluster_script(
         mut self,
         name: impl Into<String>,
@@ -203,7 +210,7 @@ impl HostBuilder {
     /// Compiles the module if need be and starts every VM.
     ///
     /// # Errors
-    /// [`Error::NoModule`], what [`CompiledModule`] answers, [`Error::Start`], [`Error::Refused`].
+    /// [`Error::NoModule`], what [`CompiledModule`] returns, [`Error::Start`], [`Error::Refused`].
     pub fn build(self) -> Result<Host, Error> {
         let compiled = match self.source {
             None => return Err(Error::NoModule),

@@ -62,7 +62,7 @@ impl<E> Schedule<E> {
         self.next += 1;
     }
 
-    /// Disarms every event for which `which` answers true.
+    /// Disarms every event for which `which` returns true.
     pub(crate) fn disarm(&mut self, which: impl Fn(&E) -> bool) {
         self.due.retain(|_, event| !which(event));
     }

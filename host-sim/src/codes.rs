@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-/// The export by which the host allocates guest memory for an answer.
+/// The export by which the host allocates guest memory for what it returns.
 pub(crate) const ALLOCATE: &str = "proxy_on_memory_allocate";
 
-/// What a host call answers.
+/// What a host call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     /// 0
@@ -65,7 +65,7 @@ impl Status {
 pub(crate) enum CallError {
     #[error("pointer outside of guest memory")]
     OutOfBounds,
-    #[error("the guest has no allocator, or it answered null")]
+    #[error("the guest has no allocator, or it returned null")]
     NoAllocation,
     #[error("no such map type")]
     UnknownMap,
@@ -91,8 +91,8 @@ pub(crate) enum CallError {
     NoProperty,
     #[error("a group of properties has no value of its own")]
     PropertyGroup,
-    #[error("no exchange to set a property of")]
-    NoExchange,
+    #[error("no stream to set a property of")]
+    NoStream,
     #[error("no such key")]
     NoKey,
     #[error("compare-and-swap number is stale")]
@@ -126,7 +126,7 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
-    /// The status Envoy answers, by `source/extensions/common/wasm/context.cc` and proxy-wasm-cpp-host
+    /// The status Envoy returns, by `source/extensions/common/wasm/context.cc` and proxy-wasm-cpp-host
     /// `src/exports.cc`.
     pub(crate) const fn status(self) -> Status {
         match self {
@@ -146,7 +146,7 @@ impl CallError {
             Self::NoHeader
             | Self::BufferUnavailable
             | Self::NoProperty
-            | Self::NoExchange
+            | Self::NoStream
             | Self::NoKey
             | Self::NoQueue
             | Self::NoStat
@@ -198,7 +198,7 @@ callbacks! {
     Tick = "proxy_on_tick",
     /// A shared queue has an item.
     QueueReady = "proxy_on_queue_ready",
-    /// A `proxy_http_call` is answered or failed.
+    /// A `proxy_http_call` has its response or has failed.
     HttpCallResponse = "proxy_on_http_call_response",
     /// Request headers.
     RequestHeaders = "proxy_on_request_headers",
@@ -212,9 +212,9 @@ callbacks! {
     ResponseBody = "proxy_on_response_body",
     /// Response trailers.
     ResponseTrailers = "proxy_on_response_trailers",
-    /// The access log of an exchange.
+    /// The access log of a stream.
     Log = "proxy_on_log",
-    /// The exchange is over.
+    /// The stream is over.
     Done = "proxy_on_done",
     /// The context goes.
     Delete = "proxy_on_delete",
@@ -304,5 +304,17 @@ impl StreamKind {
             3 => Self::Upstream,
             _ => return Err(CallError::UnknownStream),
         })
+    }
+}
+
+/// Envoy `Grpc::Utility::httpToGrpcStatus`.
+pub(crate) const fn grpc_status(http: u16) -> u32 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }

@@ -41,14 +41,14 @@ pub enum Error {
         /// The trap or link error.
         message: String,
     },
-    /// `proxy_on_vm_start` or `proxy_on_configure` answered false or trapped.
+    /// `proxy_on_vm_start` or `proxy_on_configure` returned false or trapped.
     #[error("{vm} refused its configuration in {callback}: {message}")]
     Refused {
         /// Which VM.
         vm: String,
         /// The callback that refused.
         callback: &'static str,
-        /// The trap, or that it answered false; with the guest's last log line.
+        /// The trap, or that it returned false; with the guest's last log line.
         message: String,
     },
     /// The worker index is out of range.
@@ -59,18 +59,18 @@ pub enum Error {
         /// How many workers there are.
         workers: usize,
     },
-    /// The exchange is over, so nothing more can be sent on it.
-    #[error("exchange {id} is over ({step} was asked for)")]
-    ExchangeOver {
-        /// The exchange.
+    /// The stream is over, so nothing more can be sent on it.
+    #[error("stream {id} is over ({step} was asked for)")]
+    StreamOver {
+        /// The stream.
         id: u64,
         /// What was asked for.
         step: &'static str,
     },
     /// A step came out of order, such as a response body before its headers.
-    #[error("exchange {id}: {step} out of order: {reason}")]
+    #[error("stream {id}: {step} out of order: {reason}")]
     OutOfOrder {
-        /// The exchange.
+        /// The stream.
         id: u64,
         /// What was asked for.
         step: &'static str,

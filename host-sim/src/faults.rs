@@ -1,4 +1,4 @@
-//! Statuses injected into host calls, to see what a guest does when the host answers something else.
+//! Statuses injected into host calls, to see what a guest does when the host returns something else.
 
 use crate::codes::{Callback, Status};
 
@@ -11,7 +11,7 @@ enum Which {
     All,
 }
 
-/// A host call that is to answer a status without doing anything. By default it fires once, on the next
+/// A host call that is to return a status without doing anything. By default it fires once, on the next
 /// call of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -23,7 +23,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The next call of `call` (such as `proxy_get_buffer_bytes`) answers `status`.
+    /// The next call of `call` (such as `proxy_get_buffer_bytes`) returns `status`.
     #[must_use]
     pub fn new(call: impl Into<String>, status: Status) -> Self {
         Self { call: call.into(), status, which: Which::Nth(0), during: None, seen: 0 }

@@ -1,16 +1,16 @@
-//! Moves an exchange through the filter as Envoy's filter manager does
+//! Moves a stream through the filter as Envoy's filter manager does
 //! (`source/common/http/filter_manager.cc`) with the wasm filter's own bookkeeping
 //! (`source/extensions/common/wasm/context.cc`).
 //!
 //! A name behind "seen:" is a scenario that was played on Envoy 1.40.0 with the same outcome (`tests/tests/fidelity`).
 
 use crate::body::Body;
-use crate::codes::Callback;
+use crate::codes::{Callback, grpc_status};
 use crate::headers::HeaderMap;
 use crate::settings::FailurePolicy;
 use crate::state::ContextKind;
-use crate::stream::{End, Filter, Iteration, LocalReply, ReplyOrigin, Sent, Side};
-use crate::vm::{Answer, Core, word};
+use crate::stream::{Filter, Iteration, LocalReply, ReplyOrigin, Sent, Side, StreamEnd};
+use crate::vm::{CallbackReturn, Core, word};
 
 /// `FilterHeadersStatus::StopAllIterationAndWatermark` and, one less, `StopAllIterationAndBuffer`; on the
 /// other callbacks anything from 1 up holds back.
@@ -32,7 +32,7 @@ pub(crate) mod flags {
 }
 
 impl Core {
-    /// The wasm side of a new exchange on this VM. A failed VM is reloaded first if the policy and the
+    /// The wasm side of a new stream on this VM. A failed VM is reloaded first if the policy and the
     /// backoff allow it (Envoy `PluginConfig::maybeReloadHandleIfNeeded`, `PluginConfig::createContext`; seen:
     /// `after_a_crash_the_vm_is_loaded_anew`, `a_vm_that_crashes_again_at_once_waits`).
     pub(crate) fn new_filter(&mut self, vm: usize) -> Filter {
@@ -70,28 +70,28 @@ impl Core {
     }
 
     /// Makes the stream context known to the guest (`Context::onCreate`).
-    pub(crate) fn create_context(&mut self, exchange: u64) {
-        let Some((vm, filter)) = self.state().stream(exchange).map(|stream| (stream.vm, stream.filter)) else {
+    pub(crate) fn create_context(&mut self, stream_id: u64) {
+        let Some((vm, filter)) = self.state().stream(stream_id).map(|stream| (stream.vm, stream.filter)) else {
             return;
         };
         let Filter::Context { context, .. } = filter else { return };
         let Some(parent) = self.state_mut().vm_mut(vm) else { return };
-        parent.contexts.insert(context, ContextKind::Exchange(exchange));
+        parent.contexts.insert(context, ContextKind::Stream(stream_id));
         let root = parent.root;
         self.call(vm, context, Callback::ContextCreate, &[context, root]);
         self.run_deferred(vm);
     }
 
-    /// Asks the guest; the answer is an action's number. `CHECK_FAIL_HTTP` before and after the call: a dead
-    /// VM answers 503 once. That is so when the policy is to fail open too, which helps only exchanges that begin
+    /// Calls the guest; what it returns is an action's number. `CHECK_FAIL_HTTP` before and after the call: a dead
+    /// VM gives one local reply, 503. That is so when the policy is to fail open too, which helps only streams that begin
     /// after the crash (seen: `a_crash_at_headers_that_is_passed_over`, `a_crash_that_is_passed_over`,
-    /// `an_exchange_whose_vm_another_has_killed_though_crashes_are_passed_over`).
-    fn ask(&mut self, exchange: u64, callback: Callback, args: &[u32]) -> u32 {
-        let Some(stream) = self.state().stream(exchange) else { return 0 };
+    /// `a_stream_whose_vm_another_has_killed_though_crashes_are_passed_over`).
+    fn ask(&mut self, stream_id: u64, callback: Callback, args: &[u32]) -> u32 {
+        let Some(stream) = self.state().stream(stream_id) else { return 0 };
         let (index, failed) = (stream.vm, stream.failed);
         let (context, generation) = match stream.filter {
             Filter::Skipped => return 0,
-            Filter::Closed => return if failed { 0 } else { self.fail(exchange) },
+            Filter::Closed => return if failed { 0 } else { self.fail(stream_id) },
             Filter::Context { context, generation } => (context, generation),
         };
         if failed {
@@ -99,28 +99,28 @@ impl Core {
         }
         let alive = self.state().vm(index).is_some_and(|vm| vm.generation == generation && vm.failed.is_none());
         if !alive {
-            return self.fail(exchange);
+            return self.fail(stream_id);
         }
         let args: Vec<u32> = std::iter::once(context).chain(args.iter().copied()).collect();
-        let answer = self.call(index, context, callback, &args);
+        let returned = self.call(index, context, callback, &args);
         let stopped = self.state().vm(index).is_some_and(|vm| vm.stop_iteration);
-        let action = match answer {
-            Answer::Value(_) if stopped => STOP_ALL,
-            Answer::Value(action) => action,
-            Answer::Absent => 0,
-            Answer::Failed => self.fail(exchange),
+        let action = match returned {
+            CallbackReturn::Value(_) if stopped => STOP_ALL,
+            CallbackReturn::Value(action) => action,
+            CallbackReturn::Absent => 0,
+            CallbackReturn::Failed => self.fail(stream_id),
         };
         self.run_deferred(index);
         action
     }
 
-    /// `ContextBase::failStream`, once per exchange.
-    fn fail(&mut self, exchange: u64) -> u32 {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return 0 };
+    /// `ContextBase::failStream`, once per stream.
+    fn fail(&mut self, stream_id: u64) -> u32 {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return 0 };
         if !stream.failed {
             stream.failed = true;
             self.send_local_reply(
-                exchange,
+                stream_id,
                 LocalReply {
                     status: 503,
                     headers: HeaderMap::new(),
@@ -134,20 +134,20 @@ impl Core {
         STOP_ALL
     }
 
-    /// Whether nothing more is to be done on this side: the exchange is over, or a local reply has aborted
+    /// Whether nothing more is to be done on this side: the stream is over, or a local reply has aborted
     /// the request.
-    fn halted(&self, exchange: u64, side: Side) -> bool {
+    fn halted(&self, stream_id: u64, side: Side) -> bool {
         self.state()
-            .stream(exchange)
+            .stream(stream_id)
             .is_none_or(|stream| stream.end.is_some() || (side == Side::Request && stream.local_reply.is_some()))
     }
 
     /// Headers arrive (`Context::decodeHeaders`, `encodeHeaders`). A pause holds them until a body callback continues;
     /// with the end of the stream nothing follows that could (seen: `a_pause_at_headers_is_ended_by_the_body`,
     /// `a_bodiless_request_is_paused_and_stays`, `a_response_without_a_body_is_paused_and_stays`).
-    pub(crate) fn headers(&mut self, exchange: u64, side: Side, headers: HeaderMap, end: bool) {
+    pub(crate) fn headers(&mut self, stream_id: u64, side: Side, headers: HeaderMap, end: bool) {
         let allow_stop = self.state().settings.allow_on_headers_stop_iteration;
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         let count = word(headers.len());
         half.started = true;
@@ -155,11 +155,11 @@ impl Core {
         half.headers_open = true;
         half.end_of_stream = end;
         half.complete = end;
-        let action = self.ask(exchange, side.headers_callback(), &[count, u32::from(end)]);
-        if self.halted(exchange, side) {
+        let action = self.ask(stream_id, side.headers_callback(), &[count, u32::from(end)]);
+        if self.halted(stream_id, side) {
             return;
         }
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         match action {
             // Without the option a pause from a headers callback means stop everything
@@ -169,7 +169,7 @@ impl Core {
             STOP | STOP_ALL_AND_BUFFER.. => half.iteration = Iteration::StoppedAll,
             _ => {
                 half.headers_open = false;
-                self.forward_headers(exchange, side);
+                self.forward_headers(stream_id, side);
             }
         }
     }
@@ -184,13 +184,13 @@ impl Core {
     ///   `a_first_piece_above_the_limit_is_refused`, `a_first_piece_of_a_held_response_above_the_limit_is_replaced`), and passes
     ///   when it does not (seen: `a_first_piece_above_the_limit_that_is_let_go_passes`);
     /// - a later piece of a held request that brings it above reaches the guest too, and the request is refused whatever the
-    ///   guest answers (seen: `a_buffered_body_above_the_limit_is_refused`, `a_body_that_is_let_go_when_it_is_above_the_limit`);
+    ///   guest returns (seen: `a_buffered_body_above_the_limit_is_refused`, `a_body_that_is_let_go_when_it_is_above_the_limit`);
     /// - a later piece of a held response does not reach the guest any more (seen:
     ///   `a_held_response_above_the_limit_is_replaced`, `a_response_that_is_let_go_when_it_is_above_the_limit`);
     /// - what is not held has no limit (seen: `a_body_above_the_limit_that_is_not_held_passes`).
-    pub(crate) fn data(&mut self, exchange: u64, side: Side, bytes: Vec<u8>, end: bool) {
+    pub(crate) fn data(&mut self, stream_id: u64, side: Side, bytes: Vec<u8>, end: bool) {
         let limit = self.buffer_limit(side);
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         half.complete |= end;
         half.received_bytes += u64::try_from(bytes.len()).unwrap_or(0);
@@ -201,12 +201,12 @@ impl Core {
             stream.above_watermark |= held.len() > limit;
             return;
         }
-        self.filter_data(exchange, side, bytes, end);
+        self.filter_data(stream_id, side, bytes, end);
     }
 
-    fn filter_data(&mut self, exchange: u64, side: Side, bytes: Vec<u8>, end: bool) {
+    fn filter_data(&mut self, stream_id: u64, side: Side, bytes: Vec<u8>, end: bool) {
         let limit = self.buffer_limit(side);
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         half.chunk = Body::default();
         let mut refused = false;
@@ -215,7 +215,7 @@ impl Core {
             buffered.append(&bytes);
             if buffered.len() > limit {
                 if side == Side::Response {
-                    self.overflow(exchange, side);
+                    self.overflow(stream_id, side);
                     return;
                 }
                 refused = true;
@@ -228,18 +228,18 @@ impl Core {
         let had_trailers = half.trailers.is_some();
         let seen = if half.buffering { half.buffered.as_ref().map_or(0, Body::len) } else { half.chunk.len() };
         half.in_body_callback = true;
-        let action = self.ask(exchange, side.body_callback(), &[word(seen), u32::from(end)]);
-        if let Some(stream) = self.state_mut().stream_mut(exchange) {
+        let action = self.ask(stream_id, side.body_callback(), &[word(seen), u32::from(end)]);
+        if let Some(stream) = self.state_mut().stream_mut(stream_id) {
             stream.half_mut(side).in_body_callback = false;
         }
-        if self.halted(exchange, side) {
+        if self.halted(stream_id, side) {
             return;
         }
         if refused {
-            self.overflow(exchange, side);
+            self.overflow(stream_id, side);
             return;
         }
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         let chunk = half.chunk.take();
         half.buffering = false;
@@ -251,13 +251,13 @@ impl Core {
                     data.extend(chunk);
                     let ends = end && half.trailers.is_none();
                     let added_trailers = !had_trailers && half.trailers.is_some();
-                    self.forward_data(exchange, side, data, ends);
+                    self.forward_data(stream_id, side, data, ends);
                     if added_trailers {
-                        self.forward_trailers(exchange, side);
+                        self.forward_trailers(stream_id, side);
                     }
                 } else {
                     half.buffered.get_or_insert_default().append(&chunk);
-                    self.resume(exchange, side);
+                    self.resume(stream_id, side);
                 }
             }
             BUFFER => {
@@ -266,7 +266,7 @@ impl Core {
                 let buffered = half.buffered.get_or_insert_default();
                 buffered.append(&chunk);
                 if buffered.len() > limit {
-                    self.overflow(exchange, side);
+                    self.overflow(stream_id, side);
                 }
             }
             WATERMARK => {
@@ -276,7 +276,7 @@ impl Core {
                 stream.above_watermark |= buffered.len() > limit;
             }
             _ => {
-                // StopIterationNoBuffer: the filter keeps the data, so it is gone from the exchange.
+                // StopIterationNoBuffer: the filter keeps the data, so it is gone from the stream.
                 half.iteration = Iteration::Stopped;
                 if half.complete {
                     half.buffered.get_or_insert_default();
@@ -288,8 +288,8 @@ impl Core {
     /// Trailers arrive and complete their half (`Context::decodeTrailers`, `encodeTrailers`). Continuing there lets go what
     /// the body's callbacks have held (seen: `request_trailers_end_a_held_body`, `response_trailers_end_a_held_body`,
     /// `request_trailers_are_held`).
-    pub(crate) fn trailers(&mut self, exchange: u64, side: Side, trailers: HeaderMap) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    pub(crate) fn trailers(&mut self, stream_id: u64, side: Side, trailers: HeaderMap) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         half.complete = true;
         half.trailers = Some(trailers);
@@ -297,20 +297,20 @@ impl Core {
             half.trailers_waiting = true;
             return;
         }
-        self.filter_trailers(exchange, side);
+        self.filter_trailers(stream_id, side);
     }
 
-    fn filter_trailers(&mut self, exchange: u64, side: Side) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn filter_trailers(&mut self, stream_id: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         half.trailers_waiting = false;
         half.trailers_open = true;
         let count = word(half.trailers.as_ref().map_or(0, HeaderMap::len));
-        let action = self.ask(exchange, side.trailers_callback(), &[count]);
-        if self.halted(exchange, side) {
+        let action = self.ask(stream_id, side.trailers_callback(), &[count]);
+        if self.halted(stream_id, side) {
             return;
         }
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         if action != 0 {
             half.iteration = Iteration::Stopped;
@@ -318,30 +318,30 @@ impl Core {
         }
         half.trailers_open = false;
         if half.iteration == Iteration::Going {
-            self.forward_trailers(exchange, side);
+            self.forward_trailers(stream_id, side);
         } else {
-            self.resume(exchange, side);
+            self.resume(stream_id, side);
         }
     }
 
-    /// The guest resumes a half (`continueDecoding`, `continueEncoding`). A request that has been answered,
+    /// The guest resumes a half (`continueDecoding`, `continueEncoding`). A request that has its response,
     /// or anything that is over, stays as it is (`ActiveStreamDecoderFilter::canContinue`).
     ///
     /// A half that is not held, from the very callback of its headers, goes on as it would have. Envoy 1.40.0 sends its
     /// headers twice then: scenarios `a_request_is_continued_at_its_headers`, `a_response_is_continued_at_its_headers`.
-    pub(crate) fn continue_side(&mut self, exchange: u64, side: Side) {
-        if self.halted(exchange, side) {
+    pub(crate) fn continue_side(&mut self, stream_id: u64, side: Side) {
+        if self.halted(stream_id, side) {
             return;
         }
-        self.resume(exchange, side);
+        self.resume(stream_id, side);
     }
 
     /// `ActiveStreamFilterBase::commonContinue`: lets go whatever is held. After a full stop the body and the
     /// trailers come to this filter first, since it has not seen them (seen: `a_full_stop_is_over_while_the_body_comes`,
     /// `after_a_full_stop_trailers_come_behind_the_body`, `after_a_full_stop_the_body_may_be_held_again`,
     /// `after_a_full_stop_a_response_comes_to_the_filter`).
-    fn resume(&mut self, exchange: u64, side: Side) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn resume(&mut self, stream_id: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         if !half.started {
             return;
@@ -351,9 +351,9 @@ impl Core {
         stream.above_watermark = false;
         let half = stream.half_mut(side);
         if !half.headers_continued {
-            self.forward_headers(exchange, side);
+            self.forward_headers(stream_id, side);
         }
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         if stream.end.is_some() {
             return;
         }
@@ -362,24 +362,24 @@ impl Core {
         if let Some(mut body) = half.buffered.take() {
             let data = body.take();
             if unseen {
-                self.filter_data(exchange, side, data, ends);
+                self.filter_data(stream_id, side, data, ends);
             } else {
-                self.forward_data(exchange, side, data, ends);
+                self.forward_data(stream_id, side, data, ends);
             }
         }
-        let Some(half) = self.state().stream(exchange).map(|stream| stream.half(side)) else { return };
+        let Some(half) = self.state().stream(stream_id).map(|stream| stream.half(side)) else { return };
         if half.trailers.is_none() || half.trailers_continued || half.iteration == Iteration::StoppedAll {
             return;
         }
         if half.trailers_waiting {
-            self.filter_trailers(exchange, side);
+            self.filter_trailers(stream_id, side);
         } else if half.iteration == Iteration::Going {
-            self.forward_trailers(exchange, side);
+            self.forward_trailers(stream_id, side);
         }
     }
 
-    fn forward_headers(&mut self, exchange: u64, side: Side) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn forward_headers(&mut self, stream_id: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         if half.headers_continued {
             return;
@@ -387,33 +387,33 @@ impl Core {
         half.headers_continued = true;
         half.sent.headers = Some(half.headers.clone());
         if half.complete && half.buffered.is_none() && half.trailers.is_none() && !half.in_body_callback {
-            self.ended(exchange, side);
+            self.ended(stream_id, side);
         }
     }
 
-    fn forward_data(&mut self, exchange: u64, side: Side, data: Vec<u8>, ends: bool) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn forward_data(&mut self, stream_id: u64, side: Side, data: Vec<u8>, ends: bool) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         if !data.is_empty() {
             stream.half_mut(side).sent.chunks.push(data);
         }
         if ends {
-            self.ended(exchange, side);
+            self.ended(stream_id, side);
         }
     }
 
-    fn forward_trailers(&mut self, exchange: u64, side: Side) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn forward_trailers(&mut self, stream_id: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let half = stream.half_mut(side);
         half.trailers_continued = true;
         half.sent.trailers.clone_from(&half.trailers);
-        self.ended(exchange, side);
+        self.ended(stream_id, side);
     }
 
-    fn ended(&mut self, exchange: u64, side: Side) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    fn ended(&mut self, stream_id: u64, side: Side) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         stream.half_mut(side).sent.ended = true;
         if side == Side::Response {
-            self.finish(exchange, End::Complete);
+            self.finish(stream_id, StreamEnd::Complete);
         }
     }
 
@@ -428,12 +428,12 @@ impl Core {
     /// A buffered body is above its limit: 413 for a request; for a response 500, or a reset when its headers
     /// are gone (`FilterManager`, `requestDataTooLarge`, `responseDataTooLarge`; seen: the scenarios at `data`, and
     /// `a_response_above_the_limit_whose_headers_have_gone_is_cut`).
-    fn overflow(&mut self, exchange: u64, side: Side) {
+    fn overflow(&mut self, stream_id: u64, side: Side) {
         let (status, body, details) = match side {
             Side::Request => (413, "Payload Too Large", "request_payload_too_large"),
             Side::Response => (500, "Internal Server Error", "response_payload_too_large"),
         };
-        self.send_local_reply(exchange, LocalReply::of_proxy(status, body, details));
+        self.send_local_reply(stream_id, LocalReply::of_proxy(status, body, details));
     }
 
     /// `FilterManager::sendLocalReply`: through the filter while no response has begun (seen:
@@ -443,8 +443,8 @@ impl Core {
     /// `a_reply_in_the_response_body_whose_headers_have_gone`). So a second reply, from a response callback of the first,
     /// takes its place or cuts it (seen: `a_second_reply_in_the_callback_of_the_first`,
     /// `a_second_reply_in_the_body_of_the_first`; older versions hang, envoy issue 28826).
-    pub(crate) fn send_local_reply(&mut self, exchange: u64, reply: LocalReply) {
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+    pub(crate) fn send_local_reply(&mut self, stream_id: u64, reply: LocalReply) {
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         let vm = stream.vm;
         if stream.end.is_some() {
             return;
@@ -455,15 +455,15 @@ impl Core {
         stream.local_reply = Some(reply);
         let begun = stream.response.started;
         let gone = stream.response.sent.headers.is_some();
-        self.state_mut().note(Some(exchange), vm, "local reply", status.to_string());
+        self.state_mut().note(Some(stream_id), vm, "local reply", status.to_string());
         if !begun {
             let bodiless = body.is_empty();
-            self.headers(exchange, Side::Response, headers, bodiless);
-            if !bodiless && !self.halted(exchange, Side::Response) {
-                self.data(exchange, Side::Response, body, true);
+            self.headers(stream_id, Side::Response, headers, bodiless);
+            if !bodiless && !self.halted(stream_id, Side::Response) {
+                self.data(stream_id, Side::Response, body, true);
             }
         } else if !gone {
-            if let Some(stream) = self.state_mut().stream_mut(exchange) {
+            if let Some(stream) = self.state_mut().stream_mut(stream_id) {
                 stream.response.headers = headers.clone();
                 stream.response.sent = Sent {
                     headers: Some(headers),
@@ -472,41 +472,41 @@ impl Core {
                     ended: true,
                 };
             }
-            self.finish(exchange, End::Complete);
+            self.finish(stream_id, StreamEnd::Complete);
         } else {
-            self.finish(exchange, End::LocalReset);
+            self.finish(stream_id, StreamEnd::LocalReset);
         }
     }
 
-    /// The exchange is over: access log, then done, then delete (`ConnectionManagerImpl::
-    /// doDeferredStreamDestroy`; seen: `a_complete_exchange` and its neighbours in `endings`). A dead VM hears nothing of it
+    /// The stream is over: access log, then done, then delete (`ConnectionManagerImpl::
+    /// doDeferredStreamDestroy`; seen: `a_complete_stream` and its neighbours in `endings`). A dead VM hears nothing of it
     /// (seen: `a_crash_at_request_headers`, `a_crash_in_the_log`).
-    pub(crate) fn finish(&mut self, exchange: u64, end: End) {
+    pub(crate) fn finish(&mut self, stream_id: u64, end: StreamEnd) {
         let now = self.state().clock.monotonic();
-        let Some(stream) = self.state_mut().stream_mut(exchange) else { return };
+        let Some(stream) = self.state_mut().stream_mut(stream_id) else { return };
         if stream.end.is_some() {
             return;
         }
         stream.end = Some(end);
         stream.ended = Some(now);
         match end {
-            End::ClientReset => {
+            StreamEnd::ClientReset => {
                 stream.response_flags |= flags::DOWNSTREAM_CONNECTION_TERMINATION;
                 stream.code_details = Some("downstream_remote_disconnect".to_owned());
             }
-            End::Complete if stream.code_details.is_none() => {
+            StreamEnd::Complete if stream.code_details.is_none() => {
                 stream.code_details = Some("via_upstream".to_owned());
             }
-            End::Complete | End::UpstreamReset | End::LocalReset => {}
+            StreamEnd::Complete | StreamEnd::UpstreamReset | StreamEnd::LocalReset => {}
         }
         let (index, filter) = (stream.vm, stream.filter);
-        self.state_mut().note(Some(exchange), index, "exchange over", format!("{end:?}"));
+        self.state_mut().note(Some(stream_id), index, "stream_id over", format!("{end:?}"));
         if let Filter::Context { context, generation } = filter {
             let same = self.state().vm(index).is_some_and(|vm| vm.generation == generation);
             if same {
-                self.set_logging(exchange, true);
+                self.set_logging(stream_id, true);
                 self.call(index, context, Callback::Log, &[context]);
-                self.set_logging(exchange, false);
+                self.set_logging(stream_id, false);
                 self.run_deferred(index);
                 self.call(index, context, Callback::Done, &[context]);
                 self.run_deferred(index);
@@ -517,20 +517,20 @@ impl Core {
                 }
             }
         }
-        if self.state().stream(exchange).is_some_and(|stream| stream.abandoned) {
-            self.state_mut().streams.remove(&exchange);
+        if self.state().stream(stream_id).is_some_and(|stream| stream.abandoned) {
+            self.state_mut().streams.remove(&stream_id);
         }
     }
 
-    fn set_logging(&mut self, exchange: u64, logging: bool) {
-        if let Some(stream) = self.state_mut().stream_mut(exchange) {
+    fn set_logging(&mut self, stream_id: u64, logging: bool) {
+        if let Some(stream) = self.state_mut().stream_mut(stream_id) {
             stream.logging = logging;
         }
     }
 }
 
 /// Headers and body of a local reply (Envoy `Utility::prepareLocalReply`, `source/common/http/utility.cc`):
-/// a gRPC request gets a trailers-only answer, a HEAD request no body. Order of the headers seen on Envoy 1.40.0:
+/// a gRPC request gets a trailers-only response, a HEAD request no body. Order of the headers seen on Envoy 1.40.0:
 /// scenarios `a_reply_at_headers_comes_back_through_the_filter`, `a_reply_to_grpc`, `a_reply_to_head`.
 fn compose(reply: &LocalReply, request: &HeaderMap) -> (HeaderMap, Vec<u8>) {
     let grpc = request
@@ -563,16 +563,4 @@ fn compose(reply: &LocalReply, request: &HeaderMap) -> (HeaderMap, Vec<u8>) {
     }
     let head = request.get(":method") == Some(b"HEAD");
     (headers, if head { Vec::new() } else { reply.body.clone() })
-}
-
-/// Envoy `Grpc::Utility::httpToGrpcStatus`.
-pub(crate) const fn grpc_status(http: u16) -> u32 {
-    match http {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
 }

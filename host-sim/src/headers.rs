@@ -18,7 +18,7 @@ impl HeaderMap {
         self.pairs.push((name.as_ref().to_ascii_lowercase(), value.as_ref().to_vec()));
     }
 
-    /// The first value of the name, as `proxy_get_header_map_value` answers (Envoy returns only
+    /// The first value of the name, as `proxy_get_header_map_value` returns (Envoy returns only
     /// `entry[0]`, `source/extensions/common/wasm/context.cc`).
     #[must_use]
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
@@ -61,7 +61,7 @@ impl HeaderMap {
         }
     }
 
-    /// Removes every value of the name; answers whether there was one.
+    /// Removes every value of the name; returns whether there was one.
     pub fn remove(&mut self, name: impl AsRef<[u8]>) -> bool {
         let name = name.as_ref().to_ascii_lowercase();
         let before = self.pairs.len();

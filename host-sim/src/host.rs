@@ -1,15 +1,14 @@
 //! A host: some VMs of one module, the proxy around them, and a clock that stands still.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::builder::HostBuilder;
 use crate::codes::Callback;
 use crate::error::Error;
-use crate::exchange::Exchange;
 use crate::faults::Fault;
 use crate::http_call::{Clusters, HttpCall, HttpOutcome};
+use crate::http_stream::HttpStream;
 use crate::message::Request;
+use crate::shared_core::SharedCore;
 use crate::stats::Stats;
 use crate::trace::{Crossings, LogLine, Record, VmName};
 use crate::vm::Core;
@@ -17,23 +16,9 @@ use crate::vm::Core;
 /// Bytes of a page of linear memory.
 const PAGE_BYTES: usize = 64 * 1024;
 
-/// The core behind a lock, shared by a host and its exchanges.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Core>>);
-
-impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Core>> {
-        self.0.try_lock().ok()
-    }
-}
-
 /// A proxy-wasm host for one module, with virtual time. Nothing happens unless a method is called.
 pub struct Host {
-    core: Shared,
+    core: SharedCore,
 }
 
 impl std::fmt::Debug for Host {
@@ -43,21 +28,16 @@ impl std::fmt::Debug for Host {
 }
 
 impl Host {
-    /// Starts to put a host together.
-    pub fn builder() -> HostBuilder {
-        HostBuilder::default()
-    }
-
     pub(crate) fn of(core: Core) -> Self {
-        Self { core: Shared(Arc::new(Mutex::new(core))) }
+        Self { core: SharedCore::new(core) }
     }
 
     /// Sends a request: headers, body chunks and trailers go through the filter as far as it lets them.
     ///
     /// # Errors
     /// [`Error::NoSuchWorker`] when the request names a worker that is not there.
-    pub fn request(&self, request: Request) -> Result<Exchange, Error> {
-        Exchange::start(&self.core, request)
+    pub fn request(&self, request: Request) -> Result<HttpStream, Error> {
+        HttpStream::start(&self.core, request)
     }
 
     /// Moves both clocks forward, firing ticks, HTTP call responses and timeouts on the way in the order in
@@ -101,7 +81,7 @@ impl Host {
         self.core.lock().state_mut().clusters.script(name.into(), script);
     }
 
-    /// Adds or replaces an upstream cluster that answers by a function. The function must not use the host.
+    /// Adds or replaces an upstream cluster whose responses a function makes. The function must not use the host.
     pub fn cluster_script(
         &self,
         name: impl Into<String>,
@@ -116,7 +96,7 @@ impl Host {
         self.core.lock().state().clusters.calls().to_vec()
     }
 
-    /// Lets a host call answer a status of the test's choice.
+    /// Lets a host call return a status of the test's choice.
     pub fn inject(&self, fault: Fault) {
         self.core.lock().state_mut().faults.add(fault);
     }
@@ -173,7 +153,7 @@ impl Host {
         self.core.lock().state().trace.worst_fuel(callback.name())
     }
 
-    /// Crossings of one VM since it was first started, root context and exchanges together.
+    /// Crossings of one VM since it was first started, root context and streams together.
     #[must_use]
     pub fn crossings(&self, vm: VmName) -> Crossings {
         let core = self.core.lock();

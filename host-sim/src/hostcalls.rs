@@ -39,14 +39,14 @@ impl State {
 
     fn target_stream(&self) -> Option<&Stream> {
         match self.target()? {
-            (_, ContextKind::Exchange(exchange)) => self.stream(exchange),
+            (_, ContextKind::Stream(stream_id)) => self.stream(stream_id),
             (_, ContextKind::Vm | ContextKind::Root) => None,
         }
     }
 
     fn target_stream_mut(&mut self) -> Option<&mut Stream> {
         match self.target()? {
-            (_, ContextKind::Exchange(exchange)) => self.stream_mut(exchange),
+            (_, ContextKind::Stream(stream_id)) => self.stream_mut(stream_id),
             (_, ContextKind::Vm | ContextKind::Root) => None,
         }
     }
@@ -200,7 +200,7 @@ impl State {
 
     /// `proxy_set_property`: stores filter state under `wasm.` and the path.
     pub(crate) fn set_property(&mut self, path: &[u8], value: &[u8]) -> Result<(), CallError> {
-        let stream = self.target_stream_mut().ok_or(CallError::NoExchange)?;
+        let stream = self.target_stream_mut().ok_or(CallError::NoStream)?;
         stream.filter_state.insert([b"wasm.", path].concat(), value.to_vec());
         Ok(())
     }
@@ -314,12 +314,12 @@ impl State {
         };
         let vm = self.running_vm();
         let Some(stream) = self.target_stream_mut() else { return Ok(()) };
-        let exchange = stream.id;
+        let stream_id = stream.id;
         stream.request.headers_open = false;
         stream.request.chunk_open = false;
         stream.request.trailers_open = false;
         if let (Some(side), Some(vm)) = (side, self.vm_mut(vm)) {
-            vm.deferred.push_back(Deferred::Continue { exchange, side });
+            vm.deferred.push_back(Deferred::Continue { stream_id, side });
         }
         Ok(())
     }
@@ -331,26 +331,26 @@ impl State {
             return;
         }
         let Some(stream) = self.target_stream_mut() else { return };
-        let exchange = stream.id;
+        let stream_id = stream.id;
         stream.code_details.get_or_insert_with(|| "wasm_close_stream".to_owned());
         if let Some(vm) = self.vm_mut(vm) {
-            vm.deferred.push_back(Deferred::Reset { exchange });
+            vm.deferred.push_back(Deferred::Reset { stream_id });
         }
     }
 
-    /// `proxy_send_local_response`: deferred, and whatever the present callback answers means pause
-    /// (proxy-wasm-cpp-host `send_local_response`, `stopNextIteration`). Without an exchange only that is done.
+    /// `proxy_send_local_response`: deferred, and whatever the present callback returns means pause
+    /// (proxy-wasm-cpp-host `send_local_response`, `stopNextIteration`). Without a stream only that is done.
     pub(crate) fn send_local_response(&mut self, reply: LocalReply) {
         let index = self.running_vm();
-        let exchange = self.target_stream().map(|stream| stream.id);
+        let stream_id = self.target_stream().map(|stream| stream.id);
         let Some(vm) = self.vm_mut(index) else { return };
         vm.stop_iteration = true;
-        if let Some(exchange) = exchange {
-            vm.deferred.push_back(Deferred::LocalReply { exchange, reply });
+        if let Some(stream_id) = stream_id {
+            vm.deferred.push_back(Deferred::LocalReply { stream_id, reply });
         }
     }
 
-    /// `proxy_http_call`: always a call of the root context, so it outlives the exchange that made it
+    /// `proxy_http_call`: always a call of the root context, so it outlives the stream that made it
     /// (proxy-wasm-cpp-host `exports.cc`, `http_call`).
     pub(crate) fn http_call(
         &mut self,
@@ -376,7 +376,7 @@ impl State {
         let index = self.running_vm();
         let now = self.clock.monotonic();
         let vm = self.vms.get_mut(index).ok_or(CallError::CallRefused)?;
-        // Seen on Envoy 1.40.0, scenario `a_call_is_answered`: the low two bits are the kind of call, and 0 is HTTP.
+        // Seen on Envoy 1.40.0, scenario `a_call_has_its_response`: the low two bits are the kind of call, and 0 is HTTP.
         let token = vm.next_call << CALL_KIND_BITS;
         let generation = vm.generation;
         let timeout = (timeout_ms > 0).then(|| Duration::from_millis(u64::from(timeout_ms)));
@@ -404,8 +404,8 @@ impl State {
         if name != b"clear_route_cache" {
             return Err(CallError::NoForeignFunction);
         }
-        let exchange = self.target_stream().map(|stream| stream.id);
-        self.note(exchange, self.running_vm(), "clear_route_cache", String::new());
+        let stream_id = self.target_stream().map(|stream| stream.id);
+        self.note(stream_id, self.running_vm(), "clear_route_cache", String::new());
         Ok(())
     }
 
@@ -414,7 +414,7 @@ impl State {
         self.vm(self.running_vm()).map_or((Status::Ok, ""), |vm| vm.call_status)
     }
 
-    /// Whether the exchange that host calls act on is being logged.
+    /// Whether the stream that host calls act on is being logged.
     pub(crate) fn is_logging(&self) -> bool {
         self.target_stream().is_some_and(|stream| stream.logging)
     }

@@ -80,7 +80,7 @@ impl HttpOutcome {
     }
 
     /// The upstream cannot be reached. Envoy's async client runs its own router, so the guest sees not a
-    /// failure but that router's 503 (seen on Envoy 1.40.0: scenario `a_call_finds_nobody`).
+    /// failure but that router's 503 (seen on Envoy 1.40.0: scenario `a_call_whose_cluster_has_no_host`).
     #[must_use]
     pub fn unreachable() -> Self {
         Self::by_router(
@@ -89,15 +89,15 @@ impl HttpOutcome {
         )
     }
 
-    /// The upstream never answers. With a timeout the guest sees the async client's own 504 when it is over
+    /// The upstream never responds. With a timeout the guest sees the async client's own 504 when it is over
     /// (same file, `RequestTimeout`: success with status 504); without one, nothing.
     #[must_use]
     pub fn silence() -> Self {
         Self::of(OutcomeKind::Silence)
     }
 
-    /// The call cannot even start: `proxy_http_call` answers `InternalFailure` (Envoy `Context::httpCall`,
-    /// when the async client answers no request).
+    /// The call cannot even start: `proxy_http_call` returns `InternalFailure` (Envoy `Context::httpCall`,
+    /// when the async client returns no request).
     #[must_use]
     pub fn refused() -> Self {
         Self::of(OutcomeKind::Refused)
@@ -133,8 +133,8 @@ impl HttpOutcome {
         Self { delay: Duration::ZERO, kind, by_router: false }
     }
 
-    /// The answer of the async client's own router to a timeout (seen on Envoy 1.40.0: scenario
-    /// `a_call_is_not_answered_in_time`).
+    /// The local reply of the async client's own router to a timeout (seen on Envoy 1.40.0: scenario
+    /// `a_call_whose_response_is_late`).
     pub(crate) fn timed_out() -> Self {
         Self::by_router(504, "upstream request timeout")
     }
@@ -147,7 +147,7 @@ impl HttpOutcome {
     }
 
     /// The outcome as it is delivered: the async client's router adds how long the upstream took, in milliseconds
-    /// (seen on Envoy 1.40.0: scenario `a_call_is_answered`).
+    /// (seen on Envoy 1.40.0: scenario `a_call_has_its_response`).
     pub(crate) fn delivered(self) -> Self {
         if self.by_router {
             return self;

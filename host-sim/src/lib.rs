@@ -15,11 +15,11 @@
 //!     .cluster("backend", [HttpOutcome::response(200, "ok")])
 //!     .build()?;
 //! host.advance(Duration::from_secs(1));
-//! let exchange = host.request(Request::post("/v1/chat/completions").body_chunks(["{\"a\":", "1}"]).worker(1))?;
-//! assert_eq!(exchange.local_reply(), None);
-//! assert_eq!(exchange.sent_upstream().body(), b"{\"a\":1}");
-//! exchange.respond(Response::new(200).body("done"))?;
-//! assert_eq!(exchange.response_status(), Some(200));
+//! let stream = host.request(Request::post("/v1/chat/completions").body_chunks(["{\"a\":", "1}"]).worker(1))?;
+//! assert_eq!(stream.local_reply(), None);
+//! assert_eq!(stream.sent_upstream().body(), b"{\"a\":1}");
+//! stream.respond(Response::new(200).body("done"))?;
+//! assert_eq!(stream.response_status(), Some(200));
 //! assert_eq!(host.stats().counter("requests"), Some(1));
 //! # Ok(())
 //! # }
@@ -38,19 +38,20 @@ mod builder;
 mod clock;
 mod codes;
 mod error;
-mod exchange;
 mod faults;
 mod filter_chain;
 mod headers;
 mod host;
 mod hostcalls;
 mod http_call;
+mod http_stream;
 mod memory;
 mod message;
 mod module;
 mod pairs;
 mod property;
 mod settings;
+mod shared_core;
 mod shared_data;
 mod state;
 mod stats;
@@ -63,11 +64,11 @@ pub use builder::HostBuilder;
 pub use clock::DEFAULT_WALL_START;
 pub use codes::{Callback, Status};
 pub use error::Error;
-pub use exchange::{Exchange, Progress};
 pub use faults::Fault;
 pub use headers::HeaderMap;
 pub use host::Host;
 pub use http_call::{HttpCall, HttpOutcome};
+pub use http_stream::{HttpStream, StreamProgress};
 pub use message::{Downstream, Message, Request, Response, Upstream};
 pub use module::CompiledModule;
 pub use pairs::{MAX_PAIRS, MAX_PAIRS_BYTES};
@@ -76,5 +77,5 @@ pub use settings::{
     DEFAULT_BUFFER_LIMIT, DEFAULT_FUEL_LIMIT, DEFAULT_MEMORY_LIMIT, DEFAULT_RELOAD_BACKOFF, FailurePolicy,
 };
 pub use stats::{StatKind, Stats};
-pub use stream::{End, LocalReply, ReplyOrigin, Sent};
+pub use stream::{LocalReply, ReplyOrigin, Sent, StreamEnd};
 pub use trace::{Crossings, Direction, LogLine, Record, VmName};

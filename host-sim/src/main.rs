@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use host_sim::{Direction, Exchange, FailurePolicy, Host, HttpOutcome, Progress, Request, Response, Sent};
+use host_sim::{Direction, FailurePolicy, Host, HttpOutcome, HttpStream, Request, Response, Sent, StreamProgress};
 
 /// Modules flush their stats every second or some seconds.
 const DEFAULT_SETTLE_MS: u64 = 10_000;
@@ -47,7 +47,7 @@ struct Run {
     /// The request: a plain HTTP/1.1 message.
     #[arg(long, value_name = "FILE")]
     request: PathBuf,
-    /// The upstream's response: a plain HTTP/1.1 message. Without it the exchange stops at the upstream.
+    /// The upstream's response: a plain HTTP/1.1 message. Without it the stream stops at the upstream.
     #[arg(long, value_name = "FILE")]
     response: Option<PathBuf>,
     /// An upstream for `proxy_http_call`: its cluster's name and the HTTP/1.1 response it gives.
@@ -56,7 +56,7 @@ struct Run {
     /// Virtual milliseconds that pass between the start and the request, so that ticks and calls happen.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     advance: u64,
-    /// Virtual milliseconds that pass after the exchange, so that what a module writes on ticks is among the stats.
+    /// Virtual milliseconds that pass after the stream, so that what a module writes on ticks is among the stats.
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_SETTLE_MS)]
     settle: u64,
     /// Cuts bodies into chunks of this many bytes.
@@ -74,7 +74,7 @@ struct Run {
     /// A pause in a headers callback stops everything, as in Envoy without `allow_on_headers_stop_iteration`.
     #[arg(long)]
     stop_all_on_headers_pause: bool,
-    /// What a VM that has failed means for its exchanges.
+    /// What a VM that has failed means for its streams.
     #[arg(long, value_enum, default_value_t = Policy::Closed)]
     failure_policy: Policy,
     /// Prints every callback and host call.
@@ -163,15 +163,15 @@ fn run(arguments: &Run, out: &mut impl Write) -> anyhow::Result<()> {
     }
     let host = builder.build()?;
     host.advance(Duration::from_millis(arguments.advance));
-    let exchange = host.request(request.worker(arguments.worker))?;
-    let directive = directive(&exchange);
+    let stream = host.request(request.worker(arguments.worker))?;
+    let directive = directive(&stream);
     if let Some(response) = response
-        && exchange.progress() == Progress::Upstream
+        && stream.progress() == StreamProgress::Upstream
     {
-        exchange.respond(response)?;
+        stream.respond(response)?;
     }
     host.advance(Duration::from_millis(arguments.settle));
-    report(&host, &exchange, &directive, arguments.trace, out)
+    report(&host, &stream, &directive, arguments.trace, out)
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -179,19 +179,21 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// What the filter made of the request.
-fn directive(exchange: &Exchange) -> String {
-    if let Some(reply) = exchange.local_reply() {
+fn directive(stream: &HttpStream) -> String {
+    if let Some(reply) = stream.local_reply() {
         return format!("local reply {} ({:?}, details {:?})", reply.status, reply.origin, reply.details);
     }
-    match exchange.progress() {
-        Progress::Over(end) => format!("over ({end:?})"),
-        Progress::RequestPaused => "paused".to_owned(),
-        _ if exchange.is_request_paused() => "continued, then paused".to_owned(),
-        Progress::Upstream | Progress::ResponsePaused | Progress::Responding => "continued".to_owned(),
+    match stream.progress() {
+        StreamProgress::Over(end) => format!("over ({end:?})"),
+        StreamProgress::RequestPaused => "paused".to_owned(),
+        _ if stream.is_request_paused() => "continued, then paused".to_owned(),
+        StreamProgress::Upstream | StreamProgress::ResponsePaused | StreamProgress::Responding => {
+            "continued".to_owned()
+        }
     }
 }
 
-fn report(host: &Host, exchange: &Exchange, directive: &str, trace: bool, out: &mut impl Write) -> anyhow::Result<()> {
+fn report(host: &Host, stream: &HttpStream, directive: &str, trace: bool, out: &mut impl Write) -> anyhow::Result<()> {
     if trace {
         writeln!(out, "# trace")?;
         for record in host.trace() {
@@ -199,8 +201,8 @@ fn report(host: &Host, exchange: &Exchange, directive: &str, trace: bool, out: &
         }
     }
     writeln!(out, "# directive\n{directive}")?;
-    half(out, "upstream", &exchange.sent_upstream())?;
-    half(out, "downstream", &exchange.sent_downstream())?;
+    half(out, "upstream", &stream.sent_upstream())?;
+    half(out, "downstream", &stream.sent_downstream())?;
     writeln!(out, "# log")?;
     for line in host.logs() {
         writeln!(out, "{} level {}: {}", line.vm, line.level, line.text)?;
@@ -216,8 +218,8 @@ fn report(host: &Host, exchange: &Exchange, directive: &str, trace: bool, out: &
     for (name, values) in stats.histograms() {
         writeln!(out, "histogram {name} {values:?}")?;
     }
-    let crossings = exchange.crossings();
-    writeln!(out, "# crossings of the exchange: {}", crossings.total())?;
+    let crossings = stream.crossings();
+    writeln!(out, "# crossings of the stream: {}", crossings.total())?;
     for (direction, name, count) in crossings.iter() {
         let arrow = if direction == Direction::HostToGuest { "->" } else { "<-" };
         writeln!(out, "{count:>6} {arrow} {name}")?;

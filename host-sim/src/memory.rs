@@ -88,11 +88,11 @@ fn allocate(caller: &mut Caller<'_, State>, size: usize) -> Result<u32, Failure>
     let state = caller.data_mut();
     state.crossed(Direction::HostToGuest, ALLOCATE, || format!("{size}"), None, false);
     state.set_allocating(true);
-    let mut answer = [Val::I32(0)];
-    let called = export.call(&mut *caller, &[Val::I32(wanted)], &mut answer);
+    let mut returned = [Val::I32(0)];
+    let called = export.call(&mut *caller, &[Val::I32(wanted)], &mut returned);
     caller.data_mut().set_allocating(false);
     called.map_err(Failure::Trapped)?;
-    match answer {
+    match returned {
         [Val::I32(address)] if address != 0 => Ok(address.cast_unsigned()),
         _ => Err(CallError::NoAllocation.into()),
     }

@@ -19,10 +19,10 @@ pub struct Message<From> {
 /// What a downstream client sends.
 pub type Request = Message<Downstream>;
 
-/// What an upstream answers.
+/// What an upstream responds with.
 pub type Response = Message<Upstream>;
 
-/// What a request has beside the message: who serves it, and what is known of its exchange.
+/// What a request has beside the message: who serves it, and what is known of its stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Downstream {
     pub(crate) worker: usize,
@@ -82,7 +82,7 @@ impl<From: Default> Message<From> {
     }
 
     /// The stream does not end with what is given here: more comes by
-    /// [`Exchange::send_body`](crate::Exchange::send_body), [`Exchange::respond_body`](crate::Exchange::respond_body) and
+    /// [`HttpStream::send_body`](crate::HttpStream::send_body), [`HttpStream::respond_body`](crate::HttpStream::respond_body) and
     /// their neighbours.
     #[must_use]
     pub fn unfinished(mut self) -> Self {
@@ -118,7 +118,7 @@ impl Request {
         self
     }
 
-    /// Sets a property of the exchange from the start, by dotted path such as `source.address`.
+    /// Sets a property of the stream from the start, by dotted path such as `source.address`.
     #[must_use]
     pub fn property(mut self, path: &str, value: impl Into<PropertyValue>) -> Self {
         self.from.properties.push((path.to_owned(), value.into()));

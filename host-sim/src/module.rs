@@ -29,7 +29,7 @@ impl CompiledModule {
     /// Reads and compiles a file.
     ///
     /// # Errors
-    /// [`Error::ReadModule`], and what [`CompiledModule::from_bytes`] answers.
+    /// [`Error::ReadModule`], and what [`CompiledModule::from_bytes`] returns.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|source| Error::ReadModule { path: path.to_owned(), source })?;

@@ -28,7 +28,7 @@ pub(crate) fn encode(map: &HeaderMap) -> Vec<u8> {
 }
 
 /// Reads a blob from the guest. A blob that is too large or malformed gives an empty map: Envoy's
-/// `PairsUtil::toPairs` answers "no pairs" and reports no error.
+/// `PairsUtil::toPairs` returns "no pairs" and reports no error.
 #[must_use]
 pub(crate) fn decode(blob: &[u8]) -> HeaderMap {
     if blob.len() > MAX_PAIRS_BYTES {

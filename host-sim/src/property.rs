@@ -18,7 +18,7 @@ pub enum PropertyValue {
     Bool(bool),
     /// Nanoseconds as 8 bytes, little endian, signed; for a point in time, since the Unix epoch.
     Duration(Duration),
-    /// The lookup answers `NotFound`, even where the host has a default.
+    /// The lookup returns `NotFound`, even where the host has a default.
     Missing,
 }
 

@@ -17,15 +17,15 @@ pub const DEFAULT_FUEL_LIMIT: u64 = 10_000_000_000;
 /// Envoy's default for `reload_config.backoff.base_interval`.
 pub const DEFAULT_RELOAD_BACKOFF: Duration = Duration::from_secs(1);
 
-/// What happens to exchanges of a VM that has failed (Envoy `envoy.extensions.wasm.v3.FailurePolicy`).
+/// What happens to streams of a VM that has failed (Envoy `envoy.extensions.wasm.v3.FailurePolicy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// They are answered with 503, for good. Envoy's default.
+    /// They get a local reply, 503, for good. Envoy's default.
     #[default]
     FailClosed,
-    /// Those that begin after the failure go on without the filter; those that had begun are answered with 503.
+    /// Those that begin after the failure go on without the filter; those that had begun get a local reply, 503.
     FailOpen,
-    /// They are answered with 503, and the next new exchange gets a new VM if the last one was loaded
+    /// They get a local reply, 503, and the next new stream gets a new VM if the last one was loaded
     /// longer ago than the backoff.
     FailReload,
 }

@@ -87,7 +87,7 @@ impl SharedQueues {
         }
     }
 
-    /// Appends an item and answers whom to wake.
+    /// Appends an item and returns whom to wake.
     pub(crate) fn enqueue(&mut self, token: u32, item: &[u8]) -> Option<Consumer> {
         let queue = self.queue(token)?;
         queue.items.push_back(item.to_vec());

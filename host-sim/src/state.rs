@@ -24,16 +24,16 @@ pub(crate) const VM_CONTEXT: u32 = 0;
 pub(crate) enum ContextKind {
     Vm,
     Root,
-    Exchange(u64),
+    Stream(u64),
 }
 
 /// What a host call leaves to be done when the callback has returned, so that the guest is never re-entered
 /// (proxy-wasm-cpp-host `WasmBase::addAfterVmCallAction`).
 #[derive(Clone, Debug)]
 pub(crate) enum Deferred {
-    Continue { exchange: u64, side: Side },
-    LocalReply { exchange: u64, reply: LocalReply },
-    Reset { exchange: u64 },
+    Continue { stream_id: u64, side: Side },
+    LocalReply { stream_id: u64, reply: LocalReply },
+    Reset { stream_id: u64 },
 }
 
 /// What the virtual clock can bring.
@@ -71,7 +71,7 @@ pub(crate) struct Vm {
     pub(crate) root: u32,
     /// Why the VM is dead, if it is.
     pub(crate) failed: Option<String>,
-    /// A local reply was sent during this callback: whatever it answers means pause
+    /// A local reply was sent during this callback: whatever it returns means pause
     /// (`WasmBase::stopNextIteration`).
     pub(crate) stop_iteration: bool,
     /// The plugin configuration can be read (`temp_plugin_` is set).
@@ -96,7 +96,7 @@ pub(crate) struct Frame {
     /// Set by `proxy_set_effective_context`; 0 is none.
     pub(crate) effective: u32,
     pub(crate) callback: Callback,
-    pub(crate) exchange: Option<u64>,
+    pub(crate) stream_id: Option<u64>,
     pub(crate) allocating: bool,
 }
 
@@ -129,7 +129,7 @@ pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) vms: Vec<Vm>,
     pub(crate) streams: BTreeMap<u64, Stream>,
-    pub(crate) next_exchange: u64,
+    pub(crate) next_stream_id: u64,
     pub(crate) frame: Option<Frame>,
     pub(crate) clock: Clock,
     pub(crate) schedule: Schedule<Due>,
@@ -153,7 +153,7 @@ impl State {
             settings,
             vms: Vec::new(),
             streams: BTreeMap::new(),
-            next_exchange: 1,
+            next_stream_id: 1,
             frame: None,
             clock,
             schedule: Schedule::default(),
@@ -176,12 +176,12 @@ impl State {
         self.vms.get_mut(vm)
     }
 
-    pub(crate) fn stream(&self, exchange: u64) -> Option<&Stream> {
-        self.streams.get(&exchange)
+    pub(crate) fn stream(&self, stream_id: u64) -> Option<&Stream> {
+        self.streams.get(&stream_id)
     }
 
-    pub(crate) fn stream_mut(&mut self, exchange: u64) -> Option<&mut Stream> {
-        self.streams.get_mut(&exchange)
+    pub(crate) fn stream_mut(&mut self, stream_id: u64) -> Option<&mut Stream> {
+        self.streams.get_mut(&stream_id)
     }
 
     pub(crate) const fn clock(&self) -> &Clock {
@@ -213,7 +213,7 @@ impl State {
         }
     }
 
-    /// Counts a crossing for the VM and for the exchange of the running callback, and records it.
+    /// Counts a crossing for the VM and for the stream of the running callback, and records it.
     pub(crate) fn crossed(
         &mut self,
         direction: Direction,
@@ -225,7 +225,7 @@ impl State {
         let Some(frame) = self.frame else { return 0 };
         let Some(vm) = self.vms.get_mut(frame.vm) else { return 0 };
         vm.crossings.add(direction, name);
-        if let Some(stream) = frame.exchange.and_then(|exchange| self.streams.get_mut(&exchange)) {
+        if let Some(stream) = frame.stream_id.and_then(|stream_id| self.streams.get_mut(&stream_id)) {
             stream.crossings.add(direction, name);
         }
         let args = if self.trace.is_recording() { args() } else { String::new() };
@@ -233,7 +233,7 @@ impl State {
             at: self.clock.monotonic(),
             vm: vm.name,
             context: frame.context,
-            exchange: frame.exchange,
+            stream_id: frame.stream_id,
             direction,
             name,
             during: Some(frame.callback),
@@ -246,14 +246,14 @@ impl State {
     }
 
     /// Records something the host did by itself.
-    pub(crate) fn note(&mut self, exchange: Option<u64>, vm: usize, name: &'static str, args: String) {
+    pub(crate) fn note(&mut self, stream_id: Option<u64>, vm: usize, name: &'static str, args: String) {
         let Some(vm_name) = self.vm(vm).map(|vm| vm.name) else { return };
-        let context = exchange.and_then(|id| self.stream(id)).map_or(VM_CONTEXT, Stream::context);
+        let context = stream_id.and_then(|id| self.stream(id)).map_or(VM_CONTEXT, Stream::context);
         self.trace.push(Record {
             at: self.clock.monotonic(),
             vm: vm_name,
             context,
-            exchange,
+            stream_id,
             direction: Direction::Note,
             name,
             during: self.frame.map(|frame| frame.callback),

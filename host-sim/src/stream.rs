@@ -1,4 +1,4 @@
-//! One exchange as Envoy's filter manager and its wasm filter see it: data only, `filter_chain` moves it.
+//! One stream as Envoy's filter manager and its wasm filter see it: data only, `filter_chain` moves it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::headers::HeaderMap;
 use crate::property::PropertyValue;
 use crate::trace::Crossings;
 
-/// The two halves of an exchange.
+/// The two halves of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Request,
@@ -163,9 +163,9 @@ pub enum ReplyOrigin {
     VmFailure,
 }
 
-/// How an exchange ended.
+/// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum StreamEnd {
     /// The response was sent to its end.
     Complete,
     /// The client went away.
@@ -176,18 +176,18 @@ pub enum End {
     LocalReset,
 }
 
-/// The wasm side of an exchange.
+/// The wasm side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
     /// A context in this generation of the VM.
     Context { context: u32, generation: u32 },
-    /// The VM had failed and the policy is to answer 503 (Envoy: a `Context` without a VM).
+    /// The VM had failed and the policy is a local reply, 503 (Envoy: a `Context` without a VM).
     Closed,
     /// The VM had failed and the policy is to go without it.
     Skipped,
 }
 
-/// An exchange.
+/// A stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     pub(crate) id: u64,
@@ -201,7 +201,7 @@ pub(crate) struct Stream {
     /// The access log is being written: maps are those of the log.
     pub(crate) logging: bool,
     pub(crate) above_watermark: bool,
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<StreamEnd>,
     pub(crate) properties: BTreeMap<String, PropertyValue>,
     pub(crate) filter_state: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) response_flags: u64,
@@ -210,7 +210,7 @@ pub(crate) struct Stream {
     pub(crate) started_wall: Duration,
     pub(crate) ended: Option<Duration>,
     pub(crate) crossings: Crossings,
-    /// The handle was dropped: forget the exchange when it ends.
+    /// The handle was dropped: forget the stream when it ends.
     pub(crate) abandoned: bool,
 }
 

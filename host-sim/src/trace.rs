@@ -47,8 +47,8 @@ pub struct Record {
     pub vm: VmName,
     /// The context the callback was made for, or whose callback made the call.
     pub context: u32,
-    /// The exchange of that context, if it has one.
-    pub exchange: Option<u64>,
+    /// The stream of that context, if it has one.
+    pub stream_id: Option<u64>,
     /// Which way.
     pub direction: Direction,
     /// The export's or import's name; for a note, what the host did.
@@ -57,7 +57,7 @@ pub struct Record {
     pub during: Option<Callback>,
     /// Arguments in short.
     pub args: String,
-    /// The answer in short: an action, `trap: ...`, or nothing.
+    /// What was returned, in short: an action, `trap: ...`, or nothing.
     pub outcome: String,
     /// The status of a host call.
     pub status: Option<Status>,
@@ -126,7 +126,7 @@ impl Crossings {
         self.guest_to_host.get(name).copied().unwrap_or(0)
     }
 
-    /// Re-entrant calls by which the host allocated guest memory for an answer: each is a crossing on top
+    /// Re-entrant calls by which the host allocated guest memory for what it returns: each is a crossing on top
     /// of the call that returned data.
     #[must_use]
     pub fn allocations(&self) -> u64 {
@@ -186,7 +186,7 @@ impl Trace {
         self.recording
     }
 
-    /// Appends a record and answers its number, by which [`Trace::complete`] can add the outcome.
+    /// Appends a record and returns its number, by which [`Trace::complete`] can add the outcome.
     pub(crate) fn push(&mut self, record: Record) -> usize {
         if self.recording {
             self.records.push(record);
@@ -204,7 +204,7 @@ impl Trace {
     }
 
     /// Adds the arguments and the status to the record of a host call.
-    pub(crate) fn answer(&mut self, number: usize, args: String, status: Option<Status>) {
+    pub(crate) fn returned(&mut self, number: usize, args: String, status: Option<Status>) {
         if let Some(record) = self.record(number) {
             record.args = args;
             record.status = status;

@@ -12,15 +12,15 @@ use crate::module::CompiledModule;
 use crate::settings::Settings;
 use crate::state::{CallResponse, ContextKind, Deferred, Due, Frame, Plugin, State, VM_CONTEXT, Vm};
 use crate::stats::StatIds;
-use crate::stream::End;
+use crate::stream::StreamEnd;
 use crate::trace::{Crossings, Direction, VmName};
 
 /// The first id after the VM's own context (proxy-wasm-cpp-host `next_context_id_`).
 const FIRST_CONTEXT: u32 = 1;
 
-/// What a callback answered.
+/// What a callback returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum CallbackReturn {
     Value(u32),
     /// The guest does not export this callback.
     Absent,
@@ -184,7 +184,7 @@ impl Core {
             context: VM_CONTEXT,
             effective: 0,
             callback: Callback::Initialize,
-            exchange: None,
+            stream_id: None,
             allocating: false,
         });
         let instance = self.compiled.linker().instantiate(&mut self.store, self.compiled.module());
@@ -203,18 +203,18 @@ impl Core {
             vm.exports = exports;
         }
         match self.call(index, VM_CONTEXT, Callback::Initialize, &[]) {
-            Answer::Failed => Err(Error::Start { vm, message: self.failure(index) }),
-            Answer::Value(_) | Answer::Absent => Ok(()),
+            CallbackReturn::Failed => Err(Error::Start { vm, message: self.failure(index) }),
+            CallbackReturn::Value(_) | CallbackReturn::Absent => Ok(()),
         }
     }
 
-    /// A callback of the start that answered false or trapped refuses the configuration; one that the guest
-    /// does not export, or that answers nothing, does not.
-    fn require(&mut self, index: usize, callback: Callback, answer: Answer) -> Result<(), Error> {
-        let refusal = match answer {
-            Answer::Failed => self.failure(index),
-            Answer::Value(0) if callback != Callback::ContextCreate => "it answered false".to_owned(),
-            Answer::Value(_) | Answer::Absent => return Ok(()),
+    /// A callback of the start that returned false or trapped refuses the configuration; one that the guest
+    /// does not export, or that returns nothing, does not.
+    fn require(&mut self, index: usize, callback: Callback, returned: CallbackReturn) -> Result<(), Error> {
+        let refusal = match returned {
+            CallbackReturn::Failed => self.failure(index),
+            CallbackReturn::Value(0) if callback != Callback::ContextCreate => "it returned false".to_owned(),
+            CallbackReturn::Value(_) | CallbackReturn::Absent => return Ok(()),
         };
         let last_words = self.state().trace.logs().last().map(|line| line.text.clone());
         if let Some(vm) = self.state_mut().vm_mut(index) {
@@ -236,21 +236,21 @@ impl Core {
     }
 
     /// Calls an export. What it deferred is left for [`Core::run_deferred`].
-    pub(crate) fn call(&mut self, index: usize, context: u32, callback: Callback, args: &[u32]) -> Answer {
+    pub(crate) fn call(&mut self, index: usize, context: u32, callback: Callback, args: &[u32]) -> CallbackReturn {
         let state = self.store.data_mut();
         let fuel_limit = state.settings.fuel_limit;
         let Some(vm) = state.vms.get(index).filter(|vm| vm.failed.is_none()) else {
-            return Answer::Failed;
+            return CallbackReturn::Failed;
         };
         let Some(export) = vm.exports.get(&callback).copied() else {
-            return Answer::Absent;
+            return CallbackReturn::Absent;
         };
-        let exchange = match vm.contexts.get(&context) {
-            Some(ContextKind::Exchange(exchange)) => Some(*exchange),
+        let stream_id = match vm.contexts.get(&context) {
+            Some(ContextKind::Stream(stream_id)) => Some(*stream_id),
             Some(ContextKind::Vm | ContextKind::Root) | None => None,
         };
         let outer =
-            state.frame.replace(Frame { vm: index, context, effective: 0, callback, exchange, allocating: false });
+            state.frame.replace(Frame { vm: index, context, effective: 0, callback, stream_id, allocating: false });
         state.limit.vm = index;
         let record = state.crossed(
             Direction::HostToGuest,
@@ -266,9 +266,9 @@ impl Core {
         let used = fuel_limit.saturating_sub(left);
         match called {
             Ok(value) => {
-                let outcome = value.map_or_else(String::new, |value| shown_answer(callback, value));
+                let outcome = value.map_or_else(String::new, |value| shown_return(callback, value));
                 state.trace.complete(record, callback.name(), &outcome, used);
-                Answer::Value(value.unwrap_or(0))
+                CallbackReturn::Value(value.unwrap_or(0))
             }
             Err(trap) => {
                 let reason = format!("{trap:#}");
@@ -276,7 +276,7 @@ impl Core {
                 if let Some(vm) = state.vms.get_mut(index) {
                     vm.failed = Some(reason);
                 }
-                Answer::Failed
+                CallbackReturn::Failed
             }
         }
     }
@@ -284,9 +284,9 @@ impl Core {
     fn call_export(&mut self, export: Func, args: &[u32], fuel: u64) -> wasmtime::Result<Option<u32>> {
         self.store.set_fuel(fuel)?;
         let args: Vec<Val> = args.iter().map(|arg| Val::I32(arg.cast_signed())).collect();
-        let mut answers = vec![Val::I32(0); export.ty(&self.store).results().len()];
-        export.call(&mut self.store, &args, &mut answers)?;
-        Ok(match answers.first() {
+        let mut returned = vec![Val::I32(0); export.ty(&self.store).results().len()];
+        export.call(&mut self.store, &args, &mut returned)?;
+        Ok(match returned.first() {
             Some(Val::I32(value)) => Some(value.cast_unsigned()),
             _ => None,
         })
@@ -300,18 +300,18 @@ impl Core {
         }
         while let Some(action) = self.state_mut().vm_mut(index).and_then(|vm| vm.deferred.pop_front()) {
             match action {
-                Deferred::Continue { exchange, side } => self.continue_side(exchange, side),
-                Deferred::LocalReply { exchange, reply } => {
+                Deferred::Continue { stream_id, side } => self.continue_side(stream_id, side),
+                Deferred::LocalReply { stream_id, reply } => {
                     // Of several replies in one callback the first is sent (seen on Envoy 1.40.0: scenario
                     // `two_replies_in_one_callback`).
                     if let Some(vm) = self.state_mut().vm_mut(index) {
                         vm.deferred.retain(
-                            |other| !matches!(other, Deferred::LocalReply { exchange: of, .. } if *of == exchange),
+                            |other| !matches!(other, Deferred::LocalReply { stream_id: of, .. } if *of == stream_id),
                         );
                     }
-                    self.send_local_reply(exchange, reply);
+                    self.send_local_reply(stream_id, reply);
                 }
-                Deferred::Reset { exchange } => self.finish(exchange, End::LocalReset),
+                Deferred::Reset { stream_id } => self.finish(stream_id, StreamEnd::LocalReset),
             }
         }
     }
@@ -323,7 +323,7 @@ impl Core {
             match due {
                 Due::Tick { vm, generation } => self.tick(vm, generation),
                 Due::HttpCall { vm, generation, token, outcome } => {
-                    self.answer_call(vm, generation, token, outcome);
+                    self.deliver_response(vm, generation, token, outcome);
                 }
             }
             self.settle();
@@ -350,7 +350,7 @@ impl Core {
         }
     }
 
-    fn answer_call(&mut self, index: usize, generation: u32, token: u32, outcome: HttpOutcome) {
+    fn deliver_response(&mut self, index: usize, generation: u32, token: u32, outcome: HttpOutcome) {
         let Some(vm) = self.state_mut().vm_mut(index) else { return };
         if vm.generation != generation || !vm.pending_calls.remove(&token) {
             return;
@@ -399,7 +399,7 @@ pub(crate) fn word(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn shown_answer(callback: Callback, value: u32) -> String {
+fn shown_return(callback: Callback, value: u32) -> String {
     let paused = match callback {
         Callback::RequestHeaders
         | Callback::RequestBody

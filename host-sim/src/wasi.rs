@@ -108,7 +108,7 @@ pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     link_absent(linker)
 }
 
-/// What proxy-wasm-cpp-host answers without doing anything: there are no files and nothing to wait for.
+/// What proxy-wasm-cpp-host returns without doing anything: there are no files and nothing to wait for.
 fn link_absent(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap(MODULE, "fd_close", |mut c: Caller<'_, State>, _: u32| {
         note(&mut c, "fd_close");

@@ -14,14 +14,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keeps connections open between requests. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct HttpClient {
     pool: Pool<HttpConnector, Full<Bytes>>,
     timeout: Duration,
 }
 
 /// A whole response.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct HttpResponse {
     /// Status.
     pub status: StatusCode,
     /// Headers.
@@ -68,20 +68,20 @@ pub enum ClientError {
     },
 }
 
-impl Default for Client {
+impl Default for HttpClient {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Client {
+impl HttpClient {
     /// A client that waits a minute for the end of a response.
     #[must_use]
     pub fn new() -> Self {
         Self { pool: Pool::builder(TokioExecutor::new()).build_http(), timeout: TIMEOUT }
     }
 
-    /// The same with another limit on a whole exchange.
+    /// The same with another limit on a request with its response.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -91,7 +91,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`]; a status of 400 and above is none.
-    pub async fn get(&self, url: &str) -> Result<Reply, ClientError> {
+    pub async fn get(&self, url: &str) -> Result<HttpResponse, ClientError> {
         self.send(Request::get(url).body(Full::default())?).await
     }
 
@@ -99,7 +99,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub async fn post_json(&self, url: &str, body: impl Into<Bytes>) -> Result<Reply, ClientError> {
+    pub async fn post_json(&self, url: &str, body: impl Into<Bytes>) -> Result<HttpResponse, ClientError> {
         let request = Request::post(url).header(header::CONTENT_TYPE, "application/json");
         self.send(request.body(Full::new(body.into()))?).await
     }
@@ -108,14 +108,14 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<HttpResponse, ClientError> {
         let url = request.uri().to_string();
-        tokio::time::timeout(self.timeout, self.exchange(request, &url))
+        tokio::time::timeout(self.timeout, self.perform(request, &url))
             .await
             .unwrap_or_else(|_| Err(ClientError::TimedOut { url: url.clone(), after: self.timeout }))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, url: &str) -> Result<Reply, ClientError> {
+    async fn perform(&self, request: Request<Full<Bytes>>, url: &str) -> Result<HttpResponse, ClientError> {
         let start = Instant::now();
         let connect = |source| ClientError::Connect { url: url.to_owned(), source };
         let (head, mut stream) = self.pool.request(request).await.map_err(connect)?.into_parts();
@@ -131,11 +131,11 @@ impl Client {
         }
         let duration = start.elapsed();
         let first_byte = first_byte.unwrap_or(duration);
-        Ok(Reply { status: head.status, headers: head.headers, body: body.freeze(), first_byte, duration })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body: body.freeze(), first_byte, duration })
     }
 }
 
-impl Reply {
+impl HttpResponse {
     /// The body as text, broken UTF-8 replaced.
     #[must_use]
     pub fn text(&self) -> String {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// One line of a page.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct PageSample {
     /// Name with its suffix, `…_bucket` for instance.
     pub name: String,
     /// Labels with their values unescaped.
@@ -19,14 +19,14 @@ pub struct Sample {
 /// A parsed page.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
-    samples: Vec<Sample>,
+    samples: Vec<PageSample>,
     types: BTreeMap<String, String>,
 }
 
 /// A line that is not of the format.
 #[derive(Debug, thiserror::Error)]
 #[error("line {number} of the page is no sample: {line}")]
-pub struct PageError {
+pub struct SampleError {
     number: usize,
     line: String,
 }
@@ -36,7 +36,7 @@ impl Page {
     ///
     /// # Errors
     /// The first line that is neither empty, a comment nor a sample.
-    pub fn parse(text: &str) -> Result<Self, PageError> {
+    pub fn parse(text: &str) -> Result<Self, SampleError> {
         let mut page = Self::default();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -47,7 +47,7 @@ impl Page {
                     page.types.insert(name.to_owned(), kind.trim().to_owned());
                 }
             } else if !line.is_empty() {
-                let sample = sample(line).ok_or_else(|| PageError { number: index + 1, line: line.to_owned() })?;
+                let sample = sample(line).ok_or_else(|| SampleError { number: index + 1, line: line.to_owned() })?;
                 page.samples.push(sample);
             }
         }
@@ -56,7 +56,7 @@ impl Page {
 
     /// Every sample, in the page's order.
     #[must_use]
-    pub fn samples(&self) -> &[Sample] {
+    pub fn samples(&self) -> &[PageSample] {
         &self.samples
     }
 
@@ -67,7 +67,11 @@ impl Page {
     }
 
     /// Samples of that name which carry at least these labels.
-    pub fn select<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
+    pub fn select<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = &'a PageSample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name
                 && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|found| found == value))
@@ -89,7 +93,7 @@ impl Page {
     }
 }
 
-fn sample(line: &str) -> Option<Sample> {
+fn sample(line: &str) -> Option<PageSample> {
     let end = line.find(|character: char| character == '{' || character.is_whitespace())?;
     let (name, rest) = line.split_at_checked(end)?;
     let (labels, rest) = match rest.strip_prefix('{') {
@@ -99,7 +103,7 @@ fn sample(line: &str) -> Option<Sample> {
     let mut words = rest.split_whitespace();
     let value = words.next()?.parse().ok()?;
     let timestamp_is_fine = words.next().is_none_or(|word| word.parse::<i64>().is_ok());
-    (!name.is_empty() && timestamp_is_fine && words.next().is_none()).then(|| Sample {
+    (!name.is_empty() && timestamp_is_fine && words.next().is_none()).then(|| PageSample {
         name: name.to_owned(),
         labels,
         value,

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use crate::process::{Watcher, end_all};
 use crate::{
-    Artifact, ArtifactError, Bootstrap, BootstrapError, Client, ClientError, Page, PageError, Ports, Process,
-    ProcessError, Reply, free_port, is_free, repository,
+    Artifact, ArtifactError, Bootstrap, BootstrapError, ClientError, HttpClient, HttpResponse, Page, Ports, Process,
+    ProcessError, SampleError, free_port, is_free, repository,
 };
 
 /// The bootstrap that `make run` uses.
@@ -32,7 +32,7 @@ const GATEWAY_LISTENER: &str = "gateway";
 const WORKERS: usize = 2;
 /// A simulated pod or the sidecar starts in milliseconds; a machine under load needs longer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Envoy compiles the module before it answers.
+/// Envoy compiles the module before it responds.
 const ENVOY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The service fetches a snapshot every 50 ms and stats are published each second.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -102,7 +102,7 @@ pub enum StackError {
         /// The page.
         url: String,
         /// Why.
-        source: PageError,
+        source: SampleError,
     },
     /// The pods did not become known to Envoy.
     #[error("after {after:?} Envoy knows {known} fresh endpoints of {expected}; the end of its log:\n{log}")]
@@ -313,7 +313,7 @@ impl Builder {
             envoy_process: None,
             builder: self,
             envoy,
-            client: Client::new().with_timeout(PAGE_TIMEOUT),
+            client: HttpClient::new().with_timeout(PAGE_TIMEOUT),
             watcher: Watcher::start()?,
             folder,
         };
@@ -372,7 +372,7 @@ pub struct Stack {
     envoy_process: Option<Process>,
     builder: Builder,
     envoy: PathBuf,
-    client: Client,
+    client: HttpClient,
     watcher: Arc<Watcher>,
     folder: TempDir,
 }
@@ -394,7 +394,7 @@ impl Stack {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn admin_get(&self, path: &str) -> Result<Reply, ClientError> {
+    pub async fn admin_get(&self, path: &str) -> Result<HttpResponse, ClientError> {
         self.client.get(&format!("http://{}{path}", self.admin)).await
     }
 
@@ -521,8 +521,8 @@ impl Stack {
     }
 
     async fn page(&self, url: String) -> Result<Page, StackError> {
-        let reply = self.client.get(&url).await?;
-        Page::parse(&reply.text()).map_err(|source| StackError::Page { url, source })
+        let response = self.client.get(&url).await?;
+        Page::parse(&response.text()).map_err(|source| StackError::Page { url, source })
     }
 
     async fn start_pods(&mut self) -> Result<(), StackError> {
@@ -646,7 +646,7 @@ impl Stack {
             .args(&self.builder.envoy_args);
         let mut process = Process::spawn("envoy", &mut command, &self.log("envoy"), &self.watcher)?;
         let deadline = Instant::now() + ENVOY_TIMEOUT;
-        while !self.admin_get("/ready").await.is_ok_and(|reply| reply.status.is_success()) {
+        while !self.admin_get("/ready").await.is_ok_and(|response| response.status.is_success()) {
             process.check()?;
             if Instant::now() > deadline {
                 return Err(process.timed_out(ENVOY_TIMEOUT).into());

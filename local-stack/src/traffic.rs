@@ -1,10 +1,10 @@
-//! Random requests of every kind, and what their answers must hold.
+//! Random requests of every kind, and what their responses must hold.
 
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
-use crate::Reply;
+use crate::HttpResponse;
 
 /// Served as the base model.
 pub const BASE: &str = "meta-llama/Llama-3.1-8B-Instruct";
@@ -19,8 +19,8 @@ const CONVERSATIONS: usize = 8;
 const SHARED_WORDS: usize = 300;
 /// Words of a question, at most.
 const QUESTION_WORDS: usize = 40;
-/// Tokens of an answer, at most.
-const ANSWER_TOKENS: u32 = 24;
+/// Tokens of a response, at most.
+const RESPONSE_TOKENS: u32 = 24;
 const WORDS: &[&str] =
     &["pod", "queue", "token", "cache", "größe", "stream", "model", "prefix", "日本", "route", "\"quoted\"", "é"];
 
@@ -60,15 +60,15 @@ pub struct Job {
     pub call: Call,
     /// The model that the body names.
     pub model: &'static str,
-    /// The answer is to be streamed.
+    /// The response is to be streamed.
     pub streamed: bool,
     /// JSON.
     pub body: String,
 }
 
-/// Tokens as an answer reports them.
+/// Tokens as a response reports them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Usage {
+pub struct TokenCounts {
     /// Of the prompt.
     pub prompt: u64,
     /// Generated; 0 where nothing is.
@@ -94,7 +94,7 @@ impl Job {
         let length = random.random_range(1..=QUESTION_WORDS);
         let question: Vec<&str> = (0..length).filter_map(|_| WORDS.choose(random).copied()).collect();
         let (shared, question) = (shared.join(" "), question.join(" "));
-        let tokens = random.random_range(2..=ANSWER_TOKENS);
+        let tokens = random.random_range(2..=RESPONSE_TOKENS);
         let body = match call {
             Call::Chat => json!({
                 "model": model, "max_tokens": tokens,
@@ -112,15 +112,19 @@ impl Job {
         Self { call, model, streamed, body: body.to_string() }
     }
 
-    /// The usage in an answer.
+    /// The usage in a response.
     ///
     /// # Errors
-    /// What is wrong with the answer.
-    pub fn check(&self, reply: &Reply) -> Result<Usage, String> {
-        if reply.status != 200 {
-            return Err(format!("status {}: {}", reply.status, reply.text().chars().take(200).collect::<String>()));
+    /// What is wrong with the response.
+    pub fn check(&self, response: &HttpResponse) -> Result<TokenCounts, String> {
+        if response.status != 200 {
+            return Err(format!(
+                "status {}: {}",
+                response.status,
+                response.text().chars().take(200).collect::<String>()
+            ));
         }
-        let last = if self.streamed { last_report(reply)? } else { json(&reply.text())? };
+        let last = if self.streamed { last_report(response)? } else { json(&response.text())? };
         let usage = last.get("usage").or_else(|| last.pointer("/response/usage")).filter(|usage| usage.is_object());
         let usage = read_usage(usage.ok_or("no usage")?).ok_or("usage without prompt tokens")?;
         if self.call == Call::Embedding {
@@ -143,11 +147,11 @@ fn with_stream(mut body: Value, call: Call) -> Value {
 }
 
 /// The event of a stream that carries its usage; the stream must have ended as its kind does.
-fn last_report(reply: &Reply) -> Result<Value, String> {
-    let mut events = reply.events();
+fn last_report(response: &HttpResponse) -> Result<Value, String> {
+    let mut events = response.events();
     if events.last().is_some_and(|event| event == "[DONE]") {
         events.pop();
-    } else if !reply.text().contains("event: response.") {
+    } else if !response.text().contains("event: response.") {
         return Err("the stream has no end".to_owned());
     }
     let last = json(events.last().ok_or("a stream without events")?)?;
@@ -158,10 +162,10 @@ fn last_report(reply: &Reply) -> Result<Value, String> {
     }
 }
 
-fn read_usage(usage: &Value) -> Option<Usage> {
+fn read_usage(usage: &Value) -> Option<TokenCounts> {
     let number = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)?.as_u64());
     let details = ["prompt_tokens_details", "input_tokens_details"].iter().find_map(|name| usage.get(name));
-    Some(Usage {
+    Some(TokenCounts {
         prompt: number(["prompt_tokens", "input_tokens"])?,
         completion: number(["completion_tokens", "output_tokens"]).unwrap_or(0),
         cached: details.and_then(|details| details.get("cached_tokens")?.as_u64()),
@@ -181,8 +185,8 @@ mod tests {
 
     use super::*;
 
-    fn reply(status: u16, body: &str) -> Reply {
-        Reply {
+    fn response(status: u16, body: &str) -> HttpResponse {
+        HttpResponse {
             status: http::StatusCode::from_u16(status).unwrap(),
             headers: http::HeaderMap::new(),
             body: body.to_owned().into(),
@@ -211,20 +215,20 @@ mod tests {
     #[test]
     fn usage_is_read_from_a_whole_answer_and_from_the_last_event() {
         let usage = r#"{"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}"#;
-        let expected = Usage { prompt: 7, completion: 2, cached: Some(5) };
-        let whole = reply(200, &format!("{{\"usage\": {usage}}}"));
+        let expected = TokenCounts { prompt: 7, completion: 2, cached: Some(5) };
+        let whole = response(200, &format!("{{\"usage\": {usage}}}"));
         assert_eq!(job(Call::Chat, false).check(&whole), Ok(expected));
         let stream =
-            reply(200, &format!("data: {{\"choices\": [1]}}\n\ndata: {{\"usage\": {usage}}}\n\ndata: [DONE]\n\n"));
+            response(200, &format!("data: {{\"choices\": [1]}}\n\ndata: {{\"usage\": {usage}}}\n\ndata: [DONE]\n\n"));
         assert_eq!(job(Call::Chat, true).check(&stream), Ok(expected));
         let responses = "event: response.completed\ndata: {\"type\": \"response.completed\", \"response\": {\"usage\": {\"input_tokens\": 7, \"output_tokens\": 2}}}\n\n";
-        let expected = Usage { cached: None, ..expected };
-        assert_eq!(job(Call::Response, true).check(&reply(200, responses)), Ok(expected));
+        let expected = TokenCounts { cached: None, ..expected };
+        assert_eq!(job(Call::Response, true).check(&response(200, responses)), Ok(expected));
     }
 
     #[test]
     fn broken_answers_are_told_apart() {
-        let wrong = |call, streamed, status, body| job(call, streamed).check(&reply(status, body)).unwrap_err();
+        let wrong = |call, streamed, status, body| job(call, streamed).check(&response(status, body)).unwrap_err();
         assert!(wrong(Call::Chat, false, 503, "busy").contains("503"));
         assert!(wrong(Call::Chat, false, 200, "{").contains("not JSON"));
         assert!(wrong(Call::Chat, false, 200, "{}").contains("no usage"));

@@ -10,23 +10,23 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use local_stack::{Builder, Client, ProcessError, Stack, StackError};
+use local_stack::{Builder, HttpClient, ProcessError, Stack, StackError};
 use serde_json::json;
 
 const PLAIN: &str = "local-stack/tests/fixtures/plain.yaml";
 
-/// A pod that answers every request with its body.
+/// A pod that responds to every request with its body.
 async fn echo() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
-            let answer = service_fn(|request: http::Request<hyper::body::Incoming>| async {
+            let echo = service_fn(|request: http::Request<hyper::body::Incoming>| async {
                 let body =
                     request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::new(body)))
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), echo));
         }
     });
     addr
@@ -39,8 +39,8 @@ async fn plain() -> Builder {
 #[tokio::test]
 async fn request_goes_through_envoy_to_a_listed_pod_and_its_page_shows_it() {
     let stack = plain().await.start().await.unwrap();
-    let reply = Client::new().post_json(&stack.url("/v1/echo"), r#"{"a": 1}"#).await.unwrap();
-    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, r#"{"a": 1}"#));
+    let response = HttpClient::new().post_json(&stack.url("/v1/echo"), r#"{"a": 1}"#).await.unwrap();
+    assert_eq!((response.status.as_u16(), response.text().as_str()), (200, r#"{"a": 1}"#));
     assert_eq!(stack.listeners.len(), 2);
     let page = stack.envoy_page().await.unwrap();
     let labels = [("envoy_cluster_name", "pool-default"), ("envoy_response_code", "200")];
@@ -51,7 +51,7 @@ async fn request_goes_through_envoy_to_a_listed_pod_and_its_page_shows_it() {
 #[tokio::test]
 async fn envoy_can_be_killed_and_restarted_on_its_ports() {
     let mut stack = plain().await.start().await.unwrap();
-    let (gateway, client) = (stack.gateway, Client::new());
+    let (gateway, client) = (stack.gateway, HttpClient::new());
     stack.envoy().unwrap().kill().await;
     assert!(stack.check().is_err());
     assert!(client.get(&stack.url("/")).await.is_err());
@@ -66,7 +66,7 @@ async fn two_stacks_live_side_by_side() {
     let (first, second) = (plain().await.start().await.unwrap(), plain().await.start().await.unwrap());
     assert_ne!(first.gateway, second.gateway);
     for stack in [&first, &second] {
-        assert_eq!(Client::new().get(&stack.url("/")).await.unwrap().status.as_u16(), 200);
+        assert_eq!(HttpClient::new().get(&stack.url("/")).await.unwrap().status.as_u16(), 200);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::Full;
-use local_stack::{Builder, Client, Page, Reply, Stack};
+use local_stack::{Builder, HttpClient, HttpResponse, Page, Stack};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -30,7 +30,7 @@ pub struct Gateway {
     /// Its processes and pages.
     pub stack: Stack,
     /// Keeps connections to it.
-    pub client: Client,
+    pub client: HttpClient,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -48,7 +48,7 @@ impl DerefMut for Gateway {
     }
 }
 
-/// A stack of pods that answer at once, with statistics ten times a second so that tests need not wait for them.
+/// A stack of pods that respond at once, with statistics ten times a second so that tests need not wait for them.
 #[must_use]
 pub fn builder(pods: usize, plugin_config: Value) -> Builder {
     let mut config = plugin_config;
@@ -74,16 +74,22 @@ impl Gateway {
     /// Starts a stack when it is its turn.
     pub async fn start(builder: Builder) -> Self {
         let turn = TURNS.acquire().await.unwrap();
-        Self { stack: builder.start().await.unwrap(), client: Client::new(), _turn: turn }
+        Self { stack: builder.start().await.unwrap(), client: HttpClient::new(), _turn: turn }
     }
 
     /// POST of a JSON text.
-    pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+    pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> HttpResponse {
         self.client.post_json(&self.url(path), body).await.unwrap()
     }
 
     /// A request with headers of its own.
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> HttpResponse {
         let mut request = Request::builder().method(method).uri(self.url(path));
         if !headers.iter().any(|(name, _)| *name == "content-type") && method == "POST" {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -95,12 +101,12 @@ impl Gateway {
     }
 
     /// A short chat completion with the pods' own model.
-    pub async fn chat(&self) -> Reply {
+    pub async fn chat(&self) -> HttpResponse {
         self.post("/v1/chat/completions", chat_body(crate::MODEL, false)).await
     }
 
     /// GET.
-    pub async fn get(&self, path: &str) -> Reply {
+    pub async fn get(&self, path: &str) -> HttpResponse {
         self.client.get(&self.url(path)).await.unwrap()
     }
 
@@ -145,15 +151,15 @@ impl Gateway {
 
     /// What a pod last received, as `/sim/last-request` describes it.
     pub async fn last_request(&self, pod: usize) -> Value {
-        let reply = self.ask_pod(pod, "GET", "/sim/last-request", String::new()).await;
-        serde_json::from_slice(&reply.body).unwrap()
+        let response = self.ask_pod(pod, "GET", "/sim/last-request", String::new()).await;
+        serde_json::from_slice(&response.body).unwrap()
     }
 
     /// The headers that a pod last received, as JSON text; `None` if it received nothing yet.
     pub async fn last_headers(&self, pod: usize) -> Option<String> {
-        let reply = self.client.get(&self.pod_url(pod, "/sim/last-request").unwrap()).await.unwrap();
-        let request: Value = serde_json::from_slice(&reply.body).unwrap();
-        reply.status.is_success().then(|| request["headers"].to_string())
+        let response = self.client.get(&self.pod_url(pod, "/sim/last-request").unwrap()).await.unwrap();
+        let request: Value = serde_json::from_slice(&response.body).unwrap();
+        response.status.is_success().then(|| request["headers"].to_string())
     }
 
     /// The body that a pod last received.
@@ -163,20 +169,21 @@ impl Gateway {
 
     /// What a pod knows of itself.
     pub async fn pod_state(&self, pod: usize) -> Value {
-        let reply = self.ask_pod(pod, "GET", "/sim/state", String::new()).await;
-        serde_json::from_slice(&reply.body).unwrap()
+        let response = self.ask_pod(pod, "GET", "/sim/state", String::new()).await;
+        serde_json::from_slice(&response.body).unwrap()
     }
 
-    async fn ask_pod(&self, pod: usize, method: &str, path: &str, body: String) -> Reply {
+    async fn ask_pod(&self, pod: usize, method: &str, path: &str, body: String) -> HttpResponse {
         let request = Request::builder().method(method).uri(self.pod_url(pod, path).unwrap());
-        let reply = self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        assert!(reply.status.is_success(), "{method} {path} of pod {pod}: {}", reply.text());
-        reply
+        let response = self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        assert!(response.status.is_success(), "{method} {path} of pod {pod}: {}", response.text());
+        response
     }
 
-    /// Index of the pod that sent a reply.
-    pub fn pod_of(&self, reply: &Reply) -> usize {
-        let name = reply.header("x-inference-pod").unwrap_or_else(|| panic!("no pod answered: {}", reply.text()));
+    /// Index of the pod that sent a response.
+    pub fn pod_of(&self, response: &HttpResponse) -> usize {
+        let name =
+            response.header("x-inference-pod").unwrap_or_else(|| panic!("no pod responded: {}", response.text()));
         self.pods.iter().position(|pod| pod.name == name).unwrap()
     }
 

@@ -15,7 +15,7 @@ mod wire;
 pub use figures::{Figure, Samples, figure};
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
 pub use scripted::ScriptedPod;
-pub use upload::{Answer, Uploader};
+pub use upload::{UploadResponse, Uploader};
 pub use wire::Wire;
 
 /// The first name of the model that simulated pods serve.

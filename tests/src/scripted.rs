@@ -1,4 +1,4 @@
-//! A pod that answers with bytes that a test wrote, in the pieces that it wants.
+//! A pod that responds with bytes that a test wrote, in the pieces that it wants.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const METRICS: &str = "vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 
 /// Long enough that two pieces do not meet in one packet.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Answers every POST in the same way and every GET with an idle engine's metrics, until the test's runtime ends.
+/// Responds to every POST in the same way and to every GET with an idle engine's metrics, until the test's runtime ends.
 #[derive(Debug)]
 pub struct ScriptedPod {
     /// Where it listens.
@@ -22,21 +22,21 @@ pub struct ScriptedPod {
 }
 
 impl ScriptedPod {
-    /// `answer` is a whole HTTP response, sent in pieces of that many bytes.
-    pub async fn start(answer: impl Into<Vec<u8>>, piece: usize) -> Self {
+    /// `response` is a whole HTTP response, sent in pieces of that many bytes.
+    pub async fn start(response: impl Into<Vec<u8>>, piece: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let answer: Arc<Vec<u8>> = Arc::new(answer.into());
+        let response: Arc<Vec<u8>> = Arc::new(response.into());
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&answer), piece));
+                tokio::spawn(serve(socket, Arc::clone(&response), piece));
             }
         });
         Self { addr }
     }
 }
 
-async fn serve(mut socket: TcpStream, answer: Arc<Vec<u8>>, piece: usize) -> Option<()> {
+async fn serve(mut socket: TcpStream, response: Arc<Vec<u8>>, piece: usize) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     let mut received = Vec::new();
     loop {
@@ -64,7 +64,7 @@ async fn serve(mut socket: TcpStream, answer: Arc<Vec<u8>>, piece: usize) -> Opt
             );
             socket.write_all(page.as_bytes()).await.ok()?;
         } else {
-            for bytes in answer.chunks(piece) {
+            for bytes in response.chunks(piece) {
                 socket.write_all(bytes).await.ok()?;
                 tokio::time::sleep(PAUSE).await;
             }

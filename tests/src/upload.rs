@@ -22,7 +22,7 @@ pub struct Uploader {
 
 /// A whole response.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct UploadResponse {
     /// Status.
     pub status: StatusCode,
     /// Headers.
@@ -44,20 +44,20 @@ impl Uploader {
         Self { client: Client::builder(TokioExecutor::new()).http2_only(true).build_http() }
     }
 
-    /// POSTs JSON and waits for the whole answer.
+    /// POSTs JSON and waits for the whole response.
     pub async fn post(
         &self,
         gateway: SocketAddr,
         path: &str,
         pieces: Vec<Bytes>,
         trailers: Option<HeaderMap>,
-    ) -> Answer {
+    ) -> UploadResponse {
         let (head, body) = self.begin(gateway, path, pieces, trailers).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: head.status, headers: head.headers, body }
+        UploadResponse { status: head.status, headers: head.headers, body }
     }
 
-    /// POSTs JSON and waits for the answer's headers.
+    /// POSTs JSON and waits for the response's headers.
     pub async fn begin(
         &self,
         gateway: SocketAddr,
@@ -73,7 +73,7 @@ impl Uploader {
     }
 }
 
-impl Answer {
+impl UploadResponse {
     /// The body as text.
     #[must_use]
     pub fn text(&self) -> String {

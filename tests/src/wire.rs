@@ -40,15 +40,15 @@ impl Wire {
     /// Sends bytes until all are sent or the other side takes no more.
     pub async fn write_while_taken(&mut self, bytes: &[u8]) {
         let (mut reader, mut writer) = self.socket.split();
-        // What is answered meanwhile must be read, or neither side gets on.
-        let mut answer = Vec::new();
-        let reading = async { while reader.read_buf(&mut answer).await.unwrap_or(0) > 0 {} };
+        // What is sent back meanwhile must be read, or neither side gets on.
+        let mut response = Vec::new();
+        let reading = async { while reader.read_buf(&mut response).await.unwrap_or(0) > 0 {} };
         tokio::select! {
             _ = writer.write_all(bytes) => {}
             () = reading => {}
             () = tokio::time::sleep(DEADLINE) => panic!("the other side neither takes nor refuses"),
         }
-        self.received.append(&mut answer);
+        self.received.append(&mut response);
     }
 
     /// Reads until `text` has come, and returns all that came.

@@ -1,18 +1,18 @@
 //! Pausing, buffering, splicing, trailers.
 
-use host_sim::{HeaderMap, Host, Progress, Request, Response};
+use host_sim::{HeaderMap, Host, Request, Response, StreamProgress};
 
 use crate::support::{guest, heard, script, scripted};
 
 #[test]
 fn a_pause_in_headers_holds_them_until_the_body_lets_go() {
     let host = scripted().build().unwrap();
-    let exchange =
+    let stream =
         host.request(script("rh:pause;rb:pause_until_end;rb:set=x-picked=a").body("one").unfinished()).unwrap();
-    assert_eq!(exchange.progress(), Progress::RequestPaused);
-    assert_eq!(exchange.sent_upstream().headers, None);
-    exchange.send_body("two", true).unwrap();
-    let sent = exchange.sent_upstream();
+    assert_eq!(stream.progress(), StreamProgress::RequestPaused);
+    assert_eq!(stream.sent_upstream().headers, None);
+    stream.send_body("two", true).unwrap();
+    let sent = stream.sent_upstream();
     assert_eq!(sent.header("x-picked"), Some(&b"a"[..]));
     assert_eq!(sent.chunks, [b"onetwo".to_vec()]);
     assert!(sent.ended);
@@ -31,9 +31,9 @@ fn a_paused_body_is_cumulative_and_a_passed_one_is_not() {
 #[test]
 fn without_the_option_a_pause_in_headers_stops_body_callbacks_too() {
     let host = Host::builder().compiled(guest()).build().unwrap();
-    let exchange = host.request(script("rh:pause;rb:size;rb:body=0").body_chunks(["abc", "def"])).unwrap();
-    assert!(exchange.is_request_paused());
-    assert_eq!(exchange.crossings().callbacks("proxy_on_request_body"), 0);
+    let stream = host.request(script("rh:pause;rb:size;rb:body=0").body_chunks(["abc", "def"])).unwrap();
+    assert!(stream.is_request_paused());
+    assert_eq!(stream.crossings().callbacks("proxy_on_request_body"), 0);
 }
 
 #[test]
@@ -52,19 +52,19 @@ fn after_a_full_stop_the_held_body_comes_to_the_filter_in_one_piece() {
 #[test]
 fn a_full_stop_above_the_limit_stops_reading_and_refuses_nothing() {
     let host = Host::builder().compiled(guest()).request_buffer_limit(4).build().unwrap();
-    let exchange = host.request(script("rh:pause").body("12345")).unwrap();
-    assert!(exchange.is_above_watermark());
-    assert_eq!(exchange.local_reply(), None);
+    let stream = host.request(script("rh:pause").body("12345")).unwrap();
+    assert!(stream.is_above_watermark());
+    assert_eq!(stream.local_reply(), None);
 }
 
 #[test]
-fn a_buffered_body_above_the_limit_is_answered_with_413() {
+fn a_buffered_body_above_the_limit_gets_413() {
     let host = scripted().request_buffer_limit(4).build().unwrap();
     let request = script("rh:pause;rb:pause;sh:header=:status").body_chunks(["1234", "5", "6"]);
-    let exchange = host.request(request).unwrap();
-    assert_eq!(exchange.response_status(), Some(413));
-    assert_eq!(exchange.code_details().as_deref(), Some("request_payload_too_large"));
-    assert_eq!(exchange.crossings().callbacks("proxy_on_request_body"), 2);
+    let stream = host.request(request).unwrap();
+    assert_eq!(stream.response_status(), Some(413));
+    assert_eq!(stream.code_details().as_deref(), Some("request_payload_too_large"));
+    assert_eq!(stream.crossings().callbacks("proxy_on_request_body"), 2);
     assert_eq!(heard(&host, "header"), [":status Some(\"413\")"]);
     let at_limit = host.request(script("rh:pause;rb:pause").body("1234")).unwrap();
     assert_eq!(at_limit.local_reply(), None);
@@ -79,7 +79,7 @@ fn a_buffered_response_above_the_limit_becomes_500_or_a_reset() {
     let sent = host.request(script("sb:pause")).unwrap();
     sent.respond(Response::new(200).body("12345")).unwrap();
     assert_eq!(sent.response_status(), Some(200));
-    assert_eq!(sent.end(), Some(host_sim::End::LocalReset));
+    assert_eq!(sent.end(), Some(host_sim::StreamEnd::LocalReset));
 }
 
 #[test]
@@ -100,17 +100,17 @@ fn a_body_is_replaced_appended_to_and_never_cut_in_the_middle() {
 fn a_buffered_body_is_spliced_as_a_whole() {
     let host = scripted().build().unwrap();
     let request = script("rh:pause;rb:splice=0,2,XY;rb:pause_until_end").body_chunks(["ab", "cd"]);
-    let exchange = host.request(request).unwrap();
-    assert_eq!(exchange.request_body(), b"XYcd");
+    let stream = host.request(request).unwrap();
+    assert_eq!(stream.request_body(), b"XYcd");
 }
 
 #[test]
 fn a_body_outside_of_its_callback_reads_empty_and_cannot_be_written() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rh:body=0;rh:splice=0,,x").body("abc")).unwrap();
+    let stream = host.request(script("rh:body=0;rh:splice=0,,x").body("abc")).unwrap();
     assert_eq!(heard(&host, "body"), ["None"]);
     assert_eq!(heard(&host, "splice"), ["2"]);
-    assert_eq!(exchange.request_body(), b"abc");
+    assert_eq!(stream.request_body(), b"abc");
 }
 
 #[test]
@@ -123,18 +123,18 @@ fn a_body_can_be_read_in_ranges() {
 #[test]
 fn headers_that_were_let_through_are_out_of_reach() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rb:set=x-late=1").body("abc")).unwrap();
+    let stream = host.request(script("rb:set=x-late=1").body("abc")).unwrap();
     assert_eq!(heard(&host, "set"), ["x-late 2"]);
-    assert_eq!(exchange.request_headers().get("x-late"), None);
+    assert_eq!(stream.request_headers().get("x-late"), None);
 }
 
 #[test]
 fn trailers_end_a_stream_and_can_be_held() {
     let host = scripted().build().unwrap();
     let request = script("rh:pause;rb:size;rb:pause;rt:trailer=x-t=2").body("abc").trailer("x-t", "1");
-    let exchange = host.request(request).unwrap();
+    let stream = host.request(request).unwrap();
     assert_eq!(heard(&host, "size"), ["3 end false"]);
-    let sent = exchange.sent_upstream();
+    let sent = stream.sent_upstream();
     assert_eq!(sent.body(), b"abc");
     let trailers = sent.trailers.unwrap();
     assert_eq!(trailers.get_all("x-t").collect::<Vec<_>>(), [&b"1"[..], b"2"]);
@@ -146,9 +146,9 @@ fn trailers_end_a_stream_and_can_be_held() {
 #[test]
 fn trailers_can_be_added_in_the_last_body_callback_only() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rh:trailer=x-t=1;rb:trailer=x-t=2").body_chunks(["a", "b"])).unwrap();
+    let stream = host.request(script("rh:trailer=x-t=1;rb:trailer=x-t=2").body_chunks(["a", "b"])).unwrap();
     assert_eq!(heard(&host, "add"), ["x-t 2", "x-t 2"]);
-    let sent = exchange.sent_upstream();
+    let sent = stream.sent_upstream();
     assert_eq!(sent.trailers, Some([("x-t", "2")].into_iter().collect::<HeaderMap>()));
     assert_eq!(sent.body(), b"ab");
     assert!(sent.ended);
@@ -157,24 +157,24 @@ fn trailers_can_be_added_in_the_last_body_callback_only() {
 #[test]
 fn a_response_streams_through_chunk_by_chunk() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("sb:body=0;sb:size")).unwrap();
-    exchange.respond(Response::new(200).body("data: 1\n").unfinished()).unwrap();
-    assert_eq!(exchange.progress(), Progress::Responding);
-    assert_eq!(exchange.sent_downstream().chunks.len(), 1);
-    exchange.respond_body("data: 2\n", false).unwrap();
-    exchange.respond_body("", true).unwrap();
-    assert_eq!(exchange.sent_downstream().body(), b"data: 1\ndata: 2\n");
+    let stream = host.request(script("sb:body=0;sb:size")).unwrap();
+    stream.respond(Response::new(200).body("data: 1\n").unfinished()).unwrap();
+    assert_eq!(stream.progress(), StreamProgress::Responding);
+    assert_eq!(stream.sent_downstream().chunks.len(), 1);
+    stream.respond_body("data: 2\n", false).unwrap();
+    stream.respond_body("", true).unwrap();
+    assert_eq!(stream.sent_downstream().body(), b"data: 1\ndata: 2\n");
     assert_eq!(heard(&host, "size"), ["8 end false", "8 end false", "0 end true"]);
 }
 
 #[test]
-fn response_trailers_end_an_exchange() {
+fn response_trailers_end_a_stream() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("st:pairs")).unwrap();
+    let stream = host.request(script("st:pairs")).unwrap();
     let response = Response::new(200).body("abc").trailer("grpc-status", "0");
-    exchange.respond(response).unwrap();
-    assert_eq!(exchange.end(), Some(host_sim::End::Complete));
-    assert_eq!(exchange.sent_downstream().trailers, Some([("grpc-status", "0")].into_iter().collect::<HeaderMap>()));
+    stream.respond(response).unwrap();
+    assert_eq!(stream.end(), Some(host_sim::StreamEnd::Complete));
+    assert_eq!(stream.sent_downstream().trailers, Some([("grpc-status", "0")].into_iter().collect::<HeaderMap>()));
 }
 
 #[test]
@@ -193,13 +193,13 @@ fn every_split_of_a_body_gives_the_same_upstream_body() {
 #[test]
 fn a_request_may_be_let_through_before_it_is_complete() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rh:pause;rb:continue").body("a").unfinished()).unwrap();
-    assert_eq!(exchange.progress(), Progress::Upstream);
-    assert!(!exchange.sent_upstream().ended);
-    exchange.send_body("b", false).unwrap();
-    exchange.send_trailers([("t", "1")].into_iter().collect()).unwrap();
-    assert_eq!(exchange.sent_upstream().chunks, [b"a".to_vec(), b"b".to_vec()]);
-    assert!(exchange.sent_upstream().ended);
-    let late = exchange.send_body("c", true);
+    let stream = host.request(script("rh:pause;rb:continue").body("a").unfinished()).unwrap();
+    assert_eq!(stream.progress(), StreamProgress::Upstream);
+    assert!(!stream.sent_upstream().ended);
+    stream.send_body("b", false).unwrap();
+    stream.send_trailers([("t", "1")].into_iter().collect()).unwrap();
+    assert_eq!(stream.sent_upstream().chunks, [b"a".to_vec(), b"b".to_vec()]);
+    assert!(stream.sent_upstream().ended);
+    let late = stream.send_body("c", true);
     assert!(matches!(late, Err(host_sim::Error::OutOfOrder { .. })), "{late:?}");
 }

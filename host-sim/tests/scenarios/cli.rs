@@ -12,7 +12,7 @@ fn host_sim(arguments: &[&str], request: &str) -> (bool, String, String) {
         path
     };
     file("request.http", request);
-    file("response.http", "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nanswer");
+    file("response.http", "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nresponse");
     file("backend.http", "HTTP/1.1 200 OK\r\n\r\nsnapshot");
     file("service.txt", "conf:call=backend,100");
     file("plugin.txt", "conf:count=configured");
@@ -36,7 +36,7 @@ fn a_run_prints_directive_headers_body_stats_and_crossings() {
     assert!(ok, "{err}");
     let expected = [
         "# directive\ncontinued\n# upstream: complete\n:authority: svc\n:path: /v1\n",
-        "\n\nhello\n# downstream: complete\n:status: 200\ncontent-type: text/plain\n\nanswer\n",
+        "\n\nhello\n# downstream: complete\n:status: 200\ncontent-type: text/plain\n\nresponse\n",
         "worker0 level 2: size 3 end false\n",
         "counter configured 1\ncounter seen 1\n",
         "     2 -> proxy_on_request_body\n",

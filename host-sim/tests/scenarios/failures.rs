@@ -9,13 +9,13 @@ use crate::support::{heard, script, scripted};
 const WORKER: VmName = VmName::Worker(0);
 
 #[test]
-fn a_trap_answers_503_and_fail_closed_stays_closed() {
+fn a_trap_is_a_local_reply_of_503_and_fail_closed_stays_closed() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rh:panic").body("abc")).unwrap();
-    assert_eq!(exchange.response_status(), Some(503));
-    assert_eq!(exchange.local_reply().unwrap().origin, ReplyOrigin::VmFailure);
-    assert_eq!(exchange.code_details().as_deref(), Some("wasm_fail_stream"));
-    assert_eq!(exchange.crossings().callbacks("proxy_on_log"), 0);
+    let stream = host.request(script("rh:panic").body("abc")).unwrap();
+    assert_eq!(stream.response_status(), Some(503));
+    assert_eq!(stream.local_reply().unwrap().origin, ReplyOrigin::VmFailure);
+    assert_eq!(stream.code_details().as_deref(), Some("wasm_fail_stream"));
+    assert_eq!(stream.crossings().callbacks("proxy_on_log"), 0);
     assert!(host.failure(WORKER).unwrap().contains("unreachable"));
     host.advance(Duration::from_secs(3600));
     let next = host.request(script("")).unwrap();
@@ -33,7 +33,7 @@ fn fail_open_refuses_what_crashed_and_goes_on_without_the_filter() {
 }
 
 #[test]
-fn fail_reload_gives_the_next_exchange_a_new_vm_after_the_backoff() {
+fn fail_reload_gives_the_next_stream_a_new_vm_after_the_backoff() {
     let host = scripted().failure_policy(FailurePolicy::FailReload).plugin_name("picker").workers(2).build().unwrap();
     let waiting = host.request(script("")).unwrap();
     host.request(script("rh:panic")).unwrap();
@@ -71,7 +71,7 @@ fn a_reload_loses_ticks_calls_and_memory_of_the_old_vm() {
 }
 
 #[test]
-fn a_stream_of_a_dead_vm_is_answered_at_its_next_step() {
+fn a_stream_of_a_dead_vm_gets_a_local_reply_at_its_next_step() {
     let host = scripted().build().unwrap();
     let unsent = host.request(script("rh:pause;rb:pause").body("a").unfinished()).unwrap();
     let responding = host.request(script("")).unwrap();
@@ -81,7 +81,7 @@ fn a_stream_of_a_dead_vm_is_answered_at_its_next_step() {
     unsent.send_body("b", true).unwrap();
     assert_eq!(unsent.response_status(), Some(503));
     responding.respond_body("b", true).unwrap();
-    assert_eq!(responding.end(), Some(host_sim::End::LocalReset));
+    assert_eq!(responding.end(), Some(host_sim::StreamEnd::LocalReset));
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn a_trap_in_a_tick_kills_the_vm_and_its_timer() {
 #[test]
 fn an_endless_loop_runs_out_of_fuel() {
     let host = scripted().fuel_limit(2_000_000).build().unwrap();
-    let exchange = host.request(script("rh:loop")).unwrap();
-    assert_eq!(exchange.response_status(), Some(503));
+    let stream = host.request(script("rh:loop")).unwrap();
+    assert_eq!(stream.response_status(), Some(503));
     assert!(host.failure(WORKER).unwrap().contains("fuel"));
     assert_eq!(host.worst_fuel(Callback::RequestHeaders), Some(2_000_000));
 }

@@ -38,9 +38,9 @@ fn a_module_without_the_abi_marker_is_refused() {
 #[test]
 fn a_module_without_callbacks_lets_everything_through() {
     let host = Host::builder().module_bytes(wat(MARKER)).build().unwrap();
-    let exchange = host.request(host_sim::Request::post("/").body("abc")).unwrap();
-    assert_eq!(exchange.request_body(), b"abc");
-    assert_eq!(exchange.crossings().total(), 0);
+    let stream = host.request(host_sim::Request::post("/").body("abc")).unwrap();
+    assert_eq!(stream.request_body(), b"abc");
+    assert_eq!(stream.crossings().total(), 0);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn only_logging_is_allowed_while_the_module_starts() {
 fn a_refused_configuration_is_an_error_that_names_the_vm() {
     let refused = scripted().plugin_configuration("conf:refuse;conf:time").build().unwrap_err();
     let text = refused.to_string();
-    assert!(text.contains("worker0 refused its configuration in proxy_on_configure: it answered false"), "{text}");
+    assert!(text.contains("worker0 refused its configuration in proxy_on_configure: it returned false"), "{text}");
     assert!(text.contains("last log line: time"), "{text}");
     let trapped = scripted().service("").vm_configuration("start:panic").build().unwrap_err();
     assert!(trapped.to_string().contains("service refused its configuration in proxy_on_vm_start"), "{trapped}");
@@ -74,7 +74,7 @@ fn a_refused_configuration_is_an_error_that_names_the_vm() {
 
 #[test]
 fn a_guest_that_reads_outside_of_its_memory_gets_a_status() {
-    // Asks for a header by a name that lies outside of memory, and stores the status as its own answer.
+    // Asks for a header by a name that lies outside of memory, and stores the status as what it returns itself.
     let module = r#"
         (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 1)
@@ -85,8 +85,8 @@ fn a_guest_that_reads_outside_of_its_memory_gets_a_status() {
             i32.const 0)"#;
     let host = Host::builder().module_bytes(wat(&format!("{module}{MARKER}"))).build().unwrap();
     let request = host_sim::Request::get("/").header("", "nameless");
-    let exchange = host.request(request).unwrap();
-    let statuses: Vec<_> = exchange.trace().iter().filter_map(|record| record.status).collect();
+    let stream = host.request(request).unwrap();
+    let statuses: Vec<_> = stream.trace().iter().filter_map(|record| record.status).collect();
     use host_sim::Status::{BadArgument, InvalidMemoryAccess};
     assert_eq!(statuses, [InvalidMemoryAccess, BadArgument, InvalidMemoryAccess]);
 }

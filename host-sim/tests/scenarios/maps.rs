@@ -13,12 +13,12 @@ fn raw_bytes_order_and_duplicates_reach_the_guest() {
         .header("X-Dup", b"\xff1")
         .header("x-dup", "2")
         .header("x-empty", "");
-    let exchange = host.request(request).unwrap();
+    let stream = host.request(request).unwrap();
     let pairs = &heard(&host, "pairs")[0];
     assert!(pairs.starts_with(":authority=svc,:path=/a?b=c,:method=GET,:scheme=http,x-script="), "{pairs}");
     assert!(pairs.ends_with(r"x-dup=\xff1,x-dup=2,x-empty="), "{pairs}");
     assert_eq!(heard(&host, "header"), [r#"x-dup Some("\\xff1")"#, r#"x-empty Some("")"#, "x-none None"]);
-    let sent = exchange.sent_upstream().headers.unwrap();
+    let sent = stream.sent_upstream().headers.unwrap();
     assert_eq!(sent.get_all("x-dup").collect::<Vec<_>>(), [&b"\xff1"[..], b"2"]);
 }
 
@@ -26,13 +26,13 @@ fn raw_bytes_order_and_duplicates_reach_the_guest() {
 fn headers_are_set_added_and_removed() {
     let host = scripted().build().unwrap();
     let request = script("rh:set=a=9;rh:add=b=2;rh:del=c;sh:del=server;sh:add=x=1");
-    let exchange = host.request(request.header("a", "1").header("a", "2").header("b", "1").header("c", "1")).unwrap();
-    let sent = exchange.sent_upstream().headers.unwrap();
+    let stream = host.request(request.header("a", "1").header("a", "2").header("b", "1").header("c", "1")).unwrap();
+    let sent = stream.sent_upstream().headers.unwrap();
     assert_eq!(sent.get_all("a").collect::<Vec<_>>(), [b"9"]);
     assert_eq!(sent.get_all("b").collect::<Vec<_>>(), [b"1", b"2"]);
     assert_eq!(sent.get("c"), None);
-    exchange.respond(Response::new(200).header("server", "vllm")).unwrap();
-    let back = exchange.sent_downstream();
+    stream.respond(Response::new(200).header("server", "vllm")).unwrap();
+    let back = stream.sent_downstream();
     assert_eq!((back.header("server"), back.header("x")), (None, Some(&b"1"[..])));
 }
 
@@ -49,8 +49,8 @@ fn more_pairs_than_the_limit_empty_the_map() {
 #[test]
 fn the_log_sees_the_headers_of_both_halves_whatever_was_let_through() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("log:header=:path;log:request_header=:path;log:pairs")).unwrap();
-    exchange.respond(Response::new(204)).unwrap();
+    let stream = host.request(script("log:header=:path;log:request_header=:path;log:pairs")).unwrap();
+    stream.respond(Response::new(204)).unwrap();
     assert_eq!(heard(&host, "request_header"), [":path Some(\"/v1/completions\")"]);
 }
 
@@ -58,7 +58,7 @@ fn the_log_sees_the_headers_of_both_halves_whatever_was_let_through() {
 fn request_headers_can_be_read_and_changed_while_they_are_held() {
     let host = scripted().build().unwrap();
     let request = script("rh:pause;rb:header=:method;rb:set=x-late=1").body("abc");
-    let exchange = host.request(request).unwrap();
+    let stream = host.request(request).unwrap();
     assert_eq!(heard(&host, "header"), [":method Some(\"POST\")"]);
-    assert_eq!(exchange.sent_upstream().header("x-late"), Some(&b"1"[..]));
+    assert_eq!(stream.sent_upstream().header("x-late"), Some(&b"1"[..]));
 }

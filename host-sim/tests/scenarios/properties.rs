@@ -44,11 +44,11 @@ fn a_test_sets_hides_and_times_properties() {
     )
     .property("source.address", "10.0.0.9:5")
     .property("upstream.address", "10.0.0.1:8000");
-    let exchange = host.request(request).unwrap();
-    exchange.set_property("upstream.request_attempt_count", 3_u64);
-    exchange.set_property("upstream.address", PropertyValue::Missing);
+    let stream = host.request(request).unwrap();
+    stream.set_property("upstream.request_attempt_count", 3_u64);
+    stream.set_property("upstream.address", PropertyValue::Missing);
     host.advance(Duration::from_nanos(258));
-    exchange.respond(Response::new(200)).unwrap();
+    stream.respond(Response::new(200)).unwrap();
     assert_eq!(
         heard(&host, "property"),
         [
@@ -66,9 +66,9 @@ fn a_test_sets_hides_and_times_properties() {
 fn what_the_guest_stores_is_filter_state_under_wasm() {
     let host = scripted().build().unwrap();
     let request = script("rh:set_property=model,llama;sh:property=model;rh:property=nothing");
-    let exchange = host.request(request).unwrap();
-    exchange.respond(Response::new(200)).unwrap();
-    assert_eq!(exchange.filter_state("model").as_deref(), Some(&b"llama"[..]));
+    let stream = host.request(request).unwrap();
+    stream.respond(Response::new(200)).unwrap();
+    assert_eq!(stream.filter_state("model").as_deref(), Some(&b"llama"[..]));
     assert_eq!(heard(&host, "property"), ["nothing None", "model Some(\"llama\")"]);
 }
 

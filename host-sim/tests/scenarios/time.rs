@@ -36,7 +36,7 @@ fn each_worker_ticks_by_itself_and_equal_times_keep_their_order() {
 }
 
 #[test]
-fn a_call_is_answered_after_its_delay() {
+fn a_call_has_its_response_after_its_delay() {
     let host = scripted()
         .plugin_configuration("conf:call=backend,500")
         .cluster("backend", [HttpOutcome::response(200, "snapshot").header("x", "1").after(ms(20))])
@@ -92,7 +92,7 @@ fn an_unreachable_upstream_is_a_503_and_a_refused_call_an_error() {
 }
 
 #[test]
-fn a_script_answers_by_what_it_is_asked_and_a_list_repeats_its_last() {
+fn a_script_responds_by_what_it_is_asked_and_a_list_repeats_its_last() {
     let host = scripted()
         .plugin_configuration("conf:tick_every=100;tick:call=list,50;tick:call=function,50")
         .cluster("list", [HttpOutcome::response(500, "first"), HttpOutcome::response(200, "then")])
@@ -109,7 +109,7 @@ fn a_script_answers_by_what_it_is_asked_and_a_list_repeats_its_last() {
 }
 
 #[test]
-fn a_call_of_an_exchange_outlives_it() {
+fn a_call_of_a_stream_outlives_it() {
     let host = scripted().cluster("backend", [HttpOutcome::response(200, "x").after(ms(5))]).build().unwrap();
     let alive = host.request(script("rh:call=backend,0;call:resume;rh:pause")).unwrap();
     let gone = host.request(script("rh:call=backend,0;rh:pause")).unwrap();
@@ -117,8 +117,8 @@ fn a_call_of_an_exchange_outlives_it() {
     host.advance(ms(5));
     assert_eq!(heard(&host, "stream"), ["response 4 2"]);
     assert!(alive.sent_upstream().ended);
-    let answered = host.trace().iter().filter(|record| record.name == "proxy_on_http_call_response").count();
-    assert_eq!(answered, 2);
+    let responses = host.trace().iter().filter(|record| record.name == "proxy_on_http_call_response").count();
+    assert_eq!(responses, 2);
     let effective = host.trace().into_iter().find(|record| record.name == "proxy_set_effective_context").unwrap();
     assert_eq!(effective.status, Some(Status::Ok));
 }

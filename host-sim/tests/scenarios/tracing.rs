@@ -5,11 +5,11 @@ use host_sim::{Callback, Direction, Fault, Response, Status, VmName};
 use crate::support::{heard, script, scripted};
 
 #[test]
-fn crossings_are_counted_per_exchange_both_ways_allocations_included() {
+fn crossings_are_counted_per_stream_both_ways_allocations_included() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rb:body=0;rb:body=9").body("abc")).unwrap();
-    exchange.respond(Response::new(200)).unwrap();
-    let crossings = exchange.crossings();
+    let stream = host.request(script("rb:body=0;rb:body=9").body("abc")).unwrap();
+    stream.respond(Response::new(200)).unwrap();
+    let crossings = stream.crossings();
     assert_eq!(crossings.calls("proxy_get_buffer_bytes"), 2);
     assert_eq!(crossings.calls("proxy_get_header_map_value"), 1);
     assert_eq!(crossings.allocations(), 2);
@@ -28,17 +28,17 @@ fn crossings_are_counted_per_exchange_both_ways_allocations_included() {
 #[test]
 fn crossings_are_counted_without_a_trace() {
     let host = scripted().record_trace(false).build().unwrap();
-    let exchange = host.request(script("rb:body=0").body("abc")).unwrap();
+    let stream = host.request(script("rb:body=0").body("abc")).unwrap();
     assert!(host.trace().is_empty());
-    assert_eq!(exchange.crossings().calls("proxy_get_buffer_bytes"), 1);
+    assert_eq!(stream.crossings().calls("proxy_get_buffer_bytes"), 1);
     assert!(host.worst_fuel(Callback::RequestBody).is_some());
 }
 
 #[test]
 fn the_trace_keeps_order_arguments_status_and_fuel() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rb:body=0").body("abc")).unwrap();
-    let trace = exchange.trace();
+    let stream = host.request(script("rb:body=0").body("abc")).unwrap();
+    let trace = stream.trace();
     let at = |name: &str| trace.iter().position(|record| record.name == name).unwrap();
     let call = &trace[at("proxy_get_buffer_bytes")];
     assert_eq!((call.status, call.during), (Some(Status::Ok), Some(Callback::RequestBody)));
@@ -57,11 +57,11 @@ fn the_trace_keeps_order_arguments_status_and_fuel() {
 fn an_injected_status_fails_one_call_and_the_call_does_nothing() {
     let host = scripted().build().unwrap();
     host.inject(Fault::new("proxy_replace_header_map_value", Status::InternalFailure));
-    let exchange = host.request(script("rh:set=a=1;rh:set=b=2")).unwrap();
+    let stream = host.request(script("rh:set=a=1;rh:set=b=2")).unwrap();
     assert_eq!(heard(&host, "set"), ["a 10"]);
-    assert_eq!(exchange.request_headers().get("a"), None);
-    assert_eq!(exchange.request_headers().get("b"), Some(&b"2"[..]));
-    let injected: Vec<_> = exchange.trace().into_iter().filter(|record| record.injected).collect();
+    assert_eq!(stream.request_headers().get("a"), None);
+    assert_eq!(stream.request_headers().get("b"), Some(&b"2"[..]));
+    let injected: Vec<_> = stream.trace().into_iter().filter(|record| record.injected).collect();
     assert_eq!(injected.len(), 1);
     assert_eq!(injected[0].status, Some(Status::InternalFailure));
 }
@@ -71,9 +71,9 @@ fn an_injected_status_can_be_bound_to_a_phase() {
     let host = scripted().build().unwrap();
     let fault = Fault::new("proxy_get_buffer_bytes", Status::InternalFailure);
     host.inject(fault.always().during(Callback::ResponseBody));
-    let exchange = host.request(script("rb:body=0;sb:body=0").body("abc")).unwrap();
+    let stream = host.request(script("rb:body=0;sb:body=0").body("abc")).unwrap();
     assert_eq!(host.failure(VmName::Worker(0)), None);
-    exchange.respond(Response::new(200).body("abc")).unwrap();
+    stream.respond(Response::new(200).body("abc")).unwrap();
     // The SDK panics on a status it does not expect, and the VM with it.
     assert!(host.failure(VmName::Worker(0)).is_some());
     host.clear_faults();
@@ -82,10 +82,10 @@ fn an_injected_status_can_be_bound_to_a_phase() {
 #[test]
 fn an_endless_trace_can_be_cleared_between_looks() {
     let host = scripted().build().unwrap();
-    let exchange = host.request(script("rb:size").body("a").unfinished()).unwrap();
+    let stream = host.request(script("rb:size").body("a").unfinished()).unwrap();
     host.clear_trace();
     assert!(host.trace().is_empty() && host.logs().is_empty());
-    exchange.send_body("bc", true).unwrap();
+    stream.send_body("bc", true).unwrap();
     let first = &host.trace()[0];
     assert_eq!((first.name, first.outcome.as_str()), ("proxy_on_request_body", "Continue"));
 }

@@ -1,7 +1,7 @@
 //! What a test sends and receives is what both pages say, to the last byte and token.
 
 use catalogue::{Bounds, Kind, Stat};
-use local_stack::Reply;
+use local_stack::HttpResponse;
 use serde_json::{Value, json};
 use tests::{Figure, Gateway, MODEL, Samples, builder, figure};
 
@@ -21,7 +21,7 @@ struct Tally {
 
 impl Tally {
     /// Counts an exchange from the client's point of view.
-    fn add(&mut self, body: &str, reply: &Reply) {
+    fn add(&mut self, body: &str, reply: &HttpResponse) {
         assert_eq!(reply.status.as_u16(), 200, "{body}: {}", reply.text());
         self.requests += 1;
         self.sent.push(body.len() as u64);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use local_stack::Client;
+use local_stack::HttpClient;
 use serde_json::{Value, json};
 use tests::{Gateway, builder, eventually, figure};
 
@@ -66,7 +66,7 @@ async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
     const REQUESTS: u32 = 30;
     let gateway = Gateway::start(builder(2, json!({})).workers(1)).await;
     gateway.fault(0, json!({"kind": "freeze"})).await;
-    let client = Client::new().with_timeout(Duration::from_secs(5));
+    let client = HttpClient::new().with_timeout(Duration::from_secs(5));
     let (url, body) = (gateway.stack.url("/v1/chat/completions"), tests::chat_body(tests::MODEL, false));
     let requests = (0..REQUESTS).map(|number| {
         let (client, url, body) = (&client, &url, body.clone());

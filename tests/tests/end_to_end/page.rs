@@ -128,7 +128,7 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
         let name = stat.family().name;
         let (bucket, count_name) = (format!("{name}_bucket"), format!("{name}_count"));
         for count in page.select(&count_name, &[]) {
-            let of_this = |sample: &&local_stack::Sample| {
+            let of_this = |sample: &&local_stack::PageSample| {
                 sample.name == bucket
                     && sample
                         .labels

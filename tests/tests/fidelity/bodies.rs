@@ -4,12 +4,12 @@ use crate::scenario::Scenario;
 
 scenarios! {
     everything_passes:
-        Scenario::guest().post("rh:continue").body("abc").body("de").end().answer(200, "text/plain", "fine");
+        Scenario::guest().post("rh:continue").body("abc").body("de").end().respond_with(200, "text/plain", "fine");
 
     a_pause_at_headers_is_ended_by_the_body: Scenario::guest()
         .post("rh:pause;rb:body=0;rb:pause_until_end;rb:set=x-picked=a")
         .body("one").body("two").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_bodiless_request_passes: Scenario::guest().get("rh:continue").respond_bare(204);
 
@@ -17,43 +17,43 @@ scenarios! {
 
     a_paused_body_is_cumulative: Scenario::guest()
         .post("rh:pause;rb:body=0;rb:pause_until_end").body("abc").body("de").body("f").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_body_is_held_when_its_headers_have_gone: Scenario::guest()
         .post("rb:body=0;rb:pause_until_end").body("abc").body("de").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_request_is_let_through_before_it_is_complete: Scenario::guest()
         .post("rh:pause;rb:continue").body("a").body("b").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_body_that_resumes_itself_is_let_go: Scenario::guest()
         .post("rh:pause;rb:resume;rb:try_body=request,0,9").body("ab").body("cd").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_body_that_resumes_itself_and_pauses_is_let_go: Scenario::guest()
         .post("rh:pause;rb:resume;rb:pause").body("ab").body("cd").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     without_the_option_a_pause_at_headers_is_a_full_stop: Scenario::guest().stop_all()
         .post("rh:park;rh:pause;rb:body=0").body("abc").body("def").end()
         .get("rh:unpark").respond_empty(200)
-        .on(0).answer(200, "text/plain", "fine");
+        .on(0).respond_with(200, "text/plain", "fine");
 
     a_full_stop_is_over_while_the_body_comes: Scenario::guest().stop_all()
         .post("rh:park;rh:pause;rb:body=0").body("abc")
         .get("rh:unpark").respond_empty(200)
-        .on(0).body("def").end().answer(200, "text/plain", "fine");
+        .on(0).body("def").end().respond_with(200, "text/plain", "fine");
 
     after_a_full_stop_trailers_come_behind_the_body: Scenario::guest().stop_all()
         .post("rh:park;rh:pause;rb:body=0").body("abc").trailers(&[("x-t", "1")])
         .get("rh:unpark").respond_empty(200)
-        .on(0).answer(200, "text/plain", "fine");
+        .on(0).respond_with(200, "text/plain", "fine");
 
     after_a_full_stop_the_body_may_be_held_again: Scenario::guest().stop_all()
         .post("rh:park;rh:pause;rb:pause_until_end").body("abc")
         .get("rh:unpark").respond_empty(200)
-        .on(0).body("def").end().answer(200, "text/plain", "fine");
+        .on(0).body("def").end().respond_with(200, "text/plain", "fine");
 
     after_a_full_stop_a_response_comes_to_the_filter: Scenario::guest().stop_all()
         .get("sh:park;sh:pause;\
@@ -87,17 +87,17 @@ scenarios! {
         .post("rh:pause;rb:pause_below=5").body("1234").body("5").end();
 
     a_first_piece_above_the_limit_that_is_let_go_passes: Scenario::guest().limit(4)
-        .post("rh:pause;rb:continue").body("12345").end().answer(200, "text/plain", "fine");
+        .post("rh:pause;rb:continue").body("12345").end().respond_with(200, "text/plain", "fine");
 
     a_response_that_is_let_go_when_it_is_above_the_limit: Scenario::guest().limit(16)
         .get("sh:pause;\
               sb:pause_below=20").respond(200).respond_body("0123456789").respond_body("0123456789").respond_end();
 
     a_body_at_the_limit_passes: Scenario::guest().limit(4)
-        .post("rh:pause;rb:pause_until_end").body("12").body("34").end().answer(200, "text/plain", "fine");
+        .post("rh:pause;rb:pause_until_end").body("12").body("34").end().respond_with(200, "text/plain", "fine");
 
     a_body_above_the_limit_that_is_not_held_passes: Scenario::guest().limit(4)
-        .post("rb:continue").body("123456").body("789012").end().answer(200, "text/plain", "fine");
+        .post("rb:continue").body("123456").body("789012").end().respond_with(200, "text/plain", "fine");
 
     a_held_response_above_the_limit_is_replaced: Scenario::guest().limit(16)
         .get("sh:pause;sb:pause").respond(200).respond_body("0123456789").respond_body("0123456789").respond_end();
@@ -109,27 +109,27 @@ scenarios! {
         .get("sb:pause").respond(200).respond_body("0123456789").respond_body("0123456789").respond_end();
 
     a_body_is_replaced: Scenario::guest()
-        .post("rb:splice=0,,new").body("old body").end().answer(200, "text/plain", "fine");
+        .post("rb:splice=0,,new").body("old body").end().respond_with(200, "text/plain", "fine");
 
     a_body_is_changed_at_its_front: Scenario::guest()
-        .post("rb:splice=0,3,new").body("old body").end().answer(200, "text/plain", "fine");
+        .post("rb:splice=0,3,new").body("old body").end().respond_with(200, "text/plain", "fine");
 
     a_body_is_appended_to: Scenario::guest()
-        .post("rb:splice=8,0,!").body("old body").end().answer(200, "text/plain", "fine");
+        .post("rb:splice=8,0,!").body("old body").end().respond_with(200, "text/plain", "fine");
 
     a_body_is_never_cut_in_the_middle: Scenario::guest()
-        .post("rb:splice=4,4,BODY").body("old body").end().answer(200, "text/plain", "fine");
+        .post("rb:splice=4,4,BODY").body("old body").end().respond_with(200, "text/plain", "fine");
 
     a_buffered_body_is_changed_as_a_whole: Scenario::guest()
         .post("rh:pause;rb:splice=0,2,XY;rb:body=0;rb:pause_until_end").body("ab").body("cd").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_buffered_body_is_emptied: Scenario::guest()
         .post("rh:pause;rb:pause_until_end;rb:splice=0,,").body("ab").body("cd").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_response_body_is_replaced: Scenario::guest()
-        .get("sh:del=content-length;sb:splice=0,,new").answer(200, "text/plain", "old body");
+        .get("sh:del=content-length;sb:splice=0,,new").respond_with(200, "text/plain", "old body");
 
     a_response_body_is_buffered_and_replaced: Scenario::guest()
         .get("sh:pause;sb:body=0;sb:pause_until_end;sb:splice=0,,new").respond(200)
@@ -148,12 +148,12 @@ scenarios! {
         .post("rh:try_body=request,0,9;rh:try_splice=request,0,0,x;sh:try_body=request,0,9;sh:try_body=response,0,9;\
                sb:try_body=request,0,9;log:try_body=request,0,9;log:try_body=response,0,9;\
               log:try_splice=response,0,0,x")
-        .body("abc").end().answer(200, "text/plain", "fine");
+        .body("abc").end().respond_with(200, "text/plain", "fine");
 
     a_body_is_read_in_ranges: Scenario::guest()
         .post("rb:try_body=request,2,3;rb:try_body=request,4,999;rb:try_body=request,4;rb:try_body=request,0,0;\
                rb:try_body=request,7,1;rb:try_body=request,9,1;rb:try_body=request,9,0")
-        .body("0123456").end().answer(200, "text/plain", "fine");
+        .body("0123456").end().respond_with(200, "text/plain", "fine");
 
     other_buffers_are_read: Scenario::guest()
         .get("rh:try_body=2,0,9;rh:try_body=3,0,9;rh:try_body=4,0,9;rh:try_body=5,0,9;rh:try_body=6,0,99;\
@@ -162,16 +162,16 @@ scenarios! {
 
     request_trailers_end_a_held_body: Scenario::guest()
         .post("rh:pause;rb:body=0;rb:pause;rt:trailer=x-t=2;rt:try_pairs=request_trailers;rt:try_body=request,0,9")
-        .body("abc").body("de").trailers(&[("x-t", "1")]).answer(200, "text/plain", "fine");
+        .body("abc").body("de").trailers(&[("x-t", "1")]).respond_with(200, "text/plain", "fine");
 
     request_trailers_are_held: Scenario::guest()
         .post("rh:park;rt:pause").body("abc").trailers(&[("x-t", "1")])
         .get("rh:unpark").respond_empty(200)
-        .on(0).answer(200, "text/plain", "fine");
+        .on(0).respond_with(200, "text/plain", "fine");
 
     trailers_are_added_in_the_last_body_callback_only: Scenario::guest()
         .post("rh:try_add=request_trailers,x-t,1;rb:try_add=request_trailers,x-t,2").body("a").body("b").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     response_trailers_pass: Scenario::guest()
         .get("st:try_pairs=response_trailers;st:try_set=response_trailers,x-t,2;st:try_add=response_trailers,x-u,3")

@@ -120,7 +120,7 @@ fn listener(scenario: &Scenario) -> Value {
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
                         "log_format": {"text_format_source": {
-                            "inline_string": "%REQ(X-EXCHANGE)% %RESPONSE_CODE_DETAILS% .\n",
+                            "inline_string": "%REQ(X-STREAM)% %RESPONSE_CODE_DETAILS% .\n",
                         }},
                     },
                 }],

@@ -1,4 +1,4 @@
-//! Every way in which an exchange can end, as a filter hears of it.
+//! Every way in which a stream can end, as a filter hears of it.
 
 use crate::scenario::{Route, Scenario};
 
@@ -6,7 +6,7 @@ const TOLD: &str =
     "log:try_property=response.code;log:try_property=response.flags;log:try_property=response.code_details";
 
 scenarios! {
-    a_complete_exchange: Scenario::guest().get(TOLD).answer(200, "text/plain", "fine");
+    a_complete_stream: Scenario::guest().get(TOLD).respond_with(200, "text/plain", "fine");
 
     an_upstream_that_resets_before_its_headers: Scenario::guest()
         .post(&format!("sh:try_pairs=response;sb:body=0;sh:try_property=response.code_details;\
@@ -36,22 +36,22 @@ scenarios! {
     a_client_that_leaves_in_its_body: Scenario::guest()
         .post(&format!("rh:pause;rb:pause_until_end;{TOLD}")).body("abc").leave();
 
-    a_client_that_leaves_before_the_answer: Scenario::guest().post(TOLD).body("abc").end().leave();
+    a_client_that_leaves_before_the_response: Scenario::guest().post(TOLD).body("abc").end().leave();
 
-    a_client_that_leaves_in_the_answer: Scenario::guest()
+    a_client_that_leaves_in_the_response: Scenario::guest()
         .get(TOLD).respond(200).respond_body("abc").leave();
 
-    a_client_that_leaves_while_the_answer_is_held: Scenario::guest()
+    a_client_that_leaves_while_the_response_is_held: Scenario::guest()
         .get(&format!("sh:pause;sb:pause;{TOLD}")).respond(200).respond_body("abc").leave();
 
-    an_answer_before_the_request_is_complete: Scenario::guest()
-        .post("rb:continue").body("abc").answer(200, "text/plain", "fine");
+    a_response_before_the_request_is_complete: Scenario::guest()
+        .post("rb:continue").body("abc").respond_with(200, "text/plain", "fine");
 
     errors_of_the_upstream_pass: Scenario::guest()
-        .get("sh:header=:status").answer(500, "text/plain", "a").get("sh:header=:status").answer(503, "text/plain", "b")
-        .get("sh:header=:status").answer(404, "text/plain", "c");
+        .get("sh:header=:status").respond_with(500, "text/plain", "a").get("sh:header=:status").respond_with(503, "text/plain", "b")
+        .get("sh:header=:status").respond_with(404, "text/plain", "c");
 
-    answers_without_a_body: Scenario::guest()
+    responses_without_a_body: Scenario::guest()
         .get("sh:size").respond_bare(204).get("sh:size").respond_bare(304)
         .bodiless("HEAD", "/", &[("x-script", "sh:size")]).respond_bare(200).header("content-length", "12");
 
@@ -62,5 +62,5 @@ scenarios! {
 
     a_client_that_waits_for_100_continue: Scenario::guest()
         .bodied("/", &[("x-script", "rh:try_pairs=request"), ("expect", "100-continue")]).measured().body("abc").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 }

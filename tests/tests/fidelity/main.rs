@@ -94,7 +94,7 @@ fn every_scenario_that_host_sim_names_is_there() {
 /// Plays the scenario of this name on both, and compares.
 #[track_caller]
 fn agree(name: &str) {
-    let envoy = real::Envoy::shared();
+    let envoy = real::Envoy::shared(all);
     let scenario = envoy.scenario(name);
     let simulated = simulated::observe(scenario, envoy.upstreams());
     let real = envoy.observe(scenario, &simulated);

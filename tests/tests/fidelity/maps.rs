@@ -36,7 +36,7 @@ scenarios! {
         .respond_empty(200);
 
     all_headers_are_replaced: Scenario::guest()
-        .get("rh:set_all=:method=GET,:path=/new,:authority=gateway,:scheme=http,x-forwarded-proto=http,x-exchange=@/0,x-a=1,x-a=2;rh:try_pairs=request;\
+        .get("rh:set_all=:method=GET,:path=/new,:authority=gateway,:scheme=http,x-forwarded-proto=http,x-stream=@/0,x-a=1,x-a=2;rh:try_pairs=request;\
               sh:set_all=:status=201,x-b=1,content-length=0;sh:try_pairs=response")
         .respond_empty(200).header("x-gone", "1");
 
@@ -56,13 +56,13 @@ scenarios! {
 
     headers_that_are_held_are_changed_from_the_body: Scenario::guest()
         .post("rh:pause;rb:try_set=request,x-late,1;rb:try_pairs=request").body("a").end()
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     headers_that_have_gone_are_out_of_reach: Scenario::guest()
         .post("rb:try_set=request,x-late,1;rb:try_add=request,x-late,1;rb:try_remove=request,x-late;\
                rb:try_header=request,:path;rb:try_pairs=request;sh:try_header=request,:path;sh:try_set=request,x-late,1;\
                sb:try_header=response,:status;sb:try_set=response,x-late,1;sb:try_pairs=response")
-        .body("abc").end().answer(200, "text/plain", "fine");
+        .body("abc").end().respond_with(200, "text/plain", "fine");
 
     maps_of_the_response_are_out_of_reach_before_it: Scenario::guest()
         .get("rh:try_header=response,:status;rh:try_pairs=response;rh:try_set=response,x,1;\
@@ -84,7 +84,7 @@ scenarios! {
         .post("log:try_pairs=request_trailers;log:try_pairs=response_trailers").body("a").trailers(&[("x-q", "1")])
         .respond(200).respond_body("a").respond_trailers(&[("x-s", "2")]);
 
-    the_log_of_a_request_that_was_never_answered: Scenario::guest()
+    the_log_of_a_request_that_had_no_response: Scenario::guest()
         .post("rh:pause;log:try_header=request,:path;log:try_header=response,:status;log:try_pairs=response").leave();
 
     headers_that_are_no_text_pass: Scenario::guest()

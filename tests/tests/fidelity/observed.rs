@@ -15,13 +15,13 @@ const RESPONSE_HEADERS_NOT_COMPARED: &[&str] = &[
 ];
 
 /// Request headers that the scenario itself needs, or that belong to a connection.
-const REQUEST_HEADERS_NOT_COMPARED: &[&str] = &["x-script", "x-exchange", "connection", "transfer-encoding"];
+const REQUEST_HEADERS_NOT_COMPARED: &[&str] = &["x-script", "x-stream", "connection", "transfer-encoding"];
 
 /// Parts of names of stats that tell of time, of chance, or of the whole process.
 const STATS_NOT_COMPARED: &[&str] =
     &["_seconds", "_microseconds", "running_requests", "in_flight_requests", "wasm.envoy."];
 
-/// What one side of an exchange got from the proxy.
+/// What one side of a stream got from the proxy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Message {
     /// `:status`, or method and path.
@@ -45,20 +45,20 @@ pub(crate) enum Progress {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Exchange {
+pub(crate) struct Stream {
     /// What the client got; nothing, if not even a head has come.
-    pub(crate) answer: Option<Message>,
+    pub(crate) response: Option<Message>,
     /// Nothing came, and the connection was closed.
     pub(crate) dropped: bool,
     /// What the upstream got, one for each attempt.
     pub(crate) attempts: Vec<Message>,
-    /// `%RESPONSE_CODE_DETAILS%`, once the exchange is over.
+    /// `%RESPONSE_CODE_DETAILS%`, once the stream is over.
     pub(crate) details: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
-    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) streams: Vec<Stream>,
     /// What the guest has logged.
     pub(crate) said: Vec<String>,
     /// Counters and gauges of the guest, and Envoy's own about its VM.
@@ -74,15 +74,15 @@ pub(crate) struct Observed {
 pub(crate) struct Milestone {
     /// What the guest has said.
     said: usize,
-    /// Attempts that have reached the upstream, and answers that have reached the client.
+    /// Attempts that have reached the upstream, and responses that have reached the client.
     messages: usize,
     /// Bytes of bodies that have reached either.
     bytes: usize,
 }
 
 impl Milestone {
-    pub(crate) fn of(exchanges: &[Exchange], said: usize) -> Self {
-        let messages = exchanges.iter().flat_map(|exchange| exchange.attempts.iter().chain(&exchange.answer));
+    pub(crate) fn of(streams: &[Stream], said: usize) -> Self {
+        let messages = streams.iter().flat_map(|stream| stream.attempts.iter().chain(&stream.response));
         let bytes = messages.clone().map(|message| message.body.len()).sum();
         Self { said, messages: messages.count(), bytes }
     }
@@ -108,16 +108,16 @@ impl Observed {
 
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (number, exchange) in self.exchanges.iter().enumerate() {
-            for (attempt, message) in exchange.attempts.iter().enumerate() {
+        for (number, stream) in self.streams.iter().enumerate() {
+            for (attempt, message) in stream.attempts.iter().enumerate() {
                 message.tell(&format!("{number} upstream {attempt}"), REQUEST_HEADERS_NOT_COMPARED, &mut lines);
             }
-            match &exchange.answer {
+            match &stream.response {
                 Some(message) => message.tell(&format!("{number} client"), RESPONSE_HEADERS_NOT_COMPARED, &mut lines),
-                None if exchange.dropped => lines.push(format!("{number} client: no answer, connection closed")),
+                None if stream.dropped => lines.push(format!("{number} client: no response, connection closed")),
                 None => lines.push(format!("{number} client: nothing")),
             }
-            lines.push(format!("{number} details: {}", exchange.details.as_deref().unwrap_or("not over")));
+            lines.push(format!("{number} details: {}", stream.details.as_deref().unwrap_or("not over")));
         }
         lines.extend(self.said.iter().map(|line| format!("guest: {line}")));
         lines.extend(self.stats.iter().map(|(name, value)| format!("stat {name}: {value}")));
@@ -127,7 +127,7 @@ impl Observed {
 
     /// Which of two equal endpoints is taken first is chance, so addresses are called by their rank.
     fn with_named_addresses(&self, mut lines: Vec<String>) -> Vec<String> {
-        let first = self.exchanges.iter().flat_map(|exchange| &exchange.attempts).next();
+        let first = self.streams.iter().flat_map(|stream| &stream.attempts).next();
         let ranked = first.and_then(|attempt| {
             let list = attempt.headers.iter().find(|(name, _)| name == b"x-gateway-destination-endpoint")?;
             Some(String::from_utf8_lossy(&list.1).into_owned())

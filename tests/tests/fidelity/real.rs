@@ -1,4 +1,4 @@
-//! Plays a scenario on Envoy: one process for all scenarios, a client of its own for each exchange.
+//! Plays a scenario on Envoy: one process for all scenarios, a client of its own for each stream.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -49,17 +49,17 @@ pub(crate) struct Envoy {
 struct Logs {
     /// What guests have said, by plugin.
     said: HashMap<String, Vec<String>>,
-    /// Details of exchanges that are over, by the value of `x-exchange`.
+    /// Details of streams that are over, by the value of `x-stream`.
     details: HashMap<String, String>,
     /// Everything else, for an error's message.
     other: Vec<String>,
 }
 
 impl Envoy {
-    /// The one of this process.
-    pub(crate) fn shared() -> &'static Self {
+    /// The one of this process, which the first call starts with these scenarios.
+    pub(crate) fn shared(scenarios: fn() -> Vec<Scenario>) -> &'static Self {
         static SHARED: OnceLock<Envoy> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(crate::all()))
+        SHARED.get_or_init(|| Self::start(scenarios()))
     }
 
     pub(crate) fn scenario(&self, name: &str) -> &Scenario {
@@ -165,8 +165,8 @@ impl Logs {
     }
 
     fn over(&mut self, line: &str) {
-        if let Some((exchange, details)) = line.strip_suffix(" .").and_then(|line| line.split_once(' ')) {
-            self.details.insert(exchange.to_owned(), details.to_owned());
+        if let Some((stream, details)) = line.strip_suffix(" .").and_then(|line| line.split_once(' ')) {
+            self.details.insert(stream.to_owned(), details.to_owned());
         }
     }
 }
@@ -244,9 +244,9 @@ impl Client {
     fn observed(&self) -> (Option<observed::Message>, bool) {
         let received = self.received.lock().unwrap();
         let closed = received.closed && !self.left;
-        let answer = wire::read_response(&received.bytes, closed, self.to_head);
-        let dropped = closed && answer.is_none();
-        (answer, dropped)
+        let response = wire::read_response(&received.bytes, closed, self.to_head);
+        let dropped = closed && response.is_none();
+        (response, dropped)
     }
 }
 
@@ -255,12 +255,12 @@ struct Playing<'a> {
     scenario: &'a Scenario,
     address: SocketAddr,
     clients: Vec<Client>,
-    /// Attempts that were answered with a status that is retried, by exchange.
+    /// Attempts whose response had a status that is retried, by stream.
     retried: HashMap<usize, usize>,
 }
 
 impl Playing<'_> {
-    fn exchange(&self, number: usize) -> String {
+    fn stream(&self, number: usize) -> String {
         format!("{}/{number}", self.scenario.name)
     }
 
@@ -292,7 +292,7 @@ impl Playing<'_> {
     }
 
     fn milestone(&self) -> Milestone {
-        Milestone::of(&self.exchanges(), self.said().len())
+        Milestone::of(&self.streams(), self.said().len())
     }
 
     /// Takes a step that is expected to lead so far; says if it cannot be taken.
@@ -302,7 +302,7 @@ impl Playing<'_> {
             Step::Request(number, request) => {
                 let client = Client::open(self.address, request.method == "HEAD", request.is_chunked());
                 self.clients.push(client);
-                self.send(*number, &wire::request_head(request, &self.exchange(*number)));
+                self.send(*number, &wire::request_head(request, &self.stream(*number)));
                 true
             }
             Step::Body(number, bytes) => {
@@ -319,21 +319,21 @@ impl Playing<'_> {
                 client.socket.shutdown(Shutdown::Both).ok();
                 true
             }
-            Step::Respond(number, response) => self.answer(*number, &wire::response_head(response)),
+            Step::Respond(number, response) => self.write_response(*number, &wire::response_head(response)),
             Step::RespondBody(number, bytes) => {
-                let chunked = self.answers_in_chunks(*number);
-                self.answer(*number, &wire::piece(bytes, chunked));
+                let chunked = self.responds_in_chunks(*number);
+                self.write_response(*number, &wire::piece(bytes, chunked));
                 true
             }
             Step::RespondEnd(number, trailers) => {
-                let chunked = self.answers_in_chunks(*number);
-                self.answer(*number, &wire::end(trailers.as_ref(), chunked));
+                let chunked = self.responds_in_chunks(*number);
+                self.write_response(*number, &wire::end(trailers.as_ref(), chunked));
                 true
             }
-            Step::Reset(number) => self.envoy.upstreams.close(&self.exchange(*number), self.tried(*number)),
+            Step::Reset(number) => self.envoy.upstreams.close(&self.stream(*number), self.tried(*number)),
             Step::Retried(number, status) => {
-                let answer = format!("HTTP/1.1 {status} Reason\r\ncontent-length: 0\r\n\r\n");
-                let possible = self.answer(*number, answer.as_bytes());
+                let response = format!("HTTP/1.1 {status} Reason\r\ncontent-length: 0\r\n\r\n");
+                let possible = self.write_response(*number, response.as_bytes());
                 *self.retried.entry(*number).or_default() += 1;
                 possible
             }
@@ -344,7 +344,7 @@ impl Playing<'_> {
             }
         };
         self.settle(before, expected);
-        (!possible).then(|| "an answer of an upstream that was not asked".to_owned())
+        (!possible).then(|| "a response of an upstream that was not asked".to_owned())
     }
 
     fn tried(&self, number: usize) -> usize {
@@ -352,15 +352,15 @@ impl Playing<'_> {
     }
 
     fn send(&mut self, number: usize, bytes: &[u8]) {
-        // Envoy may have closed the connection behind its answer.
+        // Envoy may have closed the connection behind its response.
         self.clients[number].socket.write_all(bytes).ok();
     }
 
-    fn answer(&self, number: usize, bytes: &[u8]) -> bool {
-        self.envoy.upstreams.write(&self.exchange(number), self.tried(number), bytes)
+    fn write_response(&self, number: usize, bytes: &[u8]) -> bool {
+        self.envoy.upstreams.write(&self.stream(number), self.tried(number), bytes)
     }
 
-    fn answers_in_chunks(&self, number: usize) -> bool {
+    fn responds_in_chunks(&self, number: usize) -> bool {
         self.scenario
             .steps
             .iter()
@@ -369,18 +369,18 @@ impl Playing<'_> {
 
     fn observed(&self) -> Observed {
         let stats = self.envoy.stats(self.scenario);
-        Observed { exchanges: self.exchanges(), said: self.said(), stats, ..Observed::default() }
+        Observed { streams: self.streams(), said: self.said(), stats, ..Observed::default() }
     }
 
-    fn exchanges(&self) -> Vec<observed::Exchange> {
-        let exchanges = self.clients.iter().enumerate().map(|(number, client)| {
-            let (answer, dropped) = client.observed();
-            let name = self.exchange(number);
+    fn streams(&self) -> Vec<observed::Stream> {
+        let streams = self.clients.iter().enumerate().map(|(number, client)| {
+            let (response, dropped) = client.observed();
+            let name = self.stream(number);
             let attempts = self.envoy.upstreams.received(&name);
             let details = self.envoy.logs.lock().unwrap().details.get(&name).cloned();
-            observed::Exchange { answer, dropped, attempts, details }
+            observed::Stream { response, dropped, attempts, details }
         });
-        exchanges.collect()
+        streams.collect()
     }
 
     fn said(&self) -> Vec<String> {

@@ -19,10 +19,10 @@ scenarios! {
     a_reply_at_trailers: Scenario::guest()
         .post(&format!("rh:pause;rb:pause;rt:reply=400,bad;{SEEN}")).body("abc").trailers(&[("x-t", "1")]);
 
-    a_reply_stops_the_request_whatever_the_callback_answers:
+    a_reply_stops_the_request_whatever_the_callback_returns:
         Scenario::guest().post(&format!("rh:replies_on=429,no;rh:continue;{SEEN}")).body("abc").end();
 
-    a_reply_in_the_body_stops_the_request_whatever_the_callback_answers:
+    a_reply_in_the_body_stops_the_request_whatever_the_callback_returns:
         Scenario::guest().post(&format!("rb:replies_on=429,no;rb:continue;{SEEN}")).body("abc").body("d").end();
 
     a_reply_is_changed_on_its_way_out: Scenario::guest()
@@ -33,12 +33,12 @@ scenarios! {
     a_reply_is_held_for_good: Scenario::guest().get("rh:reply=429,slow;sh:pause;sb:pause");
 
     a_reply_at_response_headers: Scenario::guest()
-        .get("sh:reply=502,bad;sb:body=0").answer(200, "text/plain", "good");
+        .get("sh:reply=502,bad;sb:body=0").respond_with(200, "text/plain", "good");
 
     a_reply_at_headers_of_a_response_without_a_body: Scenario::guest().get("sh:reply=502,bad").respond_empty(200);
 
     a_reply_in_the_response_body_whose_headers_are_held: Scenario::guest()
-        .get("sh:pause;sb:reply=502,bad").answer(200, "text/plain", "good");
+        .get("sh:pause;sb:reply=502,bad").respond_with(200, "text/plain", "good");
 
     a_reply_in_the_response_body_whose_headers_have_gone: Scenario::guest()
         .get("sb:reply=502,bad").respond(200).respond_body("good").respond_body("better").respond_end();
@@ -68,7 +68,7 @@ scenarios! {
 
     a_request_is_reset_in_its_body: Scenario::guest().post("rh:pause;rb:reset;rb:pause").body("abc").end();
 
-    a_response_is_reset_at_its_headers: Scenario::guest().get("sh:reset").answer(200, "text/plain", "good");
+    a_response_is_reset_at_its_headers: Scenario::guest().get("sh:reset").respond_with(200, "text/plain", "good");
 
     a_response_is_reset_in_its_body: Scenario::guest()
         .get("sb:reset").respond(200).respond_body("good").respond_body("better").respond_end();
@@ -76,7 +76,7 @@ scenarios! {
     a_parked_request_is_resumed_by_the_end_of_another: Scenario::guest()
         .post("rh:pause;rb:park;rb:pause").body("abc")
         .get("log:unpark").respond_empty(200)
-        .on(0).answer(200, "text/plain", "fine");
+        .on(0).respond_with(200, "text/plain", "fine");
 
     a_parked_request_that_is_gone_is_not_found: Scenario::guest()
         .post("rh:park;rh:pause").leave()
@@ -84,20 +84,20 @@ scenarios! {
 
     a_parked_request_is_resumed_by_a_tick: Scenario::guest()
         .post("rh:pause;rb:park;rb:tick_every=20;rb:pause").body("abc").pass(100)
-        .end().answer(200, "text/plain", "fine");
+        .end().respond_with(200, "text/plain", "fine");
 
-    a_parked_request_is_resumed_by_the_answer_to_a_call: Scenario::guest()
+    a_parked_request_is_resumed_by_the_response_to_a_call: Scenario::guest()
         .post("rh:call=backend,500;rh:pause;rb:pause;call:try_header=6,:status;call:resume").body("abc").pass(100)
-        .answer(200, "text/plain", "fine");
+        .respond_with(200, "text/plain", "fine");
 
     a_request_is_continued_at_its_headers: Scenario::guest().differs()
-        .post("rh:try_continue=0").body("abc").end().answer(200, "text/plain", "fine");
+        .post("rh:try_continue=0").body("abc").end().respond_with(200, "text/plain", "fine");
 
     a_request_is_continued_in_its_body: Scenario::guest()
-        .post("rb:try_continue=0").body("abc").body("def").end().answer(200, "text/plain", "fine");
+        .post("rb:try_continue=0").body("abc").body("def").end().respond_with(200, "text/plain", "fine");
 
     a_response_is_continued_at_its_headers: Scenario::guest().differs()
-        .get("sh:try_continue=1").answer(200, "text/plain", "fine");
+        .get("sh:try_continue=1").respond_with(200, "text/plain", "fine");
 
     a_response_is_continued_in_its_body: Scenario::guest()
         .get("sb:try_continue=1").respond(200).respond_body("ab").respond_body("cd").respond_end();
@@ -105,7 +105,7 @@ scenarios! {
     other_streams_are_continued: Scenario::guest()
         .get("rh:try_continue=2;rh:try_continue=3;rh:try_continue=4").respond_empty(200);
 
-    a_held_response_is_resumed_by_the_answer_to_a_call: Scenario::guest()
-        .get("sh:pause;sh:call=backend,500;sb:pause;call:resume_response").respond(200).respond_body("answer").pass(100)
+    a_held_response_is_resumed_by_the_response_to_a_call: Scenario::guest()
+        .get("sh:pause;sh:call=backend,500;sb:pause;call:resume_response").respond(200).respond_body("response").pass(100)
         .respond_end();
 }

@@ -33,7 +33,7 @@ pub(crate) enum Route {
 /// Names and values as they are on the wire.
 pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// One thing that happens. The first field is the number of the exchange.
+/// One thing that happens. The first field is the number of the stream.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// The client sends the head of a request, perhaps the whole of it.
@@ -52,7 +52,7 @@ pub(crate) enum Step {
     RespondEnd(usize, Option<Pairs>),
     /// The upstream closes its connection.
     Reset(usize),
-    /// The upstream answers with a status that the router retries, so that no filter sees it.
+    /// The upstream responds with a status that the router retries, so that no filter sees it.
     Retried(usize, u16),
     /// The router loses its patience with the upstream.
     TimedOut(usize),
@@ -108,9 +108,9 @@ pub(crate) struct Scenario {
     pub(crate) steps: Vec<Step>,
     /// host-sim does not do what Envoy does here; its README says why.
     pub(crate) differs: bool,
-    /// The exchange that further steps are about.
+    /// The stream that further steps are about.
     current: usize,
-    exchanges: usize,
+    streams: usize,
 }
 
 /// How long a VM must have lived to be reloaded.
@@ -128,7 +128,7 @@ impl Scenario {
             steps: Vec::new(),
             differs: false,
             current: 0,
-            exchanges: 0,
+            streams: 0,
         }
     }
 
@@ -169,8 +169,8 @@ impl Scenario {
         let steps = self.steps.clone();
         for step in &mut self.steps {
             let (headers, length) = match step {
-                Step::Request(exchange, request) => (&mut request.headers, body_length(&steps, *exchange, true)),
-                Step::Respond(exchange, response) => (&mut response.headers, body_length(&steps, *exchange, false)),
+                Step::Request(stream, request) => (&mut request.headers, body_length(&steps, *stream, true)),
+                Step::Respond(stream, response) => (&mut response.headers, body_length(&steps, *stream, false)),
                 _ => continue,
             };
             for (_, value) in headers.iter_mut().filter(|(_, value)| value == MEASURED) {
@@ -220,10 +220,10 @@ impl Scenario {
     }
 
     fn begin(mut self, method: &'static str, path: &'static str, headers: &[(&str, &str)], end: bool) -> Self {
-        self.current = self.exchanges;
-        self.exchanges += 1;
+        self.current = self.streams;
+        self.streams += 1;
         let headers = pairs(headers);
-        self.step(|exchange| Step::Request(exchange, Request { method, path, headers, end }))
+        self.step(|stream| Step::Request(stream, Request { method, path, headers, end }))
     }
 
     /// A whole GET with a script for the guest.
@@ -268,24 +268,24 @@ impl Scenario {
     }
 
     pub(crate) fn body(self, bytes: impl AsRef<[u8]>) -> Self {
-        self.step(|exchange| Step::Body(exchange, bytes.as_ref().to_vec()))
+        self.step(|stream| Step::Body(stream, bytes.as_ref().to_vec()))
     }
 
     pub(crate) fn end(self) -> Self {
-        self.step(|exchange| Step::End(exchange, None))
+        self.step(|stream| Step::End(stream, None))
     }
 
     pub(crate) fn trailers(self, trailers: &[(&str, &str)]) -> Self {
-        self.step(|exchange| Step::End(exchange, Some(pairs(trailers))))
+        self.step(|stream| Step::End(stream, Some(pairs(trailers))))
     }
 
     pub(crate) fn leave(self) -> Self {
         self.step(Step::Leave)
     }
 
-    /// Further steps are about this exchange.
-    pub(crate) const fn on(mut self, exchange: usize) -> Self {
-        self.current = exchange;
+    /// Further steps are about this stream.
+    pub(crate) const fn on(mut self, stream: usize) -> Self {
+        self.current = stream;
         self
     }
 
@@ -293,7 +293,7 @@ impl Scenario {
 
     /// The head of a response, whose body goes in chunks.
     pub(crate) fn respond(self, status: u16) -> Self {
-        self.step(|exchange| Step::Respond(exchange, Response { status, headers: Vec::new(), end: false }))
+        self.step(|stream| Step::Respond(stream, Response { status, headers: Vec::new(), end: false }))
     }
 
     /// A whole response whose body is empty.
@@ -303,23 +303,23 @@ impl Scenario {
 
     /// A whole response that has no body by its status or by the request's method.
     pub(crate) fn respond_bare(self, status: u16) -> Self {
-        self.step(|exchange| Step::Respond(exchange, Response { status, headers: Vec::new(), end: true }))
+        self.step(|stream| Step::Respond(stream, Response { status, headers: Vec::new(), end: true }))
     }
 
     pub(crate) fn respond_body(self, bytes: impl AsRef<[u8]>) -> Self {
-        self.step(|exchange| Step::RespondBody(exchange, bytes.as_ref().to_vec()))
+        self.step(|stream| Step::RespondBody(stream, bytes.as_ref().to_vec()))
     }
 
     pub(crate) fn respond_end(self) -> Self {
-        self.step(|exchange| Step::RespondEnd(exchange, None))
+        self.step(|stream| Step::RespondEnd(stream, None))
     }
 
     pub(crate) fn respond_trailers(self, trailers: &[(&str, &str)]) -> Self {
-        self.step(|exchange| Step::RespondEnd(exchange, Some(pairs(trailers))))
+        self.step(|stream| Step::RespondEnd(stream, Some(pairs(trailers))))
     }
 
     /// A whole response of this kind in one piece, its length declared.
-    pub(crate) fn answer(self, status: u16, kind: &str, body: &str) -> Self {
+    pub(crate) fn respond_with(self, status: u16, kind: &str, body: &str) -> Self {
         self.respond(status).header("content-type", kind).measured().respond_body(body).respond_end()
     }
 
@@ -328,7 +328,7 @@ impl Scenario {
     }
 
     pub(crate) fn retried(self, status: u16) -> Self {
-        self.step(|exchange| Step::Retried(exchange, status))
+        self.step(|stream| Step::Retried(stream, status))
     }
 
     pub(crate) fn timed_out(self) -> Self {
@@ -355,8 +355,8 @@ fn body_length(steps: &[Step], of: usize, request: bool) -> usize {
     steps
         .iter()
         .map(|step| match step {
-            Step::Body(exchange, bytes) if request && *exchange == of => bytes.len(),
-            Step::RespondBody(exchange, bytes) if !request && *exchange == of => bytes.len(),
+            Step::Body(stream, bytes) if request && *stream == of => bytes.len(),
+            Step::RespondBody(stream, bytes) if !request && *stream == of => bytes.len(),
             _ => 0,
         })
         .sum()

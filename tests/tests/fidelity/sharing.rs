@@ -1,4 +1,4 @@
-//! What outlives an exchange: shared data, stats, calls to other clusters, ticks.
+//! What outlives a stream: shared data, stats, calls to other clusters, ticks.
 
 use crate::scenario::Scenario;
 
@@ -36,17 +36,17 @@ scenarios! {
               rh:try_get=5")
         .respond_empty(200);
 
-    a_call_is_answered: Scenario::guest().get("call:try_header=6,:status;call:try_body=4,0,99;\
+    a_call_has_its_response: Scenario::guest().get("call:try_header=6,:status;call:try_body=4,0,99;\
               rh:call=backend,500").pass(100).respond_empty(200);
 
     a_second_call_has_a_token_of_its_own: Scenario::guest()
         .get("rh:call=backend,500").pass(50).respond_empty(200)
         .get("rh:call=backend,500").pass(50).respond_empty(200);
 
-    a_call_finds_nobody: Scenario::guest().get("call:try_pairs=6;call:try_body=4,0,99;\
+    a_call_whose_cluster_has_no_host: Scenario::guest().get("call:try_pairs=6;call:try_body=4,0,99;\
               rh:call=dead,500").pass(100).respond_empty(200);
 
-    a_call_is_not_answered_in_time: Scenario::guest().get("call:try_pairs=6;call:try_body=4,0,99;\
+    a_call_whose_response_is_late: Scenario::guest().get("call:try_pairs=6;call:try_body=4,0,99;\
               rh:call=silent,50").pass(150).respond_empty(200);
 
     a_call_to_a_cluster_without_hosts: Scenario::guest().get("call:try_pairs=6;call:try_body=4,0,99;\
@@ -57,7 +57,7 @@ scenarios! {
     a_call_without_pseudo_headers: Scenario::guest().get("call:try_header=6,:status;call:try_body=4,0,99;\
               rh:call=backend,bare").respond_empty(200);
 
-    a_call_outlives_its_exchange: Scenario::guest()
+    a_call_outlives_its_stream: Scenario::guest()
         .get("call:try_header=6,:status;call:try_body=4,0,99;rh:call=backend,500;rh:reply=200").pass(100);
 
     an_unknown_context_cannot_be_made_effective: Scenario::guest()

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use host_sim::{End, Exchange, HeaderMap, Host, HttpOutcome, Progress, Sent};
+use host_sim::{HeaderMap, Host, HttpOutcome, HttpStream, Sent, StreamEnd, StreamProgress};
 use snapshot::{Endpoint, Pool, Snapshot, State};
 
 use crate::bootstrap;
 use crate::modules;
 use crate::observed::{self, Message, Milestone, Observed};
 use crate::scenario::{Module, Pairs, RELOAD_BACKOFF, Request, Response, Route, Scenario, Step};
-use crate::upstream::{BACKEND_ANSWER, Upstreams};
+use crate::upstream::{BACKEND_RESPONSE, Upstreams};
 
 /// Information; Envoy runs at this level.
 const LOG_LEVEL: u32 = 2;
@@ -59,7 +59,7 @@ fn host(scenario: &Scenario, upstreams: &Upstreams) -> Host {
         .allow_on_headers_stop_iteration(scenario.stop_iteration)
         .cluster(
             "backend",
-            [HttpOutcome::response(200, BACKEND_ANSWER).header("content-length", BACKEND_ANSWER.len().to_string())],
+            [HttpOutcome::response(200, BACKEND_RESPONSE).header("content-length", BACKEND_RESPONSE.len().to_string())],
         )
         .cluster("dead", [HttpOutcome::unreachable()])
         .cluster("silent", [HttpOutcome::silence()])
@@ -82,9 +82,9 @@ fn host(scenario: &Scenario, upstreams: &Upstreams) -> Host {
     host
 }
 
-/// An exchange and what was done around its filter.
+/// A stream and what was done around its filter.
 struct Around {
-    exchange: Exchange,
+    stream: HttpStream,
     /// Addresses that were tried, the last one by now.
     tried: Vec<SocketAddr>,
     left: bool,
@@ -93,26 +93,26 @@ struct Around {
 /// Plays it.
 pub(crate) fn observe(scenario: &Scenario, upstreams: &Upstreams) -> Observed {
     let host = host(scenario, upstreams);
-    let mut exchanges: Vec<Around> = Vec::new();
+    let mut streams: Vec<Around> = Vec::new();
     let mut impossible = Vec::new();
     let mut milestones = Vec::new();
     for step in &scenario.steps {
         if let Step::Request(number, request) = step {
-            let exchange = host.request(envoy_request(request, scenario, *number)).unwrap();
-            exchanges.push(Around { exchange, tried: Vec::new(), left: false });
-        } else if let Some(problem) = take(step, &host, &mut exchanges) {
+            let stream = host.request(envoy_request(request, scenario, *number)).unwrap();
+            streams.push(Around { stream, tried: Vec::new(), left: false });
+        } else if let Some(problem) = take(step, &host, &mut streams) {
             impossible.push(problem.to_owned());
         }
-        // What answers at once does so between two steps.
+        // What responds at once does so between two steps.
         host.advance(STEP);
-        for around in &mut exchanges {
+        for around in &mut streams {
             around.contact(scenario, upstreams);
         }
-        let so_far: Vec<_> = exchanges.iter().map(Around::observed).collect();
+        let so_far: Vec<_> = streams.iter().map(Around::observed).collect();
         milestones.push(Milestone::of(&so_far, said(&host, scenario).len()));
     }
     let mut observed = Observed { impossible, milestones, ..Observed::default() };
-    observed.exchanges = exchanges.iter().map(Around::observed).collect();
+    observed.streams = streams.iter().map(Around::observed).collect();
     observed.said = said(&host, scenario);
     if matches!(scenario.module, Module::Filter(_)) {
         host.advance(SETTLE);
@@ -151,7 +151,7 @@ fn envoy_request(request: &Request, scenario: &Scenario, number: usize) -> host_
     };
     sent = sent
         .property("xds.cluster_name", cluster)
-        .header("x-exchange", format!("{}/{number}", scenario.name))
+        .header("x-stream", format!("{}/{number}", scenario.name))
         .header("x-forwarded-proto", "http");
     if request.end { sent } else { sent.unfinished() }
 }
@@ -172,9 +172,9 @@ fn map(pairs: &Pairs) -> HeaderMap {
 }
 
 /// Takes a step other than a request; says if it cannot be taken.
-fn take(step: &Step, host: &Host, exchanges: &mut [Around]) -> Option<&'static str> {
-    const NOT_ASKED: &str = "an answer of an upstream that was not asked";
-    // A client may go on sending when nobody reads any more, and an upstream when nobody wants its answer.
+fn take(step: &Step, host: &Host, streams: &mut [Around]) -> Option<&'static str> {
+    const NOT_ASKED: &str = "a response of an upstream that was not asked";
+    // A client may go on sending when nobody reads any more, and an upstream when nobody wants its response.
     match step {
         Step::Request(..) => None,
         Step::Pass(time) => {
@@ -182,58 +182,58 @@ fn take(step: &Step, host: &Host, exchanges: &mut [Around]) -> Option<&'static s
             None
         }
         Step::Body(number, bytes) => {
-            exchanges[*number].exchange.send_body(bytes, false).ok();
+            streams[*number].stream.send_body(bytes, false).ok();
             None
         }
         Step::End(number, None) => {
-            exchanges[*number].exchange.send_body("", true).ok();
+            streams[*number].stream.send_body("", true).ok();
             None
         }
         Step::End(number, Some(trailers)) => {
-            exchanges[*number].exchange.send_trailers(map(trailers)).ok();
+            streams[*number].stream.send_trailers(map(trailers)).ok();
             None
         }
         Step::Leave(number) => {
-            let around = &mut exchanges[*number];
+            let around = &mut streams[*number];
             around.left = true;
-            around.exchange.client_reset().ok();
+            around.stream.client_reset().ok();
             None
         }
         Step::Respond(number, response) => {
-            let around = &exchanges[*number];
+            let around = &streams[*number];
             if around.tried.is_empty() {
                 return Some(NOT_ASKED);
             }
-            around.exchange.respond(envoy_response(response)).ok();
+            around.stream.respond(envoy_response(response)).ok();
             None
         }
         Step::RespondBody(number, bytes) => {
-            exchanges[*number].exchange.respond_body(bytes, false).ok();
+            streams[*number].stream.respond_body(bytes, false).ok();
             None
         }
         Step::RespondEnd(number, None) => {
-            exchanges[*number].exchange.respond_body("", true).ok();
+            streams[*number].stream.respond_body("", true).ok();
             None
         }
         Step::RespondEnd(number, Some(trailers)) => {
-            exchanges[*number].exchange.respond_trailers(map(trailers)).ok();
+            streams[*number].stream.respond_trailers(map(trailers)).ok();
             None
         }
         Step::Reset(number) => {
-            let around = &exchanges[*number];
+            let around = &streams[*number];
             if around.tried.is_empty() {
                 return Some(NOT_ASKED);
             }
-            around.exchange.upstream_reset().ok();
+            around.stream.upstream_reset().ok();
             None
         }
-        Step::Retried(number, _) => exchanges[*number].retry(),
+        Step::Retried(number, _) => streams[*number].retry(),
         Step::TimedOut(number) => {
-            exchanges[*number].exchange.upstream_timeout().ok();
+            streams[*number].stream.upstream_timeout().ok();
             None
         }
         Step::NoHost(number) => {
-            exchanges[*number].exchange.no_healthy_upstream().ok();
+            streams[*number].stream.no_healthy_upstream().ok();
             None
         }
     }
@@ -242,18 +242,18 @@ fn take(step: &Step, host: &Host, exchanges: &mut [Around]) -> Option<&'static s
 impl Around {
     /// The router takes the request as soon as the filter lets it through.
     fn contact(&mut self, scenario: &Scenario, upstreams: &Upstreams) {
-        if !self.tried.is_empty() || self.exchange.sent_upstream().headers.is_none() {
+        if !self.tried.is_empty() || self.stream.sent_upstream().headers.is_none() {
             return;
         }
         let chosen = self.choices().first().copied();
         if let Some(address) = chosen.or_else(|| addresses(scenario, upstreams).first().copied()) {
             self.tried.push(address);
-            self.exchange.set_property("upstream.address", address.to_string());
+            self.stream.set_property("upstream.address", address.to_string());
         }
     }
 
     fn choices(&self) -> Vec<SocketAddr> {
-        let sent = self.exchange.sent_upstream();
+        let sent = self.stream.sent_upstream();
         let list = sent.header("x-gateway-destination-endpoint").unwrap_or_default();
         String::from_utf8_lossy(list).split(',').filter_map(|address| address.parse().ok()).collect()
     }
@@ -263,14 +263,14 @@ impl Around {
             return Some("a retry without another endpoint");
         };
         self.tried.push(next);
-        self.exchange.set_property("upstream.address", next.to_string());
-        self.exchange.set_property("upstream.request_attempt_count", self.tried.len() as u64);
+        self.stream.set_property("upstream.address", next.to_string());
+        self.stream.set_property("upstream.request_attempt_count", self.tried.len() as u64);
         None
     }
 
-    fn observed(&self) -> observed::Exchange {
-        let over = matches!(self.exchange.progress(), Progress::Over(_));
-        let request = self.exchange.sent_upstream();
+    fn observed(&self) -> observed::Stream {
+        let over = matches!(self.stream.progress(), StreamProgress::Over(_));
+        let request = self.stream.sent_upstream();
         let attempts = self.tried.iter().map(|address| {
             let start = |header| String::from_utf8_lossy(request.header(header).unwrap_or_default()).into_owned();
             let start = format!("{} {} at {address}", start(":method"), start(":path"));
@@ -282,21 +282,21 @@ impl Around {
             };
             message(start, &request, progress, &[(":authority", "host")])
         });
-        let response = self.exchange.sent_downstream();
-        let progress = match self.exchange.end() {
-            Some(End::Complete) => observed::Progress::Whole,
-            Some(End::UpstreamReset | End::LocalReset) => observed::Progress::Cut,
-            Some(End::ClientReset) | None => observed::Progress::Unfinished,
+        let sent = self.stream.sent_downstream();
+        let progress = match self.stream.end() {
+            Some(StreamEnd::Complete) => observed::Progress::Whole,
+            Some(StreamEnd::UpstreamReset | StreamEnd::LocalReset) => observed::Progress::Cut,
+            Some(StreamEnd::ClientReset) | None => observed::Progress::Unfinished,
         };
-        let answer = response.headers.is_some().then(|| {
-            let status = response.status().unwrap_or_default().to_string();
-            message(status, &response, progress, &[])
+        let response = sent.headers.is_some().then(|| {
+            let status = sent.status().unwrap_or_default().to_string();
+            message(status, &sent, progress, &[])
         });
-        observed::Exchange {
-            dropped: !self.left && answer.is_none() && over,
-            answer,
+        observed::Stream {
+            dropped: !self.left && response.is_none() && over,
+            response,
             attempts: attempts.collect(),
-            details: self.exchange.code_details().filter(|_| over),
+            details: self.stream.code_details().filter(|_| over),
         }
     }
 }

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use crate::observed::Message;
 use crate::wire;
 
-/// What the backend of host calls answers.
-pub(crate) const BACKEND_ANSWER: &str = "snapshot";
+/// What the backend of host calls responds with.
+pub(crate) const BACKEND_RESPONSE: &str = "snapshot";
 /// How long an attempt may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(2);
 
 /// What a server does with its connections.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// Waits for a scenario to answer.
+    /// Waits for a scenario to respond.
     Scripted,
-    /// Answers each request at once.
+    /// Responds to each request at once.
     Backend,
     /// Reads and says nothing.
     Silent,
@@ -41,7 +41,7 @@ pub(crate) struct Upstreams {
 
 #[derive(Debug, Default)]
 struct Desk {
-    /// By the value of `x-exchange`, in order of arrival.
+    /// By the value of `x-stream`, in order of arrival.
     attempts: Mutex<HashMap<String, Vec<Attempt>>>,
     changed: Condvar,
     snapshot: Mutex<Vec<u8>>,
@@ -90,21 +90,21 @@ impl Upstreams {
         self.desk.snapshot_known.load(Ordering::Relaxed)
     }
 
-    /// Writes to the last attempt of an exchange, after as many as `before` have come and gone. False if there is none.
-    pub(crate) fn write(&self, exchange: &str, before: usize, bytes: &[u8]) -> bool {
-        self.with_attempt(exchange, before, |attempt| attempt.socket.write_all(bytes).is_ok())
+    /// Writes to the last attempt of a stream, after as many as `before` have come and gone. False if there is none.
+    pub(crate) fn write(&self, stream: &str, before: usize, bytes: &[u8]) -> bool {
+        self.with_attempt(stream, before, |attempt| attempt.socket.write_all(bytes).is_ok())
     }
 
     /// Closes the connection of the last attempt.
-    pub(crate) fn close(&self, exchange: &str, before: usize) -> bool {
-        self.with_attempt(exchange, before, |attempt| attempt.socket.shutdown(Shutdown::Both).is_ok())
+    pub(crate) fn close(&self, stream: &str, before: usize) -> bool {
+        self.with_attempt(stream, before, |attempt| attempt.socket.shutdown(Shutdown::Both).is_ok())
     }
 
-    fn with_attempt(&self, exchange: &str, before: usize, what: impl FnOnce(&mut Attempt) -> bool) -> bool {
+    fn with_attempt(&self, stream: &str, before: usize, what: impl FnOnce(&mut Attempt) -> bool) -> bool {
         let deadline = Instant::now() + ARRIVAL;
         let mut attempts = self.desk.attempts.lock().unwrap();
         loop {
-            if let Some(attempt) = attempts.get_mut(exchange).and_then(|known| known.get_mut(before)) {
+            if let Some(attempt) = attempts.get_mut(stream).and_then(|known| known.get_mut(before)) {
                 return what(attempt);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -115,10 +115,10 @@ impl Upstreams {
         }
     }
 
-    /// What the attempts of an exchange have brought so far.
-    pub(crate) fn received(&self, exchange: &str) -> Vec<Message> {
+    /// What the attempts of a stream have brought so far.
+    pub(crate) fn received(&self, stream: &str) -> Vec<Message> {
         let attempts = self.desk.attempts.lock().unwrap();
-        let known = attempts.get(exchange).into_iter().flatten();
+        let known = attempts.get(stream).into_iter().flatten();
         let read = |attempt: &Attempt| {
             let mut message = wire::read_request(&attempt.received, attempt.closed)?;
             message.start = format!("{} at {}", message.start, attempt.address);
@@ -130,13 +130,13 @@ impl Upstreams {
     /// How many bytes the attempts of a scenario have brought, and how many there are.
     pub(crate) fn activity(&self, scenario: &str) -> usize {
         let attempts = self.desk.attempts.lock().unwrap();
-        let own = attempts.iter().filter(|(exchange, _)| is_of(exchange, scenario));
+        let own = attempts.iter().filter(|(stream, _)| is_of(stream, scenario));
         own.flat_map(|(_, attempts)| attempts).map(|attempt| 1 + attempt.received.len()).sum()
     }
 }
 
-fn is_of(exchange: &str, scenario: &str) -> bool {
-    exchange.strip_prefix(scenario).is_some_and(|rest| rest.starts_with('/'))
+fn is_of(stream: &str, scenario: &str) -> bool {
+    stream.strip_prefix(scenario).is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl Desk {
@@ -158,8 +158,8 @@ impl Desk {
                 Kind::Scripted => return self.attend(socket, bytes, &message),
                 Kind::Silent => while socket.read(&mut buffer).ok()? > 0 {},
                 Kind::Backend => {
-                    let length = BACKEND_ANSWER.len();
-                    write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{BACKEND_ANSWER}").ok()?;
+                    let length = BACKEND_RESPONSE.len();
+                    write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{BACKEND_RESPONSE}").ok()?;
                 }
                 Kind::Sidecar => {
                     // A service on a tick asks again at once; this one has no news for a while.
@@ -179,10 +179,10 @@ impl Desk {
 
     /// Takes an attempt down, and what else comes of it until its connection ends.
     fn attend(&self, mut socket: TcpStream, received: Vec<u8>, message: &Message) -> Option<()> {
-        let exchange = wire::header(message, "x-exchange")?;
+        let stream = wire::header(message, "x-stream")?;
         let number = {
             let mut attempts = self.attempts.lock().unwrap();
-            let known = attempts.entry(exchange.clone()).or_default();
+            let known = attempts.entry(stream.clone()).or_default();
             known.push(Attempt {
                 address: socket.local_addr().ok()?,
                 socket: socket.try_clone().ok()?,
@@ -196,7 +196,7 @@ impl Desk {
         loop {
             let read = socket.read(&mut buffer).unwrap_or(0);
             let mut attempts = self.attempts.lock().unwrap();
-            let attempt = &mut attempts.get_mut(&exchange)?[number];
+            let attempt = &mut attempts.get_mut(&stream)?[number];
             if read == 0 {
                 attempt.closed = true;
                 return Some(());

@@ -4,10 +4,10 @@ use crate::observed::{Message, Progress};
 use crate::scenario::{Pairs, Request, Response};
 
 /// The head of a request, up to its blank line.
-pub(crate) fn request_head(request: &Request, exchange: &str) -> Vec<u8> {
+pub(crate) fn request_head(request: &Request, stream: &str) -> Vec<u8> {
     let mut bytes = format!("{} {} HTTP/1.1\r\nhost: gateway\r\n", request.method, request.path).into_bytes();
     write_headers(&mut bytes, &request.headers);
-    write_headers(&mut bytes, &vec![(b"x-exchange".to_vec(), exchange.as_bytes().to_vec())]);
+    write_headers(&mut bytes, &vec![(b"x-stream".to_vec(), stream.as_bytes().to_vec())]);
     if request.is_chunked() {
         bytes.extend(b"transfer-encoding: chunked\r\n");
     }

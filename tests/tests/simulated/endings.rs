@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use host_sim::{Exchange, Host, HttpOutcome, VmName};
+use host_sim::{Host, HttpOutcome, HttpStream, VmName};
 
 use crate::world::{self, MODEL, answer, chat, complete, picked, settled};
 
 const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
 const KINDS: [&str; 2] = ["application/json", "text/event-stream"];
 
-fn sent(host: &Host) -> (Exchange, String) {
+fn sent(host: &Host) -> (HttpStream, String) {
     let exchange = host.request(chat()).unwrap();
     let endpoint = picked(&exchange);
     exchange.set_property("upstream.address", endpoint.as_str());
     (exchange, endpoint)
 }
 
-fn begun(host: &Host, kind: &str) -> Exchange {
+fn begun(host: &Host, kind: &str) -> HttpStream {
     let (exchange, _) = sent(host);
     exchange.respond(answer(kind).body_chunks([EVENT]).trailer("x", "y")).ok();
     exchange
@@ -119,7 +119,7 @@ fn a_worker_that_is_replaced_leaves_the_gauges_with_its_machine() {
     const FUEL: u64 = 500_000;
     let host = world::builder().workers(2).fuel_limit(FUEL).build().unwrap();
     host.advance(Duration::from_secs(1));
-    let held: Vec<Exchange> = (0..2)
+    let held: Vec<HttpStream> = (0..2)
         .map(|worker| {
             let exchange = host.request(chat().worker(worker)).unwrap();
             assert!(exchange.local_reply().is_none());

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use host_sim::{CompiledModule, Exchange, FailurePolicy, Host, HostBuilder, HttpOutcome, Request, Response};
+use host_sim::{CompiledModule, FailurePolicy, Host, HostBuilder, HttpOutcome, HttpStream, Request, Response};
 use snapshot::{Endpoint, Pool, Snapshot, State};
 
 pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -65,7 +65,7 @@ pub(crate) fn chat() -> Request {
 }
 
 /// The first endpoint of the ranked list of an exchange that was sent on.
-pub(crate) fn picked(exchange: &Exchange) -> String {
+pub(crate) fn picked(exchange: &HttpStream) -> String {
     let list = exchange.request_headers().get("x-gateway-destination-endpoint").expect("a destination").to_vec();
     String::from_utf8(list).unwrap().split(',').next().unwrap().to_owned()
 }
@@ -75,7 +75,7 @@ pub(crate) fn answer(kind: &str) -> Response {
 }
 
 /// Sends a chat and answers it whole.
-pub(crate) fn complete(host: &Host) -> Exchange {
+pub(crate) fn complete(host: &Host) -> HttpStream {
     let exchange = host.request(chat()).expect("a request");
     let endpoint = picked(&exchange);
     exchange.set_property("upstream.address", endpoint.as_str());

@@ -168,8 +168,8 @@ impl Scene {
                 continue;
             }
             let (name, argument) = split(command, "=");
-            if let Some(answer) = self.command(name, argument) {
-                action = answer;
+            if let Some(returned) = self.command(name, argument) {
+                action = returned;
             }
         }
         action

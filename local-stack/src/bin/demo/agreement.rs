@@ -5,7 +5,7 @@ use std::time::Duration;
 use catalogue::Stat;
 use local_stack::{Page, Pod};
 
-use crate::tally::{Exchange, Tally};
+use crate::tally::{Record, Tally};
 
 /// How much less than the clients' time the proxy may measure: its clock starts later and stops earlier.
 const DURATION_SLACK: f64 = 0.25;
@@ -32,7 +32,7 @@ impl Figure {
 pub(crate) fn requests(page: &Page, spelling: &str, tally: &Tally) -> Vec<Figure> {
     let mut figures = Vec::new();
     for model in tally.models() {
-        let all: Vec<&Exchange> = tally.of_model(model).collect();
+        let all: Vec<&Record> = tally.of_model(model).collect();
         let labels = [("model_name", model), ("target_model_name", model)];
         let mut expect = |suffix: &str, labels: &[(&str, &str)], expected: u64| {
             let name = format!("{spelling}_{suffix}");
@@ -44,25 +44,25 @@ pub(crate) fn requests(page: &Page, spelling: &str, tally: &Tally) -> Vec<Figure
         expect("running_requests", &[("model_name", model)], 0);
         expect("request_duration_seconds_count", &labels, all.len() as u64);
         let sizes = [
-            ("request_sizes", samples(&all, |exchange| Some(exchange.sent_bytes))),
-            ("response_sizes", samples(&all, |exchange| Some(exchange.received_bytes))),
-            ("input_tokens", samples(&all, |exchange| Some(exchange.usage.prompt))),
-            ("output_tokens", samples(&all, |exchange| Some(exchange.usage.completion).filter(|tokens| *tokens > 0))),
+            ("request_sizes", samples(&all, |record| Some(record.sent_bytes))),
+            ("response_sizes", samples(&all, |record| Some(record.received_bytes))),
+            ("input_tokens", samples(&all, |record| Some(record.usage.prompt))),
+            ("output_tokens", samples(&all, |record| Some(record.usage.completion).filter(|tokens| *tokens > 0))),
         ];
         // Families that the older spelling never had.
-        let newer = [("prompt_cached_tokens", samples(&all, |exchange| exchange.usage.cached))];
+        let newer = [("prompt_cached_tokens", samples(&all, |record| record.usage.cached))];
         let newer = if spelling == SPELLINGS[0] { newer.as_slice() } else { &[] };
         for (family, samples) in sizes.iter().chain(newer) {
             expect(&format!("{family}_count"), &labels, samples.len() as u64);
             expect(&format!("{family}_sum"), &labels, samples.iter().sum());
             expect(&format!("{family}_bucket"), &[labels[0], labels[1], ("le", "+Inf")], samples.len() as u64);
         }
-        let generated = samples(&all, |exchange| Some(exchange.usage.completion).filter(|tokens| *tokens > 0));
+        let generated = samples(&all, |record| Some(record.usage.completion).filter(|tokens| *tokens > 0));
         expect("normalized_time_per_output_token_seconds_count", &labels, generated.len() as u64);
         if spelling == SPELLINGS[0] {
-            let streamed = all.iter().filter(|exchange| exchange.streamed).count();
+            let streamed = all.iter().filter(|record| record.streamed).count();
             expect("request_ttft_seconds_count", &labels, streamed as u64);
-            let several = all.iter().filter(|exchange| exchange.streamed && exchange.usage.completion > 1).count();
+            let several = all.iter().filter(|record| record.streamed && record.usage.completion > 1).count();
             expect("request_tpot_seconds_count", &labels, several as u64);
         }
     }
@@ -76,50 +76,50 @@ pub(crate) fn picks(page: &Page, tally: &Tally, pods: &[Pod]) -> Vec<Figure> {
         .iter()
         .map(|pod| Figure {
             name: format!("{name} of {}", pod.addr),
-            expected: tally.exchanges.iter().filter(|exchange| exchange.pod == pod.name).count() as f64,
+            expected: tally.records.iter().filter(|record| record.pod == pod.name).count() as f64,
             found: page.sum(name, &[("endpoint", &pod.addr)]),
         })
         .collect();
     let name = Stat::SchedulerAttemptsTotal.family().name;
-    let (expected, found) = (tally.exchanges.len() as f64, page.sum(name, &[("status", "success")]));
+    let (expected, found) = (tally.records.len() as f64, page.sum(name, &[("status", "success")]));
     figures.push(Figure { name: name.to_owned(), expected, found });
     figures
 }
 
 /// The proxy's sum of seconds, if it does not fit what the clients measured around it. Only a page with exact sums can be asked.
 pub(crate) fn seconds_out_of_line(page: &Page, tally: &Tally) -> Option<String> {
-    let clients: Duration = tally.exchanges.iter().map(|exchange| exchange.duration).sum();
+    let clients: Duration = tally.records.iter().map(|record| record.duration).sum();
     let clients = clients.as_secs_f64();
     let proxy = page.sum("inference_objective_request_duration_seconds_sum", &[]);
     let fits = proxy <= clients && proxy >= clients * (1.0 - DURATION_SLACK);
     (!fits).then(|| format!("the proxy measured {proxy:.3} s in all, the clients {clients:.3} s"))
 }
 
-fn samples(exchanges: &[&Exchange], of: impl Fn(&Exchange) -> Option<u64>) -> Vec<u64> {
-    exchanges.iter().filter_map(|exchange| of(exchange)).collect()
+fn samples(records: &[&Record], of: impl Fn(&Record) -> Option<u64>) -> Vec<u64> {
+    records.iter().filter_map(|record| of(record)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use local_stack::traffic::{Call, Usage};
+    use local_stack::traffic::{Call, TokenCounts};
 
-    fn exchange(pod: &str, prompt: u64, completion: u64) -> Exchange {
-        Exchange {
+    fn record(pod: &str, prompt: u64, completion: u64) -> Record {
+        Record {
             call: Call::Chat,
             model: "m",
             streamed: true,
             pod: pod.to_owned(),
             sent_bytes: 100,
             received_bytes: 1000,
-            usage: Usage { prompt, completion, cached: None },
+            usage: TokenCounts { prompt, completion, cached: None },
             first_byte: Duration::from_millis(100),
             duration: Duration::from_secs(1),
         }
     }
 
     fn tally() -> Tally {
-        Tally { exchanges: vec![exchange("pod-1", 3, 4), exchange("pod-2", 5, 0)], failures: Vec::new() }
+        Tally { records: vec![record("pod-1", 3, 4), record("pod-2", 5, 0)], failures: Vec::new() }
     }
 
     fn found(figures: &[Figure], start: &str) -> Figure {
@@ -132,7 +132,7 @@ mod tests {
             Page::parse("inference_model_input_tokens_sum{model_name=\"m\",target_model_name=\"m\"} 8\n").unwrap();
         let figures = requests(&page, "inference_model", &tally());
         assert!(found(&figures, "inference_model_input_tokens_sum").agrees());
-        // An answer without output gives no sample of it.
+        // A response without output gives no sample of it.
         assert_eq!(found(&figures, "inference_model_output_tokens_count").expected, 1.0);
         assert_eq!(found(&figures, "inference_model_request_sizes_sum").expected, 200.0);
         assert!(!found(&figures, "inference_model_request_total").agrees());

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use agreement::{Figure, SPELLINGS};
 use clap::Parser;
 use local_stack::traffic::{ADAPTER, ALIAS, BASE, Call, Job};
-use local_stack::{Board, Client, Page, Ports, Stack, interrupted};
+use local_stack::{HttpClient, Page, Ports, Stack, StatusLine, interrupted};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
-use tally::{Exchange, Tally, quantile};
+use tally::{Record, Tally, quantile};
 use tokio::task::JoinSet;
 
 /// Requests under way at once, quarter by quarter of the demo: a ramp up and down.
@@ -96,14 +96,14 @@ async fn demo(arguments: Arguments) -> anyhow::Result<bool> {
 
 /// Runs the clients to their end, a line each second.
 async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally> {
-    let (client, gateway) = (Client::new(), Arc::new(stack.url("")));
+    let (client, gateway) = (HttpClient::new(), Arc::new(stack.url("")));
     let (start, length) = (Instant::now(), Duration::from_secs(arguments.seconds));
     let mut clients = JoinSet::new();
     for number in 0..RAMP.into_iter().max().unwrap_or(1) {
         let random = SmallRng::seed_from_u64(arguments.seed.wrapping_mul(1000).wrapping_add(number as u64));
         clients.spawn(converse(client.clone(), Arc::clone(&gateway), random, number, start, length));
     }
-    let mut board = Board::default();
+    let mut status_line = StatusLine::default();
     let mut ticks = tokio::time::interval(TICK);
     let mut last = Instant::now();
     ticks.tick().await;
@@ -116,7 +116,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
             },
             _ = ticks.tick() => {
                 stack.check()?;
-                println!("{}", board.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
+                println!("{}", status_line.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
                 last = Instant::now();
             }
         }
@@ -125,7 +125,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
 
 /// One client: sends request after request while the ramp has room for it.
 async fn converse(
-    client: Client,
+    client: HttpClient,
     gateway: Arc<String>,
     mut random: SmallRng,
     number: usize,
@@ -139,8 +139,8 @@ async fn converse(
             continue;
         }
         let job = Job::draw(&mut random);
-        match exchange(&client, &gateway, &job).await {
-            Ok(exchange) => tally.exchanges.push(exchange),
+        match perform(&client, &gateway, &job).await {
+            Ok(record) => tally.records.push(record),
             Err(failure) => tally.failures.push(format!("{} {}: {failure}", job.call.path(), job.model)),
         }
     }
@@ -153,11 +153,11 @@ fn concurrency(elapsed: Duration, length: Duration) -> Option<usize> {
     RAMP.get(quarter as usize).copied()
 }
 
-async fn exchange(client: &Client, gateway: &str, job: &Job) -> Result<Exchange, String> {
+async fn perform(client: &HttpClient, gateway: &str, job: &Job) -> Result<Record, String> {
     let url = format!("{gateway}{}", job.call.path());
     let reply = client.post_json(&url, job.body.clone()).await.map_err(|error| error.to_string())?;
     let usage = job.check(&reply)?;
-    Ok(Exchange {
+    Ok(Record {
         call: job.call,
         model: job.model,
         streamed: job.streamed,
@@ -171,14 +171,14 @@ async fn exchange(client: &Client, gateway: &str, job: &Job) -> Result<Exchange,
 }
 
 fn summarise(stack: &Stack, tally: &Tally) {
-    let all = &tally.exchanges;
+    let all = &tally.records;
     println!("\n{} requests succeeded, {} failed", all.len(), tally.failures.len());
     for failure in tally.failures.iter().take(SHOWN) {
         println!("  {failure}");
     }
     println!("\n{:<24} {:>8} {:>7}", "pod", "requests", "share");
     for pod in &stack.pods {
-        let served = all.iter().filter(|exchange| exchange.pod == pod.name).count();
+        let served = all.iter().filter(|record| record.pod == pod.name).count();
         let share = 100.0 * served as f64 / all.len().max(1) as f64;
         println!("{:<24} {served:>8} {share:>6.1}%", format!("{} {}", pod.name, pod.addr));
     }
@@ -188,13 +188,13 @@ fn summarise(stack: &Stack, tally: &Tally) {
     );
     for call in Call::ALL {
         for streamed in [false, true] {
-            let kind: Vec<&Exchange> =
-                all.iter().filter(|exchange| exchange.call == call && exchange.streamed == streamed).collect();
+            let kind: Vec<&Record> =
+                all.iter().filter(|record| record.call == call && record.streamed == streamed).collect();
             if kind.is_empty() {
                 continue;
             }
-            let durations: Vec<Duration> = kind.iter().map(|exchange| exchange.duration).collect();
-            let firsts: Vec<Duration> = kind.iter().map(|exchange| exchange.first_byte).collect();
+            let durations: Vec<Duration> = kind.iter().map(|record| record.duration).collect();
+            let firsts: Vec<Duration> = kind.iter().map(|record| record.first_byte).collect();
             let first = |share| if streamed { milliseconds(quantile(firsts.clone(), share)) } else { "-".to_owned() };
             println!(
                 "{:<24} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
@@ -204,8 +204,8 @@ fn summarise(stack: &Stack, tally: &Tally) {
                 milliseconds(quantile(durations, 0.95)),
                 first(0.5),
                 first(0.95),
-                kind.iter().map(|exchange| exchange.usage.prompt).sum::<u64>(),
-                kind.iter().map(|exchange| exchange.usage.completion).sum::<u64>(),
+                kind.iter().map(|record| record.usage.prompt).sum::<u64>(),
+                kind.iter().map(|record| record.usage.completion).sum::<u64>(),
             );
         }
     }

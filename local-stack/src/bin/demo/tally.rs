@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use local_stack::traffic::{Call, Usage};
+use local_stack::traffic::{Call, TokenCounts};
 
-/// One request that was answered as it should be.
+/// One request whose response was as it should be.
 #[derive(Clone, Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Record {
     pub(crate) call: Call,
     pub(crate) model: &'static str,
     pub(crate) streamed: bool,
     pub(crate) pod: String,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
-    pub(crate) usage: Usage,
+    pub(crate) usage: TokenCounts,
     pub(crate) first_byte: Duration,
     pub(crate) duration: Duration,
 }
@@ -21,26 +21,26 @@ pub(crate) struct Exchange {
 /// All of them, and what went wrong with the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) records: Vec<Record>,
     pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, other: Self) {
-        self.exchanges.extend(other.exchanges);
+        self.records.extend(other.records);
         self.failures.extend(other.failures);
     }
 
     /// Models that were asked for, sorted.
     pub(crate) fn models(&self) -> Vec<&'static str> {
-        let mut models: Vec<_> = self.exchanges.iter().map(|exchange| exchange.model).collect();
+        let mut models: Vec<_> = self.records.iter().map(|record| record.model).collect();
         models.sort_unstable();
         models.dedup();
         models
     }
 
-    pub(crate) fn of_model(&self, model: &str) -> impl Iterator<Item = &Exchange> {
-        self.exchanges.iter().filter(move |exchange| exchange.model == model)
+    pub(crate) fn of_model(&self, model: &str) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(move |record| record.model == model)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use local_stack::traffic::Job;
-use local_stack::{Client, ClientError, Reply};
+use local_stack::{ClientError, HttpClient, HttpResponse};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use serde_json::Value;
@@ -15,15 +15,15 @@ use tokio::net::TcpStream;
 
 use crate::tally::{Outcome, Record};
 
-/// A client that waits longer leaves; an answer takes milliseconds unless its pod was told to be silent.
+/// A client that waits longer leaves; a response takes milliseconds unless its pod was told to be silent.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest time that a client which leaves lets its request run before.
 const LINGER: Duration = Duration::from_millis(12);
-/// Bytes of the answer after which a client leaves in the middle of it, at most.
+/// Bytes of the response after which a client leaves in the middle of it, at most.
 const TASTE: usize = 2048;
 /// Envoy closes a connection whose client has gone within this, or something is wrong.
 const CLOSE: Duration = Duration::from_secs(10);
-/// What a pod puts into each of its answers, errors included.
+/// What a pod puts into each of its responses, errors included.
 const POD_HEADER: &str = "x-inference-pod";
 
 /// What all clients of a phase share.
@@ -37,7 +37,7 @@ pub(crate) struct Phase {
 }
 
 /// Sends requests until there are no more to send.
-pub(crate) async fn converse(phase: Arc<Phase>, client: Client, mut random: SmallRng) -> Vec<Record> {
+pub(crate) async fn converse(phase: Arc<Phase>, client: HttpClient, mut random: SmallRng) -> Vec<Record> {
     let client = client.with_timeout(PATIENCE);
     let mut records = Vec::new();
     while phase.left.fetch_sub(1, Ordering::Relaxed) > 0 {
@@ -60,36 +60,37 @@ pub(crate) async fn converse(phase: Arc<Phase>, client: Client, mut random: Smal
     records
 }
 
-async fn post(phase: &Phase, client: &Client, job: &Job) -> Result<Reply, ClientError> {
+async fn post(phase: &Phase, client: &HttpClient, job: &Job) -> Result<HttpResponse, ClientError> {
     client.post_json(&format!("http://{}{}", phase.gateway, job.call.path()), job.body.clone()).await
 }
 
 /// How a whole and valid request ended.
-fn outcome(job: &Job, reply: Result<Reply, ClientError>) -> Outcome {
-    let reply = match reply {
-        Ok(reply) => reply,
+fn outcome(job: &Job, response: Result<HttpResponse, ClientError>) -> Outcome {
+    let response = match response {
+        Ok(response) => response,
         Err(ClientError::Body { .. }) => return Outcome::BrokenOff,
         Err(ClientError::TimedOut { .. }) => return Outcome::Left,
         Err(error) => return Outcome::Unexplained(error.to_string()),
     };
-    let status = reply.status.as_u16();
-    match (reply.header(POD_HEADER).is_some(), status) {
-        (true, 400..) => Outcome::Answered { failed: true, understood: is_error(&reply.text()) },
-        (true, _) => {
-            Outcome::Answered { failed: job.streamed && reports_error(&reply), understood: job.check(&reply).is_ok() }
-        }
-        (false, 503) if is_crash(&reply) => Outcome::NoMachine,
-        (false, 500..) if is_error(&reply.text()) => Outcome::Refused,
-        _ => Outcome::Unexplained(format!("{status} {:?} {}", reply.headers, reply.text())),
+    let status = response.status.as_u16();
+    match (response.header(POD_HEADER).is_some(), status) {
+        (true, 400..) => Outcome::Responded { failed: true, understood: is_error(&response.text()) },
+        (true, _) => Outcome::Responded {
+            failed: job.streamed && reports_error(&response),
+            understood: job.check(&response).is_ok(),
+        },
+        (false, 503) if is_crash(&response) => Outcome::NoMachine,
+        (false, 500..) if is_error(&response.text()) => Outcome::Refused,
+        _ => Outcome::Unexplained(format!("{status} {:?} {}", response.headers, response.text())),
     }
 }
 
 /// How a request ended whose body is no JSON.
-fn refused(reply: Result<Reply, ClientError>) -> Outcome {
-    match reply {
-        Ok(reply) if reply.status == 400 && is_error(&reply.text()) => Outcome::BadRequest,
-        Ok(reply) if reply.status == 503 && is_crash(&reply) => Outcome::NoMachine,
-        Ok(reply) => Outcome::Unexplained(format!("{} to a malformed body: {}", reply.status, reply.text())),
+fn refused(response: Result<HttpResponse, ClientError>) -> Outcome {
+    match response {
+        Ok(response) if response.status == 400 && is_error(&response.text()) => Outcome::BadRequest,
+        Ok(response) if response.status == 503 && is_crash(&response) => Outcome::NoMachine,
+        Ok(response) => Outcome::Unexplained(format!("{} to a malformed body: {}", response.status, response.text())),
         Err(error) => Outcome::Unexplained(error.to_string()),
     }
 }
@@ -99,15 +100,15 @@ fn is_error(body: &str) -> bool {
     serde_json::from_str::<Value>(body).is_ok_and(|body| body.pointer("/error/message").is_some_and(Value::is_string))
 }
 
-/// Envoy's answer in place of a filter whose virtual machine has crashed.
-fn is_crash(reply: &Reply) -> bool {
-    serde_json::from_slice::<Value>(&reply.body)
+/// Envoy's local reply in place of a filter whose VM has crashed.
+fn is_crash(response: &HttpResponse) -> bool {
+    serde_json::from_slice::<Value>(&response.body)
         .is_ok_and(|body| body.pointer("/error/code").is_some_and(|code| code == "wasm_fail_stream"))
 }
 
 /// Whether the stream said itself that it failed.
-fn reports_error(reply: &Reply) -> bool {
-    let events = reply.events();
+fn reports_error(response: &HttpResponse) -> bool {
+    let events = response.events();
     let values = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
     values.into_iter().any(|event| {
         event.get("error").is_some_and(|error| !error.is_null())
@@ -130,7 +131,7 @@ enum Leave {
     AfterBytes(usize),
 }
 
-/// Sends a whole request and leaves at some point of its answer.
+/// Sends a whole request and leaves at some point of its response.
 async fn leave(phase: &Phase, job: &Job, when: Leave) -> Outcome {
     let leaving = async {
         let mut socket = TcpStream::connect(phase.gateway).await?;
@@ -142,12 +143,12 @@ async fn leave(phase: &Phase, job: &Job, when: Leave) -> Outcome {
                 goodbye(socket).await
             }
             Leave::AfterBytes(count) => {
-                let mut answer = vec![0; count];
-                // The answer may be shorter; its connection stays open then, and the client leaves all the same.
-                let _ = tokio::time::timeout(LINGER, socket.read_exact(&mut answer)).await;
+                let mut response = vec![0; count];
+                // The response may be shorter; its connection stays open then, and the client leaves all the same.
+                let _ = tokio::time::timeout(LINGER, socket.read_exact(&mut response)).await;
                 // What has come and was not read makes the kernel send a reset. Nothing came: only a goodbye proves that the
                 // request was read.
-                if answer.first() == Some(&0) { goodbye(socket).await } else { Ok(()) }
+                if response.first() == Some(&0) { goodbye(socket).await } else { Ok(()) }
             }
         }
     };
@@ -200,12 +201,12 @@ mod tests {
 
     use super::*;
 
-    fn reply(status: u16, pod: bool, body: &str) -> Reply {
+    fn response(status: u16, pod: bool, body: &str) -> HttpResponse {
         let mut headers = HeaderMap::new();
         if pod {
             headers.insert(POD_HEADER, "pod-1".parse().unwrap());
         }
-        Reply {
+        HttpResponse {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
             body: body.to_owned().into(),
@@ -214,27 +215,27 @@ mod tests {
         }
     }
 
-    fn of(streamed: bool, reply: Reply) -> Outcome {
+    fn of(streamed: bool, response: HttpResponse) -> Outcome {
         let job = Job { call: Call::Chat, model: "m", streamed, body: String::new() };
-        outcome(&job, Ok(reply))
+        outcome(&job, Ok(response))
     }
 
     #[test]
-    fn answers_of_pods_and_of_the_proxy_are_told_apart() {
+    fn responses_of_pods_and_local_replies_are_told_apart() {
         let error = r#"{"error": {"message": "no", "code": 503}}"#;
-        assert_eq!(of(false, reply(503, true, error)), Outcome::Answered { failed: true, understood: true });
-        assert_eq!(of(false, reply(500, true, "<html>")), Outcome::Answered { failed: true, understood: false });
-        assert_eq!(of(false, reply(503, false, error)), Outcome::Refused);
+        assert_eq!(of(false, response(503, true, error)), Outcome::Responded { failed: true, understood: true });
+        assert_eq!(of(false, response(500, true, "<html>")), Outcome::Responded { failed: true, understood: false });
+        assert_eq!(of(false, response(503, false, error)), Outcome::Refused);
         let crash = r#"{"error": {"message": "failed", "code": "wasm_fail_stream"}}"#;
-        assert_eq!(of(false, reply(503, false, crash)), Outcome::NoMachine);
-        assert!(matches!(of(false, reply(503, false, "")), Outcome::Unexplained(_)));
-        assert_eq!(of(false, reply(200, true, "garbage")), Outcome::Answered { failed: false, understood: false });
-        assert!(matches!(of(false, reply(503, false, "text")), Outcome::Unexplained(_)));
-        assert!(matches!(of(false, reply(200, false, "{}")), Outcome::Unexplained(_)));
+        assert_eq!(of(false, response(503, false, crash)), Outcome::NoMachine);
+        assert!(matches!(of(false, response(503, false, "")), Outcome::Unexplained(_)));
+        assert_eq!(of(false, response(200, true, "garbage")), Outcome::Responded { failed: false, understood: false });
+        assert!(matches!(of(false, response(503, false, "text")), Outcome::Unexplained(_)));
+        assert!(matches!(of(false, response(200, false, "{}")), Outcome::Unexplained(_)));
         let stream = format!("data: {{\"choices\": []}}\n\ndata: {error}\n\ndata: [DONE]\n\n");
-        assert_eq!(of(true, reply(200, true, &stream)), Outcome::Answered { failed: true, understood: false });
-        assert!(matches!(refused(Ok(reply(200, true, "{}"))), Outcome::Unexplained(_)));
-        assert_eq!(refused(Ok(reply(400, false, error))), Outcome::BadRequest);
+        assert_eq!(of(true, response(200, true, &stream)), Outcome::Responded { failed: true, understood: false });
+        assert!(matches!(refused(Ok(response(200, true, "{}"))), Outcome::Unexplained(_)));
+        assert_eq!(refused(Ok(response(400, false, error))), Outcome::BadRequest);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use catalogue::Stat;
 use clap::Parser;
 use client::{Phase, converse};
 use local_stack::traffic::{ADAPTER, ALIAS, BASE};
-use local_stack::{Client, Page, Stack, interrupted};
+use local_stack::{HttpClient, Page, Stack, interrupted};
 use memory::{Sample, growth, mebibytes, thirds};
 use mishap::{Mishap, repair, trouble};
 use rand::SeedableRng as _;
@@ -144,7 +144,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     let traffic = Traffic::start(stack, i64::MAX, arguments.seed.wrapping_add(1))?;
     let (phase, url) = (Arc::clone(&traffic.phase), stack.url("/v1/chat/completions"));
     let crashes = async {
-        let client = Client::new();
+        let client = HttpClient::new();
         let mut crashes = Vec::new();
         for _ in 0..arguments.crashes {
             tokio::time::sleep(BETWEEN_CRASHES).await;
@@ -162,7 +162,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     let (crashes, (records, samples)) = (crashes?, ended?);
     let tally = Tally::of(&records);
     describe(&tally, &records);
-    let stake: u64 = crashes.iter().map(|&(asked, answered, _)| at_stake(&records, asked, answered, FLUSH)).sum();
+    let stake: u64 = crashes.iter().map(|&(asked, replied, _)| at_stake(&records, asked, replied, FLUSH)).sum();
     let figures = |page: &Page| {
         let starts = Stat::VmStartsTotal.family().name;
         let starts = page.sum(starts, &[]) - before.sum(starts, &[]);
@@ -173,7 +173,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
             .map(|figure| Figure { low: figure.high.saturating_sub(stake), ..figure })
             .collect();
         figures.push(Figure {
-            name: "virtual machines made anew".to_owned(),
+            name: "VMs made anew".to_owned(),
             low: 1,
             high: u64::from(arguments.crashes),
             found: starts,
@@ -227,7 +227,7 @@ impl Traffic {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let random = SmallRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(number));
-            clients.spawn(converse(Arc::clone(&phase), Client::new(), random));
+            clients.spawn(converse(Arc::clone(&phase), HttpClient::new(), random));
         }
         let watch = tokio::spawn(watch(Arc::clone(&phase), pid, format!("http://{}/stats/prometheus", stack.admin)));
         Ok(Self { phase, clients, _watching: Watching(watch.abort_handle()), watch })
@@ -261,7 +261,7 @@ impl Traffic {
 
 /// Looks at memory until nothing is left to do.
 async fn watch(phase: Arc<Phase>, pid: u32, url: String) -> Vec<Sample> {
-    let client = Client::new().with_timeout(STUCK);
+    let client = HttpClient::new().with_timeout(STUCK);
     let (mut samples, mut last) = (Vec::new(), 0);
     while phase.left.load(Ordering::Relaxed) > 0 {
         tokio::time::sleep(SAMPLE).await;
@@ -289,8 +289,8 @@ async fn watch(phase: Arc<Phase>, pid: u32, url: String) -> Vec<Sample> {
 fn describe(tally: &Tally, records: &[Record]) {
     let Tally { succeeded, not_understood, failed, refused, broken_off, bad_requests, .. } = tally;
     println!(
-        "\nthe clients saw: {succeeded} whole answers, {not_understood} answers that make no sense, {failed} errors of pods, {refused} errors of \
-         the proxy, {broken_off} answers broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no machine",
+        "\nthe clients saw: {succeeded} whole responses, {not_understood} responses that make no sense, {failed} errors of pods, {refused} errors of \
+         the proxy, {broken_off} responses broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no VM",
         tally.left, tally.left_uploading, tally.no_machine
     );
     for record in records.iter().filter(|record| matches!(record.outcome, Outcome::Unexplained(_))).take(SHOWN) {

@@ -1,4 +1,4 @@
-//! How much memory Envoy and the virtual machines have, over time.
+//! How much memory Envoy and the VMs have, over time.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) struct Sample {
     pub(crate) at: Duration,
     /// Bytes of Envoy's process that are in memory.
     pub(crate) resident: u64,
-    /// Pages of the linear memories of all workers' virtual machines.
+    /// Pages of the linear memories of all workers' VMs.
     pub(crate) guest_pages: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_stack::{Client, Stack};
+use local_stack::{HttpClient, Stack};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -24,13 +24,13 @@ pub(crate) enum Mishap {
     EngineFrozen,
     /// A pod closes its port and every connection.
     PortClosed,
-    /// A pod answers 503.
+    /// A pod responds with 503.
     Full,
-    /// A pod answers 200 with nonsense.
+    /// A pod responds with 200 with nonsense.
     Garbage,
-    /// A pod resets connections in the middle of an answer, or before it.
+    /// A pod resets connections in the middle of a response, or before it.
     Reset,
-    /// A pod ends its answers half way, as if they were whole.
+    /// A pod ends its responses half way, as if they were whole.
     HalfAnswer,
     /// A pod closes connections half way.
     CutOff,
@@ -118,7 +118,7 @@ async fn happen(
         }
         other => {
             if let Some(fault) = other.fault(random) {
-                Client::new().post_json(&stack.pod_url(pod, "/sim/fault")?, fault.to_string()).await?;
+                HttpClient::new().post_json(&stack.pod_url(pod, "/sim/fault")?, fault.to_string()).await?;
             }
         }
     }
@@ -152,6 +152,6 @@ pub(crate) async fn repair(stack: &mut Stack) -> anyhow::Result<()> {
 
 async fn recover(stack: &Stack, pod: usize) -> anyhow::Result<()> {
     let request = http::Request::delete(stack.pod_url(pod, "/sim/fault")?).body(http_body_util::Full::default())?;
-    Client::new().send(request).await?;
+    HttpClient::new().send(request).await?;
     Ok(())
 }

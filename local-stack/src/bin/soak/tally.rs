@@ -8,19 +8,19 @@ use local_stack::Page;
 /// How one request ended, as its client saw it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
-    /// A pod's whole answer. `failed`: it is an error, or a stream that reports one; `understood`: it is of the right form.
-    Answered { failed: bool, understood: bool },
-    /// A well-formed error of the proxy, since no pod answered.
+    /// A pod's whole response. `failed`: it is an error, or a stream that reports one; `understood`: it is of the right form.
+    Responded { failed: bool, understood: bool },
+    /// A well-formed error of the proxy, since no pod responded.
     Refused,
     /// A well-formed 400 to a body that is no JSON.
     BadRequest,
-    /// The answer began and did not end.
+    /// The response began and did not end.
     BrokenOff,
     /// The client left when its whole request had been sent.
     Left,
     /// The client left before that.
     LeftUploading,
-    /// A well-formed 503: the worker's virtual machine was gone.
+    /// A well-formed 503: the worker's VM was gone.
     NoMachine,
     /// What must not be.
     Unexplained(String),
@@ -41,7 +41,7 @@ impl Record {
     pub(crate) fn parsed(&self) -> bool {
         matches!(
             self.outcome,
-            Outcome::Answered { .. } | Outcome::Refused | Outcome::BrokenOff | Outcome::Left | Outcome::Unexplained(_)
+            Outcome::Responded { .. } | Outcome::Refused | Outcome::BrokenOff | Outcome::Left | Outcome::Unexplained(_)
         )
     }
 }
@@ -90,9 +90,9 @@ impl Tally {
                 tally.parsed_bytes += record.body_bytes;
             }
             *match &record.outcome {
-                Outcome::Answered { failed: false, understood: true } => &mut tally.succeeded,
-                Outcome::Answered { failed: false, understood: false } => &mut tally.not_understood,
-                Outcome::Answered { failed: true, .. } => &mut tally.failed,
+                Outcome::Responded { failed: false, understood: true } => &mut tally.succeeded,
+                Outcome::Responded { failed: false, understood: false } => &mut tally.not_understood,
+                Outcome::Responded { failed: true, .. } => &mut tally.failed,
                 Outcome::Refused => &mut tally.refused,
                 Outcome::BadRequest => &mut tally.bad_requests,
                 Outcome::BrokenOff => &mut tally.broken_off,
@@ -167,12 +167,12 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
     .into()
 }
 
-/// Requests that a crash between `asked` and `answered` may cost: those that had ended after the last flush before it, and those
-/// under way. Both workers' are counted, since a client cannot know whose its request was; the 503s of a missing machine are
+/// Requests that a crash between `asked` and `replied` may cost: those that had ended after the last flush before it, and those
+/// under way. Both workers' are counted, since a client cannot know whose its request was; the 503s of a missing VM are
 /// not, since nothing of them can be lost.
-pub(crate) fn at_stake(records: &[Record], asked: Duration, answered: Duration, flush: Duration) -> u64 {
+pub(crate) fn at_stake(records: &[Record], asked: Duration, replied: Duration, flush: Duration) -> u64 {
     let from = asked.saturating_sub(flush);
-    let hit = |record: &&Record| record.parsed() && record.begun <= answered && record.ended >= from;
+    let hit = |record: &&Record| record.parsed() && record.begun <= replied && record.ended >= from;
     records.iter().filter(hit).count() as u64
 }
 
@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn clients_that_left_leave_room_and_nobody_else_does() {
-        let answered = Outcome::Answered { failed: false, understood: true };
+        let responded = Outcome::Responded { failed: false, understood: true };
         let records = [
-            record(answered.clone(), 0, 1),
-            record(answered, 0, 1),
+            record(responded.clone(), 0, 1),
+            record(responded, 0, 1),
             record(Outcome::Left, 0, 1),
             record(Outcome::LeftUploading, 0, 1),
         ];
@@ -223,8 +223,8 @@ mod tests {
             record(Outcome::NoMachine, 1995, 2005),
             record(Outcome::Refused, 2011, 2020),
         ];
-        let [asked, answered, flush] = [2000, 2010, 1000].map(Duration::from_millis);
-        assert_eq!(at_stake(&records, asked, answered, flush), 2);
+        let [asked, replied, flush] = [2000, 2010, 1000].map(Duration::from_millis);
+        assert_eq!(at_stake(&records, asked, replied, flush), 2);
     }
 
     #[test]

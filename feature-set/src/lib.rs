@@ -1,0 +1,3 @@
+//! Nothing but a list of dependencies: `Cargo.toml` says what for.
+
+#![no_std]
