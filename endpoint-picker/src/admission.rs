@@ -55,7 +55,7 @@ impl Admitted {
 
 /// How many values of each subject are admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Bounds {
+pub struct Caps {
     /// Model names.
     pub models: usize,
     /// Endpoints, and as many pods.
@@ -79,7 +79,7 @@ pub struct Table {
 /// One worker's copy of the table, and what it wants to add.
 #[derive(Debug)]
 pub struct Admission {
-    bounds: Bounds,
+    caps: Caps,
     models: Values,
     endpoints: Values,
     pods: Values,
@@ -105,9 +105,9 @@ impl Values {
 
 impl Admission {
     /// A copy of an empty table. `configured` model names are admitted before and beyond all others.
-    pub fn new<'a>(bounds: Bounds, configured: impl Iterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(caps: Caps, configured: impl Iterator<Item = &'a str>) -> Self {
         let mut admission = Self {
-            bounds,
+            caps,
             models: Values::default(),
             endpoints: Values::default(),
             pods: Values::default(),
@@ -224,8 +224,8 @@ impl Admission {
 
     const fn bound(&self, subject: Subject) -> usize {
         match subject {
-            Subject::Model => self.bounds.models,
-            Subject::Endpoint | Subject::Pod => self.bounds.endpoints,
+            Subject::Model => self.caps.models,
+            Subject::Endpoint | Subject::Pod => self.caps.endpoints,
         }
     }
 }
@@ -238,10 +238,10 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { models: 3, endpoints: 2 };
+    const CAPS: Caps = Caps { models: 3, endpoints: 2 };
 
     fn admission() -> Admission {
-        Admission::new(BOUNDS, core::iter::empty())
+        Admission::new(CAPS, core::iter::empty())
     }
 
     /// Merges into what is stored, as a worker's tick does.
@@ -282,7 +282,7 @@ mod tests {
             early.propose(Subject::Model, name);
         }
         store(&mut early, &mut stored);
-        let mut late = Admission::new(BOUNDS, ["mine", "mine"].into_iter());
+        let mut late = Admission::new(CAPS, ["mine", "mine"].into_iter());
         store(&mut late, &mut stored);
         assert_eq!(["mine", "x", "new"].map(|name| shown(&late, name)), ["mine", "x", OTHER]);
     }

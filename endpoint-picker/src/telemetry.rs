@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use catalogue::Stat;
 use hashbrown::HashMap;
 
-use crate::admission::{Admission, Admitted, Bounds, OTHER, Subject};
+use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
 use crate::config::Config;
 use crate::ledger::{Ledger, SeriesId};
 use crate::pool::{EndpointId, Pool};
@@ -102,12 +102,12 @@ impl Telemetry {
             .rewrites
             .iter()
             .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
-        let bounds = Bounds { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
+        let caps = Caps { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
         let mut ledger = Ledger::new(config.stats);
         Self {
             pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
             ledger,
-            admission: Admission::new(bounds, configured.map(String::as_str)),
+            admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
             rules: config.rewrites.iter().map(|rule| rule.name.clone()).collect(),
             rows: HashMap::new(),

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::pool::{Availability, EndpointId, Pool, Standing};
 use crate::time::Timestamp;
 
-use super::Profile;
+use super::profile::Profile;
 
 /// An endpoint that may be picked.
 #[derive(Clone, Copy, Debug)]

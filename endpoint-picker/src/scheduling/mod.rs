@@ -1,13 +1,17 @@
 //! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it; and what is observed of a request goes back
 //! to whoever learns from it.
 
+mod decision;
 mod eligibility;
+mod profile;
 mod ranking;
 mod request;
 mod scorer;
 
 use alloc::vec::Vec;
 
+pub use decision::{Decision, MAX_RANKED, Ranked, Reason};
+pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest, estimated_tokens};
 pub use scorer::Scorer;
 
@@ -16,94 +20,6 @@ use crate::rng::Rng;
 use crate::time::Timestamp;
 use eligibility::{Candidate, Excluded, Ground};
 use scorer::Validity;
-
-/// Longest ranked list. Envoy takes the next entry for each attempt, and more than two retries help nobody.
-pub const MAX_RANKED: usize = 3;
-
-/// How to pick.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Profile {
-    /// Scorers with their weights; 1 is the best score.
-    pub scorers: Vec<(Scorer, f64)>,
-    /// What ranks the scores.
-    pub picker: Picker,
-    /// Entries of the ranked list, 1 to [`MAX_RANKED`].
-    pub ranked: usize,
-    /// Loads that were last confirmed longer ago than this are stale; microseconds.
-    pub max_snapshot_age_micros: u64,
-    /// Staleness and ejection together leave out at most this part of a pool, 0 to 100 percent.
-    pub max_excluded_percent: u8,
-}
-
-/// What ranks the scores.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Picker {
-    /// Highest score first, ties in random order.
-    MaxScore,
-    /// Random order, whatever the scores.
-    Random,
-}
-
-/// What came of a pick.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decision {
-    /// Endpoints to try in this order.
-    Picked(Ranked, Reason),
-    /// The pool has no endpoint that may take traffic.
-    NoEndpoint,
-}
-
-/// What decided.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Reason {
-    /// One endpoint had the highest score.
-    BestScore,
-    /// Several had it; chance decided between them.
-    Tie,
-    /// The random picker was asked for.
-    Random,
-    /// No endpoint had fresh load: the one with the fewest requests in flight was taken.
-    InFlightOnly,
-    /// Nothing was picked: Envoy's fallback policy chose.
-    Fallback,
-    /// The picked endpoint failed and a later entry of the list served.
-    Retry,
-}
-
-impl Reason {
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BestScore => "best_score",
-            Self::Tie => "tie",
-            Self::Random => "random",
-            Self::InFlightOnly => "in_flight_only",
-            Self::Fallback => "fallback",
-            Self::Retry => "retry",
-        }
-    }
-}
-
-/// One to [`MAX_RANKED`] endpoints, best first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ranked {
-    first: EndpointId,
-    rest: [Option<EndpointId>; MAX_RANKED - 1],
-}
-
-impl Ranked {
-    /// The endpoint that was picked.
-    #[must_use]
-    pub const fn first(&self) -> EndpointId {
-        self.first
-    }
-
-    /// All of them, best first.
-    pub fn iter(&self) -> impl Iterator<Item = EndpointId> {
-        core::iter::once(self.first).chain(self.rest.into_iter().flatten())
-    }
-}
 
 /// Picks endpoints, and takes in how that went. It keeps its working memory, so that a pick allocates nothing.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! From scores to a short ranked list.
 
-use super::MAX_RANKED;
+use super::decision::MAX_RANKED;
 use super::eligibility::Candidate;
 use crate::rng::Rng;
 
