@@ -9,15 +9,8 @@ use alloc::vec::Vec;
 use crate::pool::{Availability, EndpointId, Pool, Standing};
 use crate::time::Timestamp;
 
+use super::candidate::Candidate;
 use super::profile::Profile;
-
-/// An endpoint that may be picked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
-    pub(super) id: EndpointId,
-    /// It failed a moment ago, or is left out by right: behind all others, whatever its score.
-    pub(super) is_last: bool,
-}
 
 /// On what ground the candidates stand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

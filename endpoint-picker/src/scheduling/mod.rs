@@ -1,6 +1,7 @@
 //! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it; and what is observed of a request goes back
 //! to whoever learns from it.
 
+mod candidate;
 mod decision;
 mod eligibility;
 mod profile;
@@ -18,7 +19,8 @@ pub use scorer::Scorer;
 use crate::pool::{EndpointId, Pool};
 use crate::rng::Rng;
 use crate::time::Timestamp;
-use eligibility::{Candidate, Excluded, Ground};
+use candidate::Candidate;
+use eligibility::{Excluded, Ground};
 use scorer::Validity;
 
 /// Picks endpoints, and takes in how that went. It keeps its working memory, so that a pick allocates nothing.

@@ -1,7 +1,7 @@
 //! From scores to a short ranked list.
 
+use super::candidate::Candidate;
 use super::decision::MAX_RANKED;
-use super::eligibility::Candidate;
 use crate::rng::Rng;
 
 /// Positions of the best `length` candidates, best first, and whether the best score was shared. Those that come last by right come

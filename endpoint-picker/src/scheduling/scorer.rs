@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use crate::pool::{Endpoint, Pool};
 use crate::time::Timestamp;
 
-use super::eligibility::Candidate;
+use super::candidate::Candidate;
 
 /// Requests waiting that cost a whole score. One then weighs as much as a tenth of the KV cache: at the depth of 5 that pickers take for
 /// saturation, a queue costs as much as a cache that is half full.
