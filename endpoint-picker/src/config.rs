@@ -448,7 +448,8 @@ mod tests {
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
         assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
         assert_eq!(config.objectives["batch"], -1);
-        let stats = StatsConfig { objective: false, model: true, max_models: 5, max_endpoints: 6, flush_interval_ms: 100 };
+        let stats =
+            StatsConfig { objective: false, model: true, max_models: 5, max_endpoints: 6, flush_interval_ms: 100 };
         assert_eq!(config.stats, stats);
     }
 

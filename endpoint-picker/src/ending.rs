@@ -48,12 +48,17 @@ impl Flags {
     /// the client is not there any more.
     pub(crate) const fn error_code(self) -> ErrorCode {
         if self.any(
-            flag::UPSTREAM_REQUEST_TIMEOUT | flag::STREAM_IDLE_TIMEOUT | flag::MAX_STREAM_DURATION | flag::DURATION_TIMEOUT,
+            flag::UPSTREAM_REQUEST_TIMEOUT
+                | flag::STREAM_IDLE_TIMEOUT
+                | flag::MAX_STREAM_DURATION
+                | flag::DURATION_TIMEOUT,
         ) {
             ErrorCode::Timeout
         } else if self.0 == 0
             || self.any(
-                flag::DOWNSTREAM_CONNECTION_TERMINATION | flag::DOWNSTREAM_REMOTE_RESET | flag::DOWNSTREAM_PROTOCOL_ERROR,
+                flag::DOWNSTREAM_CONNECTION_TERMINATION
+                    | flag::DOWNSTREAM_REMOTE_RESET
+                    | flag::DOWNSTREAM_PROTOCOL_ERROR,
             )
         {
             ErrorCode::Cancelled
@@ -114,7 +119,9 @@ mod tests {
 
     #[test]
     fn only_a_broken_connection_blames_the_endpoint() {
-        for bits in [flag::UPSTREAM_CONNECTION_FAILURE, flag::UPSTREAM_REMOTE_RESET, flag::UPSTREAM_CONNECTION_TERMINATION] {
+        for bits in
+            [flag::UPSTREAM_CONNECTION_FAILURE, flag::UPSTREAM_REMOTE_RESET, flag::UPSTREAM_CONNECTION_TERMINATION]
+        {
             assert!(Flags(bits).blames_endpoint());
             assert_eq!(Flags(bits).error_code(), ErrorCode::UpstreamReset);
         }
@@ -133,8 +140,9 @@ mod tests {
 
     #[test]
     fn trouble_is_what_another_endpoint_might_not_have() {
-        assert_eq!([200, 404, 429, 500, 501, 502, 503, 504, 505].map(is_endpoint_trouble), [
-            false, false, false, true, false, true, true, true, false
-        ]);
+        assert_eq!(
+            [200, 404, 429, 500, 501, 502, 503, 504, 505].map(is_endpoint_trouble),
+            [false, false, false, true, false, true, true, true, false]
+        );
     }
 }

@@ -214,27 +214,27 @@ impl Exchange {
         picker: &mut EndpointPicker,
         slices: impl IntoIterator<Item = &'a [u8]>,
         end: bool,
-        now: Timestamp,
+        info: &mut impl StreamInfo,
     ) -> Directive {
         let State::Reading(reading) = &mut self.state else { return Directive::Continue };
         let fed = slices.into_iter().try_for_each(|slice| reading.scanner.feed(slice));
         if let Err(error) = fed {
             let State::Reading(reading) = self.take() else { return Directive::Continue };
-            return self.refuse_body(picker, reading.request.record, &error, now);
+            return self.refuse_body(picker, reading.request.record, &error, info.now());
         }
-        if end { self.on_request_trailers(picker, now) } else { Directive::Wait }
+        if end { self.on_request_trailers(picker, info) } else { Directive::Wait }
     }
 
     /// The request's body is complete.
-    pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
+    pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker, info: &mut impl StreamInfo) -> Directive {
         if !matches!(self.state, State::Reading(_)) {
             return Directive::Continue;
         }
         let State::Reading(reading) = self.take() else { return Directive::Continue };
         let Reading { request, scanner } = *reading;
         match scanner.finish() {
-            Ok(facts) => self.read(picker, request, facts, now),
-            Err(error) => self.refuse_body(picker, request.record, &error, now),
+            Ok(facts) => self.read(picker, request, facts, info),
+            Err(error) => self.refuse_body(picker, request.record, &error, info.now()),
         }
     }
 
@@ -524,7 +524,7 @@ impl Exchange {
         picker: &mut EndpointPicker,
         mut request: Request,
         facts: RequestFacts,
-        now: Timestamp,
+        info: &mut impl StreamInfo,
     ) -> Directive {
         let record = &mut request.record;
         record.request.bytes = facts.body_bytes;
@@ -536,7 +536,7 @@ impl Exchange {
             Model::Missing if picker.config().missing_model == MissingModel::Reject => {
                 record.request.outcome = Some(BodyOutcome::MissingModel);
                 let reply = LocalReply::missing_model(record.api);
-                return self.refuse(picker, request.record, reply, now);
+                return self.refuse(picker, request.record, reply, info.now());
             }
             Model::Missing => (String::new(), Vec::new()),
         };

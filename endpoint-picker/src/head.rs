@@ -164,11 +164,15 @@ mod tests {
 
     #[test]
     fn what_the_client_waits_for_and_accepts_is_read() {
-        let pairs: [(&[u8], &[u8]); 3] =
-            [(b"accept-encoding", b"gzip, br"), (b"x-envoy-upstream-rq-timeout-ms", b"1500"), (b"x-request-id", b"r-1")];
+        let pairs: [(&[u8], &[u8]); 3] = [
+            (b"accept-encoding", b"gzip, br"),
+            (b"x-envoy-upstream-rq-timeout-ms", b"1500"),
+            (b"x-request-id", b"r-1"),
+        ];
         let head = RequestHead::read(pairs.into_iter());
         assert_eq!((head.accepts_encoded, head.timeout_ms, head.request_id), (true, Some(1_500), Some(&b"r-1"[..])));
-        let plain: [(&[u8], &[u8]); 2] = [(b"accept-encoding", b"identity"), (b"x-envoy-upstream-rq-timeout-ms", b"soon")];
+        let plain: [(&[u8], &[u8]); 2] =
+            [(b"accept-encoding", b"identity"), (b"x-envoy-upstream-rq-timeout-ms", b"soon")];
         let head = RequestHead::read(plain.into_iter());
         assert_eq!((head.accepts_encoded, head.timeout_ms), (false, None));
     }

@@ -141,7 +141,13 @@ impl EndpointPicker {
     }
 
     /// Takes in what became of a request that was sent to `endpoint` at `sent_at`.
-    pub(crate) fn observe(&mut self, endpoint: EndpointId, observation: &Observation, sent_at: Timestamp, now: Timestamp) {
+    pub(crate) fn observe(
+        &mut self,
+        endpoint: EndpointId,
+        observation: &Observation,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) {
         let Routing { pool, scheduler, .. } = &mut self.routing;
         let is_ejected = scheduler.observe(pool, endpoint, observation, sent_at, now);
         if let Observation::Failed(failure) = *observation {

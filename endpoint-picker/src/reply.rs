@@ -144,7 +144,10 @@ impl LocalReply {
     #[must_use]
     pub fn internal(api: Option<Api>) -> Self {
         let message = "The gateway could not process this request";
-        Self::new(api, &Refusal { status: 500, error_code: ErrorCode::Internal, message, param: None, code: "internal" })
+        Self::new(
+            api,
+            &Refusal { status: 500, error_code: ErrorCode::Internal, message, param: None, code: "internal" },
+        )
     }
 
     fn new(api: Option<Api>, refusal: &Refusal<'_>) -> Self {
@@ -201,13 +204,16 @@ mod tests {
 
     #[test]
     fn the_clients_mistakes_are_not_the_servers() {
-        assert_eq!([200, 400, 404, 429, 500, 503].map(ErrorCode::of_status), [
-            None,
-            Some(ErrorCode::ModelServerRejected),
-            Some(ErrorCode::ModelServerRejected),
-            Some(ErrorCode::ResourceExhausted),
-            Some(ErrorCode::ModelServerError),
-            Some(ErrorCode::ModelServerError),
-        ]);
+        assert_eq!(
+            [200, 400, 404, 429, 500, 503].map(ErrorCode::of_status),
+            [
+                None,
+                Some(ErrorCode::ModelServerRejected),
+                Some(ErrorCode::ModelServerRejected),
+                Some(ErrorCode::ResourceExhausted),
+                Some(ErrorCode::ModelServerError),
+                Some(ErrorCode::ModelServerError),
+            ]
+        );
     }
 }

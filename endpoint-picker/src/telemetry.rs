@@ -11,7 +11,7 @@ use crate::admission::{Admission, Admitted, Bounds, OTHER, Subject};
 use crate::config::Config;
 use crate::ledger::{Ledger, SeriesId};
 use crate::pool::{EndpointId, Pool};
-use crate::record::{End, ExchangeRecord, Pick, ResponseSummary};
+use crate::record::{End, ExchangeRecord, Pick, ResponseSummary, Served};
 use crate::reply::ErrorCode;
 use crate::scheduling::{Failure, Reason};
 
@@ -98,8 +98,10 @@ impl Telemetry {
     /// Empty statistics.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let configured =
-            config.rewrites.iter().flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
+        let configured = config
+            .rewrites
+            .iter()
+            .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
         let bounds = Bounds { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
         let mut ledger = Ledger::new(config.stats);
         Self {
@@ -172,11 +174,10 @@ impl Telemetry {
         self.ledger.count(Stat::EndpointFailuresTotal, &[&self.pool, &endpoint, failure.as_str()]);
     }
 
-    /// Counts an exchange that has settled. One that was served under a name that may still be admitted waits for that.
+    /// Counts an exchange that has settled. One that was served under a name, or from an address, that may still be admitted waits for
+    /// that.
     pub fn record(&mut self, pool: &Pool, record: Box<ExchangeRecord>) {
-        if self.labels(&record).is_none() && record.is_served() && self.pending.len() < MAX_PENDING {
-            self.admission.propose(Subject::Model, &record.model);
-            self.admission.propose(Subject::Model, &record.target_model);
+        if record.is_served() && self.pending.len() < MAX_PENDING && self.propose_labels(&record) {
             self.pending.push(record);
         } else {
             self.count(pool, &record);
@@ -190,14 +191,23 @@ impl Telemetry {
         }
     }
 
-    fn labels(&self, record: &ExchangeRecord) -> Option<Models> {
-        let model = self.admission.find(Subject::Model, &record.model)?;
-        let target = if record.target_model == record.model {
-            model
-        } else {
-            self.admission.find(Subject::Model, &record.target_model)?
-        };
-        Some(Models { model, target })
+    /// Asks for the labels that the record has not; false when it has all that it can have.
+    fn propose_labels(&mut self, record: &ExchangeRecord) -> bool {
+        let mut is_missing = false;
+        for name in [&record.model, &record.target_model] {
+            if self.admission.find(Subject::Model, name).is_none() {
+                self.admission.propose(Subject::Model, name);
+                is_missing = true;
+            }
+        }
+        if let Some(Served { address, endpoint: None, .. }) = record.served {
+            let address = address.to_string();
+            if self.admission.find(Subject::Endpoint, &address).is_none() {
+                self.admission.propose(Subject::Endpoint, &address);
+                is_missing = true;
+            }
+        }
+        is_missing
     }
 
     fn count(&mut self, pool: &Pool, record: &ExchangeRecord) {
@@ -288,19 +298,15 @@ impl Telemetry {
                 Some(&known) => known,
                 None => {
                     let endpoint = self.endpoint_label(pool, id);
-                    let series = self.ledger.labelled(Stat::PicksTotal, &[&self.pool, &endpoint, served.reason.as_str()]);
+                    let series =
+                        self.ledger.labelled(Stat::PicksTotal, &[&self.pool, &endpoint, served.reason.as_str()]);
                     self.picks.insert((id, served.reason), series);
                     series
                 }
             },
             None => {
-                let address = served.address.to_string();
-                let label = self.admission.find(Subject::Endpoint, &address);
-                if label.is_none() {
-                    self.admission.propose(Subject::Endpoint, &address);
-                }
-                // It is an address of the cluster's own; the first requests to it may come before its label.
-                let endpoint = label.map_or(OTHER, |label| self.admission.text(Subject::Endpoint, label));
+                let label = self.admission.find(Subject::Endpoint, &served.address.to_string());
+                let endpoint = self.admission.text(Subject::Endpoint, label.unwrap_or(Admitted::OTHER));
                 self.ledger.labelled(Stat::PicksTotal, &[&self.pool, endpoint, served.reason.as_str()])
             }
         };
@@ -363,7 +369,8 @@ impl Telemetry {
     }
 
     fn endpoint_label(&self, pool: &Pool, id: EndpointId) -> String {
-        let label = pool.endpoint(id).and_then(|endpoint| self.admission.find(Subject::Endpoint, endpoint.destination()));
+        let label =
+            pool.endpoint(id).and_then(|endpoint| self.admission.find(Subject::Endpoint, endpoint.destination()));
         self.admission.text(Subject::Endpoint, label.unwrap_or(Admitted::OTHER)).to_string()
     }
 

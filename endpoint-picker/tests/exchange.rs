@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use endpoint_picker::exchange::{Outbound, StreamInfo};
+use catalogue::{Label, stat_name};
+use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{Endpoint, Pool, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 
 const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}}"#;
@@ -68,8 +69,9 @@ impl StreamInfo for Info {
 struct Stats(Vec<(String, u64)>);
 
 impl StatSink for Stats {
-    fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
-        self.0.push((name.to_owned(), 0));
+    fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let name = stat_name(family, suffix, labels);
+        self.0.push((name, 0));
         u32::try_from(self.0.len() - 1).ok()
     }
 
@@ -91,6 +93,18 @@ struct Scene {
     picker: EndpointPicker,
     exchange: Exchange,
     micros: u64,
+    /// The table of labels in shared data.
+    table: Option<Vec<u8>>,
+}
+
+/// Makes these hosts the pool, all idle; it serves the model `m`.
+fn install(picker: &mut EndpointPicker, version: u64, hosts: &[u8]) {
+    let endpoints = hosts.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect();
+    let pool = PoolMembers { name: "default".into(), endpoints, models: vec!["m".into()], ..PoolMembers::default() };
+    picker.install_membership(&Membership { epoch: 1, version, pools: vec![pool] });
+    let idle = Load { state: State::Fresh, age_ms: Some(0), waiting: Some(0), running: Some(0), ..Load::default() };
+    let loads = Loads { epoch: 1, membership_version: version, endpoints: vec![idle; hosts.len()], ..Loads::default() };
+    picker.install_loads(&loads, Timestamp::from_micros(0)).unwrap();
 }
 
 impl Scene {
@@ -101,11 +115,20 @@ impl Scene {
     fn with(config: &str) -> Self {
         let Ok(Plugin::Filter(config)) = Plugin::parse(config.as_bytes()) else { panic!("{config} is no filter") };
         let mut picker = EndpointPicker::new(config, 1);
-        let fresh = |last| Endpoint { state: State::Fresh, waiting: Some(0), ..Endpoint::unknown(address(last)) };
-        let pools = vec![Pool { name: "default".into(), endpoints: vec![fresh(1), fresh(2)] }];
-        picker.install(&Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools });
-        picker.confirm(Timestamp::from_micros(0));
-        Self { picker, exchange: Exchange::default(), micros: 0 }
+        install(&mut picker, 1, &[1, 2]);
+        let mut scene = Self { picker, exchange: Exchange::default(), micros: 0, table: None };
+        scene.admit();
+        scene
+    }
+
+    /// Merges the table of labels, as a worker's tick does.
+    fn admit(&mut self) {
+        let admission = self.picker.telemetry_mut().admission_mut();
+        if let Some(table) = admission.merge(self.table.as_deref()) {
+            admission.learn(&table);
+            self.table = Some(table);
+        }
+        self.picker.settle_pending();
     }
 
     fn now(&self) -> Timestamp {
@@ -119,7 +142,8 @@ impl Scene {
     }
 
     fn body(&mut self, chunk: &[u8], end: bool) -> Directive {
-        let directive = self.exchange.on_request_body(&mut self.picker, chunk, end);
+        let mut info = Info { micros: self.micros, ..Info::default() };
+        let directive = self.exchange.on_request_body(&mut self.picker, [chunk], end, &mut info);
         self.picked(directive)
     }
 
@@ -157,7 +181,11 @@ impl Scene {
     fn response_body(&mut self, chunk: &[u8], end: bool) {
         self.micros += 100_000;
         let mut info = Info { micros: self.micros, ..Info::default() };
-        self.exchange.on_response_body(&mut self.picker, chunk.len(), || chunk.to_vec(), &mut info, end);
+        if self.exchange.reads_response() {
+            self.exchange.on_response_body(&mut self.picker, [chunk], &mut info, end);
+        } else {
+            self.exchange.on_response_size(&mut self.picker, chunk.len() as u64, false, &mut info, end);
+        }
     }
 
     fn log(&mut self, flags: u64) {
@@ -166,7 +194,7 @@ impl Scene {
     }
 
     fn in_flight(&self) -> u32 {
-        self.picker.pool().endpoints().iter().map(endpoint_picker::pool::Endpoint::in_flight).sum()
+        self.picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().own()).sum()
     }
 
     /// Ends the stream as Envoy does, checks that nothing is left in flight, and gives every stat that is not 0.
@@ -175,10 +203,10 @@ impl Scene {
         self.log(flags);
         assert!(self.exchange.is_settled());
         assert_eq!(self.in_flight(), 0);
-        let post = self.picker.post(0, Timestamp::from_micros(0));
-        assert!(post.endpoints.is_empty() && post.models.iter().all(|running| running.count == 0), "{post:?}");
+        assert_eq!(self.picker.accounts().running().count(), 0);
+        self.admit();
         let mut stats = Stats::default();
-        let ledger = self.picker.ledger_mut();
+        let ledger = self.picker.telemetry_mut().ledger_mut();
         ledger.define(&mut stats);
         ledger.begin_flush();
         assert!(ledger.flush(&mut stats));
@@ -374,9 +402,8 @@ fn a_retry_moves_the_request_and_blames_the_first() {
         let ranked = scene.send();
         scene.response_headers(200, shape.content_type(), Info { attempts: Some(2), ..served(ranked[1]) }, false);
         assert_eq!(scene.in_flight(), 1);
-        let second =
-            scene.picker.pool().endpoints().iter().find(|endpoint| endpoint.load.address == ranked[1]).unwrap();
-        assert_eq!(second.own_in_flight(), 1);
+        let second = scene.picker.pool().find(ranked[1]).unwrap();
+        assert_eq!(scene.picker.pool().endpoint(second).unwrap().in_flight().own(), 1);
         for chunk in shape.chunks() {
             scene.response_body(chunk, false);
         }
@@ -394,7 +421,7 @@ fn an_error_of_the_model_server_is_counted_whether_in_status_or_stream() {
     scene.response_headers(404, "application/json", served(first), false);
     scene.response_body(br#"{"error":{"message":"no such model"}}"#, true);
     let stats = scene.stats(0);
-    assert_error(&stats, MODEL, "ModelServerError");
+    assert_error(&stats, MODEL, "ModelServerRejected");
     assert_stat(&stats, &format!("{MODEL}inference_objective_request_duration_seconds_count"), 1);
 
     let mut scene = Scene::new();
@@ -454,20 +481,110 @@ fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed() {
 }
 
 #[test]
-fn a_clients_own_destination_is_taken_off_even_where_nothing_is_picked() {
+fn what_the_host_refuses_never_lets_a_clients_destination_through() {
     let mut scene = Scene::new();
-    let head = RequestHead { method: b"GET", path: b"/health", has_destination: true, ..RequestHead::default() };
-    assert_eq!(
-        scene.request_headers(&head, true),
-        Directive::Send(Outbound { client_destination: true, ..Outbound::default() })
-    );
-    assert!(scene.stats(0).is_empty());
+    let now = scene.now();
+    let reply = scene.exchange.on_refused(&mut scene.picker, Refused::Strip, now);
+    assert!(matches!(reply, Directive::Reply(LocalReply { status: 500, .. })), "{reply:?}");
+    assert_eq!(scene.exchange.on_refused(&mut scene.picker, Refused::Reply, now), Directive::Hold);
+    assert_stat(&scene.stats(0), "outcome=Internal;inpick_load_only_requests_total", 1);
+}
+
+#[test]
+fn a_request_that_cannot_be_changed_as_directed_does_not_go_on_half_changed() {
+    let mut scene = Scene::with(r#"{"model_rewrites": [{"name": "r", "targets": [{"model": "t"}]}]}"#);
+    scene.send();
+    let now = scene.now();
+    let reply = scene.exchange.on_refused(&mut scene.picker, Refused::Splice, now);
+    assert!(matches!(reply, Directive::Reply(LocalReply { status: 500, .. })), "{reply:?}");
+    assert_eq!(scene.exchange.on_refused(&mut scene.picker, Refused::Reply, now), Directive::Hold);
+    assert_error(&scene.stats(0), "model_name=m;target_model_name=t;", "Internal");
+
+    let mut scene = Scene::new();
+    scene.send();
+    assert_eq!(scene.exchange.on_refused(&mut scene.picker, Refused::Destination, now), Directive::Continue);
+    assert_error(&scene.stats(1 << 14), MODEL, "Cancelled");
+
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"POST", path: b"/v1/completions", ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    let reply = scene.exchange.on_refused(&mut scene.picker, Refused::Body, now);
+    assert!(matches!(reply, Directive::Reply(LocalReply { status: 500, .. })), "{reply:?}");
+    assert_eq!(scene.exchange.on_refused(&mut scene.picker, Refused::Reply, now), Directive::Continue);
+    assert_stat(&scene.stats(0), "outcome=unreadable;inpick_request_bodies_total", 1);
+}
+
+#[test]
+fn every_error_belongs_to_a_counted_request() {
+    let posts: [&[u8]; 4] = [b"{", b"", br#"{"model":7}"#, br#"{"messages":[]}"#];
+    for body in posts {
+        let mut scene = Scene::new();
+        scene.post(body);
+        let stats = scene.stats(0);
+        assert_error(&stats, "model_name=;target_model_name=;", "BadRequest");
+        assert_stat(&stats, "model_name=;target_model_name=;priority=0;inference_objective_request_total", 1);
+    }
+    let mut scene = Scene::new();
+    let head = RequestHead { method: b"GET", path: b"/v1/models", ..RequestHead::default() };
+    scene.request_headers(&head, true);
+    scene.response_headers(503, "text/plain", served(address(1)), true);
+    let stats = scene.stats(0);
+    assert_no_error(&stats);
+    assert_stat(&stats, "outcome=ModelServerError;inpick_load_only_requests_total", 1);
+}
+
+#[test]
+fn a_response_that_is_read_is_asked_for_unencoded_and_one_that_comes_encoded_is_counted() {
+    let mut scene = Scene::new();
+    let head =
+        RequestHead { method: b"POST", path: b"/v1/completions", accepts_encoded: true, ..RequestHead::default() };
+    scene.request_headers(&head, false);
+    let Directive::Send(outbound) = scene.body(CHAT, true) else { panic!("not sent") };
+    assert!(outbound.ask_identity);
+    let first = outbound.destination.unwrap().split(',').next().unwrap().parse().unwrap();
+    let mut info = served(first);
+    let head = ResponseHead { status: 200, json: true, encoded: true, ..ResponseHead::default() };
+    scene.exchange.on_response_headers(&mut scene.picker, &head, &mut info, false);
+    scene.response_body(b"\x1f\x8b", true);
+    let stats = scene.stats(0);
+    assert_no_error(&stats);
+    assert_stat(&stats, "outcome=encoded;inpick_response_bodies_total", 1);
+}
+
+#[test]
+fn names_that_nobody_served_take_no_label() {
+    let mut scene = Scene::with(r#"{"metrics": {"max_models": 3}}"#);
+    let mut post = |name: &str, status: u16| {
+        scene.exchange = Exchange::default();
+        let Directive::Send(Outbound { destination: Some(list), .. }) =
+            scene.post(format!(r#"{{"model":"{name}"}}"#).as_bytes())
+        else {
+            panic!("not sent")
+        };
+        let first = list.split(',').next().unwrap().parse().unwrap();
+        scene.response_headers(status, "application/json", served(first), false);
+        scene.response_body(ANSWER, true);
+        scene.admit();
+    };
+    for junk in 0..50 {
+        post(&format!("junk-{junk}"), 404);
+    }
+    for name in ["m", "real", "real", "late", "one-too-many"] {
+        post(name, 200);
+    }
+    let stats = scene.stats(0);
+    let requests = |name: &str| {
+        let labels = format!("model_name={name};target_model_name={name};priority=0;");
+        stats.get(&format!("{labels}inference_objective_request_total")).copied().unwrap_or(0)
+    };
+    assert_eq!(["m", "real", "late", "one-too-many", "other"].map(requests), [1, 2, 1, 0, 51]);
+    assert!(!stats.keys().any(|name| name.contains("junk")), "{stats:#?}");
 }
 
 #[test]
 fn without_endpoints_the_choice_is_envoys_or_nobodys() {
     let mut scene = Scene::new();
-    scene.picker.install(&Snapshot::default());
+    install(&mut scene.picker, 2, &[]);
     assert!(matches!(scene.post(CHAT), Directive::Send(Outbound { destination: None, .. })));
     scene.response_headers(200, "application/json", served(address(9)), false);
     scene.response_body(ANSWER, true);
@@ -480,7 +597,7 @@ fn without_endpoints_the_choice_is_envoys_or_nobodys() {
     );
 
     let mut scene = Scene::with(r#"{"no_endpoint": "fail_closed"}"#);
-    scene.picker.install(&Snapshot::default());
+    install(&mut scene.picker, 2, &[]);
     assert!(matches!(scene.post(CHAT), Directive::Reply(LocalReply { status: 503, .. })));
     let stats = scene.stats(0);
     assert_error(&stats, MODEL, "ServiceUnavailable");
@@ -527,21 +644,24 @@ fn a_rewrite_is_spliced_and_named_in_every_label() {
 #[test]
 fn a_failing_endpoint_is_left_out_after_two_failures() {
     let mut scene = Scene::new();
-    for _ in 0..6 {
+    for _ in 0..30 {
+        // Long enough that one failure is forgotten.
+        scene.micros += 1_000_000;
         scene.exchange = Exchange::default();
         let ranked = scene.send();
+        if ranked == [address(2)] {
+            break;
+        }
         if ranked[0] == address(1) {
-            let by = ranked[1..].first().copied().unwrap_or(address(2));
-            scene.response_headers(200, "application/json", Info { attempts: Some(2), ..served(by) }, true);
+            scene.response_headers(200, "application/json", Info { attempts: Some(2), ..served(ranked[1]) }, true);
         } else {
             scene.response_headers(200, "application/json", served(ranked[0]), true);
         }
     }
-    scene.exchange = Exchange::default();
-    let last = scene.send();
     scene.log(1 << 14);
-    assert_eq!(last, [address(2)]);
-    assert_stat(&scene.stats(0), "pool=default;endpoint=10.0.0.1:8000;inpick_ejections_total", 1);
+    let stats = scene.stats(0);
+    assert_stat(&stats, "pool=default;endpoint=10.0.0.1:8000;inpick_ejections_total", 1);
+    assert_stat(&stats, "pool=default;endpoint=10.0.0.1:8000;reason=no_answer;inpick_endpoint_failures_total", 2);
 }
 
 #[test]
@@ -581,7 +701,8 @@ fn envoys_answer_to_a_request_that_waits_for_its_pick_is_counted() {
     let mut scene = Scene::new();
     let head = RequestHead { method: b"POST", path: b"/v1/chat/completions", ..RequestHead::default() };
     scene.request_headers(&head, false);
-    assert_eq!(scene.exchange.on_request_body(&mut scene.picker, CHAT, true), Directive::Pick);
+    let waiting = scene.exchange.on_request_body(&mut scene.picker, [CHAT], true, &mut Info::default());
+    assert_eq!(waiting, Directive::Pick);
     let info = Info { details: Some("stream_idle_timeout"), flags: 1 << 16, ..Info::default() };
     scene.response_headers(504, "text/plain", info, true);
     assert_error(&scene.stats(1 << 16), MODEL, "Timeout");
@@ -593,9 +714,7 @@ fn a_server_outside_the_pool_that_joins_it_meanwhile_keeps_its_count() {
     scene.send();
     scene.response_headers(200, "application/json", served(address(9)), false);
     let outside = std::mem::take(&mut scene.exchange);
-    let endpoint = Endpoint { state: State::Fresh, waiting: Some(0), ..Endpoint::unknown(address(9)) };
-    let pools = vec![Pool { name: "default".into(), endpoints: vec![endpoint] }];
-    scene.picker.install(&Snapshot { epoch: 1, generation: 2, captured_at_ms: 0, pools });
+    install(&mut scene.picker, 2, &[9]);
     scene.send();
     let inside = std::mem::replace(&mut scene.exchange, outside);
     scene.response_body(ANSWER, true);

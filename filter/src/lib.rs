@@ -5,6 +5,8 @@
 //! [`envoy`] gives the core's machines what they ask for between requests, [`host`] is the only file that talks to Envoy.
 
 mod envoy;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod host;
 mod log_sink;
 mod picker;

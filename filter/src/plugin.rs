@@ -90,7 +90,7 @@ impl RootContext for Root {
             Self::Filter(filter) => filter.step(|worker, picker| worker.tick(picker, &mut Envoy)),
             Self::Service(holder) => {
                 #[cfg(feature = "fault-injection")]
-                fault::trap_if_asked_for();
+                crate::fault::trap_if_asked_for();
                 holder.tick(&mut Envoy, Rank::Singleton, host::now());
             }
         }
@@ -136,20 +136,3 @@ struct PassThrough;
 
 impl Context for PassThrough {}
 impl HttpContext for PassThrough {}
-
-#[cfg(feature = "fault-injection")]
-mod fault {
-    use crate::host;
-
-    /// Where a stream leaves the order to the singleton service.
-    const KEY: &str = "inpick.fault";
-
-    /// Ends the virtual machine of the singleton service, once, when a request has asked for it.
-    #[allow(clippy::panic, reason = "a crash is what the feature is for")]
-    pub(super) fn trap_if_asked_for() {
-        if host::shared_data(KEY).is_some_and(|(value, _)| !value.is_empty()) {
-            let _ = host::set_shared_data(KEY, b"", 0);
-            panic!("asked for by x-inpick-fault");
-        }
-    }
-}

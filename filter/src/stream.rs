@@ -1,54 +1,82 @@
 //! One HTTP stream: callbacks in, one directive out, host calls as it says.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
-use endpoint_picker::exchange::{Outbound, StreamInfo};
+use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
 use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::reply::LocalReply;
+use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::host::{self, Buffer, Map, Refused};
-use crate::plugin::SharedPicker;
-
-/// A body is fetched from the host in slabs of this size: each costs a call, and none may keep the worker for long.
-const SLAB_BYTES: usize = 256 * 1024;
+use crate::host::{self, Buffer, Map};
+use crate::picker::SharedPicker;
 
 pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
-    /// Bytes of the request's body that the exchange has seen.
-    read: usize,
-    /// The body is wanted.
-    waiting: bool,
+    slabs: Slabs,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), read: 0, waiting: false }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
+    }
+
+    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there.
+    fn read_body(&mut self, buffered: usize, end: bool) -> Action {
+        while let Some(slab) = self.slabs.next(buffered) {
+            let bytes = match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
+                Ok(bytes) => bytes,
+                Err(refused) => {
+                    log::warn!("a request body cannot be read: {refused:?}");
+                    return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Body, host::now()));
+                }
+            };
+            let is_last = self.slabs.fetched(slab, bytes.len()) || self.slabs.next(buffered).is_none();
+            let is_end = end && is_last;
+            let action = self.step(|exchange, picker| {
+                exchange.on_request_body(picker, [bytes.as_slice()], is_end, &mut EnvoyStream)
+            });
+            if is_last || !self.slabs.is_wanted() {
+                return action;
+            }
+        }
+        self.step(|exchange, picker| exchange.on_request_body(picker, [], end, &mut EnvoyStream))
     }
 
     /// Runs one step of the request's way in and carries out what it directs.
     fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Action {
-        let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
+        let picker = Rc::clone(&self.picker);
+        let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
         let mut directive = step(&mut self.exchange, &mut picker);
         if directive == Directive::Pick {
             let before = host::now();
             directive = self.exchange.pick(&mut picker, before);
             picker.record_pick_duration(host::now().micros_since(before));
         }
-        self.waiting = directive == Directive::Wait;
-        match directive {
-            Directive::Continue => Action::Continue,
-            Directive::Wait | Directive::Pick => Action::Pause,
-            Directive::Send(outbound) => {
-                if let Err(refused) = send(&outbound) {
-                    log::warn!("a request could not be changed: {refused:?}");
+        self.slabs.set_wanted(directive == Directive::Wait);
+        loop {
+            let refused = match directive {
+                Directive::Continue => return Action::Continue,
+                Directive::Wait | Directive::Pick | Directive::Hold => return Action::Pause,
+                Directive::Send(outbound) => {
+                    match send(&outbound, |refused| self.exchange.on_refused(&mut picker, refused, host::now())) {
+                        Ok(()) => return Action::Continue,
+                        Err(instead) => {
+                            directive = instead;
+                            continue;
+                        }
+                    }
                 }
-                Action::Continue
-            }
-            Directive::Reply(reply) => answer(&reply),
+                Directive::Reply(reply) => match answer(&reply) {
+                    Ok(()) => return Action::Pause,
+                    Err(refused) => refused,
+                },
+            };
+            directive = self.exchange.on_refused(&mut picker, refused, host::now());
         }
     }
 }
@@ -57,49 +85,42 @@ impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        let pairs = match host::headers(Map::Request) {
-            Ok(pairs) => pairs,
+        let pairs = host::headers(Map::Request);
+        #[cfg(feature = "fault-injection")]
+        if let Ok(pairs) = &pairs {
+            crate::fault::inject(pairs);
+        }
+        let head = match &pairs {
+            Ok(pairs) => RequestHead::read(pairs.iter()),
             Err(refused) => {
                 log::warn!("request headers cannot be read: {refused:?}");
                 // Whatever they are, a choice of the client's must not be among them.
-                let _ = host::remove_header(Map::Request, DESTINATION_HEADER);
-                return Action::Continue;
+                RequestHead { has_destination: true, ..RequestHead::default() }
             }
         };
-        #[cfg(feature = "fault-injection")]
-        fault::inject(&pairs);
-        self.step(|exchange, picker| {
-            exchange.on_request_headers(picker, &RequestHead::read(pairs.iter()), end, host::now())
-        })
+        if head.has_destination
+            && let Err(refused) = host::remove_header(Map::Request, DESTINATION_HEADER)
+        {
+            log::warn!("a client's own destination cannot be removed: {refused:?}");
+            return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Strip, host::now()));
+        }
+        self.step(|exchange, picker| exchange.on_request_headers(picker, &head, end, host::now()))
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        if !self.waiting {
-            return Action::Continue;
+        match self.slabs.due(size, end) {
+            Due::Pass => Action::Continue,
+            Due::Wait => Action::Pause,
+            Due::Fetch => self.read_body(size, end),
         }
-        let unread = size.saturating_sub(self.read);
-        if !end && unread < SLAB_BYTES {
-            return Action::Pause;
-        }
-        let chunk = match fetch(Buffer::RequestBody, self.read, unread) {
-            Ok(chunk) => chunk,
-            Err(refused) => {
-                log::warn!("a request body cannot be read: {refused:?}");
-                Vec::new()
-            }
-        };
-        self.read += chunk.len();
-        self.step(|exchange, picker| exchange.on_request_body(picker, &chunk, end))
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        if !self.waiting {
+        if !self.slabs.is_wanted() {
             return Action::Continue;
         }
-        // What came since the last slab is still in the buffer.
-        let chunk = fetch(Buffer::RequestBody, self.read, usize::MAX - self.read).unwrap_or_default();
-        self.read += chunk.len();
-        self.step(|exchange, picker| exchange.on_request_body(picker, &chunk, true))
+        // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
+        self.read_body(usize::MAX, true)
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
@@ -117,9 +138,18 @@ impl HttpContext for Stream {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
-        if let Ok(mut picker) = self.picker.try_borrow_mut() {
-            let read = || fetch(Buffer::ResponseBody, 0, size).unwrap_or_default();
-            self.exchange.on_response_body(&mut picker, size, read, &mut EnvoyStream, end);
+        let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
+        let (exchange, info) = (&mut self.exchange, &mut EnvoyStream);
+        if size == 0 || !exchange.reads_response() {
+            exchange.on_response_size(&mut picker, size as u64, false, info, end);
+            return Action::Continue;
+        }
+        match host::buffer(Buffer::ResponseBody, 0, size) {
+            Ok(bytes) => exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end),
+            Err(refused) => {
+                log::warn!("a response body cannot be read: {refused:?}");
+                exchange.on_response_size(&mut picker, size as u64, true, info, end);
+            }
         }
         Action::Continue
     }
@@ -141,49 +171,48 @@ impl HttpContext for Stream {
     }
 }
 
-#[cfg(feature = "fault-injection")]
-mod fault {
-    use crate::host::Pairs;
-
-    /// Ends the virtual machine when the request asks for it.
-    #[allow(clippy::panic, reason = "a crash is what the feature is for")]
-    pub(super) fn inject(pairs: &Pairs) {
-        if pairs.iter().any(|(name, value)| name == b"x-inpick-fault" && value == b"panic") {
-            panic!("asked for by x-inpick-fault");
+/// Changes a request as directed. A refusal is told to `refused`, whose directive counts instead unless it lets the request go on.
+fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> Result<(), Directive> {
+    let mut check = |result: Result<(), host::Refused>, what: Refused| match result {
+        Ok(()) => Ok(()),
+        Err(status) => {
+            log::warn!("a request cannot be changed ({what:?}): {status:?}");
+            match refused(what) {
+                Directive::Continue => Ok(()),
+                instead => Err(instead),
+            }
         }
+    };
+    if let Some(destination) = &outbound.destination {
+        let set = host::set_header(Map::Request, DESTINATION_HEADER, destination.as_bytes());
+        check(set, Refused::Destination)?;
     }
-}
-
-/// An empty range is not worth a call, and Envoy refuses it.
-fn fetch(buffer: Buffer, start: usize, length: usize) -> Result<Vec<u8>, Refused> {
-    if length == 0 { Ok(Vec::new()) } else { host::buffer(buffer, start, length) }
-}
-
-fn send(outbound: &Outbound) -> Result<(), Refused> {
-    match &outbound.destination {
-        Some(destination) => host::set_header(Map::Request, DESTINATION_HEADER, destination.as_bytes())?,
-        None if outbound.client_destination => host::remove_header(Map::Request, DESTINATION_HEADER)?,
-        None => {}
+    if outbound.ask_identity {
+        // Without it the response may come encoded, which is counted.
+        let _ = host::set_header(Map::Request, "accept-encoding", b"identity");
     }
     if let Some(splice) = &outbound.splice {
-        let body = splice.apply(&host::buffer(Buffer::RequestBody, 0, usize::MAX)?);
-        host::replace_buffer(Buffer::RequestBody, &body)?;
-        if outbound.has_content_length {
-            host::set_header(Map::Request, "content-length", body.len().to_string().as_bytes())?;
-        }
+        let spliced = host::buffer(Buffer::RequestBody, 0, usize::MAX).and_then(|body| {
+            let body = splice.apply(&body);
+            host::replace_buffer(Buffer::RequestBody, &body)?;
+            if outbound.has_content_length {
+                host::set_header(Map::Request, "content-length", body.len().to_string().as_bytes())?;
+            }
+            Ok(())
+        });
+        check(spliced, Refused::Splice)?;
     }
     Ok(())
 }
 
-fn answer(reply: &LocalReply) -> Action {
+fn answer(reply: &LocalReply) -> Result<(), Refused> {
     let details = format!("inpick_{}", reply.error_code.as_str());
-    match host::send_local_reply(reply.status, &details, &[("content-type", "application/json")], &reply.body) {
-        Ok(()) => Action::Pause,
-        Err(refused) => {
-            log::warn!("a request could not be answered: {refused:?}");
-            Action::Continue
-        }
-    }
+    host::send_local_reply(reply.status, &details, &[("content-type", "application/json")], &reply.body).map_err(
+        |refused| {
+            log::warn!("a request cannot be answered: {refused:?}");
+            Refused::Reply
+        },
+    )
 }
 
 /// The stream that the current callback is about.

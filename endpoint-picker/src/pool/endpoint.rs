@@ -104,7 +104,8 @@ impl Endpoint {
     #[must_use]
     pub fn load_at(&self, confirmed_at: Option<Timestamp>) -> Option<Timestamp> {
         let page = self.page?;
-        let confirmed = confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
+        let confirmed =
+            confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
         Some(confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at)))
     }
 
@@ -134,7 +135,9 @@ impl Endpoint {
     pub(super) fn is(&self, identity: &EndpointIdentity) -> bool {
         let (known, new) = (&self.identity, identity);
         known.address == new.address
-            && (known.pod.is_empty() || new.pod.is_empty() || (known.pod == new.pod && known.namespace == new.namespace))
+            && (known.pod.is_empty()
+                || new.pod.is_empty()
+                || (known.pod == new.pod && known.namespace == new.namespace))
     }
 
     pub(super) fn rename(&mut self, identity: &EndpointIdentity) {
@@ -161,9 +164,12 @@ impl Endpoint {
             age_micros,
         };
         // Ages are rounded, so the same page may seem to be a millisecond younger.
-        if self.page.is_none_or(|known| page.stamp_ms > known.stamp_ms.saturating_add(1)) {
-            self.page = Some(page);
-            self.in_flight.page_installed();
+        match &mut self.page {
+            Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
+            _ => {
+                self.page = Some(page);
+                self.in_flight.page_installed();
+            }
         }
         if load.state == State::Fresh && (came_back || restarted) {
             self.health.returned(page.at);

@@ -188,11 +188,10 @@ mod tests {
         health.failed(at(1_000), at(1_000));
         assert_eq!([1_500, 2_000].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::Good]);
         assert!(health.failed(at(2_100), at(2_100)), "nothing was served well between the two");
-        assert_eq!([2_100, 4_099, 4_100].map(|now| health.standing(at(now))), [
-            Standing::Ejected,
-            Standing::Ejected,
-            Standing::OnTrial
-        ]);
+        assert_eq!(
+            [2_100, 4_099, 4_100].map(|now| health.standing(at(now))),
+            [Standing::Ejected, Standing::Ejected, Standing::OnTrial]
+        );
     }
 
     #[test]

@@ -16,7 +16,8 @@ use snapshot::{Loads, Membership, State};
 
 pub use endpoint::{Endpoint, EndpointId};
 pub use health::{
-    EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, MAX_EJECTION_MICROS, SUSPECT_MICROS, Standing, TRIAL_MICROS,
+    EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, MAX_EJECTION_MICROS, SUSPECT_MICROS,
+    Standing, TRIAL_MICROS,
 };
 pub use in_flight::InFlight;
 

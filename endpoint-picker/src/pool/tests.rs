@@ -15,8 +15,16 @@ fn address(last: u8) -> SocketAddr {
 
 fn membership(version: u64, hosts: &[u8]) -> Membership {
     let endpoints = hosts.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect();
-    let other = PoolMembers { name: "o".into(), endpoints: vec![EndpointIdentity::unnamed(address(99))], ..PoolMembers::default() };
-    Membership { epoch: 1, version, pools: vec![other, PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }] }
+    let other = PoolMembers {
+        name: "o".into(),
+        endpoints: vec![EndpointIdentity::unnamed(address(99))],
+        ..PoolMembers::default()
+    };
+    Membership {
+        epoch: 1,
+        version,
+        pools: vec![other, PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }],
+    }
 }
 
 fn fresh() -> Load {
@@ -158,11 +166,12 @@ fn a_confirmation_vouches_for_pages_that_are_read_regularly() {
     let mut pool = pool(&[1, 2]);
     let ids = [pool.members()[0], pool.members()[1]];
     let busy = Load { running: Some(8), ..fresh() };
-    pool.install_loads(&loads(1, 2_000, &[busy, Load { age_ms: Some(1_000), ..busy }]), NOW).unwrap();
+    let second = NOW.plus_micros(1_000_000);
+    pool.install_loads(&loads(1, 2_000, &[busy, Load { age_ms: Some(1_000), ..busy }]), second).unwrap();
     for id in ids {
-        pool.request_sent(id, NOW.plus_micros(100_000));
+        pool.request_sent(id, second.plus_micros(100_000));
     }
-    pool.confirm(NOW.plus_micros(300_000));
+    pool.confirm(second.plus_micros(300_000));
     assert_eq!(ids.map(|id| unseen(&pool, id)), [0, 1]);
 }
 
@@ -184,7 +193,8 @@ fn an_endpoint_that_the_sidecar_saw_come_back_is_no_longer_ejected() {
     assert!(pool.request_failed(id, at(2), at(2)));
     pool.install_loads(&loads(1, 1_100, &[fresh()]), at(100)).unwrap();
     assert_eq!(standing(&pool, 100), Standing::Ejected, "loads in which nothing changed bring nobody back");
-    pool.install_loads(&loads(1, 1_200, &[Load { state: State::Stale, age_ms: Some(2_000), ..fresh() }]), at(200)).unwrap();
+    pool.install_loads(&loads(1, 1_200, &[Load { state: State::Stale, age_ms: Some(2_000), ..fresh() }]), at(200))
+        .unwrap();
     pool.install_loads(&loads(1, 1_300, &[fresh()]), at(300)).unwrap();
     assert_eq!(standing(&pool, 300), Standing::Good);
 }

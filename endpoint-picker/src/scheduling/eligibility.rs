@@ -56,8 +56,12 @@ pub(super) fn narrow(
             (Availability::Fresh | Availability::Stale, Standing::Ejected) => {
                 excluded.push((Exclusion::Ejected(endpoint.health().until()), id));
             }
-            (Availability::Fresh, standing) => candidates.push(Candidate { id, is_last: standing == Standing::Suspect }),
-            (Availability::Stale, Standing::Suspect) => excluded.push((Exclusion::Ejected(endpoint.health().until()), id)),
+            (Availability::Fresh, standing) => {
+                candidates.push(Candidate { id, is_last: standing == Standing::Suspect })
+            }
+            (Availability::Stale, Standing::Suspect) => {
+                excluded.push((Exclusion::Ejected(endpoint.health().until()), id))
+            }
             (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.push((Exclusion::Stale, id)),
         }
     }
@@ -66,7 +70,10 @@ pub(super) fn narrow(
     if candidates.len() < least {
         // All stale ones or none: choosing among them would be by chance.
         candidates.extend(
-            excluded.iter().filter(|(why, _)| *why == Exclusion::Stale).map(|&(_, id)| Candidate { id, is_last: false }),
+            excluded
+                .iter()
+                .filter(|(why, _)| *why == Exclusion::Stale)
+                .map(|&(_, id)| Candidate { id, is_last: false }),
         );
     }
     if candidates.len() < least {

@@ -23,7 +23,7 @@ pub const MAX_RANKED: usize = 3;
 /// How to pick.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// Scorers with their weights; each score lies in 0 to 1 and 1 is best.
+    /// Scorers with their weights; 1 is the best score.
     pub scorers: Vec<(Scorer, f64)>,
     /// What ranks the scores.
     pub picker: Picker,
@@ -133,7 +133,7 @@ impl Scheduler {
                 scorer.add(pool, &self.candidates, validity, *weight, &mut self.scores, &mut self.known);
             }
             if ground == Ground::InFlight {
-                self.rank_by_in_flight(pool, profile);
+                self.rank_by_in_flight(pool);
             }
         }
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
@@ -149,11 +149,12 @@ impl Scheduler {
     }
 
     /// Where no load is fresh, the fewest requests in flight win; what the old loads said decides between equals.
-    fn rank_by_in_flight(&mut self, pool: &Pool, profile: &Profile) {
-        let highest = 1.0 + profile.scorers.iter().map(|(_, weight)| weight).sum::<f64>();
+    fn rank_by_in_flight(&mut self, pool: &Pool) {
+        let lowest = self.scores.iter().copied().fold(f64::INFINITY, f64::min);
+        let span = 1.0 + self.scores.iter().copied().fold(lowest, f64::max) - lowest;
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
             let in_flight = pool.endpoint(candidate.id).map_or(0, |endpoint| endpoint.in_flight().total());
-            *score = *score / highest - f64::from(in_flight);
+            *score = (*score - lowest) / span - f64::from(in_flight);
         }
     }
 

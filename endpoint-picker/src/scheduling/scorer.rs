@@ -1,7 +1,7 @@
-//! Scorers: one signal each, from an endpoint's load to a score in 0 to 1, 1 being best.
+//! Scorers: one signal each, from an endpoint's load to a score of at most 1, which is best.
 //!
-//! Scales are absolute, so that a small difference stays small whatever the rest of the pool looks like. A count `n` scores
-//! `half / (half + n)`: 1 when there is nothing, a half at `half`.
+//! Scales are absolute and straight: each request more costs the same, so that a small difference stays small whatever the rest of the pool
+//! looks like, and a large one is never flattened. A count beyond its scale scores below 0.
 //!
 //! What this proxy has in flight and an engine's figures cannot contain is added to its queue first: a burst would otherwise all go to
 //! whoever looked idle, and every request to an engine that froze. A signal that is missing or old says little, so it counts as the median of those
@@ -14,12 +14,13 @@ use crate::time::Timestamp;
 
 use super::eligibility::Candidate;
 
-/// Requests waiting at which a queue scores a half: the depth that pickers take for saturation.
-const WAITING_HALF: f64 = 5.0;
-/// Requests running at which a batch scores a half: a fifth to a tenth of the batches that engines are configured for.
-const RUNNING_HALF: f64 = 32.0;
-/// Requests in flight at which an endpoint scores a half: the scale of [`RUNNING_HALF`], since most of them run.
-const IN_FLIGHT_HALF: f64 = 32.0;
+/// Requests waiting that cost a whole score. One then weighs as much as a tenth of the KV cache: at the depth of 5 that pickers take for
+/// saturation, a queue costs as much as a cache that is half full.
+const WAITING_SCALE: f64 = 10.0;
+/// Requests running that cost a whole score: engines are configured for batches of 64 to 256.
+const RUNNING_SCALE: f64 = 64.0;
+/// Requests in flight that cost a whole score. Most of them run, and some belong to the queue, which is counted by itself.
+const IN_FLIGHT_SCALE: f64 = 32.0;
 /// Beyond its time of validity a signal loses half of what it says every two seconds: a queue can fill or empty in that time.
 const FADE_HALF_LIFE_MICROS: f64 = 2_000_000.0;
 
@@ -76,10 +77,10 @@ impl Scorer {
             let unseen = || f64::from(endpoint.unseen(pool.confirmed_at()));
             *score += weight
                 * match self {
-                    Self::Queue => falling(signal + unseen(), WAITING_HALF),
-                    Self::RunningRequests => falling(signal + unseen(), RUNNING_HALF),
+                    Self::Queue => 1.0 - (signal + unseen()) / WAITING_SCALE,
+                    Self::RunningRequests => 1.0 - (signal + unseen()) / RUNNING_SCALE,
                     Self::KvCacheUtilization => 1.0 - signal,
-                    Self::ActiveRequests => falling(f64::from(endpoint.in_flight().total()), IN_FLIGHT_HALF),
+                    Self::ActiveRequests => 1.0 - f64::from(endpoint.in_flight().total()) / IN_FLIGHT_SCALE,
                 };
         }
     }
@@ -122,18 +123,16 @@ impl Validity {
     }
 }
 
-/// `0.5^halvings`, by straight lines between whole numbers: `exp2` needs a library that the core does not have.
+/// `0.5^halvings`, by straight lines between whole numbers (`exp2` needs a library that the core does not have), and 0 from 16 on.
 fn halved(halvings: f64) -> f64 {
-    const MOST: f64 = 30.0;
-    let halvings = halvings.min(MOST);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 30")]
+    const MOST: f64 = 16.0;
+    if halvings >= MOST {
+        return 0.0;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 16")]
     let whole = halvings as u32;
     let at_whole = 1.0 / f64::from(1_u32 << whole);
     at_whole * (1.0 - 0.5 * (halvings - f64::from(whole)))
-}
-
-fn falling(count: f64, half: f64) -> f64 {
-    half / (half + count)
 }
 
 fn endpoints<'a>(pool: &'a Pool, candidates: &'a [Candidate]) -> impl Iterator<Item = &'a Endpoint> {
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn halving_falls_steadily_and_is_exact_at_whole_numbers() {
         assert_eq!([0.0, 1.0, 2.0, 10.0].map(halved), [1.0, 0.5, 0.25, 1.0 / 1024.0]);
-        assert!((1..600).all(|step| halved(f64::from(step) / 20.0) < halved(f64::from(step - 1) / 20.0)));
-        assert!(halved(1e300) < 1e-8);
+        assert!((1..320).all(|step| halved(f64::from(step) / 20.0) < halved(f64::from(step - 1) / 20.0)));
+        assert_eq!([16.0, 1e300].map(halved), [0.0, 0.0]);
     }
 }

@@ -146,7 +146,12 @@ fn stale_endpoints_are_left_out_while_half_the_pool_is_fresh() {
 
 #[test]
 fn a_fresh_minority_does_not_take_everything() {
-    let shares = shares(&mut pool(&[load(0, 0.0), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000)]));
+    let shares = shares(&mut pool(&[
+        load(0, 0.0),
+        old(load(0, 0.0), 5_000),
+        old(load(0, 0.0), 5_000),
+        old(load(0, 0.0), 5_000),
+    ]));
     assert!(shares.iter().all(|&share| (35..70).contains(&share)), "{shares:?}");
 }
 
