@@ -56,7 +56,8 @@ impl Lease {
     /// Of the instance with that random id.
     #[must_use]
     pub const fn new(instance: u64) -> Self {
-        Self { instance, is_held: false }
+        // 0 is nobody: what bytes that are empty say.
+        Self { instance: if instance == 0 { u64::MAX } else { instance }, is_held: false }
     }
 
     /// Whether the last [`Self::tick`] took or renewed the lease.
@@ -70,7 +71,7 @@ impl Lease {
     pub fn tick(&mut self, shared: &mut impl SharedData, rank: Rank, now: Timestamp) -> bool {
         let own = Claim { holder: self.instance, rank: rank as u32, renewed_at_micros: now.as_micros() };
         let taken: Result<bool, SetError> = update(shared, KEY, |held| {
-            let held = held.and_then(|bytes| Claim::decode(bytes).ok());
+            let held = held.and_then(|bytes| Claim::decode(bytes).ok()).filter(|claim| claim.holder != 0);
             let is_others =
                 held.is_some_and(|claim| claim.holder != own.holder && claim.is_alive(now) && claim.rank <= own.rank);
             (!is_others, (!is_others).then(|| own.encode_to_vec()))

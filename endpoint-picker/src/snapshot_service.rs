@@ -253,6 +253,7 @@ impl SnapshotService {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    use alloc::vec::Vec;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -314,7 +315,7 @@ mod tests {
     #[test]
     fn versions_say_what_changed() {
         let (mut service, mut shared) = (SnapshotService::new(config()), FakeSharedData::default());
-        let mut step = |service: &mut SnapshotService, response, millis| {
+        let mut step = |service: &mut SnapshotService, response: Option<SidecarResponse<'_>>, millis: u64| {
             let (outcome, _) = service.handle_response(&mut shared, response, at(millis));
             let version = Version::read(&mut shared);
             let received = version.loads_received_at_micros / 1_000;

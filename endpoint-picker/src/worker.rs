@@ -359,3 +359,6 @@ fn admit(picker: &mut EndpointPicker, shared: &mut impl SharedData) {
         picker.settle_pending();
     }
 }
+
+#[cfg(test)]
+mod tests;
