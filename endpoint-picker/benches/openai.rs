@@ -5,7 +5,9 @@
 use std::{fmt::Write, hint::black_box};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use endpoint_picker::openai::{Api, Model, RequestFacts, RequestScanner, ResponseFacts, ResponseReader, ScanOptions};
+use endpoint_picker::openai::{
+    Api, Ending, Model, RequestFacts, RequestScanner, ResponseFacts, ResponseReader, ScanOptions,
+};
 
 /// Proxies hand bodies over in slices of this size.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -95,7 +97,7 @@ fn read(mut reader: ResponseReader, pieces: &[Vec<u8>], content_events: u64) -> 
         black_box(reader.feed(piece));
     }
     let facts = reader.finish();
-    assert!(facts.completed && facts.content_events == content_events);
+    assert!(facts.ending == Ending::Complete && facts.content_events == content_events);
     facts
 }
 

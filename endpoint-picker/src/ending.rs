@@ -1,6 +1,6 @@
 //! Why an exchange ended: Envoy's words for it, and what they say of the endpoints that were tried.
 
-use crate::openai::ResponseFacts;
+use crate::openai::{Ending, ResponseFacts};
 use crate::record::ResponseOutcome;
 use crate::reply::ErrorCode;
 use crate::scheduling::Failure;
@@ -95,19 +95,26 @@ pub(crate) fn judge(status: u16, facts: &ResponseFacts, outcome: ResponseOutcome
         return Verdict { outcome, failure: None };
     }
     if let Some(error) = &facts.error {
-        let failure = if is_server_fault(error.code) {
+        let failure = if error.is_server_fault() {
             (ErrorCode::ModelServerError, Some(Failure::BadAnswer))
         } else {
             (ErrorCode::ModelServerRejected, None)
         };
         return Verdict { outcome: ResponseOutcome::Error, failure: Some(failure) };
     }
-    Verdict { outcome, failure: None }
-}
-
-/// An error without a status is the server's: the client's mistakes are found before a response begins.
-fn is_server_fault(code: Option<u16>) -> bool {
-    code.is_none_or(|code| !(400..500).contains(&code))
+    match facts.ending {
+        // Some statuses have no body by definition.
+        _ if matches!(status, 204 | 205) => Verdict { outcome: ResponseOutcome::Opaque, failure: None },
+        Ending::Complete | Ending::Unknown => Verdict { outcome, failure: None },
+        Ending::Truncated => Verdict {
+            outcome: ResponseOutcome::Truncated,
+            failure: Some((ErrorCode::UpstreamReset, Some(Failure::BrokenOff))),
+        },
+        Ending::Malformed => Verdict {
+            outcome: ResponseOutcome::Malformed,
+            failure: Some((ErrorCode::ModelServerError, Some(Failure::BadAnswer))),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::accounts::Charge;
 use crate::config::{MissingModel, NoEndpoint, scan_options};
 use crate::ending::{Flags, is_endpoint_trouble, judge};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, RequestError, RequestFacts, RequestScanner, ResponseReader, Usage};
+use crate::openai::{Model, Notation, RequestError, RequestFacts, RequestScanner, ResponseReader, Usage};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome, ResponseSummary, Served};
 use crate::reply::{ErrorCode, LocalReply};
@@ -203,7 +203,10 @@ impl Exchange {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
             return self.ready(request, None, Vec::new());
         }
-        let scanner = RequestScanner::new(api, scan_options(false));
+        let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
+            Ok(scanner) => scanner,
+            Err(error) => return self.refuse_body(picker, request.record, &error, now),
+        };
         self.state = State::Reading(Box::new(Reading { request, scanner }));
         Directive::Wait
     }
@@ -473,10 +476,13 @@ impl Exchange {
     ) -> Directive {
         record.request.outcome = Some(match error {
             RequestError::Empty => BodyOutcome::Empty,
-            RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => {
-                BodyOutcome::Malformed
-            }
-            RequestError::NotAnObject
+            RequestError::Malformed { .. }
+            | RequestError::NotUtf8 { .. }
+            | RequestError::TooDeep { .. }
+            | RequestError::MalformedForm { .. } => BodyOutcome::Malformed,
+            RequestError::NotAForm
+            | RequestError::NoBoundary
+            | RequestError::NotAnObject
             | RequestError::ModelNotAString
             | RequestError::ModelEmpty
             | RequestError::ModelTooLong
@@ -531,14 +537,14 @@ impl Exchange {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
-        let (model, value_ranges) = match facts.model {
-            Model::Named { name, value_ranges } => (name, value_ranges),
+        let (model, value_ranges, notation) = match facts.model {
+            Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
             Model::Missing if picker.config().missing_model == MissingModel::Reject => {
                 record.request.outcome = Some(BodyOutcome::MissingModel);
                 let reply = LocalReply::missing_model(record.api);
                 return self.refuse(picker, request.record, reply, info.now());
             }
-            Model::Missing => (String::new(), Vec::new()),
+            Model::Missing => (String::new(), Vec::new(), Notation::Json),
         };
         record.request.outcome = Some(BodyOutcome::Parsed);
         let mut splice = None;
@@ -547,7 +553,8 @@ impl Exchange {
         {
             record.rewrite_rule = Some(rule);
             record.target_model.clone_from(&target.model);
-            splice = (target.model != model).then(|| Splice { ranges: value_ranges, model: target.model.clone() });
+            splice =
+                (target.model != model).then(|| Splice { ranges: value_ranges, model: target.model.clone(), notation });
         } else {
             record.target_model.clone_from(&model);
         }

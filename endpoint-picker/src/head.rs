@@ -1,6 +1,6 @@
 //! Header blocks, reduced to what the picker asks of them in one pass.
 
-use crate::openai::Api;
+use crate::openai::{Api, media::MediaType};
 
 /// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
@@ -32,8 +32,8 @@ pub struct RequestHead<'a> {
     pub request_id: Option<&'a [u8]>,
     /// `x-envoy-upstream-rq-timeout-ms`: how long the client waits, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// `content-type`.
-    pub content_type: &'a [u8],
+    /// `content-type`, which tells how the body is to be read.
+    pub content_type: Option<&'a [u8]>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -49,7 +49,7 @@ impl<'a> RequestHead<'a> {
                 b":path" => head.path = value,
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"content-length" => head.has_content_length = true,
-                b"content-type" => head.content_type = value,
+                b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,
                 b"x-request-id" => head.request_id = Some(value),
@@ -76,6 +76,7 @@ impl<'a> RequestHead<'a> {
             None if path.split(|&byte| byte == b'/').any(|segment| segment == b"v1" || segment == b"v2") => {
                 Route::LoadOnly
             }
+            None if Api::is_tokenizer(self.path) => Route::LoadOnly,
             None => Route::Untouched,
         }
     }
@@ -86,7 +87,7 @@ impl<'a> RequestHead<'a> {
 pub enum Route {
     /// Its body names a model and decides.
     Inference(Api),
-    /// Of an inference API or below `/v1/` or `/v2/`, but with nothing to read (another method, an upgrade): any endpoint can answer, the
+    /// Of an inference API, a tokenizer's, or below `/v1/` or `/v2/`, but with nothing to read (another method, an upgrade): any endpoint can answer, the
     /// least loaded shall.
     LoadOnly,
     /// None of the picker's business.
@@ -116,8 +117,9 @@ impl ResponseHead {
                     head.status = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
                 }
                 b"content-type" => {
-                    head.event_stream = has_prefix(value, b"text/event-stream");
-                    head.json = has_prefix(value, b"application/json");
+                    let media_type = MediaType::of(value);
+                    head.event_stream = media_type == MediaType::EventStream;
+                    head.json = media_type == MediaType::Json;
                 }
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
                 _ => {}
@@ -125,10 +127,6 @@ impl ResponseHead {
         }
         head
     }
-}
-
-fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
-    value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -147,6 +145,9 @@ mod tests {
         assert_eq!(route("GET", "/v1/chat/completions"), Route::LoadOnly);
         assert_eq!(route("GET", "/v1/models"), Route::LoadOnly);
         assert_eq!(route("POST", "/gw/v1/messages/count_tokens?beta=true"), Route::LoadOnly);
+        assert_eq!(route("POST", "/pooling"), Route::Inference(Api::Pooling));
+        assert_eq!(route("POST", "/v1/audio/transcriptions"), Route::Inference(Api::Transcriptions));
+        assert_eq!(route("POST", "/tokenize"), Route::LoadOnly);
         assert_eq!(route("GET", "/health?next=/v1/"), Route::Untouched);
         assert_eq!(route("GET", "/"), Route::Untouched);
     }

@@ -113,6 +113,8 @@ impl LocalReply {
             RequestError::Malformed { .. } | RequestError::NotUtf8 { .. } | RequestError::TooDeep { .. } => {
                 "invalid_json"
             }
+            RequestError::NotAForm | RequestError::NoBoundary => "invalid_content_type",
+            RequestError::MalformedForm { .. } => "invalid_form",
             RequestError::NotAnObject => "invalid_type",
             RequestError::ModelNotAString
             | RequestError::ModelEmpty

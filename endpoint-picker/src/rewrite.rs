@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::openai::Notation;
 use crate::rng::Rng;
 
 /// One rule: requests for a model, or for any, go to weighted targets.
@@ -56,18 +57,23 @@ impl Rule {
 /// A new model name and where the old one stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Splice {
-    /// Byte ranges of the model values in the body, quotes included, ascending.
+    /// Byte ranges of the model values in the body, of JSON quotes included, ascending.
     pub ranges: Vec<Range<usize>>,
     /// The new name.
     pub model: String,
+    /// How it is written there.
+    pub notation: Notation,
 }
 
 impl Splice {
     /// The body with the name replaced and every other byte as it was. A range outside the body is left out.
     #[must_use]
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
-        let quoted = serde_json::to_vec(&self.model).unwrap_or_default();
-        let mut spliced = Vec::with_capacity(body.len() + quoted.len() * self.ranges.len());
+        let written = match self.notation {
+            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
+            Notation::Plain => self.model.as_bytes().to_vec(),
+        };
+        let mut spliced = Vec::with_capacity(body.len() + written.len() * self.ranges.len());
         let mut at = 0;
         for range in &self.ranges {
             let Some(kept) = body.get(at..range.start) else { continue };
@@ -75,7 +81,7 @@ impl Splice {
                 continue;
             }
             spliced.extend_from_slice(kept);
-            spliced.extend_from_slice(&quoted);
+            spliced.extend_from_slice(&written);
             at = range.end;
         }
         spliced.extend_from_slice(body.get(at..).unwrap_or_default());
@@ -124,13 +130,19 @@ mod tests {
         let body = br#"{ "seed": 12345678901234567890, "model" : "old", "z":1,"model":"older" }"#;
         let at = |needle: &[u8]| body.windows(needle.len()).position(|window| window == needle).unwrap();
         let ranges = vec![at(b"\"old\"")..at(b"\"old\"") + 5, at(b"\"older\"")..at(b"\"older\"") + 7];
-        let spliced = Splice { ranges, model: "n\"w".into() }.apply(body);
+        let spliced = Splice { ranges, model: "n\"w".into(), notation: Notation::Json }.apply(body);
         assert_eq!(spliced, br#"{ "seed": 12345678901234567890, "model" : "n\"w", "z":1,"model":"n\"w" }"#);
     }
 
     #[test]
+    fn a_plain_name_is_written_as_it_is() {
+        let splice = Splice { ranges: vec![2..5, 6..11], model: "n\"é".into(), notation: Notation::Plain };
+        assert_eq!(splice.apply(b"a\nold\nolder\nb"), "a\nn\"é\nn\"é\nb".as_bytes());
+    }
+
+    #[test]
     fn a_range_outside_the_body_changes_nothing() {
-        let splice = Splice { ranges: vec![2..9, 7..8], model: "n".into() };
+        let splice = Splice { ranges: vec![2..9, 7..8], model: "n".into(), notation: Notation::Json };
         assert_eq!(splice.apply(b"abc"), b"abc");
     }
 }

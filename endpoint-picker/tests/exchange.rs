@@ -433,6 +433,25 @@ fn an_error_of_the_model_server_is_counted_whether_in_status_or_stream() {
 }
 
 #[test]
+fn a_response_that_ends_before_its_time_or_is_no_response_is_a_failure_once() {
+    for (kind, body, code, outcome) in [
+        ("text/event-stream", EVENTS[1], "UpstreamReset", "truncated"),
+        ("text/event-stream", b"", "UpstreamReset", "truncated"),
+        ("application/json", &ANSWER[..40], "ModelServerError", "malformed"),
+        ("application/json", b"", "ModelServerError", "malformed"),
+        ("application/json", b"<html>", "ModelServerError", "malformed"),
+    ] {
+        let mut scene = Scene::new();
+        let first = scene.send()[0];
+        scene.response_headers(200, kind, served(first), false);
+        scene.response_body(body, true);
+        let stats = scene.stats(0);
+        assert_error(&stats, MODEL, code);
+        assert_stat(&stats, &format!("outcome={outcome};inpick_response_bodies_total"), 1);
+    }
+}
+
+#[test]
 fn our_own_reply_comes_back_through_the_callbacks_and_is_ignored() {
     let mut scene = Scene::new();
     let Directive::Reply(LocalReply { status: 400, .. }) = scene.post(b"{\"model\":") else { panic!("not refused") };
@@ -642,6 +661,38 @@ fn a_rewrite_is_spliced_and_named_in_every_label() {
 }
 
 #[test]
+fn a_form_is_picked_and_its_model_renamed() {
+    let form = |model: &str| {
+        let disposition = "Content-Disposition: form-data; name=";
+        format!(
+            "--B\r\n{disposition}\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n--B\r\n{disposition}\"model\"\r\n\r\n{model}\r\n--B--\r\n"
+        )
+    };
+    let head = RequestHead {
+        method: b"POST",
+        path: b"/v1/audio/transcriptions",
+        content_type: Some(b"multipart/form-data; boundary=B"),
+        ..RequestHead::default()
+    };
+    let mut scene =
+        Scene::with(r#"{"model_rewrites": [{"name": "r", "model": "m", "targets": [{"model": "org/whisper"}]}]}"#);
+    assert_eq!(scene.request_headers(&head, false), Directive::Wait);
+    let Directive::Send(outbound) = scene.body(form("m").as_bytes(), true) else { panic!("not sent") };
+    assert_eq!(scene.in_flight(), 1);
+    assert_eq!(outbound.splice.unwrap().apply(form("m").as_bytes()), form("org/whisper").as_bytes());
+    let stats = scene.stats(1 << 14);
+    let requests = "model_name=m;target_model_name=org/whisper;priority=0;inference_objective_request_total";
+    assert_stat(&stats, requests, 1);
+
+    for content_type in [None, Some(b"multipart/form-data".as_slice()), Some(b"text/plain")] {
+        let refused = Scene::new().request_headers(&RequestHead { content_type, ..head.clone() }, false);
+        let Directive::Reply(LocalReply { status: 400, body, .. }) = refused else { panic!("{content_type:?}") };
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(json["error"]["code"], "invalid_content_type");
+    }
+}
+
+#[test]
 fn a_failing_endpoint_is_left_out_after_two_failures() {
     let mut scene = Scene::new();
     for _ in 0..30 {
@@ -653,10 +704,11 @@ fn a_failing_endpoint_is_left_out_after_two_failures() {
             break;
         }
         if ranked[0] == address(1) {
-            scene.response_headers(200, "application/json", Info { attempts: Some(2), ..served(ranked[1]) }, true);
+            scene.response_headers(200, "application/json", Info { attempts: Some(2), ..served(ranked[1]) }, false);
         } else {
-            scene.response_headers(200, "application/json", served(ranked[0]), true);
+            scene.response_headers(200, "application/json", served(ranked[0]), false);
         }
+        scene.response_body(ANSWER, true);
     }
     scene.log(1 << 14);
     let stats = scene.stats(0);

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
 use endpoint_picker::rewrite::Splice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn recorded_requests_say_what_they_said() {
         let facts = scan(api_of(name), [body.as_slice()]).unwrap();
         match &facts.model {
             Model::Missing => assert_eq!(None, model, "{name}"),
-            Model::Named { name: got, value_ranges } => {
+            Model::Named { name: got, value_ranges, .. } => {
                 assert_eq!(Some(got.as_str()), model, "{name}");
                 assert_eq!(value_ranges.len(), 1);
                 assert_eq!(body[value_ranges[0].clone()], *format!("\"{got}\"").as_bytes());
@@ -127,7 +127,7 @@ fn recorded_refusals_keep_their_reasons() {
 fn a_repeated_model_counts_last_and_every_value_is_located() {
     let body = r#"{"model":"a", "x":{"model":"inner"}, "mod\u0065l" : "b\u002fc", "model":null,"model":"d/\"é"}"#;
     let facts = facts(Api::ChatCompletions, body);
-    let Model::Named { name, value_ranges } = facts.model else { panic!() };
+    let Model::Named { name, value_ranges, .. } = facts.model else { panic!() };
     assert_eq!(name, "d/\"é");
     let values: Vec<_> = value_ranges.iter().map(|range| &body[range.clone()]).collect();
     assert_eq!(values, ["\"a\"", "\"b\\u002fc\"", "null", "\"d/\\\"é\""]);
@@ -138,7 +138,7 @@ fn splicing_the_ranges_renames_the_model_and_nothing_else() {
     let body = "{ \"model\" : \"old\" ,\"n\":1e2,\"model\":{\"a\":[1]},\"model\":\"older\"}";
     let Model::Named { value_ranges, .. } = facts(Api::Completions, body).model else { panic!() };
     let ranges = value_ranges.into_iter().map(|range| range.start..range.end).collect();
-    let spliced = Splice { ranges, model: "new \"one\"\n".into() }.apply(body.as_bytes());
+    let spliced = Splice { ranges, model: "new \"one\"\n".into(), notation: Notation::Json }.apply(body.as_bytes());
     let spliced = String::from_utf8(spliced).unwrap();
     let name = r#""new \"one\"\n""#;
     assert_eq!(spliced, format!("{{ \"model\" : {name} ,\"n\":1e2,\"model\":{name},\"model\":{name}}}"));
@@ -253,6 +253,67 @@ fn each_api_has_its_own_token_limit() {
         let body = format!("{{\"max_tokens\":{limit}}}");
         assert_eq!(facts(Api::ChatCompletions, &body).max_tokens, expected, "{limit}");
     }
+}
+
+#[test]
+fn every_api_reads_its_own_input() {
+    let text = "0123456789abcdef";
+    for (api, member) in [
+        (Api::Classify, "input"),
+        (Api::Classify, "messages"),
+        (Api::Pooling, "input"),
+        (Api::Pooling, "messages"),
+        (Api::Pooling, "data"),
+        (Api::Speech, "input"),
+        (Api::Speech, "instructions"),
+        (Api::Embeddings, "texts"),
+        (Api::Score, "items"),
+        (Api::Score, "query"),
+        (Api::Score, "data_1"),
+        (Api::Invocations, "messages"),
+        (Api::Invocations, "prompt"),
+        (Api::Invocations, "input"),
+        (Api::Invocations, "query"),
+        (Api::Invocations, "documents"),
+        (Api::Invocations, "text_1"),
+        (Api::Invocations, "tools"),
+    ] {
+        let facts = facts(api, &json!({"model": "m", member: [{"content": text}], "other": text}).to_string());
+        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (16, 2), "{api:?} {member}");
+        assert!(matches!(facts.model, Model::Named { name, .. } if name == "m"));
+    }
+    for (api, member) in [(Api::Speech, "messages"), (Api::Classify, "prompt"), (Api::Transcriptions, "input")] {
+        let facts = facts(api, &json!({ "model": "m", member: text }).to_string());
+        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (0, 0), "{api:?} {member}");
+    }
+}
+
+#[test]
+fn an_invocation_has_the_limits_of_a_chat_and_speech_its_own_stream() {
+    let invocation = facts(Api::Invocations, r#"{"max_tokens":1,"max_completion_tokens":2,"stream":true}"#);
+    assert_eq!((invocation.max_tokens, invocation.stream), (Some(2), true));
+    assert_eq!(facts(Api::Invocations, r#"{"max_tokens":1}"#).max_tokens, Some(1));
+    for (body, stream) in [
+        (r#"{"stream_format":"sse"}"#, true),
+        (r#"{"stream_format":"audio"}"#, false),
+        (r#"{"stream_format":"sse","stream_format":["sse"]}"#, false),
+        (r#"{"stream":true,"stream_format":"audio"}"#, true),
+        ("{}", false),
+    ] {
+        assert_eq!(facts(Api::Speech, body).stream, stream, "{body}");
+    }
+    assert!(!facts(Api::ChatCompletions, r#"{"stream_format":"sse"}"#).stream);
+}
+
+#[test]
+fn an_empty_slice_changes_nothing() {
+    let body = br#"{"model":"m","prompt":"0123456789","n":12,"b":true}"#;
+    for place in 0..=body.len() {
+        let (head, tail) = body.split_at(place);
+        let with = scan(Api::Completions, [b"", head, b"", b"", tail, b""]);
+        assert_eq!(with, scan(Api::Completions, [body.as_slice()]), "cut at {place}");
+    }
+    assert_eq!(scan(Api::Completions, [b"".as_slice()]), Err(RequestError::Empty));
 }
 
 fn chat(model: &str, texts: &[&str]) -> Value {
@@ -413,7 +474,7 @@ proptest! {
         let whole = scan(Api::ChatCompletions, [body.as_slice()]);
         match (value.get("model"), &whole) {
             (None | Some(Value::Null), Ok(facts)) => prop_assert_eq!(&facts.model, &Model::Missing),
-            (Some(Value::String(expected)), Ok(RequestFacts { model: Model::Named { name, value_ranges }, .. })) => {
+            (Some(Value::String(expected)), Ok(RequestFacts { model: Model::Named { name, value_ranges, .. }, .. })) => {
                 prop_assert_eq!(expected, name);
                 let last = &body[value_ranges.last().unwrap().clone()];
                 prop_assert_eq!(&serde_json::from_slice::<String>(last).unwrap(), name);

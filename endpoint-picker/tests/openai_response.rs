@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -126,9 +126,8 @@ fn recorded_answers_say_what_they_said() {
             usage,
             error: error.map(|(code, kind)| ErrorEvent { code, kind: kind.into() }),
             model: model.map(Into::into),
-            completed: true,
+            ending: Ending::Complete,
             content_events,
-            cut: false,
         };
         for api in [Some(api), None] {
             let (facts, terminal) = read(reader(&head, api), [body.as_slice()]);
@@ -161,15 +160,161 @@ fn every_recorded_answer_is_the_same_at_every_cut() {
 }
 
 #[test]
-fn a_recorded_stream_that_breaks_off_has_no_end() {
-    for name in ["chat-stream-usage", "messages-stream", "responses-stream"] {
+fn every_recorded_answer_is_complete() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".raw.txt") {
+            continue;
+        }
+        let (head, body) = recorded(&name);
+        let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
+        let whole = ResponseReader::for_content_type(None, content_type.as_bytes());
+        assert_eq!(read(whole.clone(), [body.as_slice()]).0.ending, Ending::Complete, "{name}");
+        // Cut short by a byte or more, JSON is none, and a stream has no end until the last choice has finished.
+        let end = if head.contains("event-stream") { body.len() / 2 } else { body.len() - 1 };
+        let ending = read(whole, [&body[..end]]).0.ending;
+        let cut = if head.contains("event-stream") { Ending::Truncated } else { Ending::Malformed };
+        assert_eq!(ending, cut, "{name} cut at {end}");
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+#[test]
+fn a_recorded_stream_ends_with_its_last_event_or_its_last_choice() {
+    for (name, finishes_before) in [
+        ("chat-stream", true),
+        ("chat-stream-usage", true),
+        ("completions-stream-usage", true),
+        ("messages-stream", false),
+        ("responses-stream", false),
+    ] {
         let (head, body) = recorded(&format!("{name}.raw.txt"));
-        let last = body.windows(2).rposition(|window| window == b"\n\n").unwrap();
-        for (end, cut) in [(last + 1, true), (last - 1, true), (last + 2, false)] {
-            let (facts, terminal) = read(reader(&head, None), [&body[..end]]);
-            assert_eq!((facts.completed, terminal, facts.cut), (!cut, !cut, cut), "{name} {end}");
+        let mut ends: Vec<_> =
+            body.windows(2).enumerate().filter(|(_, pair)| pair == b"\n\n").map(|(at, _)| at).collect();
+        let last = ends.pop().unwrap();
+        // Without any part of the line end behind the last event it still came.
+        for end in [last, last + 1, last + 2] {
+            assert_eq!(read(reader(&head, None), [&body[..end]]).0.ending, Ending::Complete, "{name} {end}");
+        }
+        let (facts, terminal) = read(reader(&head, None), [&body[..last - 2]]);
+        let expected = if finishes_before { Ending::Complete } else { Ending::Truncated };
+        assert_eq!((facts.ending, terminal), (expected, false), "{name}");
+        // Before its first event, and at and in each one but the last three, it is not over.
+        assert_eq!(read(reader(&head, None), [b"".as_slice()]).0.ending, Ending::Truncated, "{name}");
+        for end in ends.iter().take(ends.len() - 3).flat_map(|end| [end - 1, *end, end + 1, end + 2, end + 20]) {
+            assert_eq!(read(reader(&head, None), [&body[..end]]).0.ending, Ending::Truncated, "{name} {end}");
         }
     }
+}
+
+#[test]
+fn a_stream_ends_by_what_its_server_sends() {
+    let choice = |index: u64, content: &str, reason: Value| json!({"choices": [{"index": index, "delta": {"content": content}, "finish_reason": reason}]});
+    let open = || ("", choice(0, "x", json!(null)));
+    let stop = || ("", choice(0, "", json!("stop")));
+    let usage = || ("", json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}));
+    let done = || ("", json!("[DONE]"));
+    for (events, ending) in [
+        (vec![open(), stop(), done()], Ending::Complete),
+        (vec![open(), done()], Ending::Complete),
+        // No [DONE] (ik_llama.cpp), with or without usage behind the choices.
+        (vec![open(), stop()], Ending::Complete),
+        (vec![open(), stop(), usage()], Ending::Complete),
+        (vec![open(), usage()], Ending::Complete),
+        (vec![("", choice(0, "x", json!("length")))], Ending::Complete),
+        (vec![("", json!({"choices": [{"text": "x", "finish_reason": "stop"}]}))], Ending::Complete),
+        // Unfinished, be it by an empty reason (TGI before 2.2.1).
+        (vec![open()], Ending::Truncated),
+        (vec![("", choice(0, "x", json!("")))], Ending::Truncated),
+        (vec![open(), ("", json!({"choices": [], "usage": null}))], Ending::Truncated),
+        (vec![open(), ("", json!({"choices": [{"index": 0}], "usage": {"prompt_tokens": 1}}))], Ending::Truncated),
+        // Several choices: all of them have to finish.
+        (vec![open(), ("", choice(1, "y", json!(null))), stop()], Ending::Truncated),
+        (vec![open(), ("", choice(1, "y", json!("stop"))), stop()], Ending::Complete),
+        (vec![stop(), ("", choice(127, "y", json!(null)))], Ending::Truncated),
+        (vec![stop(), ("", choice(128, "y", json!(null)))], Ending::Complete),
+        // Errors end a stream.
+        (vec![open(), ("", json!({"error": {"code": 500}}))], Ending::Complete),
+        (vec![("error", json!({"type": "error", "error": {"type": "overloaded_error"}}))], Ending::Complete),
+        // Typed events.
+        (vec![("", json!({"type": "transcript.text.delta", "delta": "x"}))], Ending::Truncated),
+        (vec![("", json!({"type": "transcript.text.done", "text": "x"}))], Ending::Complete),
+        (vec![("", json!({"type": "speech.audio.delta", "audio": "x"}))], Ending::Truncated),
+        (vec![("", json!({"type": "speech.audio.done"}))], Ending::Complete),
+        (vec![("", json!({"type": "response.created"}))], Ending::Truncated),
+        (vec![("message_start", json!({})), ("ping", json!({"type": "ping"}))], Ending::Truncated),
+        // What is not JSON.
+        (vec![open(), ("", json!("Internal Server Error")), done()], Ending::Malformed),
+        (vec![("", json!("{\"choices\":[")), stop(), done()], Ending::Malformed),
+        (vec![open(), ("", json!("")), ("", json!("   ")), stop()], Ending::Complete),
+        // No known API.
+        (vec![("", json!({"token": {"text": "x"}}))], Ending::Unknown),
+        (vec![("x", json!([1]))], Ending::Unknown),
+        // Nothing at all.
+        (vec![], Ending::Truncated),
+    ] {
+        for api in [None, Some(Api::ChatCompletions), Some(Api::Invocations)] {
+            assert_eq!(sse_facts(api, &events).ending, ending, "{events:?}");
+        }
+    }
+    for (stream, ending) in [
+        ("data: [DONE]", Ending::Complete),
+        ("data: [DONE]\n", Ending::Complete),
+        ("data: [DON", Ending::Truncated),
+        (": keep-alive\n\n", Ending::Truncated),
+        ("data: {\"x\":1}\n\n", Ending::Unknown),
+        ("data: {\"x\":1}\n\ndata: {", Ending::Truncated),
+        ("data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n", Ending::Complete),
+        ("data: {\"choices\":[{\"finish_reason\":\"stop\"}]", Ending::Truncated),
+        ("event: message_stop\ndata: {}", Ending::Complete),
+        ("event: message_stop\ndata: {", Ending::Truncated),
+        ("event: message_stop\n", Ending::Truncated),
+    ] {
+        for size in [1, 3, stream.len()] {
+            let (facts, _) = read(ResponseReader::sse(None), stream.as_bytes().chunks(size));
+            assert_eq!(facts.ending, ending, "{stream:?}");
+        }
+    }
+}
+
+#[test]
+fn the_content_type_decides_how_a_body_is_read() {
+    for (content_type, body, ending) in [
+        ("application/json", "{}", Ending::Complete),
+        ("application/json; charset=utf-8", "", Ending::Malformed),
+        ("application/problem+json", "{\"status\":\"failed\"}", Ending::Complete),
+        ("application/json", "<html>", Ending::Malformed),
+        ("application/json", "[[0.1]]", Ending::Complete),
+        ("text/event-stream; charset=utf-8", "data: [DONE]\n\n", Ending::Complete),
+        ("text/event-stream", "{}", Ending::Truncated),
+        ("application/x-ndjson", "{}\n{}\n", Ending::Unknown),
+        ("application/jsonlines", "{}\n{}\n", Ending::Unknown),
+        ("text/plain", "text", Ending::Unknown),
+        ("audio/mpeg", "\u{1}", Ending::Unknown),
+        ("", "", Ending::Unknown),
+    ] {
+        let reader = ResponseReader::for_content_type(Some(Api::ChatCompletions), content_type.as_bytes());
+        assert_eq!(read(reader, [body.as_bytes()]).0.ending, ending, "{content_type} {body}");
+    }
+}
+
+#[test]
+fn a_transcription_streams_its_usage_and_content() {
+    let events = [
+        ("", json!({"type": "transcript.text.delta", "delta": "Hello"})),
+        (
+            "",
+            json!({"type": "transcript.text.done", "text": "Hello", "usage": {"type": "tokens", "input_tokens": 14, "input_token_details": {"text_tokens": 0, "audio_tokens": 14}, "output_tokens": 5, "total_tokens": 19}}),
+        ),
+    ];
+    let facts = sse_facts(Some(Api::Transcriptions), &events);
+    assert_eq!((facts.usage, facts.content_events, facts.ending), (usage(14, 5, 19), 1, Ending::Complete));
+    let buffered =
+        json_facts(Some(Api::Transcriptions), &json!({"text": "Hello", "usage": {"type": "duration", "seconds": 3}}));
+    assert_eq!((buffered.usage, buffered.ending), (None, Ending::Complete));
 }
 
 #[test]
@@ -262,7 +407,7 @@ fn a_message_streams_its_usage_in_two_halves() {
     ];
     let facts = sse_facts(Some(Api::Messages), &events);
     assert_eq!(facts.usage, Some(Usage { cached_tokens: Some(40), ..usage(43, 9, None).unwrap() }));
-    assert!(facts.completed);
+    assert_eq!(facts.ending, Ending::Complete);
     assert_eq!((facts.model.as_deref(), facts.content_events), (Some("m"), 1));
 }
 
@@ -276,7 +421,7 @@ fn usage_of_a_wrong_type_is_as_if_absent() {
         json!({"prompt_tokens": "1", "completion_tokens": -1, "total_tokens": 1.5, "prompt_tokens_details": null}),
     ] {
         let facts = json_facts(None, &json!({"usage": usage, "model": "m"}));
-        assert_eq!((facts.usage, facts.completed), (None, true));
+        assert_eq!((facts.usage, facts.ending), (None, Ending::Complete));
     }
     let partly = json!({"usage": {"prompt_tokens": 7, "completion_tokens": [], "prompt_tokens_details": {"cached_tokens": null}}});
     assert_eq!(json_facts(None, &partly).usage, usage(7, None, None));
@@ -317,6 +462,7 @@ fn errors_inside_bodies_and_streams_are_found() {
         (json!({"status": "failed", "error": null}), error(None, "")),
         (json!({"error": "text"}), error(None, "")),
         (json!({"error": {"code": "context_length_exceeded", "type": null}}), error(None, "context_length_exceeded")),
+        (json!({"error": {"code": "429", "type": null}}), error(Some(429), "429")),
         (json!({"error": {"code": 70000, "type": "é".repeat(50)}}), error(None, &"é".repeat(32))),
         (json!({"error": null, "status": "completed", "type": "message", "code": 5}), None),
         (json!({"error": ""}), None),
@@ -328,7 +474,7 @@ fn errors_inside_bodies_and_streams_are_found() {
     assert_eq!(sse_facts(None, &[("error", json!("no json"))]).error, error(None, ""));
     let twice = [("", json!({"error": {"code": 500}})), ("", json!({"error": {"code": 503}})), ("", json!("[DONE]"))];
     let facts = sse_facts(None, &twice);
-    assert_eq!((facts.error, facts.completed), (error(Some(500), ""), true));
+    assert_eq!((facts.error, facts.ending), (error(Some(500), ""), Ending::Complete));
 }
 
 #[test]
@@ -341,7 +487,8 @@ fn each_terminal_event_completes_a_stream() {
         ("", json!({"type": "response.failed"})),
         ("message_stop", json!("{}")),
     ] {
-        assert!(sse_facts(None, &[(name, data.clone())]).completed, "{name} {data}");
+        let (facts, terminal) = read(ResponseReader::sse(None), [written(&[(name, data.clone())], "\n").as_slice()]);
+        assert!(terminal && facts.ending == Ending::Complete, "{name} {data}");
     }
     for data in [
         json!("[DONE"),
@@ -349,7 +496,8 @@ fn each_terminal_event_completes_a_stream() {
         json!({"x": {"type": "message_stop"}}),
         json!({"choices": [{"delta": {"content": "data: [DONE]\n\n"}}]}),
     ] {
-        assert!(!sse_facts(None, &[("", data.clone())]).completed, "{data}");
+        let (facts, terminal) = read(ResponseReader::sse(None), [written(&[("", data.clone())], "\n").as_slice()]);
+        assert!(!terminal && facts.ending != Ending::Complete, "{data}");
     }
 }
 
@@ -363,7 +511,7 @@ fn a_huge_last_event_still_gives_its_usage() {
     let stream = written(&events, "\r\n");
     for size in [stream.len(), 1 << 16, 1000] {
         let (facts, terminal) = read(ResponseReader::sse(Some(Api::Responses)), stream.chunks(size));
-        assert_eq!((facts.usage, facts.completed, terminal), (usage(1, 2, 3), true, true));
+        assert_eq!((facts.usage, facts.ending, terminal), (usage(1, 2, 3), Ending::Complete, true));
     }
 }
 
@@ -371,7 +519,8 @@ fn a_huge_last_event_still_gives_its_usage() {
 fn what_is_no_json_yields_no_facts() {
     for body in [&b""[..], b"<html>", b"{\"usage\":{\"prompt_tokens\":1}", b"{\"model\":\"m\"}x", b"\x1f\x8b\x08"] {
         let (facts, _) = read(ResponseReader::json(None), [body]);
-        assert_eq!(facts, ResponseFacts { bytes: body.len() as u64, ..ResponseFacts::default() });
+        let malformed = ResponseFacts { ending: Ending::Malformed, ..ResponseFacts::default() };
+        assert_eq!(facts, ResponseFacts { bytes: body.len() as u64, ..malformed });
     }
     let (facts, _) = read(ResponseReader::opaque(), [b"{\"usage\":{\"prompt_tokens\":1}}".as_slice(), b"12345"]);
     assert_eq!(facts, ResponseFacts { bytes: 34, ..ResponseFacts::default() });
@@ -458,7 +607,7 @@ proptest! {
             facts.content_events,
             facts.usage.map(|usage| (usage.prompt_tokens.unwrap(), usage.completion_tokens.unwrap())),
             facts.error.is_some(),
-            facts.completed,
+            whole.1,
         );
         prop_assert_eq!(got, expected);
 

@@ -293,6 +293,7 @@ impl Scene {
         let head = RequestHead {
             method: method.as_bytes(),
             path: path.as_bytes(),
+            content_type: None,
             encoded: first & 8 != 0,
             tunnel: method == "CONNECT",
             has_destination: second & 2 != 0,

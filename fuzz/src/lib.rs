@@ -10,6 +10,7 @@ pub mod envoy_page;
 pub mod exchange;
 pub mod http_answer;
 pub mod metrics_page;
+pub mod multipart;
 pub mod plugin_config;
 pub mod request_scanner;
 pub mod response_reader;
@@ -27,11 +28,12 @@ mod written;
 pub type Check = fn(&[u8]);
 
 /// Every target by the name of its module, its binary and its folders of inputs.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("envoy_page", envoy_page::check),
     ("exchange", exchange::check),
     ("http_answer", http_answer::check),
     ("metrics_page", metrics_page::check),
+    ("multipart", multipart::check),
     ("plugin_config", plugin_config::check),
     ("request_scanner", request_scanner::check),
     ("response_reader", response_reader::check),

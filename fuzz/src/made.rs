@@ -1,7 +1,7 @@
 //! JSON made of words that mean something to a reader, chosen byte by byte: what chance would not put together.
 
 /// Values, and those that readers tell apart.
-const VALUES: [&str; 30] = [
+const VALUES: [&str; 34] = [
     "null",
     "true",
     "false",
@@ -32,6 +32,10 @@ const VALUES: [&str; 30] = [
     r#""ééééééééééééééééééééééééééééééééééééééééé""#,
     r#""0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdefg""#,
     "[]",
+    r#""sse""#,
+    r#""stop""#,
+    r#""transcript.text.done""#,
+    r#""127""#,
 ];
 
 const MAX_DEPTH: usize = 6;
@@ -111,6 +115,9 @@ mod tests {
             let made = Choices::new(&choices).object(&["a", "b"]);
             assert!(serde_json::from_str::<Value>(&made).is_ok_and(|value| value.is_object()), "{made}");
         }
-        assert_eq!(Choices::new(&[1, 90, 2, 60, 2, 91, 92, 0]).object(&["a", "b"]), r#"{"b":null,"a":[true,false]}"#);
+        assert_eq!(
+            Choices::new(&[1, 102, 2, 60, 2, 103, 104, 0]).object(&["a", "b"]),
+            r#"{"b":null,"a":[true,false]}"#
+        );
     }
 }

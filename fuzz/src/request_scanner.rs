@@ -1,11 +1,11 @@
 //! The request scanner against `serde_json`, against the documentation of its hashes, and against itself cut elsewhere.
 //!
-//! Input: a byte that chooses the API (`0` to `6`), a byte that chooses the cuts, the body. With `p` to `v` for the API, the rest
-//! are the choices of which a body is made.
+//! Input: a byte that chooses the API (`0` to `9`, `:` to `<`), a byte that chooses the cuts, the body. With `p` to `z`, `{` and `|`
+//! for the API, the rest are the choices of which a body is made.
 
 use endpoint_picker::openai::json::{Container, Node, ROOT, Scalar, ScanError, Scanner, Want, Watch};
 use endpoint_picker::openai::request::MAX_MODEL_MEMBERS;
-use endpoint_picker::openai::{Api, Model, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
 use endpoint_picker::rewrite::Splice;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -26,7 +26,7 @@ const NEW_MODEL: &str = "new \"one\"\n\u{1f980}";
 pub(crate) const MADE: u8 = 0x40;
 
 /// Every member that matters, and one that does not.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 32] = [
     "x",
     "model",
     "stream",
@@ -51,17 +51,38 @@ const NAMES: [&str; 24] = [
     "queries",
     "mod\\u0065l",
     "stre\\u0061m",
+    "stream_format",
+    "texts",
+    "inputs",
+    "images",
+    "data",
+    "data_1",
+    "data_2",
+    "items",
 ];
 
-pub(crate) const APIS: [Api; 7] =
-    [Api::ChatCompletions, Api::Completions, Api::Responses, Api::Embeddings, Api::Messages, Api::Rerank, Api::Score];
+pub(crate) const APIS: [Api; 13] = [
+    Api::ChatCompletions,
+    Api::Completions,
+    Api::Responses,
+    Api::Embeddings,
+    Api::Messages,
+    Api::Rerank,
+    Api::Score,
+    Api::Classify,
+    Api::Pooling,
+    Api::Invocations,
+    Api::Speech,
+    Api::Transcriptions,
+    Api::Translations,
+];
 
 /// Reads a body whole and in pieces and compares facts, refusals and the renamed body.
 pub fn check(data: &[u8]) {
     let [api, seed, body @ ..] = data else { return };
     let made = (api & MADE != 0).then(|| Choices::new(body).object(&NAMES));
     let body = made.as_ref().map_or(body, String::as_bytes);
-    let api = APIS[usize::from(api % 8) % APIS.len()];
+    let api = APIS[usize::from(api % 16) % APIS.len()];
     let got = scan(api, [body]);
     assert_eq!(scan(api, pieces(body, *seed)), got, "cuts of seed {seed} change the answer");
     let json = Json::read(body);
@@ -83,8 +104,16 @@ pub fn check(data: &[u8]) {
     };
     assert_eq!(got, expected(api, &json, body.len()));
     if let Ok(facts) = got {
+        check_unhashed(api, body, &facts);
         check_rename(api, body, facts);
     }
+}
+
+/// Without hashing everything else is the same.
+fn check_unhashed(api: Api, body: &[u8], facts: &RequestFacts) {
+    let mut scanner = RequestScanner::new(api, ScanOptions { max_prefix_blocks: 0, ..OPTIONS });
+    scanner.feed(body).unwrap();
+    assert_eq!(scanner.finish(), Ok(RequestFacts { prefix_hashes: Vec::new(), ..facts.clone() }));
 }
 
 fn scan<'a>(api: Api, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<RequestFacts, RequestError> {
@@ -101,7 +130,7 @@ fn scan<'a>(api: Api, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Requ
 /// Replaces the model: nothing else of the JSON may change.
 fn check_rename(api: Api, body: &[u8], facts: RequestFacts) {
     let Model::Named { value_ranges, .. } = facts.model else { return };
-    let spliced = Splice { ranges: value_ranges, model: NEW_MODEL.into() }.apply(body);
+    let spliced = Splice { ranges: value_ranges, model: NEW_MODEL.into(), notation: Notation::Json }.apply(body);
     let mut value: Value = serde_json::from_slice(body).unwrap();
     value["model"] = NEW_MODEL.into();
     assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), value);
@@ -127,11 +156,16 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize) -> Result<RequestFacts, Req
             None => return Err(RequestError::ModelNotAString),
             Some(name) if name.is_empty() => return Err(RequestError::ModelEmpty),
             Some(name) if name.len() > OPTIONS.max_model_bytes => return Err(RequestError::ModelTooLong),
-            Some(name) => Model::Named { name, value_ranges: models.iter().map(|value| value.range.clone()).collect() },
+            Some(name) => Model::Named {
+                name,
+                value_ranges: models.iter().map(|value| value.range.clone()).collect(),
+                notation: Notation::Json,
+            },
         },
     };
     let limit = |name| json.last(name).and_then(spelt).and_then(|text| whole(&text));
-    let stream = json.last("stream").is_some_and(is_on);
+    let asks_events = json.last("stream_format").and_then(Json::text).as_deref() == Some("sse");
+    let stream = json.last("stream").is_some_and(is_on) || api == Api::Speech && asks_events;
     let asks_usage = json.last("stream_options").and_then(|options| options.last("include_usage")).is_some_and(is_on);
     let (mut preamble, mut prompt, mut prompt_bytes) = (Vec::new(), Vec::new(), 0);
     for (key, value) in members {
@@ -153,10 +187,10 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize) -> Result<RequestFacts, Req
         stream,
         include_usage: stream && (asks_usage || matches!(api, Api::Messages | Api::Responses)),
         max_tokens: match api {
-            Api::ChatCompletions => limit("max_completion_tokens").or_else(|| limit("max_tokens")),
+            Api::ChatCompletions | Api::Invocations => limit("max_completion_tokens").or_else(|| limit("max_tokens")),
             Api::Completions | Api::Messages => limit("max_tokens"),
             Api::Responses => limit("max_output_tokens"),
-            Api::Embeddings | Api::Rerank | Api::Score => None,
+            _ => None,
         },
         priority: json.last("priority").and_then(spelt).and_then(|text| signed(&text)),
         prompt_bytes,
@@ -167,9 +201,10 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize) -> Result<RequestFacts, Req
 
 fn preamble_members(api: Api) -> &'static [&'static str] {
     match api {
-        Api::ChatCompletions => &["tools"],
+        Api::ChatCompletions | Api::Invocations => &["tools"],
         Api::Responses => &["tools", "instructions"],
         Api::Messages => &["tools", "system"],
+        Api::Speech => &["instructions"],
         _ => &[],
     }
 }
@@ -178,10 +213,27 @@ fn prompt_members(api: Api) -> &'static [&'static str] {
     match api {
         Api::ChatCompletions | Api::Messages => &["messages"],
         Api::Completions => &["prompt"],
-        Api::Responses => &["input"],
-        Api::Embeddings => &["input", "messages"],
+        Api::Responses | Api::Speech => &["input"],
+        Api::Embeddings => &["input", "messages", "texts", "images", "inputs"],
+        Api::Classify => &["input", "messages"],
+        Api::Pooling => &["input", "messages", "data"],
         Api::Rerank => &["query", "documents"],
-        Api::Score => &["text_1", "text_2", "queries", "documents"],
+        Api::Score => &["text_1", "text_2", "data_1", "data_2", "query", "queries", "documents", "items"],
+        Api::Invocations => &[
+            "messages",
+            "prompt",
+            "input",
+            "data",
+            "query",
+            "documents",
+            "text_1",
+            "text_2",
+            "data_1",
+            "data_2",
+            "queries",
+            "items",
+        ],
+        Api::Transcriptions | Api::Translations => &[],
     }
 }
 

@@ -1,12 +1,12 @@
 //! The reader of buffered answers against a plain reading of the same JSON, and against itself cut elsewhere.
 //!
-//! Input: a byte that chooses the API (`0` to `6`, `7` for an unknown one), a byte that chooses the cuts, the body. With `p` to
-//! `w` for the API, the rest are the choices of which a body is made.
+//! Input: a byte that chooses the API (`0` to `6`, `8`, `9`, `:` to `=`, and `7` for an unknown one), a byte that chooses the cuts, the
+//! body. With `p` to `z` and `{` to `}` for the API, the rest are the choices of which a body is made.
 
 use std::collections::BTreeMap;
 
 use endpoint_picker::openai::response::{MAX_KIND_BYTES, MAX_MODEL_BYTES};
-use endpoint_picker::openai::{Api, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
 
 use crate::cut::pieces;
 use crate::made::Choices;
@@ -14,7 +14,7 @@ use crate::request_scanner::{APIS, MADE};
 use crate::written::{Json, Kind, whole};
 
 /// Every member that matters.
-pub(crate) const NAMES: [&str; 33] = [
+pub(crate) const NAMES: [&str; 35] = [
     "usage",
     "prompt_tokens",
     "completion_tokens",
@@ -48,6 +48,8 @@ pub(crate) const NAMES: [&str; 33] = [
     "partial_json",
     "response",
     "message",
+    "finish_reason",
+    "index",
 ];
 
 /// Reads a body whole and in pieces and compares the facts.
@@ -58,10 +60,11 @@ pub fn check(data: &[u8]) {
     let api = api_of(*api);
     let got = read(api, [body]);
     assert_eq!(read(api, pieces(body, *seed)), got, "cuts of seed {seed} change the answer");
-    let mut expected = ResponseFacts { bytes: body.len() as u64, ..ResponseFacts::default() };
+    let mut expected =
+        ResponseFacts { bytes: body.len() as u64, ending: Ending::Malformed, ..ResponseFacts::default() };
     if let Some(json) = Json::read(body) {
         let said = Said::in_json(&json);
-        expected.completed = true;
+        expected.ending = Ending::Complete;
         expected.usage = said.usage(api);
         expected.error = said.error(b"");
         expected.model = said.model;
@@ -71,7 +74,11 @@ pub fn check(data: &[u8]) {
 
 /// The API that an input's first byte chooses.
 pub(crate) fn api_of(byte: u8) -> Option<Api> {
-    APIS.get(usize::from(byte % 8)).copied()
+    match usize::from(byte % 16) {
+        7 => None,
+        index @ 0..7 => Some(APIS[index]),
+        index => APIS.get(index - 1).copied(),
+    }
 }
 
 fn read<'a>(api: Option<Api>, pieces: impl IntoIterator<Item = &'a [u8]>) -> ResponseFacts {
@@ -92,6 +99,12 @@ pub(crate) struct Said {
     pub(crate) counts: BTreeMap<String, u64>,
     /// The usage has details of its input, as where cached tokens are counted in.
     pub(crate) has_input_details: bool,
+    /// Its type is one of a known API.
+    pub(crate) is_known: bool,
+    /// The indices of its choices below 128, each with whether it finished.
+    pub(crate) choices: Vec<(u64, bool)>,
+    has_choices: bool,
+    has_choice: bool,
     has_error: bool,
     /// The text is itself an error.
     is_error: bool,
@@ -130,12 +143,16 @@ impl Said {
                     said.root.read(key, value);
                     if let Some(kind) = value.text().filter(|_| key == "type") {
                         said.is_terminal |= is_terminal(kind.as_bytes());
+                        said.is_known |= is_known(kind.as_bytes());
                         said.is_error |= kind == "error";
                         said.has_error |= kind == "response.failed";
                     }
                 }
                 "object" => said.is_error |= value.text().as_deref() == Some("error"),
-                "choices" => value.elements().iter().for_each(|choice| said.choice(choice)),
+                "choices" => {
+                    said.has_choices |= matches!(value.kind, Kind::Array(_));
+                    value.elements().iter().for_each(|choice| said.choice(choice));
+                }
                 "delta" => {
                     let texts = value
                         .members()
@@ -151,6 +168,16 @@ impl Said {
     }
 
     fn choice(&mut self, choice: &Json<'_>) {
+        self.has_choice = true;
+        if matches!(choice.kind, Kind::Object(_) | Kind::Array(_)) {
+            let mut reasons = choice.members().iter().filter(|(key, _)| key == "finish_reason");
+            let reason = reasons.rfind(|(_, value)| !matches!(value.kind, Kind::Object(_) | Kind::Array(_)));
+            let indices = choice.members().iter().filter(|(key, _)| key == "index");
+            let index = indices.filter_map(|(_, value)| value.number()).next_back().map_or(Some(0), whole);
+            if let Some(index) = index.filter(|&index| index < 128) {
+                self.choices.push((index, reason.is_some_and(|(_, value)| has_text(value))));
+            }
+        }
         for (key, value) in choice.members() {
             self.bears_content |= match key.as_str() {
                 "text" => has_text(value),
@@ -202,6 +229,17 @@ impl Said {
         }
     }
 
+    /// Whether it is an event of a known API.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known || self.has_choices
+    }
+
+    /// Whether it reports usage behind all choices.
+    pub(crate) fn is_final_usage(&self) -> bool {
+        let totals = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"];
+        self.has_choices && !self.has_choice && totals.iter().any(|&name| self.counts.contains_key(name))
+    }
+
     /// The counts in one form for all APIs.
     pub(crate) fn usage(&self, api: Option<Api>) -> Option<Usage> {
         let count = |key: &str| self.counts.get(key).copied();
@@ -226,13 +264,32 @@ impl Said {
         let own_kind = if self.is_error && self.root.kind != "error" { self.root.kind.as_str() } else { "" };
         let kinds = [&self.error.kind, &self.error.text_code, own_kind, &self.root.text_code];
         let kind = kinds.into_iter().find(|kind| !kind.is_empty()).unwrap_or_default();
-        Some(ErrorEvent { code: self.error.code.or(self.root.code), kind: kind.to_owned() })
+        let written = |text: &str| whole(text).and_then(|code| u16::try_from(code).ok());
+        let codes = [self.error.code, self.root.code, written(&self.error.text_code), written(&self.root.text_code)];
+        let error = ErrorEvent { code: codes.into_iter().flatten().next(), kind: kind.to_owned() };
+        let status = error.code.filter(|code| (400..600).contains(code));
+        assert!(status.is_none_or(|code| error.is_server_fault() == (code >= 500)));
+        Some(error)
     }
 }
 
 /// Whether an event's type or name ends a stream.
 pub(crate) fn is_terminal(name: &[u8]) -> bool {
-    matches!(name, b"message_stop" | b"response.completed" | b"response.incomplete" | b"response.failed")
+    let ends = [
+        "message_stop",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "transcript.text.done",
+        "speech.audio.done",
+    ];
+    ends.iter().any(|end| end.as_bytes() == name)
+}
+
+/// Whether an event's type or name is one of an API that has a terminal event.
+pub(crate) fn is_known(name: &[u8]) -> bool {
+    let starts = ["message_", "content_block_", "response.", "transcript.", "speech."];
+    name == b"ping" || starts.iter().any(|start| name.starts_with(start.as_bytes()))
 }
 
 fn has_text(value: &Json<'_>) -> bool {

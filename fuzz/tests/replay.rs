@@ -69,6 +69,7 @@ replays! {
     exchange
     http_answer
     metrics_page
+    multipart
     plugin_config
     request_scanner
     response_reader

@@ -1,16 +1,18 @@
 //! What an OpenAI-compatible exchange says about itself, read from bytes as they come.
 //!
-//! Nothing here keeps a body: requests and buffered answers are scanned by a resumable JSON scanner ([`json`]), streams by
-//! a resumable event reader ([`sse`]). Where a chunk is cut never changes an answer.
+//! Nothing here keeps a body: requests and buffered answers are scanned by a resumable JSON scanner ([`json`]), forms by a
+//! resumable reader of their parts ([`multipart`]), streams by a resumable event reader ([`sse`]). Where a chunk is cut never changes
+//! an answer, and a chunk may be handed over in slices of any size, empty ones included.
 
 mod api;
 pub mod json;
-mod number;
+pub mod media;
+pub mod multipart;
 mod prefix;
 pub mod request;
 pub mod response;
 pub mod sse;
 
 pub use api::Api;
-pub use request::{Model, RequestError, RequestFacts, RequestScanner, ScanOptions};
-pub use response::{ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+pub use request::{Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
+pub use response::{Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};

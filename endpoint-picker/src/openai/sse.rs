@@ -15,6 +15,9 @@ pub const MAX_NAME_BYTES: usize = 128;
 /// The smallest buffer, so that a field's name and an event's name always fit.
 const MIN_BUFFER_BYTES: usize = 256;
 
+/// Longest prefix of a line of data.
+const PREFIX_BYTES: usize = b"data: ".len();
+
 const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// What a stream brings.
@@ -35,6 +38,15 @@ pub enum Item<'a> {
         /// Its name, as above.
         name: &'a [u8],
     },
+}
+
+/// An event that is whole but for the empty line that would end it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its name, cut at [`MAX_NAME_BYTES`]; empty when it has none.
+    pub name: Vec<u8>,
+    /// Its data so far.
+    pub data: Vec<u8>,
 }
 
 /// How the line being read goes on in the next piece.
@@ -128,6 +140,27 @@ impl SseReader {
             Line::Ignored => false,
         };
         within_line || self.has_data || !self.name.is_empty()
+    }
+
+    /// The event that the end of the stream would cut here, if it has data and all of it is kept.
+    pub fn pending(&self) -> Option<Pending> {
+        if self.in_parts || self.state == Line::Parts {
+            return None;
+        }
+        let line = if self.state == Line::Kept { self.line.as_slice() } else { b"" };
+        let (mut has_data, mut data, mut name) = (self.has_data, self.data.clone(), self.name.clone());
+        match field(line) {
+            Field::Data(last) => {
+                if core::mem::replace(&mut has_data, true) {
+                    data.push(b'\n');
+                }
+                data.extend_from_slice(last);
+            }
+            Field::Event(last) => set_name(&mut name, last),
+            Field::None | Field::Other => {}
+        }
+        // Whether more is kept may depend on where the stream was cut.
+        (has_data && data.len() + PREFIX_BYTES <= self.buffer_bytes).then_some(Pending { name, data })
     }
 
     fn pass_mark<'c>(&mut self, piece: &'c [u8]) -> &'c [u8] {
@@ -356,6 +389,35 @@ mod tests {
             assert_eq!(events, expected, "cut at {place}");
             assert!(!reader.is_within_event());
         }
+    }
+
+    #[test]
+    fn an_event_without_its_empty_line_is_pending() {
+        for (stream, expected) in [
+            ("data: x", Some(("", "x"))),
+            ("data: x\n", Some(("", "x"))),
+            ("data: x\r", Some(("", "x"))),
+            ("event: a\ndata: x\n: ping", Some(("a", "x"))),
+            ("data: x\nevent: a", Some(("a", "x"))),
+            ("data: x\ndata:y", Some(("", "x\ny"))),
+            ("data", Some(("", ""))),
+            ("data: x\n\n", None),
+            ("event: a\n", None),
+            ("dat", None),
+            ("", None),
+        ] {
+            for place in 0..=stream.len() {
+                let (head, tail) = stream.as_bytes().split_at(place);
+                let mut reader = SseReader::default();
+                reader.feed(head, |_| {});
+                reader.feed(tail, |_| {});
+                let got = reader.pending().map(|pending| (text(&pending.name), text(&pending.data)));
+                assert_eq!(got, expected.map(|(name, data)| (name.into(), data.into())), "{stream:?} cut at {place}");
+            }
+        }
+        let mut reader = SseReader::new(0);
+        reader.feed(&[b"data: ".as_slice(), &[b'x'; 300]].concat(), |_| {});
+        assert_eq!(reader.pending(), None);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Endpoint {
             Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
             _ => {
                 self.page = Some(page);
-                self.in_flight.page_installed();
+                self.in_flight.page_installed(page.at);
             }
         }
         if load.state == State::Fresh && (came_back || restarted) {

@@ -22,11 +22,13 @@ pub struct InFlight {
     others: u32,
     /// `others` when the endpoint's current page was installed.
     others_at_page: u32,
+    /// All when that page was made.
+    at_page: u32,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { own: 0, recent: [0; SLOTS], newest: 0, others: 0, others_at_page: 0 }
+        Self { own: 0, recent: [0; SLOTS], newest: 0, others: 0, others_at_page: 0, at_page: 0 }
     }
 }
 
@@ -41,6 +43,12 @@ impl InFlight {
     #[must_use]
     pub const fn total(&self) -> u32 {
         self.own.saturating_add(self.others)
+    }
+
+    /// Requests in flight when the endpoint's current page was made.
+    #[must_use]
+    pub const fn at_page(&self) -> u32 {
+        self.at_page
     }
 
     /// Requests in flight that were sent after `page_at`, and what the other workers' have grown by since that page was installed.
@@ -77,8 +85,9 @@ impl InFlight {
         self.others = others;
     }
 
-    pub(super) const fn page_installed(&mut self) {
+    pub(super) fn page_installed(&mut self, page_at: Timestamp) {
         self.others_at_page = self.others;
+        self.at_page = self.total().saturating_sub(self.sent_since(page_at));
     }
 
     /// Empties the slots between the newest one and `number`.
@@ -149,9 +158,10 @@ mod tests {
     fn what_others_had_when_the_page_came_is_in_the_page() {
         let mut in_flight = InFlight::default();
         in_flight.set_others(4);
-        in_flight.page_installed();
+        in_flight.sent(at(1_000));
+        in_flight.page_installed(at(900));
         in_flight.set_others(6);
-        assert_eq!((in_flight.total(), in_flight.sent_since(at(0))), (6, 2));
+        assert_eq!((in_flight.total(), in_flight.sent_since(at(900)), in_flight.at_page()), (7, 3, 4));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! looks like, and a large one is never flattened. A count beyond its scale scores below 0.
 //!
 //! What this proxy has in flight and an engine's figures cannot contain is added to its queue first: a burst would otherwise all go to
-//! whoever looked idle, and every request to an engine that froze. A signal that is missing or old says little, so it counts as the median of those
-//! that are fresh, the more the older it is; then requests in flight decide.
+//! whoever looked idle, and every request to an engine that froze. A signal that is missing, or too old to count in
+//! full, is taken to be what a typical endpoint of the pool with as many requests in flight when its page was made would have ([`Typical`]): so requests in flight
+//! decide, and an endpoint that says nothing is neither idle nor full.
 
 use alloc::vec::Vec;
 
@@ -70,16 +71,21 @@ impl Scorer {
         scores: &mut [f64],
         known: &mut Vec<f64>,
     ) {
-        let median = if self == Self::ActiveRequests { 0.0 } else { self.median(pool, candidates, validity, known) };
+        let typical = Typical::of(self, pool, candidates, validity, known);
         for (score, endpoint) in scores.iter_mut().zip(endpoints(pool, candidates)) {
             let worth = validity.worth(pool, endpoint);
-            let signal = self.signal(endpoint).map_or(median, |signal| worth * signal + (1.0 - worth) * median);
+            let assumed = || typical.signal(endpoint);
+            let signal = match self.signal(endpoint) {
+                Some(signal) if worth >= 1.0 => signal,
+                Some(signal) => worth * signal + (1.0 - worth) * assumed(),
+                None => assumed(),
+            };
             let unseen = || f64::from(endpoint.unseen(pool.confirmed_at()));
             *score += weight
                 * match self {
                     Self::Queue => 1.0 - (signal + unseen()) / WAITING_SCALE,
                     Self::RunningRequests => 1.0 - (signal + unseen()) / RUNNING_SCALE,
-                    Self::KvCacheUtilization => 1.0 - signal,
+                    Self::KvCacheUtilization => 1.0 - signal.min(1.0),
                     Self::ActiveRequests => 1.0 - f64::from(endpoint.in_flight().total()) / IN_FLIGHT_SCALE,
                 };
         }
@@ -94,24 +100,50 @@ impl Scorer {
             Self::ActiveRequests => None,
         }
     }
+}
 
-    /// The median of the fresh signals, the upper of two; 0 when there is none, so that the signal decides nothing.
-    fn median(self, pool: &Pool, candidates: &[Candidate], validity: Validity, known: &mut Vec<f64>) -> f64 {
+/// What an endpoint with a fresh signal has in the middle: the medians over those endpoints, or 0 where there are none, so that the
+/// signal decides nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Typical {
+    signal: f64,
+    in_flight: f64,
+}
+
+impl Typical {
+    /// Keeps the scale from an endpoint's first request in flight, where a ratio of small counts would say too much.
+    const BASE_IN_FLIGHT: f64 = 2.0;
+
+    fn of(scorer: Scorer, pool: &Pool, candidates: &[Candidate], validity: Validity, known: &mut Vec<f64>) -> Self {
+        let fresh = |endpoint: &Endpoint| scorer.signal(endpoint).filter(|_| validity.worth(pool, endpoint) >= 1.0);
+        // Where every signal is fresh nobody asks.
+        if endpoints(pool, candidates).all(|endpoint| fresh(endpoint).is_some()) {
+            return Self::default();
+        }
         known.clear();
-        let mut all_known = true;
-        for endpoint in endpoints(pool, candidates) {
-            match self.signal(endpoint) {
-                Some(signal) if validity.worth(pool, endpoint) >= 1.0 => known.push(signal),
-                _ => all_known = false,
-            }
-        }
-        // Nobody needs it.
-        if all_known {
-            return 0.0;
-        }
-        let middle = known.len() / 2;
-        if known.is_empty() { 0.0 } else { *known.select_nth_unstable_by(middle, f64::total_cmp).1 }
+        known.extend(endpoints(pool, candidates).filter_map(fresh));
+        let signal = median(known);
+        known.clear();
+        let with_signal = endpoints(pool, candidates).filter(|endpoint| fresh(endpoint).is_some());
+        known.extend(with_signal.map(|endpoint| f64::from(endpoint.in_flight().at_page())));
+        Self { signal, in_flight: median(known) }
     }
+
+    /// The signal that an endpoint would have if it were a typical one.
+    fn signal(self, endpoint: &Endpoint) -> f64 {
+        self.signal * (f64::from(endpoint.in_flight().at_page()) + Self::BASE_IN_FLIGHT)
+            / (self.in_flight + Self::BASE_IN_FLIGHT)
+    }
+}
+
+/// The middle value, or the mean of the middle two; 0 of none.
+fn median(values: &mut [f64]) -> f64 {
+    let (middle, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
+    if values.is_empty() {
+        return 0.0;
+    }
+    let (below, &mut upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
+    if is_even { (upper + below.iter().copied().fold(f64::NEG_INFINITY, f64::max)) / 2.0 } else { upper }
 }
 
 impl Validity {
@@ -144,7 +176,16 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::halved;
+    use super::{halved, median};
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert_eq!(median(&mut []), 0.0);
+        assert_eq!(median(&mut [3.0]), 3.0);
+        assert_eq!(median(&mut [5.0, 1.0]), 3.0);
+        assert_eq!(median(&mut [9.0, 1.0, 4.0]), 4.0);
+        assert_eq!(median(&mut [9.0, 1.0, 4.0, 2.0]), 3.0);
+    }
 
     #[test]
     fn halving_falls_steadily_and_is_exact_at_whole_numbers() {

@@ -1,0 +1,235 @@
+//! The facts of a JSON body.
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+use core::ops::Range;
+
+use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
+use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
+use crate::openai::api::Api;
+use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch};
+use crate::openai::prefix::{PromptHasher, Section};
+
+const MODEL: Node = 2;
+const STREAM: Node = 3;
+const STREAM_OPTIONS: Node = 4;
+const INCLUDE_USAGE: Node = 5;
+const MAX_TOKENS: Node = 6;
+const MAX_COMPLETION_TOKENS: Node = 7;
+const PRIORITY: Node = 8;
+const SALT: Node = 9;
+const PREAMBLE: Node = 10;
+const PROMPT: Node = 11;
+/// `stream_format` of speech: `sse` or `audio`.
+const STREAM_FORMAT: Node = 12;
+
+/// What has been read of a JSON body.
+#[derive(Clone)]
+pub(super) struct JsonBody {
+    api: Api,
+    max_model_bytes: usize,
+    is_object: bool,
+    models: ModelValues,
+    /// Where an array or object given as the model begins.
+    model_at: u64,
+    stream: bool,
+    event_format: bool,
+    include_usage: bool,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    priority: Option<i64>,
+    /// `None` while hashing is off.
+    hasher: Option<Box<PromptHasher>>,
+    prompt_bytes: u64,
+}
+
+impl JsonBody {
+    /// Nothing read yet.
+    pub(super) fn new(api: Api, options: ScanOptions) -> Self {
+        Self {
+            api,
+            max_model_bytes: options.max_model_bytes,
+            is_object: false,
+            models: ModelValues::default(),
+            model_at: 0,
+            stream: false,
+            event_format: false,
+            include_usage: false,
+            max_tokens: None,
+            max_completion_tokens: None,
+            priority: None,
+            hasher: PromptHasher::new(options.prefix_block_bytes, options.max_prefix_blocks).map(Box::new),
+            prompt_bytes: 0,
+        }
+    }
+
+    /// The facts of a body of `body_bytes` that was valid JSON.
+    pub(super) fn facts(self, body_bytes: u64) -> Result<RequestFacts, RequestError> {
+        if !self.is_object {
+            return Err(RequestError::NotAnObject);
+        }
+        let model = self.models.model(Notation::Json)?;
+        let prefix_hashes = match (self.hasher, &model) {
+            (None, _) => Vec::new(),
+            (Some(hasher), Model::Missing) => hasher.hashes(""),
+            (Some(hasher), Model::Named { name, .. }) => hasher.hashes(name),
+        };
+        let stream = self.stream || self.event_format;
+        let always_includes_usage = matches!(self.api, Api::Messages | Api::Responses);
+        Ok(RequestFacts {
+            api: self.api,
+            body_bytes,
+            model,
+            stream,
+            include_usage: stream && (always_includes_usage || self.include_usage),
+            max_tokens: self.max_completion_tokens.or(self.max_tokens),
+            priority: self.priority,
+            prompt_bytes: self.prompt_bytes,
+            prefix_hashes,
+        })
+    }
+
+    fn root_member(&self, key: &[u8]) -> Node {
+        match key {
+            b"model" => MODEL,
+            b"stream" => STREAM,
+            b"stream_options" => STREAM_OPTIONS,
+            b"priority" => PRIORITY,
+            b"cache_salt" => SALT,
+            _ => api_member(self.api, key),
+        }
+    }
+
+    fn end_salt(&mut self, is_text: bool) {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.end_salt(is_text);
+        }
+    }
+
+    fn end_leaf(&mut self, section: Section, scalar: Scalar<'_>, range: Range<u64>) {
+        let (number, bytes) = match scalar {
+            Scalar::Null | Scalar::Bool(_) => return,
+            Scalar::Number(token) => (token, token.len() as u64),
+            // Without its quotes.
+            Scalar::Text { .. } | Scalar::Opaque => (b"".as_slice(), (range.end - range.start).saturating_sub(2)),
+        };
+        self.prompt_bytes = self.prompt_bytes.saturating_add(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.leaf(section, number);
+            hasher.end_leaf(section);
+        }
+    }
+}
+
+/// The member of an API's own at the root of its body. An invocation may be any of them.
+fn api_member(api: Api, key: &[u8]) -> Node {
+    match (key, api) {
+        (b"max_output_tokens", Api::Responses) => MAX_TOKENS,
+        (b"max_tokens", Api::ChatCompletions | Api::Completions | Api::Messages | Api::Invocations) => MAX_TOKENS,
+        (b"max_completion_tokens", Api::ChatCompletions | Api::Invocations) => MAX_COMPLETION_TOKENS,
+        (b"stream_format", Api::Speech) => STREAM_FORMAT,
+        (b"tools", Api::ChatCompletions | Api::Responses | Api::Messages | Api::Invocations) => PREAMBLE,
+        (b"system", Api::Messages) | (b"instructions", Api::Responses | Api::Speech) => PREAMBLE,
+        (
+            b"messages",
+            Api::ChatCompletions | Api::Messages | Api::Embeddings | Api::Classify | Api::Pooling | Api::Invocations,
+        ) => PROMPT,
+        (b"prompt", Api::Completions | Api::Invocations) => PROMPT,
+        (
+            b"input",
+            Api::Responses | Api::Embeddings | Api::Classify | Api::Pooling | Api::Speech | Api::Invocations,
+        ) => PROMPT,
+        (b"texts" | b"images" | b"inputs", Api::Embeddings) => PROMPT,
+        (b"data", Api::Pooling | Api::Invocations) => PROMPT,
+        (b"query" | b"documents", Api::Rerank | Api::Score | Api::Invocations) => PROMPT,
+        (b"text_1" | b"text_2" | b"data_1" | b"data_2" | b"queries" | b"items", Api::Score | Api::Invocations) => {
+            PROMPT
+        }
+        _ => SKIP,
+    }
+}
+
+impl Watch for JsonBody {
+    fn member(&mut self, node: Node, key: &[u8]) -> Node {
+        match node {
+            ROOT => self.root_member(key),
+            STREAM_OPTIONS if key == b"include_usage" => INCLUDE_USAGE,
+            PREAMBLE | PROMPT => node,
+            _ => SKIP,
+        }
+    }
+
+    fn element(&mut self, node: Node) -> Node {
+        match node {
+            PREAMBLE | PROMPT => node,
+            _ => SKIP,
+        }
+    }
+
+    fn want(&mut self, node: Node) -> Want {
+        match node {
+            MODEL => Want::Text(self.max_model_bytes),
+            STREAM | STREAM_FORMAT | INCLUDE_USAGE | MAX_TOKENS | MAX_COMPLETION_TOKENS | PRIORITY => {
+                Want::Text(MAX_SWITCH_BYTES)
+            }
+            SALT | PREAMBLE | PROMPT if self.hasher.is_some() => Want::Raw,
+            _ => Want::Nothing,
+        }
+    }
+
+    fn scalar(&mut self, node: Node, scalar: Scalar<'_>, range: Range<u64>) {
+        match node {
+            MODEL => {
+                let value = match scalar {
+                    Scalar::Null => ModelValue::Missing,
+                    Scalar::Text { cut: true, .. } => ModelValue::TooLong,
+                    Scalar::Text { text: b"", .. } => ModelValue::Empty,
+                    Scalar::Text { text, .. } => ModelValue::Named(String::from_utf8_lossy(text).into_owned()),
+                    Scalar::Bool(_) | Scalar::Number(_) | Scalar::Opaque => ModelValue::NotAString,
+                };
+                self.models.add(value, range);
+            }
+            STREAM => self.stream = switch(scalar),
+            STREAM_OPTIONS => self.include_usage = false,
+            INCLUDE_USAGE => self.include_usage = switch(scalar),
+            MAX_TOKENS => self.max_tokens = whole(scalar),
+            MAX_COMPLETION_TOKENS => self.max_completion_tokens = whole(scalar),
+            PRIORITY => self.priority = signed(scalar),
+            STREAM_FORMAT => self.event_format = matches!(scalar, Scalar::Text { text: b"sse", cut: false }),
+            SALT => self.end_salt(scalar == Scalar::Opaque),
+            PREAMBLE => self.end_leaf(Section::Preamble, scalar, range),
+            PROMPT => self.end_leaf(Section::Prompt, scalar, range),
+            _ => {}
+        }
+    }
+
+    fn raw(&mut self, node: Node, piece: &[u8]) {
+        if let Some(hasher) = &mut self.hasher {
+            match node {
+                SALT => hasher.salt(piece),
+                PREAMBLE => hasher.leaf(Section::Preamble, piece),
+                _ => hasher.leaf(Section::Prompt, piece),
+            }
+        }
+    }
+
+    fn open(&mut self, node: Node, container: Container, at: u64) {
+        match node {
+            ROOT => self.is_object = container == Container::Object,
+            MODEL => self.model_at = at,
+            STREAM => self.stream = false,
+            STREAM_OPTIONS | INCLUDE_USAGE => self.include_usage = false,
+            MAX_TOKENS => self.max_tokens = None,
+            MAX_COMPLETION_TOKENS => self.max_completion_tokens = None,
+            PRIORITY => self.priority = None,
+            STREAM_FORMAT => self.event_format = false,
+            SALT => self.end_salt(false),
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, node: Node, end: u64) {
+        if node == MODEL {
+            self.models.add(ModelValue::NotAString, self.model_at..end);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Facts of a request body.
+
+mod facts;
+mod form;
+mod json_body;
+mod scanner;
+mod values;
+
+pub use facts::{
+    MAX_MODEL_BYTES, MAX_MODEL_MEMBERS, MAX_PREFIX_BLOCKS, Model, Notation, PREFIX_BLOCK_BYTES, RequestError,
+    RequestFacts, ScanOptions,
+};
+pub use scanner::RequestScanner;
