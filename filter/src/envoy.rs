@@ -1,5 +1,6 @@
 //! Envoy between requests, as the core's machines want it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use catalogue::{Label, stat_name};
@@ -11,6 +12,9 @@ use endpoint_picker::shared_data::{SetError, SharedData};
 use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
 
 use crate::host::{self, Buffer, Map};
+
+/// A refused write was logged.
+static WRITE_REFUSED: AtomicBool = AtomicBool::new(false);
 
 /// Envoy, for the length of one callback.
 pub(crate) struct Envoy;
@@ -24,7 +28,10 @@ impl SharedData for Envoy {
         host::set_shared_data(key, value, cas).map_err(|refused| match refused {
             host::CAS_MISMATCH => SetError::Changed,
             refused => {
-                log::warn!("{key} cannot be written: {refused:?}");
+                // Once, or a host that always refuses would fill the log.
+                if !WRITE_REFUSED.swap(true, Ordering::Relaxed) {
+                    log::warn!("{key} cannot be written: {refused:?}");
+                }
                 SetError::Refused
             }
         })
@@ -82,7 +89,11 @@ impl Host for Envoy {
 }
 
 /// Hands on what the sidecar answered. Without headers the host says that it did not answer.
-pub(crate) fn with_response<T>(headers: usize, body_size: usize, then: impl FnOnce(Option<SidecarResponse<'_>>) -> T) -> T {
+pub(crate) fn with_response<T>(
+    headers: usize,
+    body_size: usize,
+    then: impl FnOnce(Option<SidecarResponse<'_>>) -> T,
+) -> T {
     let pairs = if headers == 0 { None } else { host::headers(Map::CallResponse).ok() };
     let status = pairs.as_ref().and_then(|pairs| pairs.iter().find(|(name, _)| *name == b":status"));
     let Some((_, status)) = status else { return then(None) };

@@ -34,7 +34,7 @@ pub(crate) enum Root {
     #[default]
     New,
     /// The HTTP filter.
-    Filter(Filter),
+    Filter(Box<Filter>),
     /// The singleton service.
     Service(Box<Holder>),
 }
@@ -73,7 +73,8 @@ impl RootContext for Root {
             Plugin::Filter(config) => {
                 let mut picker = EndpointPicker::new(config, host::random());
                 let worker = RefCell::new(Worker::new(host::random(), &mut picker, BUILD));
-                (Self::Filter(Filter { picker: Rc::new(RefCell::new(picker)), worker }), UNUSED_TICK_MILLIS)
+                let filter = Filter { picker: Rc::new(RefCell::new(picker)), worker };
+                (Self::Filter(Box::new(filter)), UNUSED_TICK_MILLIS)
             }
             Plugin::SnapshotService(config) => {
                 let holder = Holder::new(host::random(), config, BUILD);

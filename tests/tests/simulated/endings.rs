@@ -158,7 +158,7 @@ fn without_a_sidecar_requests_are_left_to_envoys_own_policy() {
 #[test]
 fn a_sidecar_that_dies_makes_picks_go_by_requests_in_flight() {
     let mut left = 3;
-    let mut sidecar = world::sidecar();
+    let mut sidecar = world::sidecar(&world::snapshot());
     let script = move |call: &host_sim::HttpCall| {
         left -= 1;
         if left >= 0 { sidecar(call) } else { HttpOutcome::unreachable() }
