@@ -261,8 +261,8 @@ impl Gatherer {
     }
 
     /// Another membership replaces `old`.
-    pub fn membership_replaced(&mut self, old: Option<Membership>) {
-        self.previous = old;
+    pub fn membership_replaced(&mut self, old: Membership) {
+        self.previous = Some(old);
         self.board.order = None;
     }
 

@@ -15,6 +15,9 @@ use crate::time::Timestamp;
 /// The outcomes of fetches reach Envoy this often.
 const FLUSH_INTERVAL_MS: u64 = 1_000;
 
+/// A holder ticks at least this often: four times within a lease.
+const MAX_PERIOD_MILLIS: u32 = 500;
+
 /// What an instance of the filter can ask of its host between requests.
 pub trait Host: SharedData + HostStats {
     /// Asks for a tick every so many milliseconds; false: refused.
@@ -71,10 +74,10 @@ impl Holder {
         self.duty.is_some()
     }
 
-    /// Milliseconds between requests to the sidecar, and so between a holder's ticks at most.
+    /// Milliseconds between a holder's ticks: as often as the sidecar is asked, and often enough to keep the lease.
     #[must_use]
-    pub fn interval_ms(&self) -> u32 {
-        u32::try_from(self.service.config().interval_ms).unwrap_or(u32::MAX)
+    pub fn period_millis(&self) -> u32 {
+        u32::try_from(self.service.config().interval_ms).map_or(MAX_PERIOD_MILLIS, |interval| interval.min(MAX_PERIOD_MILLIS))
     }
 
     /// Takes or renews the lease, and does what its holder does.
@@ -128,17 +131,17 @@ impl Holder {
         else {
             return;
         };
-        let before = self.service.order();
-        let old = self.service.snapshot().0.cloned();
         let concluded = self.service.handle_response(host, response, now);
-        if self.service.order() != before {
+        if let Some(old) = self.service.take_replaced() {
             duty.gatherer.membership_replaced(old);
         }
         conclude(&mut self.counters, host, concluded);
     }
 
-    /// The last chance to carry counters to the host.
+    /// The last chance to carry counters to the host; another instance may take the lease at once.
     pub fn finish(&mut self, host: &mut impl Host) {
+        self.lease.release(host);
+        self.duty = None;
         self.flusher.finish(&mut self.counters, host);
     }
 }

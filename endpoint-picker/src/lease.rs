@@ -4,6 +4,8 @@
 //! less so; whoever is alive takes it from one that is not. A holder acts only in a tick in which it has renewed the lease, so an
 //! instance that was paused for long does nothing with what it held before.
 
+use alloc::vec::Vec;
+
 use prost::Message;
 
 use crate::shared_data::{SetError, SharedData, update};
@@ -79,12 +81,23 @@ impl Lease {
         self.is_held = taken == Ok(true);
         self.is_held
     }
+
+    /// Gives the lease up, so that nobody has to wait until it expires.
+    pub fn release(&mut self, shared: &mut impl SharedData) {
+        if core::mem::take(&mut self.is_held) {
+            let own = self.instance;
+            // If it cannot be written, the lease expires.
+            let _ = update(shared, KEY, |held| {
+                let is_own = held.and_then(|bytes| Claim::decode(bytes).ok()).is_some_and(|claim| claim.holder == own);
+                ((), is_own.then(Vec::new))
+            });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use alloc::vec;
-    use alloc::vec::Vec;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -159,6 +172,21 @@ mod tests {
         assert!(first.tick(&mut shared, Rank::Serving, at(20)));
         assert!(unused.tick(&mut shared, Rank::Unused, at(30)));
         assert!(!first.tick(&mut shared, Rank::Serving, at(40)));
+    }
+
+    #[test]
+    fn a_lease_that_is_given_up_is_free_at_once() {
+        let mut shared = FakeSharedData::default();
+        let (mut first, mut second) = (Lease::new(1), Lease::new(2));
+        assert!(first.tick(&mut shared, Rank::Unused, at(0)));
+        second.release(&mut shared);
+        assert!(!second.tick(&mut shared, Rank::Unused, at(10)));
+        first.release(&mut shared);
+        assert!(second.tick(&mut shared, Rank::Unused, at(20)));
+        // Whoever does not hold it any more gives up nothing.
+        first.release(&mut shared);
+        assert!(second.tick(&mut shared, Rank::Unused, at(30)));
+        assert!(!first.tick(&mut shared, Rank::Unused, at(40)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use snapshot::{DecodeError, Loads, Membership, Snapshot, Tag};
+use snapshot::{DecodeError, Loads, LoadsDecoder, Membership, Snapshot, Tag};
 
 use crate::board::{Order, Version, key};
 use crate::config::ServiceConfig;
@@ -87,6 +87,8 @@ pub struct SnapshotService {
     /// What is in shared data by this client's own hand; nothing when it has just taken the lease.
     tag: Option<Tag>,
     membership: Option<Membership>,
+    /// The membership before the current one, until it is taken.
+    replaced: Option<Membership>,
     loads: Loads,
     is_healthy: bool,
 }
@@ -101,6 +103,7 @@ impl SnapshotService {
             next_at: Timestamp::default(),
             tag: None,
             membership: None,
+            replaced: None,
             loads: Loads::default(),
             is_healthy: true,
         }
@@ -126,6 +129,16 @@ impl SnapshotService {
         if let Some(membership) = shared.get(key::MEMBERSHIP).and_then(|(bytes, _)| Membership::decode(&bytes).ok()) {
             self.membership = Some(membership);
         }
+        if let Some((bytes, _)) = shared.get(key::LOADS)
+            && let Ok(loads) = LoadsDecoder::default().decode(&bytes)
+        {
+            self.loads = loads.clone();
+        }
+    }
+
+    /// The membership that the newest one replaced, once.
+    pub const fn take_replaced(&mut self) -> Option<Membership> {
+        self.replaced.take()
     }
 
     /// The request to send now, if there is one: one at a time, and no more often than the interval says.
@@ -153,7 +166,7 @@ impl SnapshotService {
         self.conclude(Outcome::Refused, &reason)
     }
 
-    /// The sidecar answered, or did not: `None`. What it said is stored for all workers. Gives the membership that was replaced.
+    /// The sidecar answered, or did not: `None`. What it said is stored for all workers.
     pub fn handle_response(
         &mut self,
         shared: &mut impl SharedData,
@@ -226,8 +239,8 @@ impl SnapshotService {
                 version.loads_received_at_micros = now.as_micros();
             });
         self.tag = written.then(|| loads.tag());
-        if let Some(membership) = membership {
-            self.membership = Some(membership);
+        if let Some(membership) = membership.filter(|new| self.membership.as_ref() != Some(new)) {
+            self.replaced = self.membership.replace(membership);
         }
         self.loads = loads;
         written
@@ -341,7 +354,7 @@ mod tests {
         first.begin(&mut shared);
         first.handle_response(&mut shared, ok(&snapshot(1, 9, true)), at(0));
         second.begin(&mut shared);
-        assert_eq!(second.order(), first.order());
+        assert_eq!((second.order(), second.snapshot().1.generation), (first.order(), 9));
         assert_eq!(second.poll_request(at(1)).unwrap().if_none_match, None);
         second.handle_response(&mut shared, ok(&snapshot(1, 9, true)), at(1));
         let version = Version::read(&mut shared);

@@ -143,7 +143,7 @@ impl Worker {
             (true, false) => SERVING_TICK_MILLIS,
             (true, true) => DEFINING_TICK_MILLIS,
         };
-        let period = if self.holder.is_held() { rest.min(self.holder.interval_ms()) } else { rest };
+        let period = if self.holder.is_held() { rest.min(self.holder.period_millis()) } else { rest };
         if period != self.period_millis && host.set_tick_period(period) {
             self.period_millis = period;
         }

@@ -78,7 +78,7 @@ impl RootContext for Root {
             }
             Plugin::SnapshotService(config) => {
                 let holder = Holder::new(host::random(), config, BUILD);
-                let period_millis = holder.interval_ms();
+                let period_millis = holder.period_millis();
                 (Self::Service(Box::new(holder)), period_millis)
             }
         };

@@ -55,7 +55,7 @@ fn a_post_in_the_order_of_the_membership_before_is_moved() {
     let (mut shared, mut gatherer) = (FakeSharedData::default(), Gatherer::default());
     write(&mut shared, 1, 1, &old, "a", &[4, 5, 6]);
     gatherer.tick(&mut shared, &old, NOW);
-    gatherer.membership_replaced(Some(old.clone()));
+    gatherer.membership_replaced(old.clone());
     assert!(gatherer.tick(&mut shared, &new, NOW));
     let departed = vec![Departed { pool: "a".into(), address: "10.0.0.2:80".into(), count: 5 }];
     assert_eq!((&gatherer.board().in_flight, &gatherer.board().departed), (&vec![6, 0, 4], &departed));
