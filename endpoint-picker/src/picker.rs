@@ -6,7 +6,7 @@ use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
-use crate::pool::{EndpointId, OtherMembership, Pool};
+use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::record::ExchangeRecord;
 use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
@@ -97,6 +97,11 @@ impl EndpointPicker {
     /// Takes over what the other workers have in flight to the members, in the order of the membership.
     pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
         self.routing.pool.set_others_in_flight(counts);
+    }
+
+    /// Takes over what another worker holds against the member at that place of the membership.
+    pub fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
+        self.routing.pool.learn_suspicion(place, suspicion, now);
     }
 
     /// Counts what waited for the shared table of labels, which was merged or cannot be.

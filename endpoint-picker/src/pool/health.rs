@@ -18,6 +18,8 @@ pub const EJECTION_MICROS: u64 = 2_000_000;
 pub const MAX_EJECTION_MICROS: u64 = 30_000_000;
 /// A trial request that has not answered after this long no longer keeps others from being tried: it may be a long generation.
 pub const TRIAL_MICROS: u64 = 10_000_000;
+/// How much longer a worker waits that only heard of a failure: the time in which the news of a first trial reaches all workers.
+pub const LEARNT_MICROS: u64 = 250_000;
 /// An endpoint that was well for this long after an ejection starts with the first ejection's length again.
 pub const FORGIVEN_AFTER_MICROS: u64 = 60_000_000;
 
@@ -31,6 +33,8 @@ pub struct Health {
     good_at: Option<Timestamp>,
     /// When the newest request that failed was sent.
     bad_at: Option<Timestamp>,
+    /// The state was taken over from another worker.
+    is_learnt: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,17 @@ impl Default for State {
     fn default() -> Self {
         Self::Closed { failures: 0, suspect_until: Timestamp::default(), since: Timestamp::default() }
     }
+}
+
+/// What a worker holds against an endpoint, as workers tell each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Suspicion {
+    /// When the newest request that failed was sent.
+    pub bad_at: Timestamp,
+    /// Until when it ranks last or is ejected.
+    pub until: Timestamp,
+    /// It is ejected.
+    pub is_ejection: bool,
 }
 
 /// What an endpoint's health allows.
@@ -124,6 +139,7 @@ impl Health {
             return false;
         }
         self.bad_at = self.bad_at.max(Some(sent_at));
+        self.is_learnt = false;
         match &mut self.state {
             State::Closed { failures, suspect_until, since } => {
                 *failures = failures.saturating_add(1);
@@ -143,6 +159,38 @@ impl Health {
         self.ejections = self.ejections.saturating_add(1);
         self.state = State::Open { since: now, until: now.plus_micros(micros), trial_since: None };
         true
+    }
+
+    /// What this worker's own requests hold against the endpoint now, for the other workers.
+    pub(super) fn suspicion(&self, now: Timestamp) -> Option<Suspicion> {
+        let (until, is_ejection) = match self.state {
+            State::Closed { failures: 1.., suspect_until, .. } => (suspect_until, false),
+            State::Closed { .. } => return None,
+            State::Open { until, .. } => (until, true),
+        };
+        (now < until && !self.is_learnt).then_some(Suspicion { bad_at: self.bad_at?, until, is_ejection })
+    }
+
+    /// Takes over what another worker holds against the endpoint. This worker's own evidence, if newer, stands against it. The worker that
+    /// knows from experience tries first, so the others wait [`LEARNT_MICROS`] longer.
+    pub(super) fn learn(&mut self, suspicion: Suspicion, now: Timestamp) {
+        let Suspicion { bad_at, until, is_ejection } = suspicion;
+        let until = until.plus_micros(LEARNT_MICROS);
+        if self.good_at.is_some_and(|good_at| bad_at < good_at) || self.until() >= until || now >= until {
+            return;
+        }
+        self.state = match self.state {
+            _ if is_ejection => State::Open { since: now, until, trial_since: None },
+            State::Closed { failures, since, .. } => {
+                State::Closed { failures: failures.max(1), suspect_until: until, since }
+            }
+            State::Open { .. } => return,
+        };
+        self.bad_at = self.bad_at.max(Some(bad_at));
+        self.is_learnt = true;
+        if is_ejection {
+            self.ejections = self.ejections.max(1);
+        }
     }
 
     /// The sidecar saw the endpoint come back at `at`: what failed before says nothing any more. A page is no proof that requests
@@ -279,6 +327,36 @@ mod tests {
         let mut failing = ejected();
         failing.returned(at(1_001));
         assert_eq!(failing.standing(at(1_100)), Standing::Ejected, "it failed after that page was made");
+    }
+
+    #[test]
+    fn what_another_worker_met_is_learnt_unless_newer_evidence_stands_against_it() {
+        let ejection = ejected().suspicion(at(2_000)).unwrap();
+        assert_eq!(ejection, Suspicion { bad_at: at(1_002), until: at(3_003), is_ejection: true });
+        assert_eq!(ejected().suspicion(at(3_003)), None);
+        let mut healthy = Health::default();
+        healthy.succeeded(at(900), at(950));
+        healthy.learn(ejection, at(1_100));
+        assert_eq!(
+            [1_100, 3_252, 3_253].map(|now| healthy.standing(at(now))),
+            [Standing::Ejected, Standing::Ejected, Standing::OnTrial]
+        );
+        assert_eq!(healthy.suspicion(at(1_200)), None, "hearsay is not passed on");
+        let mut newer = Health::default();
+        newer.succeeded(at(1_003), at(1_050));
+        newer.learn(ejection, at(1_100));
+        assert_eq!(newer.standing(at(1_100)), Standing::Good);
+    }
+
+    #[test]
+    fn a_failure_that_another_worker_met_counts_as_the_first_of_two() {
+        let mut other = Health::default();
+        other.failed(at(1_000), at(1_000));
+        let suspicion = other.suspicion(at(1_100)).unwrap();
+        let mut health = Health::default();
+        health.learn(suspicion, at(1_100));
+        assert_eq!([2_249, 2_250].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::Good]);
+        assert!(health.failed(at(2_300), at(2_300)));
     }
 
     #[test]

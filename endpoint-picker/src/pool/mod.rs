@@ -17,7 +17,7 @@ use snapshot::{Loads, Membership, State};
 pub use endpoint::{Endpoint, EndpointId};
 pub use health::{
     EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, MAX_EJECTION_MICROS, SUSPECT_MICROS,
-    Standing, TRIAL_MICROS,
+    Standing, Suspicion, TRIAL_MICROS,
 };
 pub use in_flight::InFlight;
 
@@ -231,6 +231,22 @@ impl Pool {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
                 endpoint.in_flight_mut().set_others(others);
             }
+        }
+    }
+
+    /// What this worker holds against members, by their place in the membership, for the other workers.
+    pub fn suspicions(&self, now: Timestamp) -> impl Iterator<Item = (usize, Suspicion)> {
+        self.members
+            .iter()
+            .enumerate()
+            .filter_map(move |(place, &id)| Some((place, self.endpoint(id)?.health().suspicion(now)?)))
+    }
+
+    /// Takes over what another worker holds against a member.
+    pub fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
+        let id = self.members.get(place).copied();
+        if let Some(endpoint) = id.and_then(|id| self.endpoint_mut(id)) {
+            endpoint.health_mut().learn(suspicion, now);
         }
     }
 

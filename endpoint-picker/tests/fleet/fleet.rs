@@ -408,13 +408,13 @@ impl Fleet {
                     worker.install_loads(&loads, moment(now)).unwrap();
                 }
             }
-            gateway.share();
+            gateway.share(moment(now));
         }
     }
 }
 
 impl Gateway {
-    fn share(&mut self) {
+    fn share(&mut self, now: Timestamp) {
         for worker in &mut self.workers {
             let admission = worker.telemetry_mut().admission_mut();
             if admission.has_proposals()
@@ -424,6 +424,12 @@ impl Gateway {
                 self.tables = Some(table);
             }
             worker.settle_pending();
+        }
+        let suspicions: Vec<_> = self.workers.iter().flat_map(|worker| worker.pool().suspicions(now)).collect();
+        for worker in &mut self.workers {
+            for &(place, suspicion) in &suspicions {
+                worker.learn_suspicion(place, suspicion, now);
+            }
         }
         let own = |picker: &EndpointPicker| -> Vec<u32> {
             let pool = picker.pool();

@@ -34,7 +34,7 @@ fn a_healthy_fleet_spreads_evenly() {
 
 #[test]
 fn a_pod_that_answers_500_at_once_with_an_idle_page_does_not_take_the_pool() {
-    for (gateways, workers) in [(1, 1), (1, 2), (2, 1)] {
+    for (gateways, workers) in [(1, 1), (1, 2), (2, 1), (1, 8), (2, 4)] {
         for behaviour in [Behaviour::Answer { status: 500 }, Behaviour::Drain { millis: 50 }, Behaviour::Babble] {
             let mut fleet = Fleet::new(gateways, workers, 3);
             (fleet.pods[0].behaviour, fleet.pods[0].page) = (behaviour, PageKind::Idle);
