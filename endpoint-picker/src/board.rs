@@ -12,6 +12,7 @@ use prost::Message;
 use snapshot::Membership;
 
 use crate::admission::{Admitted, OTHER, Table};
+use crate::pool::Suspicion;
 use crate::shared_data::{SharedData, update};
 use crate::time::Timestamp;
 
@@ -153,6 +154,9 @@ pub struct Post {
     /// Size of the worker's virtual machine: its linear memory in bytes.
     #[prost(uint64, tag = "12")]
     pub memory_bytes: u64,
+    /// What the worker's own requests hold against endpoints of the pool.
+    #[prost(message, repeated, tag = "13")]
+    pub suspects: Vec<Suspect>,
 }
 
 /// Requests in flight to an endpoint that has left.
@@ -202,6 +206,50 @@ impl Running {
     }
 }
 
+/// What a worker holds against an endpoint of its pool: see [`crate::pool::Suspicion`].
+#[derive(Clone, Copy, Eq, Message, PartialEq)]
+pub struct Suspect {
+    /// Position of the endpoint: in a post within the pool, on the board within the membership.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    /// When the newest request that failed was sent, in microseconds of the host's monotonic clock.
+    #[prost(uint64, tag = "2")]
+    pub bad_at_micros: u64,
+    /// Until when it counts, on the same clock.
+    #[prost(uint64, tag = "3")]
+    pub until_micros: u64,
+    /// The endpoint is ejected.
+    #[prost(bool, tag = "4")]
+    pub is_ejection: bool,
+    /// The worker that met it, on the board.
+    #[prost(fixed64, tag = "5")]
+    pub worker: u64,
+}
+
+impl Suspect {
+    /// What a worker holds against the endpoint at that place of its pool.
+    #[must_use]
+    pub fn of(place: usize, suspicion: Suspicion) -> Self {
+        Self {
+            place: u32::try_from(place).unwrap_or(u32::MAX),
+            bad_at_micros: suspicion.bad_at.as_micros(),
+            until_micros: suspicion.until.as_micros(),
+            is_ejection: suspicion.is_ejection,
+            worker: 0,
+        }
+    }
+
+    /// The same, as the pool takes it.
+    #[must_use]
+    pub const fn suspicion(&self) -> Suspicion {
+        Suspicion {
+            bad_at: Timestamp::from_micros(self.bad_at_micros),
+            until: Timestamp::from_micros(self.until_micros),
+            is_ejection: self.is_ejection,
+        }
+    }
+}
+
 /// Which post of a worker a board contains.
 #[derive(Clone, Copy, Eq, Message, PartialEq)]
 pub struct Contained {
@@ -228,6 +276,9 @@ pub struct Board {
     /// Which posts that is the sum of.
     #[prost(message, repeated, tag = "4")]
     pub contained: Vec<Contained>,
+    /// What workers hold against endpoints.
+    #[prost(message, repeated, tag = "5")]
+    pub suspects: Vec<Suspect>,
 }
 
 /// Adds up what workers post; the holder of the lease has one.
@@ -346,6 +397,7 @@ impl Gatherer {
         board.in_flight.resize(membership.endpoint_count(), 0);
         board.departed.clear();
         board.contained.clear();
+        board.suspects.clear();
         for Held { post, .. } in &self.posts {
             board.contained.push(Contained { worker: post.worker, sequence: post.sequence });
             if post.order == Some(order) {
@@ -353,6 +405,9 @@ impl Gatherer {
                 for (sum, &count) in sums.zip(&post.in_flight) {
                     *sum = sum.saturating_add(count);
                 }
+                let place = |suspect: &Suspect| suspect.place.saturating_add(post.first);
+                let suspects = post.suspects.iter();
+                board.suspects.extend(suspects.map(|it| Suspect { place: place(it), worker: post.worker, ..*it }));
             } else if let Some(previous) = self.previous.as_ref().filter(|old| post.order == Some(Order::of(old))) {
                 board.add_moved(post, previous, membership);
             }

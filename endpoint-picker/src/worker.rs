@@ -10,7 +10,7 @@ use prost::Message;
 use snapshot::{LoadsDecoder, Membership};
 
 use crate::board::{
-    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, Running, Version, enroll, key,
+    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, Running, Suspect, Version, enroll, key,
 };
 use crate::flusher::Flusher;
 use crate::holder::{Holder, Host};
@@ -172,7 +172,7 @@ impl Worker {
         }
         let mut posted = self.posted.take().unwrap_or_else(|| Posted::first(self.id, picker));
         if is_changed {
-            posted.count(picker, &self.news, memory_bytes);
+            posted.count(picker, &self.news, memory_bytes, now);
             posted.revision = revision;
         }
         posted.post.written_at_micros = now.as_micros();
@@ -198,7 +198,7 @@ impl Posted {
         Self { post, revision: 0, remembered: VecDeque::new() }
     }
 
-    fn count(&mut self, picker: &EndpointPicker, news: &News, memory_bytes: u64) {
+    fn count(&mut self, picker: &EndpointPicker, news: &News, memory_bytes: u64, now: Timestamp) {
         let pool = picker.pool();
         let post = &mut self.post;
         post.sequence += 1;
@@ -221,6 +221,8 @@ impl Posted {
         }));
         post.running.clear();
         post.running.extend(picker.accounts().running().map(|(model, count)| Running::of(model, count)));
+        post.suspects.clear();
+        post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
         let mut counts = if self.remembered.len() >= MAX_REMEMBERED {
             self.remembered.pop_front().map(|(_, counts)| counts).unwrap_or_default()
         } else {
@@ -327,6 +329,12 @@ impl News {
         let sums = board.in_flight.iter().skip(self.first as usize);
         let own = own.iter().copied().chain(core::iter::repeat(0));
         picker.set_others_in_flight(sums.zip(own).map(|(sum, own)| sum.saturating_sub(own)));
+        let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
+        for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
+            if let Some(place) = suspect.place.checked_sub(self.first) {
+                picker.learn_suspicion(place as usize, suspect.suspicion(), now);
+            }
+        }
         self.others = true;
         self.seen.board = version.board;
     }

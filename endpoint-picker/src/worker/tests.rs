@@ -386,6 +386,32 @@ fn counts_follow_their_endpoints_when_the_membership_changes() {
 }
 
 #[test]
+fn what_one_worker_met_the_others_know() {
+    let mut fleet = Fleet::new(true, 2);
+    fleet.run(1_500);
+    fleet.send(1, 0);
+    fleet.send(2, 0);
+    fleet.run(500);
+    let now = Timestamp::from_micros(fleet.world.micros.get());
+    let Role::Filter(_, picker) = &mut fleet.instance(1).role else { panic!() };
+    let endpoint = picker.pool().members()[0];
+    for _ in 0..5 {
+        let failed = crate::scheduling::Observation::Failed(crate::scheduling::Failure::ServerError);
+        picker.observe(endpoint, &failed, now, now);
+    }
+    fleet.finish(1);
+    fleet.run(200);
+    let now = Timestamp::from_micros(fleet.world.micros.get());
+    let standing = |fleet: &mut Fleet, member: usize| {
+        let Role::Filter(_, picker) = &fleet.instance(2).role else { panic!() };
+        let pool = picker.pool();
+        pool.endpoint(pool.members()[member]).unwrap().health().standing(now)
+    };
+    assert_eq!(standing(&mut fleet, 0), crate::pool::Standing::Ejected);
+    assert_eq!(standing(&mut fleet, 1), crate::pool::Standing::Good);
+}
+
+#[test]
 fn nothing_is_written_while_nothing_moves_but_renewals() {
     let mut fleet = Fleet::new(true, 4);
     fleet.run(1_500);
