@@ -171,6 +171,16 @@ impl Values {
     }
 
     fn add_running(&mut self, post: &Post) {
+        // Every name that has a label shows a value, 0 too.
+        for model in self.table.models.clone().iter().map(String::as_str).chain([OTHER]) {
+            for (stat, is_on) in
+                [(Stat::ObjectiveRunningRequests, post.objective), (Stat::ModelRunningRequests, post.model)]
+            {
+                if is_on {
+                    self.add(stat, &[model], 0);
+                }
+            }
+        }
         for running in &post.running {
             let model = running.text(&self.table).to_owned();
             for (stat, is_on) in

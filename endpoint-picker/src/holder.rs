@@ -1,6 +1,9 @@
 //! What the holder of the lease does for the whole Envoy: it fetches snapshots, adds up the workers' posts and sets the gauges.
 
+use alloc::vec::Vec;
+
 use catalogue::Stat;
+use snapshot::Membership;
 
 use crate::board::{Gatherer, Version};
 use crate::config::{ServiceConfig, StatsConfig};
@@ -14,6 +17,9 @@ use crate::time::Timestamp;
 
 /// The outcomes of fetches reach Envoy this often.
 const FLUSH_INTERVAL_MS: u64 = 1_000;
+
+/// The membership before the first snapshot.
+static NOBODY: Membership = Membership { epoch: 0, version: 0, pools: Vec::new() };
 
 /// A holder ticks at least this often: four times within a lease.
 const MAX_PERIOD_MILLIS: u32 = 500;
@@ -77,7 +83,8 @@ impl Holder {
     /// Milliseconds between a holder's ticks: as often as the sidecar is asked, and often enough to keep the lease.
     #[must_use]
     pub fn period_millis(&self) -> u32 {
-        u32::try_from(self.service.config().interval_ms).map_or(MAX_PERIOD_MILLIS, |interval| interval.min(MAX_PERIOD_MILLIS))
+        u32::try_from(self.service.config().interval_ms)
+            .map_or(MAX_PERIOD_MILLIS, |interval| interval.min(MAX_PERIOD_MILLIS))
     }
 
     /// Takes or renews the lease, and does what its holder does.
@@ -108,9 +115,8 @@ impl Holder {
             conclude(&mut self.counters, host, concluded);
         }
         let (membership, loads) = self.service.snapshot();
-        if let Some(membership) = membership {
-            duty.gatherer.tick(host, membership, now);
-        }
+        // Requests run, and memory is used, before any endpoint is known.
+        duty.gatherer.tick(host, membership.unwrap_or(&NOBODY), now);
         if duty.gauges.is_due(now) {
             let version = Version::read(host);
             let confirmed_at = Timestamp::from_micros(version.confirmed_at_micros);

@@ -1,6 +1,6 @@
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::boxed::Box;
 use alloc::vec;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -306,6 +306,18 @@ fn a_holder_that_dies_is_replaced_within_three_seconds_and_its_gauges_live_on() 
             fleet.assert_stats(&[(FIRST, 0), ("inpick_snapshot_generation", 5), ("inpick_snapshot_age_seconds", 0)]);
         }
     }
+}
+
+#[test]
+fn without_a_snapshot_what_runs_is_shown_all_the_same() {
+    let mut fleet = Fleet::new(true, 2);
+    *fleet.world.sidecar.borrow_mut() = Snapshot { membership: None, loads: Loads::default() };
+    fleet.run(1_500);
+    fleet.send(1, 0);
+    fleet.send(2, 0);
+    fleet.run(2_500);
+    fleet.assert_stats(&[(RUNNING, 2), ("inpick_vm_memory_bytes", 2 * 65_536)]);
+    assert_eq!(fleet.stat("inpick_snapshot_age_seconds"), None);
 }
 
 #[test]

@@ -16,7 +16,8 @@ fn trap_the_service(host: &Host) {
 #[test]
 fn the_filter_alone_picks_by_load_and_publishes_the_gauges() {
     for (waiting, expected) in [([9, 0], "10.0.0.2:8000"), ([0, 9], "10.0.0.1:8000")] {
-        let host = world::without_service().cluster_script("inpick-sidecar", sidecar(&loaded(waiting))).build().unwrap();
+        let host =
+            world::without_service().cluster_script("inpick-sidecar", sidecar(&loaded(waiting))).build().unwrap();
         host.advance(Duration::from_secs(2));
         let exchange = host.request(chat()).unwrap();
         assert_eq!(picked(&exchange), expected);

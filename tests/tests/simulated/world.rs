@@ -40,13 +40,7 @@ pub(crate) fn loaded(waiting: [u32; 2]) -> Snapshot {
     let pools = vec![PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() }];
     Snapshot {
         membership: Some(Membership { epoch: 1, version: 1, pools }),
-        loads: Loads {
-            epoch: 1,
-            membership_version: 1,
-            generation: 1,
-            endpoints: loads.to_vec(),
-            ..Loads::default()
-        },
+        loads: Loads { epoch: 1, membership_version: 1, generation: 1, endpoints: loads.to_vec(), ..Loads::default() },
     }
 }
 
@@ -59,11 +53,8 @@ pub(crate) fn sidecar(snapshot: &Snapshot) -> impl FnMut(&host_sim::HttpCall) ->
             .get("if-none-match")
             .and_then(|value| std::str::from_utf8(value.as_ref()).ok())
             .and_then(|text| text.parse().ok());
-        let outcome = if known == Some(tag) {
-            HttpOutcome::response(304, "")
-        } else {
-            HttpOutcome::response(200, bytes.clone())
-        };
+        let outcome =
+            if known == Some(tag) { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
         outcome.header("etag", &tag.to_string()).after(Duration::from_millis(1))
     }
 }
