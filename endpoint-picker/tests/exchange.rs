@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use catalogue::{Label, stat_name};
 use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
@@ -68,8 +69,9 @@ impl StreamInfo for Info {
 struct Stats(Vec<(String, u64)>);
 
 impl StatSink for Stats {
-    fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
-        self.0.push((name.to_owned(), 0));
+    fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let name = stat_name(family, suffix, labels);
+        self.0.push((name, 0));
         u32::try_from(self.0.len() - 1).ok()
     }
 

@@ -6,44 +6,45 @@ use std::rc::Rc;
 use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
 use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::reply::LocalReply;
+use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::host::{self, Buffer, Map};
-use crate::plugin::SharedPicker;
-
-/// A body is fetched from the host in slabs of this size: each costs a call, and none may keep the worker for long.
-const SLAB_BYTES: usize = 256 * 1024;
+use crate::picker::SharedPicker;
 
 pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
-    /// Bytes of the request's body that the exchange has seen.
-    read: usize,
-    /// The body is wanted.
-    waiting: bool,
+    slabs: Slabs,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), read: 0, waiting: false }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
-    /// Fetches the next bytes of the request's body and shows them to the exchange.
-    fn read_body(&mut self, length: usize, end: bool) -> Action {
-        // An empty range is not worth a call, and Envoy refuses it.
-        let slab = if length == 0 { Ok(Vec::new()) } else { host::buffer(Buffer::RequestBody, self.read, length) };
-        match slab {
-            Ok(slab) => {
-                self.read += slab.len();
-                self.step(|exchange, picker| exchange.on_request_body(picker, [slab.as_slice()], end, &mut EnvoyStream))
-            }
-            Err(refused) => {
-                log::warn!("a request body cannot be read: {refused:?}");
-                self.step(|exchange, picker| exchange.on_refused(picker, Refused::Body, host::now()))
+    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there.
+    fn read_body(&mut self, buffered: usize, end: bool) -> Action {
+        while let Some(slab) = self.slabs.next(buffered) {
+            let bytes = match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
+                Ok(bytes) => bytes,
+                Err(refused) => {
+                    log::warn!("a request body cannot be read: {refused:?}");
+                    return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Body, host::now()));
+                }
+            };
+            let is_last = self.slabs.fetched(slab, bytes.len()) || self.slabs.next(buffered).is_none();
+            let is_end = end && is_last;
+            let action = self.step(|exchange, picker| {
+                exchange.on_request_body(picker, [bytes.as_slice()], is_end, &mut EnvoyStream)
+            });
+            if is_last || !self.slabs.is_wanted() {
+                return action;
             }
         }
+        self.step(|exchange, picker| exchange.on_request_body(picker, [], end, &mut EnvoyStream))
     }
 
     /// Runs one step of the request's way in and carries out what it directs.
@@ -56,7 +57,7 @@ impl Stream {
             directive = self.exchange.pick(&mut picker, before);
             picker.record_pick_duration(host::now().micros_since(before));
         }
-        self.waiting = directive == Directive::Wait;
+        self.slabs.set_wanted(directive == Directive::Wait);
         loop {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,
@@ -87,7 +88,7 @@ impl HttpContext for Stream {
         let pairs = host::headers(Map::Request);
         #[cfg(feature = "fault-injection")]
         if let Ok(pairs) = &pairs {
-            fault::inject(pairs);
+            crate::fault::inject(pairs);
         }
         let head = match &pairs {
             Ok(pairs) => RequestHead::read(pairs.iter()),
@@ -107,22 +108,19 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        if !self.waiting {
-            return Action::Continue;
+        match self.slabs.due(size, end) {
+            Due::Pass => Action::Continue,
+            Due::Wait => Action::Pause,
+            Due::Fetch => self.read_body(size, end),
         }
-        let unread = size.saturating_sub(self.read);
-        if !end && unread < SLAB_BYTES {
-            return Action::Pause;
-        }
-        self.read_body(unread, end)
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        if !self.waiting {
+        if !self.slabs.is_wanted() {
             return Action::Continue;
         }
-        // What came since the last slab is still in the buffer.
-        self.read_body(usize::MAX - self.read, true)
+        // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
+        self.read_body(usize::MAX, true)
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
@@ -169,19 +167,6 @@ impl HttpContext for Stream {
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             self.exchange.on_log(&mut picker, &mut EnvoyStream);
-        }
-    }
-}
-
-#[cfg(feature = "fault-injection")]
-mod fault {
-    use crate::host::Pairs;
-
-    /// Ends the virtual machine when the request asks for it.
-    #[allow(clippy::panic, reason = "a crash is what the feature is for")]
-    pub(super) fn inject(pairs: &Pairs) {
-        if pairs.iter().any(|(name, value)| name == b"x-inpick-fault" && value == b"panic") {
-            panic!("asked for by x-inpick-fault");
         }
     }
 }

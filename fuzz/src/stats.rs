@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use catalogue::{Label, stat_name};
 use endpoint_picker::exchange::StreamInfo;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
@@ -18,10 +19,11 @@ pub(crate) struct Stats {
 }
 
 impl StatSink for Stats {
-    fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
+    fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let name = stat_name(family, suffix, labels);
         let id = u32::try_from(self.values.len()).unwrap();
-        self.values.push((name.to_owned(), 0));
-        assert_eq!(self.ids.insert(name.to_owned(), id), None, "{name} is defined twice");
+        self.values.push((name.clone(), 0));
+        assert_eq!(self.ids.insert(name.clone(), id), None, "{name} is defined twice");
         Some(id)
     }
 

@@ -10,5 +10,6 @@
 mod crossings;
 mod endings;
 mod imports;
+mod lease;
 mod statuses;
 mod world;

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use host_sim::{CompiledModule, FailurePolicy, Host, HostBuilder, HttpOutcome, HttpStream, Request, Response};
-use snapshot::{Endpoint, Pool, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, Snapshot, State, Tag};
 
 pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 pub(crate) const ANSWER: &str =
@@ -21,36 +21,56 @@ fn module() -> &'static CompiledModule {
     })
 }
 
+/// Two endpoints that are equally loaded.
 pub(crate) fn snapshot() -> Snapshot {
-    let endpoint = |last: u8| Endpoint {
-        state: State::Fresh,
-        waiting: Some(0),
-        running: Some(0),
-        kv_cache_usage: Some(0.0),
-        ..Endpoint::unknown(([10, 0, 0, last], 8000).into())
-    };
-    let pools = vec![Pool { name: "default".into(), endpoints: vec![endpoint(1), endpoint(2)] }];
-    Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools }
+    loaded([0, 0])
 }
 
-/// The sidecar: the snapshot once, then "unchanged".
-pub(crate) fn sidecar() -> impl FnMut(&host_sim::HttpCall) -> HttpOutcome + Send + 'static {
-    let bytes = snapshot().encode();
+/// Two endpoints with so many requests in their queues.
+pub(crate) fn loaded(waiting: [u32; 2]) -> Snapshot {
+    let endpoints = [1, 2].map(|last| EndpointIdentity::unnamed(([10, 0, 0, last], 8000).into())).to_vec();
+    let loads = waiting.map(|waiting| Load {
+        state: State::Fresh,
+        age_ms: Some(0),
+        waiting: Some(waiting),
+        running: Some(0),
+        kv_cache_usage: Some(0.0),
+        ..Load::default()
+    });
+    let pools = vec![PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() }];
+    Snapshot {
+        membership: Some(Membership { epoch: 1, version: 1, pools }),
+        loads: Loads { epoch: 1, membership_version: 1, generation: 1, endpoints: loads.to_vec(), ..Loads::default() },
+    }
+}
+
+/// The sidecar: the snapshot once to each that asks, then "unchanged".
+pub(crate) fn sidecar(snapshot: &Snapshot) -> impl FnMut(&host_sim::HttpCall) -> HttpOutcome + Send + 'static {
+    let (bytes, tag) = (snapshot.encode(), snapshot.loads.tag());
     move |call| {
-        let known = call.headers.get("if-none-match").is_some();
-        let outcome = if known { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
-        outcome.header("etag", "\"1-1\"").after(Duration::from_millis(1))
+        let known: Option<Tag> = call
+            .headers
+            .get("if-none-match")
+            .and_then(|value| std::str::from_utf8(value.as_ref()).ok())
+            .and_then(|text| text.parse().ok());
+        let outcome =
+            if known == Some(tag) { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
+        outcome.header("etag", &tag.to_string()).after(Duration::from_millis(1))
     }
 }
 
 pub(crate) fn builder() -> HostBuilder {
+    without_service().service(r#"{"snapshot_service": {"cluster": "inpick-sidecar"}}"#)
+}
+
+/// The filter alone: a bootstrap without the extension.
+pub(crate) fn without_service() -> HostBuilder {
     Host::builder()
         .compiled(module())
         .plugin_configuration("{}")
-        .service(r#"{"snapshot_service": {"cluster": "inpick-sidecar"}}"#)
         .allow_on_headers_stop_iteration(true)
         .failure_policy(FailurePolicy::FailReload)
-        .cluster_script("inpick-sidecar", sidecar())
+        .cluster_script("inpick-sidecar", sidecar(&snapshot()))
 }
 
 /// A host whose workers know the endpoints.

@@ -1,0 +1,256 @@
+//! The gauges of the whole Envoy, which one writer sets: the holder of the lease.
+//!
+//! Envoy keeps a gauge for ever, whoever set it. So every labelled gauge that was ever set is listed in shared data, and a new holder sets
+//! to 0 what its predecessor had set and what nobody counts any more.
+
+use alloc::borrow::ToOwned;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use catalogue::{Stat, label_value};
+use hashbrown::{HashMap, HashSet};
+use prost::Message;
+use snapshot::{Load, Loads, Membership, State};
+
+use crate::admission::{OTHER, Table};
+use crate::board::{Board, Post, key};
+use crate::config::StatsConfig;
+use crate::flusher::{Flusher, HostStats};
+use crate::ledger::Ledger;
+use crate::shared_data::{SharedData, update};
+use crate::time::Timestamp;
+
+/// Gauges are computed and reach Envoy this often, like the workers' counters by default.
+const INTERVAL_MS: u64 = 1_000;
+
+/// The labelled gauges, by their number in shared data: only ever appended to.
+const LABELLED: [Stat; 8] = [
+    Stat::ObjectiveRunningRequests,
+    Stat::ModelRunningRequests,
+    Stat::InFlightRequests,
+    Stat::Endpoints,
+    Stat::PoolReadyPods,
+    Stat::PoolPerPodQueueSize,
+    Stat::PoolRunningRequests,
+    Stat::PoolKvCacheUtilizationPermille,
+];
+
+/// Every labelled gauge that was ever set.
+#[derive(Clone, Eq, Message, PartialEq)]
+struct SeriesList {
+    #[prost(message, repeated, tag = "1")]
+    series: Vec<SeriesKey>,
+}
+
+/// One labelled gauge.
+#[derive(Clone, Eq, Hash, Message, PartialEq)]
+struct SeriesKey {
+    /// Position in [`LABELLED`].
+    #[prost(uint32, tag = "1")]
+    stat: u32,
+    /// Values in the order of the family's labels.
+    #[prost(string, repeated, tag = "2")]
+    values: Vec<String>,
+}
+
+/// What the gauges show.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Who the endpoints are.
+    pub membership: Option<&'a Membership>,
+    /// How loaded they are.
+    pub loads: &'a Loads,
+    /// What is in flight.
+    pub board: &'a Board,
+    /// Milliseconds since the sidecar last confirmed the loads; `None`: it never did.
+    pub snapshot_age_ms: Option<u64>,
+}
+
+/// The gauges on their way to the host.
+#[derive(Debug)]
+pub struct Gauges {
+    ledger: Ledger,
+    flusher: Flusher,
+    /// Series that are listed in shared data.
+    listed: HashSet<SeriesKey>,
+    computed_at: Option<Timestamp>,
+}
+
+impl Gauges {
+    /// Gauges of an instance that has just taken the lease. `build` are the values of `inference_extension_info`.
+    pub fn new(shared: &mut impl SharedData, build: [&str; 2]) -> Self {
+        // Which spellings are published is each worker's own setting, and comes with its posts.
+        let stats = StatsConfig { objective: true, model: true, ..StatsConfig::default() };
+        let mut ledger = Ledger::new(stats);
+        ledger.set(Stat::ExtensionInfo, &build, 1);
+        let listed = shared.get(key::SERIES).and_then(|(bytes, _)| SeriesList::decode(bytes.as_slice()).ok());
+        let listed = listed.unwrap_or_default().series.into_iter().collect();
+        Self { ledger, flusher: Flusher::default(), listed, computed_at: None }
+    }
+
+    /// Whether [`Self::compute`] is due.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.computed_at.is_none_or(|at| now.millis_since(at) >= INTERVAL_MS)
+    }
+
+    /// Sets every gauge anew.
+    pub fn compute<'a>(
+        &mut self,
+        shared: &mut impl SharedData,
+        facts: &Facts<'_>,
+        posts: impl Iterator<Item = &'a Post>,
+        now: Timestamp,
+    ) {
+        self.computed_at = Some(now);
+        let table = shared.get(key::ADMISSION).and_then(|(bytes, _)| Table::decode(bytes.as_slice()).ok());
+        let mut values = Values { table: table.unwrap_or_default(), values: HashMap::new() };
+        let mut memory_bytes = 0;
+        for post in posts {
+            memory_bytes += post.memory_bytes;
+            values.add_running(post);
+        }
+        values.add_in_flight(facts.board, facts.membership);
+        if let Some(membership) = facts.membership {
+            values.add_pools(membership, facts.loads);
+        }
+        self.list(shared, &values.values);
+        for key in &self.listed {
+            let value = values.values.get(key).copied().unwrap_or(0);
+            let labels: Vec<&str> = key.values.iter().map(String::as_str).collect();
+            if let Some(&stat) = LABELLED.get(key.stat as usize) {
+                self.ledger.set(stat, &labels, value);
+            }
+        }
+        self.ledger.set(Stat::VmMemoryBytes, &[], memory_bytes);
+        if let Some(age_ms) = facts.snapshot_age_ms {
+            self.ledger.set(Stat::SnapshotAgeSeconds, &[], age_ms / 1_000);
+            self.ledger.set(Stat::SnapshotGeneration, &[], facts.loads.generation);
+        }
+    }
+
+    /// Carries the gauges to the host, as far as there is time.
+    pub fn flush(&mut self, host: &mut impl HostStats, now: Timestamp) {
+        self.flusher.tick(&mut self.ledger, host, INTERVAL_MS, now);
+    }
+
+    /// Lists what is set for the first time, before it is set.
+    fn list(&mut self, shared: &mut impl SharedData, values: &HashMap<SeriesKey, u64>) {
+        if values.keys().all(|key| self.listed.contains(key)) {
+            return;
+        }
+        // A list that cannot be written is kept here; the next new series tries again.
+        let _ = update(shared, key::SERIES, |held| {
+            let mut list = held.and_then(|bytes| SeriesList::decode(bytes).ok()).unwrap_or_default();
+            let known: HashSet<SeriesKey> = list.series.iter().cloned().collect();
+            let before = list.series.len();
+            list.series.extend(values.keys().chain(&self.listed).filter(|key| !known.contains(*key)).cloned());
+            ((), (list.series.len() > before).then(|| list.encode_to_vec()))
+        });
+        self.listed.extend(values.keys().cloned());
+    }
+}
+
+/// Values by series, while they are being added up.
+struct Values {
+    table: Table,
+    values: HashMap<SeriesKey, u64>,
+}
+
+impl Values {
+    fn value(&mut self, stat: Stat, labels: &[&str]) -> Option<&mut u64> {
+        let stat = u32::try_from(LABELLED.iter().position(|known| *known == stat)?).ok()?;
+        let values = labels.iter().map(|label| label_value(label).into_owned()).collect();
+        Some(self.values.entry(SeriesKey { stat, values }).or_default())
+    }
+
+    fn add(&mut self, stat: Stat, labels: &[&str], more: u64) {
+        if let Some(value) = self.value(stat, labels) {
+            *value = value.saturating_add(more);
+        }
+    }
+
+    fn add_running(&mut self, post: &Post) {
+        // Every name that has a label shows a value, 0 too.
+        for model in self.table.models.clone().iter().map(String::as_str).chain([OTHER]) {
+            for (stat, is_on) in
+                [(Stat::ObjectiveRunningRequests, post.objective), (Stat::ModelRunningRequests, post.model)]
+            {
+                if is_on {
+                    self.add(stat, &[model], 0);
+                }
+            }
+        }
+        for running in &post.running {
+            let model = running.text(&self.table).to_owned();
+            for (stat, is_on) in
+                [(Stat::ObjectiveRunningRequests, post.objective), (Stat::ModelRunningRequests, post.model)]
+            {
+                if is_on {
+                    self.add(stat, &[&model], u64::from(running.count));
+                }
+            }
+        }
+    }
+
+    fn add_in_flight(&mut self, board: &Board, membership: Option<&Membership>) {
+        let admitted: HashSet<String> = self.table.endpoints.iter().cloned().collect();
+        let mut add = |pool: &str, address: &str, count: u32| {
+            let endpoint = label_value(address);
+            let endpoint = if admitted.contains(endpoint.as_ref()) { endpoint.as_ref() } else { OTHER };
+            self.add(Stat::InFlightRequests, &[pool, endpoint], u64::from(count));
+        };
+        let members = membership.into_iter().flat_map(|membership| &membership.pools);
+        let members = members.flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)));
+        for ((pool, endpoint), &count) in members.zip(&board.in_flight).filter(|(_, count)| **count > 0) {
+            add(&pool.name, &endpoint.address.to_string(), count);
+        }
+        for departed in &board.departed {
+            add(&departed.pool, &departed.address, departed.count);
+        }
+    }
+
+    fn add_pools(&mut self, membership: &Membership, loads: &Loads) {
+        let admitted: HashSet<String> = self.table.pods.iter().cloned().collect();
+        let mut loads = loads.endpoints.iter().filter(|_| loads.belong_to(membership));
+        for pool in &membership.pools {
+            for state in ["fresh", "stale", "unknown", "sleeping", "unready"] {
+                self.add(Stat::Endpoints, &[&pool.name, state], 0);
+            }
+            self.add(Stat::PoolReadyPods, &[&pool.name], 0);
+            for endpoint in &pool.endpoints {
+                let Some(load) = loads.next() else { break };
+                let name = endpoint.name();
+                let name = label_value(&name);
+                let pod = if admitted.contains(name.as_ref()) { name.as_ref() } else { OTHER };
+                self.add_load(&pool.name, pod, load);
+            }
+        }
+    }
+
+    fn add_load(&mut self, pool: &str, pod: &str, load: &Load) {
+        let state = match load.state {
+            State::Fresh => "fresh",
+            State::Stale => "stale",
+            State::Unknown => "unknown",
+            State::Sleeping => "sleeping",
+            State::Unready => "unready",
+        };
+        self.add(Stat::Endpoints, &[pool, state], 1);
+        self.add(Stat::PoolReadyPods, &[pool], u64::from(load.state == State::Fresh));
+        if let Some(waiting) = load.waiting {
+            self.add(Stat::PoolPerPodQueueSize, &[pool, pod], u64::from(waiting));
+        }
+        if let Some(running) = load.running {
+            self.add(Stat::PoolRunningRequests, &[pool, pod], u64::from(running));
+        }
+        if let Some(usage) = load.kv_cache_usage {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a ratio: 0 to 1000")]
+            let permille = (usage * 1000.0 + 0.5) as u64;
+            // Pods that share a label show the fullest of them.
+            if let Some(value) = self.value(Stat::PoolKvCacheUtilizationPermille, &[pool, pod]) {
+                *value = permille.max(*value);
+            }
+        }
+    }
+}

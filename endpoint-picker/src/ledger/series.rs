@@ -1,0 +1,121 @@
+//! One series of a ledger: what it has not told the host yet, and the host's ids for its stats.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use catalogue::{Kind, Label, SUM_MICROSECONDS_SUFFIX, Stat};
+
+use super::histogram::Histogram;
+use super::sink::{SinkKind, StatSink};
+
+/// No host gives this id: it would need four billion stats.
+const REFUSED: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Series {
+    /// The same samples under each of these families.
+    stats: Vec<Stat>,
+    labels: Vec<(Label, String)>,
+    pub(super) value: Pending,
+    /// Host ids by family and slot; complete once `defined`.
+    ids: Vec<u32>,
+    pub(super) defined: bool,
+    pub(super) dirty: bool,
+}
+
+/// What has not reached the host yet.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Counter(u64),
+    Gauge(u64),
+    Histogram(Histogram),
+}
+
+impl Series {
+    /// A series of families of one kind and one set of labels.
+    pub(super) fn new(stats: Vec<Stat>, labels: Vec<(Label, String)>) -> Self {
+        let value = match stats.first().map(|stat| stat.family().kind) {
+            Some(Kind::Histogram(bounds)) => Pending::Histogram(Histogram::new(bounds)),
+            Some(Kind::Gauge) => Pending::Gauge(0),
+            Some(Kind::Counter) | None => Pending::Counter(0),
+        };
+        Self { stats, labels, value, ids: Vec::new(), defined: false, dirty: false }
+    }
+
+    /// Stats that the host does not have yet.
+    pub(super) fn undefined(&self) -> usize {
+        self.slots().saturating_sub(self.ids.len())
+    }
+
+    /// Defines what the host does not have, as far as there is time. True when it has all of it. A stat that the host refuses is not
+    /// asked for again and never changed.
+    pub(super) fn define(&mut self, sink: &mut impl StatSink) -> bool {
+        while self.ids.len() < self.slots() {
+            if !sink.has_time() {
+                return false;
+            }
+            let id = self.define_slot(sink, self.ids.len());
+            self.ids.push(id.unwrap_or(REFUSED));
+        }
+        self.defined = true;
+        true
+    }
+
+    /// Tells the host what has come since the last time; `deltas` is memory to be used again.
+    pub(super) fn carry_to(&mut self, sink: &mut impl StatSink, deltas: &mut Vec<u64>) {
+        match &mut self.value {
+            Pending::Gauge(value) => {
+                if let Some(&id) = self.ids.first().filter(|&&id| id != REFUSED) {
+                    sink.set(id, *value);
+                }
+                return;
+            }
+            Pending::Counter(held) => {
+                deltas.clear();
+                deltas.push(core::mem::take(held));
+            }
+            Pending::Histogram(histogram) => histogram.take(deltas),
+        }
+        for ids in self.ids.chunks(deltas.len().max(1)) {
+            for (&id, &delta) in ids.iter().zip(deltas.iter()) {
+                if delta > 0 && id != REFUSED {
+                    sink.add(id, delta);
+                }
+            }
+        }
+    }
+
+    fn slots_per_family(&self) -> usize {
+        match &self.value {
+            Pending::Counter(_) | Pending::Gauge(_) => 1,
+            // Sum, count, and the exact twin of a sum of seconds.
+            Pending::Histogram(histogram) => histogram.buckets() + 2 + usize::from(histogram.in_seconds()),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.slots_per_family() * self.stats.len()
+    }
+
+    fn define_slot(&self, sink: &mut impl StatSink, slot: usize) -> Option<u32> {
+        let per_family = self.slots_per_family();
+        let family = self.stats.get(slot / per_family)?.family().name;
+        let plain = self.labels.iter().map(|(label, value)| (*label, value.as_str()));
+        let histogram = match &self.value {
+            Pending::Counter(_) => return sink.define(SinkKind::Counter, family, "", &plain.collect::<Vec<_>>()),
+            Pending::Gauge(_) => return sink.define(SinkKind::Gauge, family, "", &plain.collect::<Vec<_>>()),
+            Pending::Histogram(histogram) => histogram,
+        };
+        let (slot, buckets) = (slot % per_family, histogram.buckets());
+        if slot < buckets {
+            let labels: Vec<(Label, &str)> = core::iter::once((Label::Le, histogram.le(slot))).chain(plain).collect();
+            return sink.define(SinkKind::Counter, family, "_bucket", &labels);
+        }
+        let suffix = match slot - buckets {
+            0 => "_sum",
+            1 => "_count",
+            _ => SUM_MICROSECONDS_SUFFIX,
+        };
+        sink.define(SinkKind::Counter, family, suffix, &plain.collect::<Vec<_>>())
+    }
+}

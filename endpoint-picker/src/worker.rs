@@ -1,0 +1,372 @@
+//! An instance of the filter between requests: it reads the news, posts what it has in flight, has labels admitted, carries statistics to
+//! the host and stands in for the snapshot service.
+
+use alloc::collections::VecDeque;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use catalogue::Stat;
+use prost::Message;
+use snapshot::{LoadsDecoder, Membership};
+
+use crate::board::{
+    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, Running, Suspect, Version, enroll, key,
+};
+use crate::flusher::Flusher;
+use crate::holder::{Holder, Host};
+use crate::lease::Rank;
+use crate::picker::EndpointPicker;
+use crate::shared_data::{SetError, SharedData};
+use crate::snapshot_service::SidecarResponse;
+use crate::time::Timestamp;
+
+/// While stats wait to be defined, ticks come this often: a new model's series are there within a second, for a tenth of one
+/// worker's time at the worst.
+pub const DEFINING_TICK_MILLIS: u32 = 10;
+/// An instance that has served nothing yet (Envoy's main thread runs one that never will) looks up only this often.
+pub const UNUSED_TICK_MILLIS: u32 = 500;
+/// A worker looks for news this often: half the age that a sidecar's poll has on average when it arrives, for two host calls.
+pub const SERVING_TICK_MILLIS: u32 = 50;
+
+/// Posts that are remembered until a board contains them. The board contains the newest post of its moment, and a worker reads it on its
+/// next tick, so a few are enough.
+const MAX_REMEMBERED: usize = 8;
+/// Compare-and-swaps of the table of labels that may fail in a row before the next tick tries again.
+const ADMISSION_TRIES: usize = 8;
+
+/// One instance of the filter between requests.
+#[derive(Debug)]
+pub struct Worker {
+    id: u64,
+    is_serving: bool,
+    period_millis: u32,
+    holder: Holder,
+    flusher: Flusher,
+    news: News,
+    posted: Option<Posted>,
+    is_enrolled: bool,
+}
+
+/// What was read of the others.
+#[derive(Debug, Default)]
+struct News {
+    /// The stored version whose values are in use.
+    seen: Version,
+    /// The membership in use, and where the pool begins in it.
+    order: Option<Order>,
+    first: u32,
+    loads: LoadsDecoder,
+    /// The others' counts are in use.
+    others: bool,
+}
+
+/// What this worker last told the others.
+#[derive(Debug)]
+struct Posted {
+    post: Post,
+    /// [`crate::accounts::Accounts::revision`] of that moment.
+    revision: u64,
+    /// Own requests in flight by sequence, until a board contains a newer post.
+    remembered: VecDeque<(u64, Vec<u32>)>,
+}
+
+impl Worker {
+    /// A worker with that random id. `build` are the commit and the reference that the module was built from.
+    #[must_use]
+    pub fn new(id: u64, picker: &mut EndpointPicker, build: [&'static str; 2]) -> Self {
+        picker.telemetry_mut().ledger_mut().count(Stat::VmStartsTotal, &[]);
+        Self {
+            id,
+            is_serving: false,
+            period_millis: UNUSED_TICK_MILLIS,
+            holder: Holder::new(id, picker.config().sidecar.clone(), build),
+            flusher: Flusher::default(),
+            news: News::default(),
+            posted: None,
+            is_enrolled: false,
+        }
+    }
+
+    /// Milliseconds between ticks that it asked for last.
+    #[must_use]
+    pub const fn period_millis(&self) -> u32 {
+        self.period_millis
+    }
+
+    /// Whether it holds the lease of the snapshot service.
+    #[must_use]
+    pub const fn is_holder(&self) -> bool {
+        self.holder.is_held()
+    }
+
+    /// A request came. The first one ends the rest: what is known may be old, or nothing.
+    pub fn request_came(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+        if !self.is_serving {
+            self.is_serving = true;
+            self.keep_pace(picker, host);
+            let now = host.now();
+            self.news.read(self.id, self.posted.as_mut(), picker, host, now);
+        }
+    }
+
+    /// One tick.
+    pub fn tick(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+        let now = host.now();
+        let rank = if self.is_serving { Rank::Serving } else { Rank::Unused };
+        self.holder.tick(host, rank, now);
+        self.news.read(self.id, self.posted.as_mut(), picker, host, now);
+        admit(picker, host);
+        self.post(picker, host, now);
+        let interval_ms = picker.config().stats.flush_interval_ms;
+        self.flusher.tick(picker.telemetry_mut().ledger_mut(), host, interval_ms, now);
+        self.keep_pace(picker, host);
+    }
+
+    /// The sidecar answered; `None`: it did not in time.
+    pub fn handle_response(&mut self, host: &mut impl Host, response: Option<SidecarResponse<'_>>) {
+        let now = host.now();
+        self.holder.handle_response(host, response, now);
+    }
+
+    /// The last chance to carry statistics to the host: the configuration was replaced or the server stops.
+    pub fn finish(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+        admit(picker, host);
+        picker.settle_pending();
+        self.flusher.finish(picker.telemetry_mut().ledger_mut(), host);
+        self.holder.finish(host);
+    }
+
+    fn keep_pace(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+        let defining = self.is_serving && picker.telemetry_mut().ledger_mut().undefined() > 0;
+        let rest = match (self.is_serving, defining) {
+            (false, _) => UNUSED_TICK_MILLIS,
+            (true, false) => SERVING_TICK_MILLIS,
+            (true, true) => DEFINING_TICK_MILLIS,
+        };
+        let period = if self.holder.is_held() { rest.min(self.holder.period_millis()) } else { rest };
+        if period != self.period_millis && host.set_tick_period(period) {
+            self.period_millis = period;
+        }
+    }
+
+    /// Posts what is in flight where that has changed or is due for renewal, and enrols where the roster does not list this worker.
+    fn post(&mut self, picker: &EndpointPicker, host: &mut impl Host, now: Timestamp) {
+        if !self.is_serving {
+            return;
+        }
+        let (revision, memory_bytes) = (picker.accounts().revision(), host.memory_bytes());
+        let is_changed = self.posted.as_ref().is_none_or(|posted| {
+            posted.revision != revision
+                || posted.post.memory_bytes != memory_bytes
+                || posted.post.order != self.news.order
+        });
+        let is_due = self.posted.as_ref().is_none_or(|posted| {
+            now.micros_since(Timestamp::from_micros(posted.post.written_at_micros)) >= RENEW_AFTER_MICROS
+        });
+        if !is_changed && !is_due {
+            return;
+        }
+        // A worker that was paused for long has been dropped from the roster.
+        if is_due {
+            self.is_enrolled = false;
+        }
+        let mut posted = self.posted.take().unwrap_or_else(|| Posted::first(self.id, picker));
+        if is_changed {
+            posted.count(picker, &self.news, memory_bytes, now);
+            posted.revision = revision;
+        }
+        posted.post.written_at_micros = now.as_micros();
+        if host.set(&key::post(self.id), &posted.post.encode_to_vec(), 0).is_ok() {
+            self.is_enrolled = self.is_enrolled || enroll(host, self.id);
+        } else {
+            posted.post.written_at_micros = 0;
+        }
+        self.posted = Some(posted);
+    }
+}
+
+impl Posted {
+    fn first(worker: u64, picker: &EndpointPicker) -> Self {
+        let config = picker.config();
+        let post = Post {
+            worker,
+            objective: config.stats.objective,
+            model: config.stats.model,
+            pool: config.pool.clone(),
+            ..Post::default()
+        };
+        Self { post, revision: 0, remembered: VecDeque::new() }
+    }
+
+    fn count(&mut self, picker: &EndpointPicker, news: &News, memory_bytes: u64, now: Timestamp) {
+        let pool = picker.pool();
+        let post = &mut self.post;
+        post.sequence += 1;
+        if post.order != news.order {
+            // Counts in the order of another membership cannot be subtracted from a board of this one.
+            self.remembered.clear();
+        }
+        post.memory_bytes = memory_bytes;
+        post.order = news.order;
+        post.first = news.first;
+        post.in_flight.clear();
+        let own = pool.members().iter().map(|&id| pool.endpoint(id).map_or(0, |endpoint| endpoint.in_flight().own()));
+        post.in_flight.extend(own);
+        post.departed.clear();
+        let departed = pool.endpoints().filter(|(_, endpoint)| !endpoint.is_member() && endpoint.in_flight().own() > 0);
+        post.departed.extend(departed.map(|(_, endpoint)| Departed {
+            pool: post.pool.clone(),
+            address: endpoint.identity().address.to_string(),
+            count: endpoint.in_flight().own(),
+        }));
+        post.running.clear();
+        post.running.extend(picker.accounts().running().map(|(model, count)| Running::of(model, count)));
+        post.suspects.clear();
+        post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
+        let mut counts = if self.remembered.len() >= MAX_REMEMBERED {
+            self.remembered.pop_front().map(|(_, counts)| counts).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        counts.clear();
+        counts.extend_from_slice(&post.in_flight);
+        self.remembered.push_back((post.sequence, counts));
+    }
+
+    /// What this worker had in flight in that post.
+    fn remember(&mut self, sequence: u64) -> Option<&[u32]> {
+        while self.remembered.len() > 1 && self.remembered.front().is_some_and(|(oldest, _)| *oldest < sequence) {
+            self.remembered.pop_front();
+        }
+        self.remembered.iter().find(|(other, _)| *other == sequence).map(|(_, counts)| counts.as_slice())
+    }
+}
+
+impl News {
+    fn read(
+        &mut self,
+        id: u64,
+        posted: Option<&mut Posted>,
+        picker: &mut EndpointPicker,
+        shared: &mut impl SharedData,
+        now: Timestamp,
+    ) {
+        let version = Version::read(shared);
+        if version.membership != self.seen.membership {
+            self.read_membership(picker, shared, version.membership);
+        }
+        if version.loads != self.seen.loads {
+            self.read_loads(picker, shared, &version);
+        }
+        // A confirmation is of the newest loads: those in use may be others.
+        if version.loads > 0
+            && version.loads == self.seen.loads
+            && version.confirmed_at_micros != self.seen.confirmed_at_micros
+        {
+            picker.confirm(Timestamp::from_micros(version.confirmed_at_micros));
+            self.seen.confirmed_at_micros = version.confirmed_at_micros;
+        }
+        self.read_board(id, posted, picker, shared, &version, now);
+    }
+
+    /// The holder stored only what it could decode; anything else is left until the next version.
+    fn read_membership(&mut self, picker: &mut EndpointPicker, shared: &mut impl SharedData, version: u64) {
+        let stored = shared.get(key::MEMBERSHIP);
+        let Some(Ok(membership)) = stored.map(|(bytes, _)| Membership::decode(&bytes)) else { return };
+        picker.install_membership(&membership);
+        self.first = membership.pool(&picker.config().pool).map_or(0, |(_, first)| u32::try_from(first).unwrap_or(0));
+        self.order = Some(Order::of(&membership));
+        self.seen.membership = version;
+        // The others' counts are in the order of the old membership.
+        self.seen.board = 0;
+    }
+
+    fn read_loads(&mut self, picker: &mut EndpointPicker, shared: &mut impl SharedData, version: &Version) {
+        let Some((bytes, _)) = shared.get(key::LOADS) else { return };
+        let Ok(loads) = self.loads.decode(&bytes) else { return };
+        match picker.install_loads(loads, Timestamp::from_micros(version.loads_received_at_micros)) {
+            Ok(()) => self.seen.loads = version.loads,
+            // Written between the reads of the two: the next tick reads both again.
+            Err(_) => self.seen.membership = 0,
+        }
+    }
+
+    fn read_board(
+        &mut self,
+        id: u64,
+        posted: Option<&mut Posted>,
+        picker: &mut EndpointPicker,
+        shared: &mut impl SharedData,
+        version: &Version,
+        now: Timestamp,
+    ) {
+        let renewed_at = Timestamp::from_micros(version.board_renewed_at_micros);
+        if now.micros_since(renewed_at) >= EXPIRE_AFTER_MICROS {
+            if core::mem::take(&mut self.others) {
+                picker.set_others_in_flight([]);
+            }
+            self.seen.board = 0;
+            return;
+        }
+        if version.board == self.seen.board {
+            return;
+        }
+        let Some(Ok(board)) = shared.get(key::BOARD).map(|(bytes, _)| Board::decode(bytes.as_slice())) else { return };
+        // A board of another membership is of no use; one of the own membership comes within a tick or two.
+        if board.order.is_none() || board.order != self.order {
+            return;
+        }
+        let own = match (board.contained(id), posted) {
+            (None, _) => &[][..],
+            // The post was in the order of another membership.
+            (Some(_), Some(posted)) if posted.post.order != self.order => return,
+            (Some(sequence), Some(posted)) => match posted.remember(sequence) {
+                Some(counts) => counts,
+                None => return,
+            },
+            (Some(_), None) => return,
+        };
+        let sums = board.in_flight.iter().skip(self.first as usize);
+        let own = own.iter().copied().chain(core::iter::repeat(0));
+        picker.set_others_in_flight(sums.zip(own).map(|(sum, own)| sum.saturating_sub(own)));
+        let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
+        for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
+            if let Some(place) = suspect.place.checked_sub(self.first) {
+                picker.learn_suspicion(place as usize, suspect.suspicion(), now);
+            }
+        }
+        self.others = true;
+        self.seen.board = version.board;
+    }
+}
+
+/// Merges this worker's copy of the table of labels with the stored one, and counts what waited for that.
+fn admit(picker: &mut EndpointPicker, shared: &mut impl SharedData) {
+    let admission = picker.telemetry_mut().admission_mut();
+    if !admission.has_proposals() {
+        return;
+    }
+    for _ in 0..ADMISSION_TRIES {
+        let held = shared.get(key::ADMISSION);
+        let cas = held.as_ref().map_or(u32::MAX, |&(_, cas)| cas);
+        let Some(grown) = admission.merge(held.as_ref().map(|(bytes, _)| bytes.as_slice())) else { break };
+        match shared.set(key::ADMISSION, &grown, cas) {
+            Ok(()) => {
+                admission.learn(&grown);
+                break;
+            }
+            Err(SetError::Changed) => {}
+            Err(SetError::Refused) => {
+                admission.give_up();
+                break;
+            }
+        }
+    }
+    // Others were faster several times: the next tick tries again.
+    if !admission.has_proposals() {
+        picker.settle_pending();
+    }
+}
+
+#[cfg(test)]
+mod tests;
