@@ -132,7 +132,7 @@ mod tests {
             Page::parse("inference_model_input_tokens_sum{model_name=\"m\",target_model_name=\"m\"} 8\n").unwrap();
         let figures = requests(&page, "inference_model", &tally());
         assert!(found(&figures, "inference_model_input_tokens_sum").agrees());
-        // An answer without output gives no sample of it.
+        // A response without output gives no sample of it.
         assert_eq!(found(&figures, "inference_model_output_tokens_count").expected, 1.0);
         assert_eq!(found(&figures, "inference_model_request_sizes_sum").expected, 200.0);
         assert!(!found(&figures, "inference_model_request_total").agrees());
