@@ -73,12 +73,12 @@ mod tests {
 
     #[test]
     fn rate_and_shares_are_those_since_the_last_line() {
-        let mut status_line = StatusLine::default();
-        let first = status_line.line(&page(100, 75, 25), &pods(), Duration::from_secs(1));
+        let mut status = StatusLine::default();
+        let first = status.line(&page(100, 75, 25), &pods(), Duration::from_secs(1));
         assert!(first.contains("100/s") && first.contains("pods 75% 25%"), "{first}");
-        let second = status_line.line(&page(120, 75, 45), &pods(), Duration::from_secs(2));
+        let second = status.line(&page(120, 75, 45), &pods(), Duration::from_secs(2));
         assert!(second.contains("10/s") && second.contains("pods 0% 100%"), "{second}");
-        let idle = status_line.line(&page(120, 75, 45), &pods(), Duration::from_secs(1));
+        let idle = status.line(&page(120, 75, 45), &pods(), Duration::from_secs(1));
         assert!(idle.contains(" 0/s") && idle.contains("pods 62% 38%"), "{idle}");
     }
 

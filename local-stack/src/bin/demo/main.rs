@@ -14,7 +14,7 @@ use local_stack::{HttpClient, Page, Ports, Stack, StatusLine, interrupted};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
-use tally::{Record, Tally, quantile};
+use tally::{Served, Tally, quantile};
 use tokio::task::JoinSet;
 
 /// Requests under way at once, quarter by quarter of the demo: a ramp up and down.
@@ -103,7 +103,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
         let random = SmallRng::seed_from_u64(arguments.seed.wrapping_mul(1000).wrapping_add(number as u64));
         clients.spawn(converse(client.clone(), Arc::clone(&gateway), random, number, start, length));
     }
-    let mut status_line = StatusLine::default();
+    let mut status = StatusLine::default();
     let mut ticks = tokio::time::interval(TICK);
     let mut last = Instant::now();
     ticks.tick().await;
@@ -116,7 +116,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
             },
             _ = ticks.tick() => {
                 stack.check()?;
-                println!("{}", status_line.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
+                println!("{}", status.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
                 last = Instant::now();
             }
         }
@@ -139,8 +139,8 @@ async fn converse(
             continue;
         }
         let job = Job::draw(&mut random);
-        match perform(&client, &gateway, &job).await {
-            Ok(record) => tally.records.push(record),
+        match request(&client, &gateway, &job).await {
+            Ok(request) => tally.served.push(request),
             Err(failure) => tally.failures.push(format!("{} {}: {failure}", job.call.path(), job.model)),
         }
     }
@@ -153,11 +153,11 @@ fn concurrency(elapsed: Duration, length: Duration) -> Option<usize> {
     RAMP.get(quarter as usize).copied()
 }
 
-async fn perform(client: &HttpClient, gateway: &str, job: &Job) -> Result<Record, String> {
+async fn request(client: &HttpClient, gateway: &str, job: &Job) -> Result<Served, String> {
     let url = format!("{gateway}{}", job.call.path());
     let reply = client.post_json(&url, job.body.clone()).await.map_err(|error| error.to_string())?;
     let usage = job.check(&reply)?;
-    Ok(Record {
+    Ok(Served {
         call: job.call,
         model: job.model,
         streamed: job.streamed,
@@ -171,14 +171,14 @@ async fn perform(client: &HttpClient, gateway: &str, job: &Job) -> Result<Record
 }
 
 fn summarise(stack: &Stack, tally: &Tally) {
-    let all = &tally.records;
+    let all = &tally.served;
     println!("\n{} requests succeeded, {} failed", all.len(), tally.failures.len());
     for failure in tally.failures.iter().take(SHOWN) {
         println!("  {failure}");
     }
     println!("\n{:<24} {:>8} {:>7}", "pod", "requests", "share");
     for pod in &stack.pods {
-        let served = all.iter().filter(|record| record.pod == pod.name).count();
+        let served = all.iter().filter(|request| request.pod == pod.name).count();
         let share = 100.0 * served as f64 / all.len().max(1) as f64;
         println!("{:<24} {served:>8} {share:>6.1}%", format!("{} {}", pod.name, pod.addr));
     }
@@ -188,13 +188,13 @@ fn summarise(stack: &Stack, tally: &Tally) {
     );
     for call in Call::ALL {
         for streamed in [false, true] {
-            let kind: Vec<&Record> =
-                all.iter().filter(|record| record.call == call && record.streamed == streamed).collect();
+            let kind: Vec<&Served> =
+                all.iter().filter(|request| request.call == call && request.streamed == streamed).collect();
             if kind.is_empty() {
                 continue;
             }
-            let durations: Vec<Duration> = kind.iter().map(|record| record.duration).collect();
-            let firsts: Vec<Duration> = kind.iter().map(|record| record.first_byte).collect();
+            let durations: Vec<Duration> = kind.iter().map(|request| request.duration).collect();
+            let firsts: Vec<Duration> = kind.iter().map(|request| request.first_byte).collect();
             let first = |share| if streamed { milliseconds(quantile(firsts.clone(), share)) } else { "-".to_owned() };
             println!(
                 "{:<24} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
@@ -204,8 +204,8 @@ fn summarise(stack: &Stack, tally: &Tally) {
                 milliseconds(quantile(durations, 0.95)),
                 first(0.5),
                 first(0.95),
-                kind.iter().map(|record| record.usage.prompt).sum::<u64>(),
-                kind.iter().map(|record| record.usage.completion).sum::<u64>(),
+                kind.iter().map(|request| request.usage.prompt).sum::<u64>(),
+                kind.iter().map(|request| request.usage.completion).sum::<u64>(),
             );
         }
     }
