@@ -1,4 +1,4 @@
-//! What one pick costs at 10, 100 and 1000 endpoints.
+//! What a pick costs, and what keeps the pool up to date, at 10, 100 and 1000 endpoints.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -11,60 +11,148 @@ use std::net::SocketAddr;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use endpoint_picker::pool::Pool;
 use endpoint_picker::rng::Rng;
-use endpoint_picker::scheduling::{Decision, Picker, Profile, Scheduler, Scorer};
+use endpoint_picker::scheduling::{Decision, Failure, Observation, PickRequest, Profile, Scheduler};
 use endpoint_picker::{EndpointPicker, Plugin, Timestamp};
-use snapshot::{Endpoint, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, State};
 
-fn snapshot(endpoints: u32) -> Snapshot {
-    let endpoint = |index: u32| {
+const SIZES: [u32; 3] = [10, 100, 1_000];
+const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+/// What is unusual about a pool.
+#[derive(Clone, Copy, Debug)]
+enum Trait {
+    /// Nothing.
+    Fresh,
+    /// Every other endpoint's load is stale.
+    HalfStale,
+    /// One endpoint in five was ejected.
+    SomeEjected,
+    /// One endpoint in five reports no signal.
+    SomeSilent,
+}
+
+fn profile() -> Profile {
+    let Ok(Plugin::Filter(config)) = Plugin::parse(b"") else { panic!("the default configuration is valid") };
+    config.profile
+}
+
+fn membership(version: u64, endpoints: u32) -> Membership {
+    let identity = |index: u32| {
         let [.., high, low] = index.to_be_bytes();
-        Endpoint {
-            state: State::Fresh,
+        EndpointIdentity {
+            pod: format!("vllm-{index}"),
+            namespace: "inference".into(),
+            ..EndpointIdentity::unnamed(SocketAddr::from(([10, 0, high, low], 8000)))
+        }
+    };
+    let endpoints = (0..endpoints).map(identity).collect();
+    let pools = vec![PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() }];
+    Membership { epoch: 1, version, pools }
+}
+
+fn loads(endpoints: u32, kind: Trait) -> Loads {
+    let load = |index: u32| {
+        let is_stale = matches!(kind, Trait::HalfStale) && index.is_multiple_of(2);
+        let (state, age_ms) = if is_stale { (State::Stale, Some(5_000)) } else { (State::Fresh, Some(10)) };
+        if matches!(kind, Trait::SomeSilent) && index.is_multiple_of(5) {
+            return Load { state, age_ms, ..Load::default() };
+        }
+        Load {
+            state,
+            age_ms,
             waiting: Some(index % 17),
             running: Some(index % 31),
             kv_cache_usage: Some(f64::from(index % 97) / 97.0),
-            ..Endpoint::unknown(SocketAddr::from(([10, 0, high, low], 8000)))
+            ..Load::default()
         }
     };
-    let pools = vec![snapshot::Pool { name: "default".into(), endpoints: (0..endpoints).map(endpoint).collect() }];
-    Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools }
+    let endpoints = (0..endpoints).map(load).collect();
+    Loads { epoch: 1, membership_version: 1, captured_at_ms: 1_000_000, endpoints, ..Loads::default() }
+}
+
+fn pool(endpoints: u32, kind: Trait) -> Pool {
+    let mut pool = Pool::default();
+    pool.install_membership(&membership(1, endpoints), "default");
+    pool.install_loads(&loads(endpoints, kind), NOW).unwrap();
+    if matches!(kind, Trait::SomeEjected) {
+        let failing: Vec<_> = pool.members().iter().copied().step_by(5).collect();
+        for id in failing {
+            let mut observe = || {
+                let failed = Observation::Failed(Failure::NoAnswer);
+                Scheduler::default().observe(&mut pool, id, &failed, NOW, NOW)
+            };
+            assert_eq!([observe(), observe()], [false, true], "the second failure ejects");
+        }
+    }
+    pool
 }
 
 fn pick(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("pick");
-    let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::RunningRequests, 1.0)];
-    let profile = Profile { scorers, picker: Picker::MaxScore, ranked: 3, max_snapshot_age_micros: 1_000_000 };
-    for endpoints in [10, 100, 1_000] {
-        let mut pool = Pool::default();
-        pool.install(&snapshot(endpoints), "default");
-        pool.confirm(Timestamp::from_micros(0));
-        let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
-        group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
-            bencher.iter(|| {
-                let decision = scheduler.pick(&pool, &profile, &mut rng, Timestamp::from_micros(0));
-                assert!(matches!(decision, Decision::Picked(..)));
-                decision
+    let profile = profile();
+    for kind in [Trait::Fresh, Trait::HalfStale, Trait::SomeEjected, Trait::SomeSilent] {
+        let mut group = criterion.benchmark_group(format!("pick {kind:?}"));
+        for endpoints in SIZES {
+            let pool = pool(endpoints, kind);
+            let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
+            let now = NOW.plus_micros(1_000);
+            group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+                bencher.iter(|| {
+                    let decision = scheduler.pick(&pool, &profile, &PickRequest::default(), &mut rng, now);
+                    assert!(matches!(decision, Decision::Picked(..)));
+                    decision
+                });
             });
+        }
+        group.finish();
+    }
+}
+
+/// As a worker does when the loads have changed: from their bytes in shared data.
+fn install_loads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("install_loads");
+    for endpoints in SIZES {
+        let mut pool = pool(endpoints, Trait::Fresh);
+        let bytes = loads(endpoints, Trait::Fresh).encode();
+        let mut decoder = LoadsDecoder::default();
+        group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+            bencher.iter(|| pool.install_loads(decoder.decode(&bytes).unwrap(), NOW).unwrap());
         });
     }
     group.finish();
 }
 
-fn install(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("install");
-    for endpoints in [10, 100, 1_000] {
-        let bytes = snapshot(endpoints).encode();
-        let Ok(Plugin::Filter(config)) = Plugin::parse(b"") else { panic!("the default configuration is valid") };
-        let mut picker = EndpointPicker::new(config, 1);
-        group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
-            bencher.iter(|| {
-                picker.install(&Snapshot::decode(&bytes).unwrap());
-                assert_eq!(picker.pool().endpoints().len(), endpoints as usize);
-            });
+/// One endpoint leaves and comes back by turns: what a rollout brings, label proposals included.
+fn install_membership(criterion: &mut Criterion) {
+    let Ok(Plugin::Filter(config)) = Plugin::parse(b"") else { panic!("the default configuration is valid") };
+    let endpoints = 1_000;
+    let mut picker = EndpointPicker::new(config, 1);
+    let turns = [membership(1, endpoints), membership(2, endpoints - 1)].map(|membership| membership.encode());
+    picker.install_membership(&Membership::decode(&turns[0]).unwrap());
+    let admission = picker.telemetry_mut().admission_mut();
+    let table = admission.merge(None).unwrap();
+    admission.learn(&table);
+    let mut turn = turns.iter().cycle();
+    criterion.bench_function("install_membership/1000", |bencher| {
+        bencher.iter(|| picker.install_membership(&Membership::decode(turn.next().unwrap()).unwrap()));
+    });
+}
+
+fn observe(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("observe");
+    for (name, observation) in [
+        ("finished", Observation::Finished { usage: Default::default(), after_micros: 1 }),
+        ("failed", Observation::Failed(Failure::NoAnswer)),
+    ] {
+        let mut pool = pool(1_000, Trait::Fresh);
+        let mut scheduler = Scheduler::default();
+        let ids = pool.members().to_vec();
+        let mut next = ids.iter().copied().cycle();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| scheduler.observe(&mut pool, next.next().unwrap(), &observation, NOW, NOW));
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, pick, install);
+criterion_group!(benches, pick, install_loads, install_membership, observe);
 criterion_main!(benches);

@@ -6,12 +6,15 @@
 
 use std::net::SocketAddr;
 
-use endpoint_picker::board::{Board, Count, Post};
+use endpoint_picker::admission::{Admission, Bounds, Subject};
+use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::pool::EndpointId;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{Endpoint, Pool, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 
-use crate::stats::{Info, Stats};
+use crate::host::Info;
+use crate::stats::Stats;
 
 /// More steps than these find nothing that fewer do not.
 const MAX_STEPS: usize = 200;
@@ -26,9 +29,11 @@ const CONFIGS: [&str; 5] = [
         "model_rewrites":[{"name":"r","model":"m","targets":[{"model":"t","weight":1},{"model":"m","weight":1}]},
                           {"name":"any","targets":[{"model":"u","weight":0}]}]}"#,
     r#"{"scheduling":{"scorers":[{"name":"running-requests-size-scorer"}],"ranked":1,"max_snapshot_age_ms":1},
-        "metrics":{"objective":true,"max_models":1}}"#,
-    r#"{"scheduling":{"scorers":[]},"missing_model":"pass","no_endpoint":"fail_closed"}"#,
+        "metrics":{"objective":true,"max_models":1,"max_endpoints":2}}"#,
+    r#"{"scheduling":{"scorers":[],"max_excluded_percent":100},"missing_model":"pass","no_endpoint":"fail_closed"}"#,
 ];
+/// Names of models in the configurations, which have labels beyond the bound.
+const CONFIGURED: [&str; 3] = ["m", "t", "u"];
 
 const REQUESTS: [(&str, &str); 8] = [
     ("POST", "/v1/chat/completions"),
@@ -40,6 +45,8 @@ const REQUESTS: [(&str, &str); 8] = [
     ("GET", "/health"),
     ("CONNECT", "/v1/realtime"),
 ];
+/// The first so many of them ask for a model.
+const INFERENCE_REQUESTS: usize = 4;
 
 const REQUEST_CHUNKS: [&[u8]; 9] = [
     br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#,
@@ -67,7 +74,7 @@ const RESPONSE_CHUNKS: [&[u8]; 10] = [
 ];
 
 /// What may happen, by the byte that says it; every other byte stands for one of them too.
-const STEPS: &[u8; 18] = b"hbtpHBTln+-iwcofde";
+const STEPS: &[u8; 21] = b"hbtpHBTln+-iwcofderaL";
 
 /// How far an exchange has come, by what it was told and what it answered.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -86,12 +93,18 @@ enum Phase {
 struct Stream {
     exchange: Exchange,
     phase: Phase,
-    has_model: bool,
+    /// The picker has begun with it, so a record of it is due.
+    is_ours: bool,
+    /// It asks for a model.
+    is_inference: bool,
     was_sent: bool,
+    /// The host could not do what keeps an unchanged request from an endpoint.
+    is_sealed: bool,
     replies: u32,
+    body: Vec<u8>,
     ranked: Vec<SocketAddr>,
     /// Whose requests in flight hold it.
-    charged: Option<SocketAddr>,
+    charged: Option<EndpointId>,
     counted: Counted,
 }
 
@@ -99,6 +112,7 @@ struct Stream {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Counted {
     requests: u64,
+    load_only: u64,
     errors: u64,
     bodies: u64,
     durations: u64,
@@ -109,6 +123,7 @@ impl Counted {
     fn in_stats(stats: &Stats) -> Self {
         Self {
             requests: stats.sum("inference_objective_request_total"),
+            load_only: stats.sum("inpick_load_only_requests_total"),
             errors: stats.sum("inference_objective_request_error_total"),
             bodies: stats.sum("inpick_request_bodies_total"),
             durations: stats.sum("inference_objective_request_duration_seconds_count"),
@@ -118,6 +133,7 @@ impl Counted {
 
     fn add_change(&mut self, before: Self, after: Self) {
         self.requests += after.requests - before.requests;
+        self.load_only += after.load_only - before.load_only;
         self.errors += after.errors - before.errors;
         self.bodies += after.bodies - before.bodies;
         self.durations += after.durations - before.durations;
@@ -130,10 +146,15 @@ struct Scene {
     streams: [Stream; 4],
     stats: Stats,
     micros: u64,
-    generation: u64,
+    version: u64,
+    /// Members of the newest membership.
+    members: usize,
+    /// The table of labels in shared data.
+    table: Option<Vec<u8>>,
     /// Statistics are read after each step and set down to the exchange of the step; else they are carried in slices.
     accounts_each_step: bool,
-    ended: u64,
+    /// Exchanges that are over and that the picker had begun with: for a model, and by load alone.
+    ended: (u64, u64),
 }
 
 /// Runs the steps, ends every exchange and checks all accounts.
@@ -147,9 +168,11 @@ pub fn check(data: &[u8]) {
         streams: Default::default(),
         stats: Stats::default(),
         micros: 1_000_000,
-        generation: 0,
+        version: 0,
+        members: 0,
+        table: None,
         accounts_each_step: config & 8 == 0,
-        ended: 0,
+        ended: (0, 0),
     };
     scene.install(0x0F, 0);
     scene.picker.confirm(Timestamp::from_micros(scene.micros));
@@ -170,14 +193,13 @@ impl Scene {
         if what == b'e' {
             self.renew(at);
         }
-        let before = self.accounts_each_step.then(|| {
-            self.stats.take(&mut self.picker);
-            Counted::in_stats(&self.stats)
-        });
+        let before = self.counted();
         match what {
             b'h' => self.request_headers(at, first, second),
             b'b' => self.request_body(at, first, second),
-            b't' => self.ask(at, &[Phase::Reading], |exchange, picker, _| exchange.on_request_trailers(picker)),
+            b't' => {
+                self.ask(at, &[Phase::Reading], |exchange, picker, info| exchange.on_request_trailers(picker, info));
+            }
             b'p' => self.pick(at),
             b'H' => self.response_headers(at, first, second),
             b'B' => self.response_body(at, first, second),
@@ -193,22 +215,43 @@ impl Scene {
                 self.response_headers(at, first, second);
                 self.response_body(at, 0, 1);
             }
+            b'r' => self.refused(at, first),
             b'+' => self.micros = (self.micros + (u64::from(first) << (second % 40))).min(MAX_MICROS),
             b'-' => self.micros = self.micros.saturating_sub(u64::from(first) << (second % 40)),
             b'i' => self.install(first, second),
-            b'w' => self.picker.install(&Snapshot::default()),
+            b'w' => {
+                self.picker.install_membership(&Membership::default());
+                self.members = 0;
+            }
+            b'L' => self.install_loads(first, second),
             b'c' => self.picker.confirm(self.now()),
-            b'o' => self.take_board(first, second),
+            b'a' => self.admit(first, second),
+            b'o' => {
+                let counts = [0, 1, u32::MAX, 7].map(|count| count * u32::from(second % 2));
+                self.picker.set_others_in_flight(counts.into_iter().cycle().take(usize::from(first % 8)));
+            }
             b'f' => self.flush(first),
             b'd' => self.picker.record_pick_duration(u64::from(first) << (second % 40)),
             other => panic!("{other} is no step"),
         }
         self.settle(at);
-        if let Some(before) = before {
+        self.count_change(at, before);
+    }
+
+    /// What is counted up to now, when accounts are kept of each step.
+    fn counted(&mut self) -> Option<Counted> {
+        self.accounts_each_step.then(|| {
             self.stats.take(&mut self.picker);
-            let after = Counted::in_stats(&self.stats);
-            self.streams[at].counted.add_change(before, after);
-        }
+            Counted::in_stats(&self.stats)
+        })
+    }
+
+    /// Sets what was counted since `before` down to an exchange.
+    fn count_change(&mut self, at: usize, before: Option<Counted>) {
+        let Some(before) = before else { return };
+        self.merge_table();
+        self.stats.take(&mut self.picker);
+        self.streams[at].counted.add_change(before, Counted::in_stats(&self.stats));
     }
 
     /// Brings the account of an exchange up to what the exchange says of itself.
@@ -233,12 +276,12 @@ impl Scene {
         &mut self,
         at: usize,
         phases: &[Phase],
-        call: impl FnOnce(&mut Exchange, &mut EndpointPicker, Timestamp) -> Directive,
+        call: impl FnOnce(&mut Exchange, &mut EndpointPicker, &mut Info) -> Directive,
     ) {
-        let now = self.now();
+        let mut info = Info { micros: self.micros, ..Info::default() };
+        let before = self.streams[at].phase;
+        let directive = call(&mut self.streams[at].exchange, &mut self.picker, &mut info);
         let stream = &mut self.streams[at];
-        let before = stream.phase;
-        let directive = call(&mut stream.exchange, &mut self.picker, now);
         if !phases.contains(&before) {
             assert_eq!(directive, Directive::Continue, "in phase {before:?}");
             let was_settled = matches!(before, Phase::New | Phase::Over);
@@ -246,7 +289,8 @@ impl Scene {
             return;
         }
         assert_eq!(stream.replies, 0, "{directive:?} after an answer");
-        stream.phase = match directive {
+        stream.is_ours |= directive != Directive::Continue;
+        let phase = match directive {
             Directive::Continue => {
                 assert_eq!(before, Phase::New, "a request that is looked at is not passed on unpicked");
                 Phase::Over
@@ -257,51 +301,69 @@ impl Scene {
             }
             Directive::Pick => {
                 assert!(matches!(before, Phase::New | Phase::Reading));
-                stream.has_model = before == Phase::Reading;
                 Phase::Ready
             }
-            Directive::Send(outbound) if before == Phase::Ready => {
-                assert!(!stream.was_sent);
-                stream.was_sent = true;
-                let list = outbound.destination.unwrap_or_default();
-                stream.ranked = list.split(',').filter_map(|address| address.parse().ok()).collect();
-                assert_eq!(list.is_empty(), stream.ranked.is_empty());
-                let mut distinct = stream.ranked.clone();
-                distinct.sort_unstable();
-                distinct.dedup();
-                assert!(distinct.len() == stream.ranked.len() && distinct.len() <= self.picker.config().profile.ranked);
-                stream.charged = stream.ranked.first().copied();
+            Directive::Send(outbound) => {
+                assert_eq!(before, Phase::Ready);
+                stream.sent(&outbound);
+                self.check_ranked(at);
                 Phase::Sent
             }
-            Directive::Send(outbound) => {
-                assert!(before == Phase::New && outbound.destination.is_none() && outbound.client_destination);
-                Phase::Over
-            }
             Directive::Reply(reply) => {
-                stream.replies += 1;
-                assert!((400..600).contains(&reply.status));
-                let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-                assert!(body["error"]["message"].is_string());
+                stream.replied(reply.status, &reply.body);
+                if before == Phase::Ready {
+                    assert_eq!(self.pickable().count(), 0, "refused though there are endpoints");
+                }
                 Phase::Over
             }
+            Directive::Hold => panic!("held, though nothing was refused"),
         };
+        let stream = &mut self.streams[at];
+        stream.phase = phase;
         assert_eq!(stream.exchange.is_settled(), stream.phase == Phase::Over);
     }
 
+    /// Members that the sidecar does not call unready or asleep.
+    fn pickable(&self) -> impl Iterator<Item = EndpointId> {
+        let pool = self.picker.pool();
+        pool.members().iter().copied().filter(|&id| {
+            let state = pool.endpoint(id).unwrap().load().state;
+            !matches!(state, State::Unready | State::Sleeping)
+        })
+    }
+
+    /// The ranked list of a request that was just sent: never empty while somebody may be picked, and without anybody else.
+    fn check_ranked(&mut self, at: usize) {
+        let pool = self.picker.pool();
+        let ranked = &self.streams[at].ranked;
+        let ids: Vec<_> = ranked.iter().map(|&address| pool.find(address).unwrap()).collect();
+        assert_eq!(ids.is_empty(), self.pickable().next().is_none(), "health and age leave nobody out for good");
+        assert!(ids.iter().all(|id| self.pickable().any(|pickable| pickable == *id)), "{ranked:?}");
+        let mut distinct = ids.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert!(distinct.len() == ids.len() && ids.len() <= self.picker.config().profile.ranked);
+        self.streams[at].charged = ids.first().copied();
+    }
+
     fn request_headers(&mut self, at: usize, first: u8, second: u8) {
-        let (method, path) = REQUESTS[usize::from(first % 8)];
+        let index = usize::from(first % 8);
+        let (method, path) = REQUESTS[index];
         let head = RequestHead {
             method: method.as_bytes(),
             path: path.as_bytes(),
-            content_type: None,
             encoded: first & 8 != 0,
             tunnel: method == "CONNECT",
             has_destination: second & 2 != 0,
             has_content_length: second & 4 != 0,
             objective: [None, Some(b"batch".as_slice()), Some(b"\xff")][usize::from(second >> 3) % 3],
+            ..RequestHead::default()
         };
-        self.ask(at, &[Phase::New], |exchange, picker, now| {
-            exchange.on_request_headers(picker, &head, second & 1 != 0, now)
+        if self.streams[at].phase == Phase::New {
+            self.streams[at].is_inference = index < INFERENCE_REQUESTS;
+        }
+        self.ask(at, &[Phase::New], |exchange, picker, info| {
+            exchange.on_request_headers(picker, &head, second & 1 != 0, Timestamp::from_micros(info.micros))
         });
         if second & 64 == 0 {
             self.pick(at);
@@ -310,14 +372,51 @@ impl Scene {
 
     fn request_body(&mut self, at: usize, first: u8, second: u8) {
         let chunk = REQUEST_CHUNKS[usize::from(first) % REQUEST_CHUNKS.len()];
-        self.ask(at, &[Phase::Reading], |exchange, picker, _| exchange.on_request_body(picker, chunk, second & 1 != 0));
+        let (left, right) = chunk.split_at(usize::from(second >> 1 & 31).min(chunk.len()));
+        if self.streams[at].phase == Phase::Reading {
+            self.streams[at].body.extend_from_slice(chunk);
+        }
+        self.ask(at, &[Phase::Reading], |exchange, picker, info| {
+            exchange.on_request_body(picker, [left, right], second & 1 != 0, info)
+        });
         if second & 64 == 0 {
             self.pick(at);
         }
     }
 
     fn pick(&mut self, at: usize) {
-        self.ask(at, &[Phase::Ready], |exchange, picker, now| exchange.pick(picker, now));
+        self.ask(at, &[Phase::Ready], |exchange, picker, info| {
+            exchange.pick(picker, Timestamp::from_micros(info.micros))
+        });
+    }
+
+    /// The host could not do what it was told, or what the exchange needs.
+    fn refused(&mut self, at: usize, first: u8) {
+        let refused = [Refused::Strip, Refused::Body, Refused::Destination, Refused::Splice, Refused::Reply]
+            [usize::from(first) % 5];
+        let now = self.now();
+        let stream = &mut self.streams[at];
+        let before = stream.phase;
+        stream.is_sealed |= matches!(refused, Refused::Strip | Refused::Splice);
+        let directive = stream.exchange.on_refused(&mut self.picker, refused, now);
+        let is_harmless = matches!(refused, Refused::Destination | Refused::Reply);
+        if is_harmless || matches!(before, Phase::Answering | Phase::Over) {
+            let is_held = refused == Refused::Reply && stream.is_sealed;
+            assert_eq!(
+                directive,
+                if is_held { Directive::Hold } else { Directive::Continue },
+                "{refused:?}, {before:?}"
+            );
+            let was_settled = matches!(before, Phase::New | Phase::Over);
+            assert_eq!(stream.exchange.is_settled(), was_settled, "{refused:?} in phase {before:?}");
+            return;
+        }
+        let Directive::Reply(reply) = directive else { panic!("{directive:?} to {refused:?} in phase {before:?}") };
+        assert_eq!(reply.status, 500);
+        stream.replied(reply.status, &reply.body);
+        stream.is_ours = true;
+        stream.phase = Phase::Over;
+        assert!(stream.exchange.is_settled());
     }
 
     fn response_headers(&mut self, at: usize, first: u8, second: u8) {
@@ -330,7 +429,7 @@ impl Scene {
             last => Some(address(last - 1)),
         };
         let mut info = Info {
-            now: self.micros,
+            micros: self.micros,
             upstream,
             details: [Some("via_upstream"), None, Some("upstream_reset_before_response_started"), Some("")]
                 [usize::from(second >> 3) % 4],
@@ -343,15 +442,12 @@ impl Scene {
             event_stream: first & 8 != 0,
             encoded: first & 16 != 0,
         };
+        let holder = upstream.map(|address| self.picker.pool().find(address));
         stream.exchange.on_response_headers(&mut self.picker, &head, &mut info, first & 32 != 0);
         match stream.phase {
             Phase::Sent if !stream.exchange.is_settled() => {
                 stream.phase = Phase::Answering;
-                let is_known =
-                    |by: &SocketAddr| self.picker.pool().endpoints().iter().any(|known| known.load.address == *by);
-                if let Some(by) = upstream.filter(|by| stream.charged != Some(*by)) {
-                    stream.charged = Some(by).filter(is_known);
-                }
+                stream.charged = holder.unwrap_or(stream.charged);
             }
             // An answer to a request that was not sent is the proxy's own and ends it.
             Phase::Reading | Phase::Ready => assert!(stream.exchange.is_settled()),
@@ -363,16 +459,26 @@ impl Scene {
 
     fn response_body(&mut self, at: usize, first: u8, second: u8) {
         let chunk = RESPONSE_CHUNKS[usize::from(first) % RESPONSE_CHUNKS.len()];
-        let mut info = Info { now: self.micros, ..Info::default() };
-        let stream = &mut self.streams[at];
+        let mut info = Info { micros: self.micros, ..Info::default() };
+        let Stream { exchange, phase, .. } = &mut self.streams[at];
         let is_end = second & 1 != 0;
-        stream.exchange.on_response_body(&mut self.picker, chunk.len(), || chunk.to_vec(), &mut info, is_end);
+        assert!(*phase == Phase::Answering || !exchange.reads_response());
+        let is_lost = second & 2 != 0;
+        // Bit 4: the host gives what nobody asked for.
+        if (exchange.reads_response() && !is_lost) || second & 16 != 0 {
+            let (left, right) = chunk.split_at(usize::from(second >> 5).min(chunk.len()));
+            exchange.on_response_body(&mut self.picker, [left, right], &mut info, is_end);
+        } else {
+            exchange.on_response_size(&mut self.picker, chunk.len() as u64, is_lost, &mut info, is_end);
+            assert!(!(is_lost && exchange.reads_response()), "a body with a hole is not read on");
+        }
+        assert!(!is_end || exchange.is_settled() || *phase != Phase::Answering, "the end settles");
         self.settle(at);
     }
 
     fn log(&mut self, at: usize, first: u8) {
         let flags = (first % 64 < 32).then_some(1 << (first % 32));
-        let mut info = Info { now: self.micros, flags, ..Info::default() };
+        let mut info = Info { micros: self.micros, flags, ..Info::default() };
         let stream = &mut self.streams[at];
         stream.exchange.on_log(&mut self.picker, &mut info);
         assert!(stream.exchange.is_settled(), "the log settles {:?}", stream.exchange);
@@ -380,68 +486,143 @@ impl Scene {
 
     /// The host logs a stream, forgets it and begins another.
     fn renew(&mut self, at: usize) {
-        let before = self.accounts_each_step.then(|| {
-            self.stats.take(&mut self.picker);
-            Counted::in_stats(&self.stats)
-        });
+        let before = self.counted();
         self.log(at, 0);
-        let mut stream = std::mem::take(&mut self.streams[at]);
-        if let Some(before) = before {
-            self.stats.take(&mut self.picker);
-            stream.counted.add_change(before, Counted::in_stats(&self.stats));
+        self.settle(at);
+        self.count_change(at, before);
+        let stream = std::mem::take(&mut self.streams[at]);
+        if self.accounts_each_step {
             stream.check_account();
         }
-        self.ended += 1;
+        self.ended.0 += u64::from(stream.is_ours && stream.is_inference);
+        self.ended.1 += u64::from(stream.is_ours && !stream.is_inference);
     }
 
+    /// Another membership, and its loads: endpoints leave, return, and come back as another pod.
     fn install(&mut self, first: u8, second: u8) {
-        self.generation += 1;
+        self.version += 1;
+        let hosts: Vec<u8> = (0..ENDPOINTS).filter(|last| first >> last & 1 == 1).map(|last| last + 1).collect();
+        let (pod, namespace) = [("", ""), ("a", ""), ("b", ""), ("a", "n")][usize::from(second >> 6)];
+        let identity = |last: &u8| EndpointIdentity {
+            pod: if pod.is_empty() { String::new() } else { format!("{pod}{last}") },
+            namespace: namespace.to_owned(),
+            ..EndpointIdentity::unnamed(address(*last))
+        };
+        let identities: Vec<_> = hosts.iter().map(identity).collect();
+        let pool = self.picker.pool();
+        let known: Vec<_> = identities
+            .iter()
+            .map(|new| {
+                let id = pool.find(new.address)?;
+                let old = pool.endpoint(id)?.identity();
+                let is_same = old.pod.is_empty()
+                    || new.pod.is_empty()
+                    || (&old.pod, &old.namespace) == (&new.pod, &new.namespace);
+                Some((id, is_same))
+            })
+            .collect();
+        let models = vec!["m".to_owned(), format!("listed-{first}")];
+        let pool =
+            PoolMembers { name: "default".to_owned(), endpoints: identities.clone(), models, ..PoolMembers::default() };
+        self.picker.install_membership(&Membership { epoch: 1, version: self.version, pools: vec![pool] });
+        let pool = self.picker.pool();
+        self.members = identities.len();
+        assert_eq!(pool.members().len(), self.members);
+        for ((&id, identity), known) in pool.members().iter().zip(&identities).zip(known) {
+            assert_eq!(pool.endpoint(id).unwrap().identity(), identity);
+            assert_eq!(pool.find(identity.address), Some(id));
+            if let Some((before, is_same)) = known {
+                assert_eq!(id == before, is_same, "an endpoint is its address and its pod");
+            }
+        }
+        self.install_loads(first, second);
+    }
+
+    /// Loads of the membership in use; with a certain bit, of another one, which change nothing.
+    fn install_loads(&mut self, first: u8, second: u8) {
         let states = [State::Fresh, State::Stale, State::Sleeping, State::Unready, State::Unknown];
-        let endpoints = (0..ENDPOINTS).filter(|last| first >> last & 1 == 1).map(|last| Endpoint {
+        let load = |last: u8| Load {
             state: states[usize::from((first >> 4).wrapping_mul(last)) % states.len()],
+            age_ms: [Some(0), Some(3_000), None, Some(u64::MAX)][usize::from(first >> 4).wrapping_add(last.into()) % 4],
             waiting: [Some(0), Some(u32::MAX), None, Some(u32::from(last))][usize::from(second % 4)],
             running: [Some(0), None, Some(u32::MAX), Some(3)][usize::from(second >> 2) % 4],
             kv_cache_usage: [Some(0.0), Some(1.0), None, Some(0.5)][usize::from(second >> 4) % 4],
-            ..Endpoint::unknown(address(last + 1))
-        });
-        let pools = vec![Pool { name: "default".to_owned(), endpoints: endpoints.collect() }];
-        self.picker.install(&Snapshot { epoch: 1, generation: self.generation, captured_at_ms: 0, pools });
+            started_at_ms: (second & 32 != 0).then_some(self.version),
+            ..Load::default()
+        };
+        let endpoints = (0..ENDPOINTS).cycle().take(self.members).map(load).collect();
+        let captured_at_ms = self.micros / 1_000;
+        let mut loads =
+            Loads { epoch: 1, membership_version: self.version, captured_at_ms, endpoints, ..Loads::default() };
+        let now = self.now();
+        let pool = self.picker.pool();
+        let is_current = pool.membership().is_some_and(|version| (version.epoch, version.version) == (1, self.version));
+        let confirmed_at = pool.confirmed_at();
+        assert_eq!(self.picker.install_loads(&loads, now).is_ok(), is_current);
+        if is_current {
+            loads.membership_version += 1;
+            let confirmed_at = confirmed_at.max(Some(now));
+            assert!(self.picker.install_loads(&loads, now.plus_micros(9)).is_err(), "loads of another membership");
+            assert_eq!(self.picker.pool().confirmed_at(), confirmed_at);
+        } else {
+            assert_eq!(self.picker.pool().confirmed_at(), confirmed_at, "refused loads confirm nothing");
+        }
     }
 
-    fn take_board(&mut self, first: u8, second: u8) {
-        let count = [0, 1, u32::MAX, 7][usize::from(second % 4)];
-        let names = [address(1).to_string(), address(first % 8).to_string(), "nobody".to_owned()];
-        let posts = (0..=2_u64).map(|worker| Post {
-            worker,
-            endpoints: names.iter().map(|name| Count { name: name.clone(), count }).collect(),
-            ..Post::default()
-        });
-        self.picker.take_board(&Board { posts: posts.collect() });
+    /// A worker's tick, perhaps after another worker's, or without any shared data to merge with.
+    fn admit(&mut self, first: u8, second: u8) {
+        if second & 1 != 0 {
+            self.picker.telemetry_mut().admission_mut().give_up();
+            self.picker.settle_pending();
+            return;
+        }
+        if second & 2 != 0 {
+            let stats = self.picker.config().stats;
+            let bounds = Bounds { models: stats.max_models, endpoints: stats.max_endpoints };
+            let mut rival = Admission::new(bounds, std::iter::empty());
+            rival.propose(Subject::Model, &format!("rival-{first}"));
+            if let Some(table) = rival.merge(self.table.as_deref()) {
+                self.table = Some(table);
+            }
+        }
+        self.merge_table();
+    }
+
+    fn merge_table(&mut self) {
+        let admission = self.picker.telemetry_mut().admission_mut();
+        if let Some(table) = admission.merge(self.table.as_deref()) {
+            admission.learn(&table);
+            self.table = Some(table);
+        }
+        assert!(!self.picker.telemetry().admission().has_proposals());
+        self.picker.settle_pending();
     }
 
     fn flush(&mut self, budget: u8) {
         self.stats.budget = Some(u32::from(budget));
-        let ledger = self.picker.ledger_mut();
+        let ledger = self.picker.telemetry_mut().ledger_mut();
         ledger.define(&mut self.stats);
         ledger.begin_flush();
         ledger.flush(&mut self.stats);
     }
 
-    /// What the picker has in flight is what the accounts say, endpoint by endpoint and in sum by model.
+    /// What the picker has in flight is what the accounts say, endpoint by endpoint and in sum by model; whoever left stays only
+    /// for that.
     fn check_in_flight(&self) {
-        let charged =
-            |address: &SocketAddr| self.streams.iter().filter(|stream| stream.charged == Some(*address)).count();
+        let charged = |id| self.streams.iter().filter(|stream| stream.charged == Some(id)).count();
         let mut found = 0;
-        for endpoint in self.picker.pool().endpoints() {
-            let own = endpoint.own_in_flight() as usize;
-            assert_eq!(own, charged(&endpoint.load.address), "in flight at {}", endpoint.address);
+        for (id, endpoint) in self.picker.pool().endpoints() {
+            let own = endpoint.in_flight().own() as usize;
+            assert_eq!(own, charged(id), "in flight at {}", endpoint.name());
+            assert!(endpoint.is_member() || own > 0, "{} has left and is kept for nothing", endpoint.name());
             found += own;
         }
         assert_eq!(found, self.streams.iter().filter(|stream| stream.charged.is_some()).count(), "some are lost");
-        let is_running = |stream: &&Stream| stream.has_model && matches!(stream.phase, Phase::Sent | Phase::Answering);
+        let is_running =
+            |stream: &&Stream| stream.is_inference && matches!(stream.phase, Phase::Sent | Phase::Answering);
         let running = self.streams.iter().filter(is_running).count();
-        let posted: u32 = self.picker.post(0, self.now()).models.iter().map(|model| model.count).sum();
-        assert_eq!(posted as usize, running, "running requests");
+        let counted: u32 = self.picker.accounts().running().map(|(_, count)| count).sum();
+        assert_eq!(counted as usize, running, "running requests");
     }
 
     fn finish(mut self) {
@@ -449,26 +630,57 @@ impl Scene {
             self.renew(at);
         }
         self.check_in_flight();
-        assert!(self.picker.post(0, self.now()).endpoints.is_empty());
+        assert_eq!(self.picker.accounts().running().count(), 0);
+        assert!(self.picker.pool().endpoints().all(|(_, endpoint)| endpoint.in_flight().own() == 0));
+        self.merge_table();
         self.stats.take(&mut self.picker);
         self.stats.check_histograms();
+        self.stats.check_errors();
         let total = Counted::in_stats(&self.stats);
-        assert!(total.requests <= self.ended && total.errors <= self.ended && total.bodies <= self.ended, "{total:?}");
-        assert!(total.durations <= total.requests && total.picks <= self.ended, "{total:?}");
+        assert_eq!((total.requests, total.load_only), self.ended, "each exchange has one record");
+        assert_eq!(total.bodies, total.requests, "{total:?}");
+        assert!(total.errors <= total.requests && total.durations <= total.requests, "{total:?}");
+        assert!(total.picks <= total.requests + total.load_only, "{total:?}");
         assert!(total.requests <= total.errors + total.durations, "{total:?}: a request left no trace");
+        let bounds = self.picker.config().stats;
+        let models = self.stats.label_values(&["model_name", "target_model_name", "target_model"]);
+        let others = models.iter().filter(|model| !CONFIGURED.contains(model)).count();
+        assert!(others <= bounds.max_models, "{models:?}");
+        let endpoints = self.stats.label_values(&["endpoint"]);
+        assert!(endpoints.len() <= bounds.max_endpoints, "{endpoints:?}");
     }
 }
 
 impl Stream {
+    fn sent(&mut self, outbound: &Outbound) {
+        assert!(!self.was_sent && !self.is_sealed);
+        self.was_sent = true;
+        let list = outbound.destination.as_deref().unwrap_or_default();
+        assert_eq!(list.is_empty(), outbound.destination.is_none());
+        self.ranked = list.split(',').filter(|entry| !entry.is_empty()).map(|entry| entry.parse().unwrap()).collect();
+        if let Some(splice) = &outbound.splice {
+            let spliced: serde_json::Value = serde_json::from_slice(&splice.apply(&self.body)).unwrap();
+            assert_eq!(spliced["model"], splice.model.as_str());
+        }
+    }
+
+    fn replied(&mut self, status: u16, body: &[u8]) {
+        self.replies += 1;
+        assert!((400..600).contains(&status));
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+        assert!(body["error"]["message"].is_string());
+    }
+
     /// What the statistics hold of an exchange that is over.
     fn check_account(&self) {
-        let Counted { requests, errors, bodies, durations, picks } = self.counted;
+        let Counted { requests, load_only, errors, bodies, durations, picks } = self.counted;
         let story = format!("{:?} of {:?}, sent {}", self.counted, self.phase, self.was_sent);
-        assert_eq!(requests, u64::from(self.has_model), "{story}");
-        assert!(errors <= 1 && bodies <= 1 && durations <= 1 && picks <= 1, "{story}");
-        assert!(durations <= requests && bodies >= requests, "{story}");
+        assert_eq!(requests, u64::from(self.is_ours && self.is_inference), "{story}");
+        assert_eq!(load_only, u64::from(self.is_ours && !self.is_inference), "{story}");
+        assert_eq!(bodies, requests, "{story}");
+        assert!(errors <= requests && durations <= requests && picks <= 1, "{story}");
         assert!(requests == 0 || errors + durations >= 1, "{story}");
-        assert!(self.replies == 0 || (errors, durations, picks) == (1, 0, 0), "{story}");
+        assert!(self.replies == 0 || (errors, durations, picks) == (requests, 0, 0), "{story}");
         assert!(self.was_sent || (durations, picks) == (0, 0), "{story}");
     }
 }

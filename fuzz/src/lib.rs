@@ -20,6 +20,8 @@ pub mod sse_reader;
 mod cut;
 #[path = "../../endpoint-picker/tests/plain/event_stream.rs"]
 mod event_stream;
+#[path = "../../endpoint-picker/tests/plain/host.rs"]
+mod host;
 mod made;
 mod stats;
 mod written;

@@ -6,7 +6,7 @@ use arbitrary::{Result, Unstructured};
 use endpoint_picker::scheduling::MAX_RANKED;
 use endpoint_picker::{Config, EndpointPicker, Plugin, Timestamp};
 use serde_json::{Map, Value, json};
-use snapshot::{Endpoint, Pool, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 
 use crate::stats::{Stats, send_requests};
 
@@ -55,20 +55,27 @@ fn check_filter(config: Config) {
     assert!(config.profile.scorers.iter().all(|(_, weight)| (0.0..=1e6).contains(weight)));
     assert!(config.rewrites.iter().all(|rule| !rule.targets.is_empty()));
     assert!((10..=60_000).contains(&config.stats.flush_interval_ms) && config.stats.max_models >= 1);
-    let endpoint = |last: u8, waiting| Endpoint {
+    assert!(config.profile.max_excluded_percent <= 100 && config.stats.max_endpoints >= 1);
+    let sidecar = &config.sidecar;
+    assert!(!sidecar.cluster.is_empty() && !sidecar.path.is_empty() && sidecar.timeout_ms > sidecar.wait_ms);
+    let load = |last: u8, waiting| Load {
         state: if last == 4 { State::Sleeping } else { State::Fresh },
+        age_ms: Some(0),
         waiting,
         kv_cache_usage: Some(f64::from(last) / 8.0),
-        ..Endpoint::unknown(([10, 0, 0, last], 8000).into())
+        ..Load::default()
     };
-    let endpoints = vec![endpoint(1, Some(0)), endpoint(2, Some(u32::MAX)), endpoint(3, None), endpoint(4, Some(1))];
-    let pools = vec![Pool { name: config.pool.clone(), endpoints }];
+    let identities = (1..=4).map(|last| EndpointIdentity::unnamed(([10, 0, 0, last], 8000).into())).collect();
+    let pools = vec![PoolMembers { name: config.pool.clone(), endpoints: identities, ..PoolMembers::default() }];
+    let endpoints = vec![load(1, Some(0)), load(2, Some(u32::MAX)), load(3, None), load(4, Some(1))];
     let mut picker = EndpointPicker::new(config, 1);
     let mut stats = Stats::default();
     send_requests(&mut picker, &mut stats, 2, Timestamp::from_micros(0));
-    picker.install(&Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools });
+    picker.install_membership(&Membership { epoch: 1, version: 1, pools });
+    let loads = Loads { epoch: 1, membership_version: 1, generation: 1, endpoints, ..Loads::default() };
+    picker.install_loads(&loads, Timestamp::from_micros(1)).unwrap();
     send_requests(&mut picker, &mut stats, 5, Timestamp::from_micros(1));
-    assert!(picker.pool().version().is_some());
+    assert!(picker.pool().membership().is_some());
 }
 
 /// What a field holds.
@@ -98,16 +105,13 @@ const fn required(name: &'static str, shape: Shape) -> Field {
     Field { name, is_required: true, shape }
 }
 
-const SERVICE: &[Field] = &[required(
-    "snapshot_service",
-    Shape::Object(&[
-        required("cluster", Shape::Text),
-        field("path", Shape::Text),
-        field("interval_ms", Shape::Integer(1, 60_000)),
-        field("wait_ms", Shape::Integer(0, 900)),
-        field("timeout_ms", Shape::Integer(901, 60_000)),
-    ]),
-)];
+const PATH: Field = field("path", Shape::Text);
+const INTERVAL: Field = field("interval_ms", Shape::Integer(1, 60_000));
+const WAIT: Field = field("wait_ms", Shape::Integer(0, 900));
+const TIMEOUT: Field = field("timeout_ms", Shape::Integer(901, 60_000));
+
+const SERVICE: &[Field] =
+    &[required("snapshot_service", Shape::Object(&[required("cluster", Shape::Text), PATH, INTERVAL, WAIT, TIMEOUT]))];
 
 const FILTER: &[Field] = &[
     field("pool", Shape::Text),
@@ -122,7 +126,12 @@ const FILTER: &[Field] = &[
                 Shape::List(&Shape::Object(&[
                     required(
                         "name",
-                        Shape::Choice(&["queue-scorer", "kv-cache-utilization-scorer", "running-requests-size-scorer"]),
+                        Shape::Choice(&[
+                            "queue-scorer",
+                            "kv-cache-utilization-scorer",
+                            "running-requests-size-scorer",
+                            "active-request-scorer",
+                        ]),
                     ),
                     field("weight", Shape::Number(1_000_000)),
                 ])),
@@ -130,6 +139,7 @@ const FILTER: &[Field] = &[
             field("picker", Shape::Choice(&["max-score-picker", "random-picker"])),
             field("ranked", Shape::Integer(1, 3)),
             field("max_snapshot_age_ms", Shape::Integer(1, 3_600_000)),
+            field("max_excluded_percent", Shape::Integer(0, 100)),
         ]),
     ),
     field(
@@ -153,8 +163,10 @@ const FILTER: &[Field] = &[
             field("model", Shape::Boolean),
             field("max_models", Shape::Integer(1, 100_000)),
             field("flush_interval_ms", Shape::Integer(10, 60_000)),
+            field("max_endpoints", Shape::Integer(1, 100_000)),
         ]),
     ),
+    field("sidecar", Shape::Object(&[field("cluster", Shape::Text), PATH, INTERVAL, WAIT, TIMEOUT])),
 ];
 
 /// Makes a document of the bytes' choices, and remembers whether any of it need not be accepted.

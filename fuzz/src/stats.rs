@@ -1,13 +1,14 @@
 //! Envoy's stats, and the rules that hold between them once nothing is in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use catalogue::{Label, stat_name};
-use endpoint_picker::exchange::StreamInfo;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
+
+use crate::host::Info;
 
 /// Stats by name. With a budget, so many definitions and changes are made until it is renewed.
 #[derive(Default)]
@@ -52,7 +53,7 @@ impl Stats {
     /// Carries everything over.
     pub(crate) fn take(&mut self, picker: &mut EndpointPicker) {
         self.budget = None;
-        let ledger = picker.ledger_mut();
+        let ledger = picker.telemetry_mut().ledger_mut();
         ledger.define(self);
         assert_eq!(ledger.undefined(), 0);
         ledger.begin_flush();
@@ -62,6 +63,32 @@ impl Stats {
     /// Sum over the series of a counter, whatever their labels.
     pub(crate) fn sum(&self, family: &str) -> u64 {
         self.families.get(family).copied().unwrap_or(0)
+    }
+
+    /// The values that a label has in any series, but for the empty one and `other`.
+    pub(crate) fn label_values(&self, labels: &[&str]) -> BTreeSet<&str> {
+        let pairs = self.values.iter().flat_map(|(name, _)| name.split(';')).filter_map(|pair| pair.split_once('='));
+        let values = pairs.filter(|(label, _)| labels.contains(label)).map(|(_, value)| value);
+        values.filter(|value| !matches!(*value, "" | "other")).collect()
+    }
+
+    /// Checks for each pair of model names that no more requests failed than there were.
+    pub(crate) fn check_errors(&self) {
+        let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for (name, value) in &self.values {
+            if let Some((labels, _)) =
+                name.split_once("priority=").filter(|_| name.ends_with("_objective_request_total"))
+            {
+                sums.entry(labels).or_default().0 += value;
+            } else if let Some((labels, _)) =
+                name.split_once("error_code=").filter(|_| name.ends_with("_objective_request_error_total"))
+            {
+                sums.entry(labels).or_default().1 += value;
+            }
+        }
+        for (labels, (requests, errors)) in sums {
+            assert!(errors <= requests, "{labels} {errors} of {requests} requests failed");
+        }
     }
 
     /// Checks each histogram: buckets ascend up to the count, and without samples there is no sum.
@@ -88,47 +115,17 @@ impl Stats {
     }
 }
 
-/// What a host says of a stream.
-#[derive(Clone, Default)]
-pub(crate) struct Info {
-    pub(crate) now: u64,
-    pub(crate) upstream: Option<SocketAddr>,
-    pub(crate) attempts: Option<u64>,
-    pub(crate) details: Option<&'static str>,
-    pub(crate) flags: Option<u64>,
-}
-
-impl StreamInfo for Info {
-    fn now(&mut self) -> Timestamp {
-        Timestamp::from_micros(self.now)
-    }
-
-    fn upstream_address(&mut self) -> Option<SocketAddr> {
-        self.upstream
-    }
-
-    fn attempts(&mut self) -> Option<u64> {
-        self.attempts
-    }
-
-    fn code_details(&mut self) -> Option<Vec<u8>> {
-        self.details.map(|details| details.as_bytes().to_vec())
-    }
-
-    fn response_flags(&mut self) -> Option<u64> {
-        self.flags
-    }
-}
-
 /// Sends some ordinary requests through a picker one after the other and checks the accounts.
 pub(crate) fn send_requests(picker: &mut EndpointPicker, stats: &mut Stats, number: usize, now: Timestamp) {
     picker.confirm(now);
-    let has_endpoints = !picker.pool().endpoints().is_empty();
+    let has_endpoints = !picker.pool().members().is_empty();
     for _ in 0..number {
         let mut exchange = Exchange::default();
+        let mut info = Info { micros: now.as_micros(), ..Info::default() };
         let head = RequestHead { method: b"POST", path: b"/v1/completions", ..RequestHead::default() };
         assert_eq!(exchange.on_request_headers(picker, &head, false, now), Directive::Wait);
-        assert_eq!(exchange.on_request_body(picker, br#"{"model":"m","prompt":"p"}"#, true), Directive::Pick);
+        let body = [br#"{"model":"m","prompt":"p"}"#.as_slice()];
+        assert_eq!(exchange.on_request_body(picker, body, true, &mut info), Directive::Pick);
         let destination = match exchange.pick(picker, now) {
             Directive::Send(outbound) => outbound.destination,
             Directive::Reply(reply) => {
@@ -140,15 +137,16 @@ pub(crate) fn send_requests(picker: &mut EndpointPicker, stats: &mut Stats, numb
         assert!(has_endpoints || destination.is_none());
         let ranked: Vec<SocketAddr> =
             destination.iter().flat_map(|list| list.split(',')).map(|address| address.parse().unwrap()).collect();
-        let upstream = ranked.first().copied();
-        let mut info = Info { now: now.as_micros(), upstream, ..Info::default() };
+        info.upstream = ranked.first().copied();
         let head = ResponseHead { status: 200, json: true, ..ResponseHead::default() };
         exchange.on_response_headers(picker, &head, &mut info, true);
         exchange.on_log(picker, &mut info);
         assert!(exchange.is_settled());
     }
-    let in_flight = picker.pool().endpoints().iter().map(endpoint_picker::pool::Endpoint::own_in_flight).sum::<u32>();
-    assert_eq!(in_flight, 0);
+    assert_eq!(picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().own()).sum::<u32>(), 0);
+    assert_eq!(picker.accounts().running().count(), 0);
+    picker.settle_pending();
     stats.take(picker);
+    stats.check_errors();
     stats.check_histograms();
 }
