@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 
+use catalogue::{Label, stat_name};
 use endpoint_picker::exchange::{Outbound, StreamInfo};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
@@ -284,8 +285,8 @@ impl Fleet {
         #[derive(Default)]
         struct Stats(Vec<(String, u64)>);
         impl StatSink for Stats {
-            fn define(&mut self, _: SinkKind, name: &str) -> Option<u32> {
-                self.0.push((name.to_owned(), 0));
+            fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+                self.0.push((stat_name(family, suffix, labels), 0));
                 u32::try_from(self.0.len() - 1).ok()
             }
             fn add(&mut self, id: u32, delta: u64) {
