@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::Client as Connections;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Keeps connections open between requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    connections: Connections<HttpConnector, Full<Bytes>>,
     timeout: Duration,
 }
 
@@ -78,7 +78,7 @@ impl Client {
     /// A client that waits a minute for the end of a response.
     #[must_use]
     pub fn new() -> Self {
-        Self { pool: Pool::builder(TokioExecutor::new()).build_http(), timeout: TIMEOUT }
+        Self { connections: Connections::builder(TokioExecutor::new()).build_http(), timeout: TIMEOUT }
     }
 
     /// The same with another limit on a whole exchange.
@@ -118,7 +118,7 @@ impl Client {
     async fn exchange(&self, request: Request<Full<Bytes>>, url: &str) -> Result<Reply, ClientError> {
         let start = Instant::now();
         let connect = |source| ClientError::Connect { url: url.to_owned(), source };
-        let (head, mut stream) = self.pool.request(request).await.map_err(connect)?.into_parts();
+        let (head, mut stream) = self.connections.request(request).await.map_err(connect)?.into_parts();
         let mut body = BytesMut::new();
         let mut first_byte = None;
         while let Some(frame) = stream.frame().await {

@@ -5,7 +5,6 @@
 //! ends them.
 
 mod artifact;
-mod board;
 mod bootstrap;
 mod client;
 mod interrupt;
@@ -14,10 +13,10 @@ mod port;
 mod ports;
 mod process;
 mod stack;
+mod status_line;
 pub mod traffic;
 
 pub use artifact::{Artifact, ArtifactError, repository};
-pub use board::Board;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use client::{Client, ClientError, Reply};
 pub use interrupt::interrupted;
@@ -26,3 +25,4 @@ pub use port::{free_port, is_free};
 pub use ports::Ports;
 pub use process::{Process, ProcessError};
 pub use stack::{Builder, Pod, Pods, Stack, StackError};
+pub use status_line::StatusLine;

@@ -159,7 +159,7 @@ impl Body for ServedBody {
     }
 }
 
-/// Counts a request as in flight for as long as its answer lives.
+/// Counts a request as in flight for as long as its response lives.
 #[derive(Debug)]
 struct InFlight(Arc<Pod>);
 
@@ -178,11 +178,11 @@ impl Drop for InFlight {
 
 async fn handle(connection: Connection, request: Request<Incoming>) -> Result<HttpResponse<ServedBody>, Broken> {
     let serving = Serving::begin(&connection.doing);
-    let response = answer(&connection, request).await?;
+    let response = dispatch(&connection, request).await?;
     Ok(response.map(|body| ServedBody { body, _serving: serving }))
 }
 
-async fn answer(connection: &Connection, request: Request<Incoming>) -> Result<HttpResponse, Broken> {
+async fn dispatch(connection: &Connection, request: Request<Incoming>) -> Result<HttpResponse, Broken> {
     let start = Instant::now();
     let control = &connection.control;
     let pod = &control.pod;

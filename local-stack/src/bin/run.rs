@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use local_stack::{Board, Ports, Stack, interrupted};
+use local_stack::{Ports, Stack, StatusLine, interrupted};
 
-/// Where the board's numbers change: stats are published each second.
+/// How often the status line's numbers change: stats are published each second.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Starts vLLM pods, the metrics sidecar and Envoy with inpick, and stops them on Ctrl-C.
@@ -83,18 +83,18 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     watch(&mut stack).await
 }
 
-/// Prints the board until a part fails.
+/// Prints the status line until a part fails.
 async fn watch(stack: &mut Stack) -> anyhow::Result<()> {
     // On a terminal the line is written over; in a file each second gets its own.
     let (before, after) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
-    let mut board = Board::default();
+    let mut status = StatusLine::default();
     let mut last = Instant::now();
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
         stack.check()?;
         let line = match stack.sidecar_page().await {
-            Ok(page) => board.line(&page, &stack.pods, last.elapsed()),
+            Ok(page) => status.line(&page, &stack.pods, last.elapsed()),
             Err(error) => format!("no metrics: {error}"),
         };
         last = Instant::now();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use catalogue::Stat;
 use local_stack::{Page, Pod};
 
-use crate::tally::{Exchange, Tally};
+use crate::tally::{Served, Tally};
 
 /// How much less than the clients' time the proxy may measure: its clock starts later and stops earlier.
 const DURATION_SLACK: f64 = 0.25;
@@ -32,7 +32,7 @@ impl Figure {
 pub(crate) fn requests(page: &Page, spelling: &str, tally: &Tally) -> Vec<Figure> {
     let mut figures = Vec::new();
     for model in tally.models() {
-        let all: Vec<&Exchange> = tally.of_model(model).collect();
+        let all: Vec<&Served> = tally.of_model(model).collect();
         let labels = [("model_name", model), ("target_model_name", model)];
         let mut expect = |suffix: &str, labels: &[(&str, &str)], expected: u64| {
             let name = format!("{spelling}_{suffix}");
@@ -44,25 +44,25 @@ pub(crate) fn requests(page: &Page, spelling: &str, tally: &Tally) -> Vec<Figure
         expect("running_requests", &[("model_name", model)], 0);
         expect("request_duration_seconds_count", &labels, all.len() as u64);
         let sizes = [
-            ("request_sizes", samples(&all, |exchange| Some(exchange.sent_bytes))),
-            ("response_sizes", samples(&all, |exchange| Some(exchange.received_bytes))),
-            ("input_tokens", samples(&all, |exchange| Some(exchange.usage.prompt))),
-            ("output_tokens", samples(&all, |exchange| Some(exchange.usage.completion).filter(|tokens| *tokens > 0))),
+            ("request_sizes", samples(&all, |request| Some(request.sent_bytes))),
+            ("response_sizes", samples(&all, |request| Some(request.received_bytes))),
+            ("input_tokens", samples(&all, |request| Some(request.usage.prompt))),
+            ("output_tokens", samples(&all, |request| Some(request.usage.completion).filter(|tokens| *tokens > 0))),
         ];
         // Families that the older spelling never had.
-        let newer = [("prompt_cached_tokens", samples(&all, |exchange| exchange.usage.cached))];
+        let newer = [("prompt_cached_tokens", samples(&all, |request| request.usage.cached))];
         let newer = if spelling == SPELLINGS[0] { newer.as_slice() } else { &[] };
         for (family, samples) in sizes.iter().chain(newer) {
             expect(&format!("{family}_count"), &labels, samples.len() as u64);
             expect(&format!("{family}_sum"), &labels, samples.iter().sum());
             expect(&format!("{family}_bucket"), &[labels[0], labels[1], ("le", "+Inf")], samples.len() as u64);
         }
-        let generated = samples(&all, |exchange| Some(exchange.usage.completion).filter(|tokens| *tokens > 0));
+        let generated = samples(&all, |request| Some(request.usage.completion).filter(|tokens| *tokens > 0));
         expect("normalized_time_per_output_token_seconds_count", &labels, generated.len() as u64);
         if spelling == SPELLINGS[0] {
-            let streamed = all.iter().filter(|exchange| exchange.streamed).count();
+            let streamed = all.iter().filter(|request| request.streamed).count();
             expect("request_ttft_seconds_count", &labels, streamed as u64);
-            let several = all.iter().filter(|exchange| exchange.streamed && exchange.usage.completion > 1).count();
+            let several = all.iter().filter(|request| request.streamed && request.usage.completion > 1).count();
             expect("request_tpot_seconds_count", &labels, several as u64);
         }
     }
@@ -76,27 +76,27 @@ pub(crate) fn picks(page: &Page, tally: &Tally, pods: &[Pod]) -> Vec<Figure> {
         .iter()
         .map(|pod| Figure {
             name: format!("{name} of {}", pod.addr),
-            expected: tally.exchanges.iter().filter(|exchange| exchange.pod == pod.name).count() as f64,
+            expected: tally.served.iter().filter(|request| request.pod == pod.name).count() as f64,
             found: page.sum(name, &[("endpoint", &pod.addr)]),
         })
         .collect();
     let name = Stat::SchedulerAttemptsTotal.family().name;
-    let (expected, found) = (tally.exchanges.len() as f64, page.sum(name, &[("status", "success")]));
+    let (expected, found) = (tally.served.len() as f64, page.sum(name, &[("status", "success")]));
     figures.push(Figure { name: name.to_owned(), expected, found });
     figures
 }
 
 /// The proxy's sum of seconds, if it does not fit what the clients measured around it. Only a page with exact sums can be asked.
 pub(crate) fn seconds_out_of_line(page: &Page, tally: &Tally) -> Option<String> {
-    let clients: Duration = tally.exchanges.iter().map(|exchange| exchange.duration).sum();
+    let clients: Duration = tally.served.iter().map(|request| request.duration).sum();
     let clients = clients.as_secs_f64();
     let proxy = page.sum("inference_objective_request_duration_seconds_sum", &[]);
     let fits = proxy <= clients && proxy >= clients * (1.0 - DURATION_SLACK);
     (!fits).then(|| format!("the proxy measured {proxy:.3} s in all, the clients {clients:.3} s"))
 }
 
-fn samples(exchanges: &[&Exchange], of: impl Fn(&Exchange) -> Option<u64>) -> Vec<u64> {
-    exchanges.iter().filter_map(|exchange| of(exchange)).collect()
+fn samples(served: &[&Served], of: impl Fn(&Served) -> Option<u64>) -> Vec<u64> {
+    served.iter().filter_map(|request| of(request)).collect()
 }
 
 #[cfg(test)]
@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use local_stack::traffic::{Call, Usage};
 
-    fn exchange(pod: &str, prompt: u64, completion: u64) -> Exchange {
-        Exchange {
+    fn request(pod: &str, prompt: u64, completion: u64) -> Served {
+        Served {
             call: Call::Chat,
             model: "m",
             streamed: true,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn tally() -> Tally {
-        Tally { exchanges: vec![exchange("pod-1", 3, 4), exchange("pod-2", 5, 0)], failures: Vec::new() }
+        Tally { served: vec![request("pod-1", 3, 4), request("pod-2", 5, 0)], failures: Vec::new() }
     }
 
     fn found(figures: &[Figure], start: &str) -> Figure {

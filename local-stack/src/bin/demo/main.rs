@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use agreement::{Figure, SPELLINGS};
 use clap::Parser;
 use local_stack::traffic::{ADAPTER, ALIAS, BASE, Call, Job};
-use local_stack::{Board, Client, Page, Ports, Stack, interrupted};
+use local_stack::{Client, Page, Ports, Stack, StatusLine, interrupted};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
-use tally::{Exchange, Tally, quantile};
+use tally::{Served, Tally, quantile};
 use tokio::task::JoinSet;
 
 /// Requests under way at once, quarter by quarter of the demo: a ramp up and down.
@@ -103,7 +103,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
         let random = SmallRng::seed_from_u64(arguments.seed.wrapping_mul(1000).wrapping_add(number as u64));
         clients.spawn(converse(client.clone(), Arc::clone(&gateway), random, number, start, length));
     }
-    let mut board = Board::default();
+    let mut status = StatusLine::default();
     let mut ticks = tokio::time::interval(TICK);
     let mut last = Instant::now();
     ticks.tick().await;
@@ -116,7 +116,7 @@ async fn drive(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<Tally
             },
             _ = ticks.tick() => {
                 stack.check()?;
-                println!("{}", board.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
+                println!("{}", status.line(&stack.sidecar_page().await?, &stack.pods, last.elapsed()));
                 last = Instant::now();
             }
         }
@@ -139,8 +139,8 @@ async fn converse(
             continue;
         }
         let job = Job::draw(&mut random);
-        match exchange(&client, &gateway, &job).await {
-            Ok(exchange) => tally.exchanges.push(exchange),
+        match request(&client, &gateway, &job).await {
+            Ok(request) => tally.served.push(request),
             Err(failure) => tally.failures.push(format!("{} {}: {failure}", job.call.path(), job.model)),
         }
     }
@@ -153,11 +153,11 @@ fn concurrency(elapsed: Duration, length: Duration) -> Option<usize> {
     RAMP.get(quarter as usize).copied()
 }
 
-async fn exchange(client: &Client, gateway: &str, job: &Job) -> Result<Exchange, String> {
+async fn request(client: &Client, gateway: &str, job: &Job) -> Result<Served, String> {
     let url = format!("{gateway}{}", job.call.path());
     let reply = client.post_json(&url, job.body.clone()).await.map_err(|error| error.to_string())?;
     let usage = job.check(&reply)?;
-    Ok(Exchange {
+    Ok(Served {
         call: job.call,
         model: job.model,
         streamed: job.streamed,
@@ -171,14 +171,14 @@ async fn exchange(client: &Client, gateway: &str, job: &Job) -> Result<Exchange,
 }
 
 fn summarise(stack: &Stack, tally: &Tally) {
-    let all = &tally.exchanges;
+    let all = &tally.served;
     println!("\n{} requests succeeded, {} failed", all.len(), tally.failures.len());
     for failure in tally.failures.iter().take(SHOWN) {
         println!("  {failure}");
     }
     println!("\n{:<24} {:>8} {:>7}", "pod", "requests", "share");
     for pod in &stack.pods {
-        let served = all.iter().filter(|exchange| exchange.pod == pod.name).count();
+        let served = all.iter().filter(|request| request.pod == pod.name).count();
         let share = 100.0 * served as f64 / all.len().max(1) as f64;
         println!("{:<24} {served:>8} {share:>6.1}%", format!("{} {}", pod.name, pod.addr));
     }
@@ -188,13 +188,13 @@ fn summarise(stack: &Stack, tally: &Tally) {
     );
     for call in Call::ALL {
         for streamed in [false, true] {
-            let kind: Vec<&Exchange> =
-                all.iter().filter(|exchange| exchange.call == call && exchange.streamed == streamed).collect();
+            let kind: Vec<&Served> =
+                all.iter().filter(|request| request.call == call && request.streamed == streamed).collect();
             if kind.is_empty() {
                 continue;
             }
-            let durations: Vec<Duration> = kind.iter().map(|exchange| exchange.duration).collect();
-            let firsts: Vec<Duration> = kind.iter().map(|exchange| exchange.first_byte).collect();
+            let durations: Vec<Duration> = kind.iter().map(|request| request.duration).collect();
+            let firsts: Vec<Duration> = kind.iter().map(|request| request.first_byte).collect();
             let first = |share| if streamed { milliseconds(quantile(firsts.clone(), share)) } else { "-".to_owned() };
             println!(
                 "{:<24} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
@@ -204,8 +204,8 @@ fn summarise(stack: &Stack, tally: &Tally) {
                 milliseconds(quantile(durations, 0.95)),
                 first(0.5),
                 first(0.95),
-                kind.iter().map(|exchange| exchange.usage.prompt).sum::<u64>(),
-                kind.iter().map(|exchange| exchange.usage.completion).sum::<u64>(),
+                kind.iter().map(|request| request.usage.prompt).sum::<u64>(),
+                kind.iter().map(|request| request.usage.completion).sum::<u64>(),
             );
         }
     }

@@ -6,7 +6,7 @@ use local_stack::traffic::{Call, Usage};
 
 /// One request that was answered as it should be.
 #[derive(Clone, Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Served {
     pub(crate) call: Call,
     pub(crate) model: &'static str,
     pub(crate) streamed: bool,
@@ -21,26 +21,26 @@ pub(crate) struct Exchange {
 /// All of them, and what went wrong with the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) served: Vec<Served>,
     pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, other: Self) {
-        self.exchanges.extend(other.exchanges);
+        self.served.extend(other.served);
         self.failures.extend(other.failures);
     }
 
     /// Models that were asked for, sorted.
     pub(crate) fn models(&self) -> Vec<&'static str> {
-        let mut models: Vec<_> = self.exchanges.iter().map(|exchange| exchange.model).collect();
+        let mut models: Vec<_> = self.served.iter().map(|request| request.model).collect();
         models.sort_unstable();
         models.dedup();
         models
     }
 
-    pub(crate) fn of_model(&self, model: &str) -> impl Iterator<Item = &Exchange> {
-        self.exchanges.iter().filter(move |exchange| exchange.model == model)
+    pub(crate) fn of_model(&self, model: &str) -> impl Iterator<Item = &Served> {
+        self.served.iter().filter(move |request| request.model == model)
     }
 }
 

@@ -8,12 +8,12 @@ use crate::{Page, Pod};
 
 /// Turns pages into lines; remembers the last page for rates.
 #[derive(Clone, Debug, Default)]
-pub struct Board {
+pub struct StatusLine {
     requests: f64,
     picks: Vec<f64>,
 }
 
-impl Board {
+impl StatusLine {
     /// The line for a page taken that long after the last one: requests, their rate, each pod's share of the picks in between (of
     /// all picks when there were none), requests waiting and KV cache use.
     pub fn line(&mut self, page: &Page, pods: &[Pod], since_last: Duration) -> String {
@@ -73,24 +73,24 @@ mod tests {
 
     #[test]
     fn rate_and_shares_are_those_since_the_last_line() {
-        let mut board = Board::default();
-        let first = board.line(&page(100, 75, 25), &pods(), Duration::from_secs(1));
+        let mut status = StatusLine::default();
+        let first = status.line(&page(100, 75, 25), &pods(), Duration::from_secs(1));
         assert!(first.contains("100/s") && first.contains("pods 75% 25%"), "{first}");
-        let second = board.line(&page(120, 75, 45), &pods(), Duration::from_secs(2));
+        let second = status.line(&page(120, 75, 45), &pods(), Duration::from_secs(2));
         assert!(second.contains("10/s") && second.contains("pods 0% 100%"), "{second}");
-        let idle = board.line(&page(120, 75, 45), &pods(), Duration::from_secs(1));
+        let idle = status.line(&page(120, 75, 45), &pods(), Duration::from_secs(1));
         assert!(idle.contains(" 0/s") && idle.contains("pods 62% 38%"), "{idle}");
     }
 
     #[test]
     fn queues_are_added_and_the_fullest_cache_is_shown() {
-        let line = Board::default().line(&page(1, 1, 0), &pods(), Duration::from_secs(1));
+        let line = StatusLine::default().line(&page(1, 1, 0), &pods(), Duration::from_secs(1));
         assert!(line.contains("waiting 7") && line.contains("fullest KV 12.5%"), "{line}");
     }
 
     #[test]
     fn page_without_any_series_gives_a_line_too() {
-        let line = Board::default().line(&Page::default(), &pods(), Duration::from_secs(1));
+        let line = StatusLine::default().line(&Page::default(), &pods(), Duration::from_secs(1));
         assert!(line.contains("pods - -") && line.contains("fullest KV -"), "{line}");
     }
 }
