@@ -109,7 +109,7 @@ pub(crate) async fn serve(control: Arc<Control>, stream: TcpStream, number: u64,
     let _ = stream.set_nodelay(true);
     let mut hang_ups = control.hang_ups();
     let _open = OpenConnection::new(control.pod.clone());
-    let keep_alive = Duration::from_secs_f64(control.pod.config.timeout_keep_alive);
+    let keep_alive = Duration::try_from_secs_f64(control.pod.config.timeout_keep_alive).unwrap_or(Duration::MAX);
     let (doing, watched) = watch::channel(Doing::Opened);
     let connection = Connection { control, number, reset: Arc::new(AtomicBool::new(false)), doing, admin_only };
     let wire = Wire { stream, reset: connection.reset.clone() };

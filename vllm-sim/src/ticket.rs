@@ -13,7 +13,7 @@ pub(crate) trait Abort: Send + Sync {
     fn abort(&self, lane: usize, open: &[(usize, RequestId)]);
 }
 
-/// An engine event, addressed to one choice of one answer.
+/// An engine event, addressed to one choice of one response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Delivery {
     Token {
