@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 const GUEST_NOTHING: &str = "";
 const HTTP_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const POOL: &str = "/static_resources/clusters/0";
+const HTTP_OPTIONS: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A piece of the bootstrap that can be left out.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -28,12 +29,10 @@ pub(crate) enum Piece {
     Retry,
     /// Envoy's own responses in the form of OpenAI's.
     LocalReply,
-    /// Outlier detection.
-    Outlier,
 }
 
 impl Piece {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Tags, "tags"),
         (Self::Service, "service"),
         (Self::Filter, "filter"),
@@ -41,10 +40,9 @@ impl Piece {
         (Self::Strip, "strip"),
         (Self::Retry, "retry"),
         (Self::LocalReply, "local-reply"),
-        (Self::Outlier, "outlier"),
     ];
     /// Those that an Envoy without inpick has too.
-    const OF_PLAIN: [Self; 3] = [Self::Retry, Self::LocalReply, Self::Outlier];
+    const OF_PLAIN: [Self; 2] = [Self::Retry, Self::LocalReply];
 
     fn all() -> BTreeSet<Self> {
         Self::ALL.iter().map(|(piece, _)| *piece).collect()
@@ -59,10 +57,14 @@ impl Piece {
                 if let Some(filters) = filters(tree) {
                     filters.retain(|filter| !is_wasm(filter));
                 }
-                // Without the filter, nothing is to be said of its crash.
+                // Without the filter, nothing is to be said of its answers, and no route turns it off.
                 let mappers = tree.pointer_mut(&format!("{HTTP_MANAGER}/local_reply_config/mappers"));
                 if let Some(mappers) = mappers.and_then(Value::as_array_mut) {
-                    mappers.retain(|mapper| !mapper.to_string().contains("wasm_fail_stream"));
+                    mappers.retain(|mapper| !mapper.to_string().contains("inpick_"));
+                }
+                let routes = tree.pointer_mut(&format!("{HTTP_MANAGER}/route_config/virtual_hosts/0/routes"));
+                for route in routes.and_then(Value::as_array_mut).into_iter().flatten() {
+                    drop_key(route, "", "typed_per_filter_config");
                 }
             }
             Self::Override => {
@@ -71,8 +73,7 @@ impl Piece {
                     cluster.insert("lb_policy".to_owned(), json!("ROUND_ROBIN"));
                 }
             }
-            Self::Strip => drop_key(tree, POOL, "typed_extension_protocol_options"),
-            Self::Outlier => drop_key(tree, POOL, "outlier_detection"),
+            Self::Strip => drop_key(tree, &format!("{POOL}{HTTP_OPTIONS}"), "http_filters"),
             Self::Retry => drop_key(tree, &format!("{HTTP_MANAGER}/route_config/virtual_hosts/0"), "retry_policy"),
         }
     }

@@ -1,5 +1,6 @@
 //! /sim: what real vLLM does not have. Faults, pinned load, and what the pod has received.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::control::Control;
 use crate::fault::FaultSpec;
+use crate::metrics_page;
 use crate::pod::{PinnedLoad, ReceivedRequest, lock};
-use crate::reply::Reply;
-use crate::server::Connection;
+use crate::response::Response;
 
 /// A change of the pod's state, as opposed to a fault that requests meet.
 #[derive(Debug, Deserialize)]
@@ -31,45 +33,52 @@ enum Change {
     HangUp,
 }
 
-pub(crate) async fn answer(connection: &Connection, method: &Method, path: &str, body: &Bytes) -> Reply {
-    let pod = &connection.inner.pod;
+/// Answers a request that came on connection `number`, which outlives what it asks for.
+pub(crate) async fn respond(
+    control: &Arc<Control>,
+    number: u64,
+    method: &Method,
+    path: &str,
+    body: &Bytes,
+) -> Response {
+    let pod = &control.pod;
     match (method.as_str(), path) {
-        ("GET", "/sim/state") => Reply::value(200, &connection.inner.state()),
+        ("GET", "/sim/state") => Response::value(200, &control.state()),
         ("GET", "/sim/last-request") => match pod.last_request() {
-            Some(request) => Reply::value(200, &describe(&request)),
+            Some(request) => Response::value(200, &describe(&request)),
             None => no_request(),
         },
         ("GET", "/sim/last-request/body") => match pod.last_request() {
-            Some(request) => Reply::new(200, Some("application/octet-stream"), request.body),
+            Some(request) => Response::new(200, Some("application/octet-stream"), request.body),
             None => no_request(),
         },
         ("DELETE", "/sim/last-request") => {
             pod.forget_requests();
-            Reply::empty(204)
+            Response::empty(204)
         }
-        ("POST", "/sim/fault") => fault(connection, body).await,
+        ("POST", "/sim/fault") => fault(control, number, body).await,
         ("DELETE", "/sim/fault") => {
-            recover(connection).await;
-            Reply::value(200, &connection.inner.state())
+            recover(control).await;
+            Response::value(200, &control.state())
         }
-        ("POST", "/sim/load") => load(connection, body),
+        ("POST", "/sim/load") => load(control, body),
         ("DELETE", "/sim/load") => {
             pod.pin(None);
-            Reply::value(200, &connection.inner.state())
+            Response::value(200, &control.state())
         }
-        _ => Reply::no_such_path(),
+        _ => Response::no_such_path(),
     }
 }
 
-async fn fault(connection: &Connection, body: &Bytes) -> Reply {
-    let pod = &connection.inner.pod;
+async fn fault(control: &Arc<Control>, number: u64, body: &Bytes) -> Response {
+    let pod = &control.pod;
     let value: Value = match serde_json::from_slice(body) {
         Ok(value) => value,
         Err(error) => return bad(&error.to_string()),
     };
     if let Ok(change) = Change::deserialize(&value) {
-        apply(connection, change).await;
-        return Reply::value(200, &connection.inner.state());
+        apply(control, number, change).await;
+        return Response::value(200, &control.state());
     }
     let specs: Result<Vec<FaultSpec>, _> = match value {
         Value::Array(list) => list.into_iter().map(serde_json::from_value).collect(),
@@ -85,18 +94,18 @@ async fn fault(connection: &Connection, body: &Bytes) -> Reply {
     for spec in specs {
         lock(&pod.faults).add(spec);
     }
-    Reply::value(200, &connection.inner.state())
+    Response::value(200, &control.state())
 }
 
-async fn apply(connection: &Connection, change: Change) {
-    let pod = &connection.inner.pod;
+async fn apply(control: &Arc<Control>, number: u64, change: Change) {
+    let pod = &control.pod;
     let lasting = match change {
         Change::None => {
-            recover(connection).await;
+            recover(control).await;
             None
         }
         Change::Freeze { duration_ms } => {
-            pod.freeze();
+            metrics_page::freeze(pod);
             duration_ms
         }
         Change::Drain { duration_ms } => {
@@ -104,39 +113,39 @@ async fn apply(connection: &Connection, change: Change) {
             duration_ms
         }
         Change::Refuse { duration_ms } => {
-            connection.inner.refuse(Some(connection.number)).await;
+            control.refuse(Some(number)).await;
             duration_ms
         }
         Change::Crash { duration_ms } => {
-            connection.inner.crash().await;
+            control.crash().await;
             duration_ms
         }
         Change::HangUp => {
-            connection.inner.hang_up(Some(connection.number));
+            control.hang_up(Some(number));
             None
         }
     };
     if let Some(duration) = lasting {
-        let inner = connection.inner.clone();
+        let control = control.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(duration)).await;
-            inner.pod.resume();
-            inner.reopen().await;
+            control.pod.resume();
+            control.reopen().await;
         });
     }
 }
 
-async fn recover(connection: &Connection) {
-    lock(&connection.inner.pod.faults).clear();
-    connection.inner.pod.resume();
-    connection.inner.reopen().await;
+async fn recover(control: &Arc<Control>) {
+    lock(&control.pod.faults).clear();
+    control.pod.resume();
+    control.reopen().await;
 }
 
-fn load(connection: &Connection, body: &Bytes) -> Reply {
+fn load(control: &Arc<Control>, body: &Bytes) -> Response {
     match serde_json::from_slice::<Option<PinnedLoad>>(body) {
         Ok(load) => {
-            connection.inner.pod.pin(load);
-            Reply::value(200, &connection.inner.state())
+            control.pod.pin(load);
+            Response::value(200, &control.state())
         }
         Err(error) => bad(&error.to_string()),
     }
@@ -166,10 +175,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn no_request() -> Reply {
-    Reply::error(404, "NotFoundError", None, "no request has been received")
+fn no_request() -> Response {
+    Response::error(404, "NotFoundError", None, "no request has been received")
 }
 
-fn bad(why: &str) -> Reply {
-    Reply::error(400, "BadRequestError", None, why)
+fn bad(why: &str) -> Response {
+    Response::error(400, "BadRequestError", None, why)
 }

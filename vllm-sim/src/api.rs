@@ -16,10 +16,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::stats::FinishReason;
 use crate::engine::{Prompt, Request};
-use crate::exchange::Answer;
 use crate::pod::{Pod, lock};
 use crate::prompt;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::stream::ResponseWriter;
 use crate::text::Words;
 
 /// vLLM's fingerprint of its build, sent with every OpenAI answer.
@@ -28,7 +28,7 @@ pub(crate) const FINGERPRINT: &str = "vllm-0.32.0-f08b45e9";
 /// Work for the engine and the answer that comes of it.
 pub(crate) struct Job {
     pub(crate) requests: Vec<Request>,
-    pub(crate) answer: Box<dyn Answer>,
+    pub(crate) writer: Box<dyn ResponseWriter>,
     pub(crate) stream: bool,
 }
 

@@ -35,6 +35,9 @@ const JITTER: f64 = 0.05;
 /// Embedding width of the recorded server.
 const EMBEDDING_SIZE: usize = 64;
 
+/// vLLM's VLLM_HTTP_TIMEOUT_KEEP_ALIVE.
+const KEEP_ALIVE_SECONDS: f64 = 5.0;
+
 /// Which kind of model the pod serves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Runner {
@@ -59,7 +62,7 @@ pub enum MetricsDialect {
 ///
 /// Prints `listening on http://HOST:PORT` when ready. Behaviour real vLLM lacks is under /sim: POST /sim/fault and DELETE /sim/fault,
 /// POST /sim/load, GET /sim/state, GET /sim/last-request, GET /sim/last-request/body. A fault is JSON: {"kind":"reset","after_events":3},
-/// {"kind":"status","status":503,"count":2,"target":"metrics"}, {"kind":"freeze"}, {"kind":"refuse","duration_ms":500}.
+/// {"kind":"status","status":503,"count":2,"target":"metrics"}, {"kind":"redirect","target":"metrics"}, {"kind":"freeze"}, {"kind":"refuse","duration_ms":500}.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vllm-sim", version)]
 pub struct Config {
@@ -156,6 +159,9 @@ pub struct Config {
     /// Seconds that requests in flight get to finish after SIGTERM; 0 cuts them off.
     #[arg(long, default_value_t = 0)]
     pub shutdown_timeout: u64,
+    /// Seconds after which an idle connection is closed, as uvicorn does.
+    #[arg(long, default_value_t = KEEP_ALIVE_SECONDS)]
+    pub timeout_keep_alive: f64,
     /// A fault from the start, as JSON or as `kind=reset,after_events=3`; may be repeated.
     #[arg(long = "fault", value_parser = FaultSpec::parse)]
     pub faults: Vec<FaultSpec>,
@@ -198,6 +204,7 @@ impl Default for Config {
             disable_log_stats: false,
             metrics_dialect: MetricsDialect::Current,
             shutdown_timeout: 0,
+            timeout_keep_alive: KEEP_ALIVE_SECONDS,
             faults: Vec::new(),
             admin_port: None,
         }
@@ -275,6 +282,7 @@ impl Config {
             ("decode-us", self.decode_us),
             ("jitter", self.jitter),
             ("speed", self.speed),
+            ("timeout-keep-alive", self.timeout_keep_alive),
         ];
         for (name, value) in times {
             if !value.is_finite() || value < 0.0 {

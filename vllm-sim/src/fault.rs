@@ -11,6 +11,8 @@ const AFTER_EVENTS: u32 = 3;
 const DELAY_MS: u64 = 2000;
 /// Size of a `huge` page when the fault does not say: well above any buffer a scraper should grant.
 const HUGE_BYTES: u64 = 32 * 1024 * 1024;
+/// Where `redirect` leads when the fault does not say: as older releases of vLLM answer a scrape of `/metrics`.
+const LOCATION: &str = "/metrics/";
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -34,8 +36,15 @@ pub enum FaultKind {
     Garbage,
     /// After `after_events` events sends vLLM's error event and `[DONE]`; plain answers become a 500.
     ErrorEvent,
+    /// After all the content leaves out the event that says that the stream is over: `[DONE]`, `response.completed` or
+    /// `message_stop`. Plain answers are whole.
+    Unterminated,
     /// A page of `bytes` bytes; metrics only.
     Huge,
+    /// A page without any `vllm:` series, as vLLM shows with its flag of that name; metrics only.
+    DisableLogStats,
+    /// Answers 307 to `location`. The page is also below `/metrics`, where this fault does not reach.
+    Redirect,
 }
 
 /// Which requests a fault is for.
@@ -80,6 +89,9 @@ pub struct FaultSpec {
     /// Size of `huge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Where `redirect` leads: a path or a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
 }
 
 impl FaultSpec {
@@ -95,6 +107,7 @@ impl FaultSpec {
             after_events: None,
             delay_ms: None,
             bytes: None,
+            location: None,
         }
     }
 
@@ -124,8 +137,12 @@ impl FaultSpec {
         if self.status.is_some_and(|s| !(200..=599).contains(&s)) {
             return Err("status must be between 200 and 599".to_owned());
         }
-        if self.kind == FaultKind::Huge && self.target != FaultTarget::Metrics {
-            return Err("huge is for the target metrics only".to_owned());
+        let of_pages = matches!(self.kind, FaultKind::Huge | FaultKind::DisableLogStats);
+        if of_pages && self.target != FaultTarget::Metrics {
+            return Err("huge and disable_log_stats are for the target metrics only".to_owned());
+        }
+        if self.location.as_ref().is_some_and(|to| to.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            return Err("location must be a path or a URL".to_owned());
         }
         Ok(())
     }
@@ -146,6 +163,12 @@ impl FaultSpec {
     #[must_use]
     pub fn delay_ms(&self) -> u64 {
         self.delay_ms.unwrap_or(DELAY_MS)
+    }
+
+    /// Where `redirect` leads, `/metrics/` by default.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        self.location.as_deref().unwrap_or(LOCATION)
     }
 
     /// Size of `huge`, bytes.
@@ -228,7 +251,11 @@ mod tests {
         assert!(FaultSpec::parse("kind=explode").is_err());
         assert!(FaultSpec::parse("kind=reset,after=2").is_err());
         assert!(FaultSpec::parse("kind=reset,probability=2").is_err());
-        assert!(FaultSpec::parse("kind=huge").is_err());
+        for of_pages in ["kind=huge", "kind=disable_log_stats"] {
+            assert!(FaultSpec::parse(of_pages).is_err());
+            assert!(FaultSpec::parse(&format!("{of_pages},target=metrics")).is_ok());
+        }
+        assert!(FaultSpec::parse(r#"{"kind":"redirect","location":"/a b"}"#).is_err());
     }
 
     #[test]

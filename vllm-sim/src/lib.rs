@@ -14,8 +14,9 @@
 mod admin;
 mod api;
 pub mod config;
+mod connection;
+mod control;
 pub mod engine;
-mod exchange;
 pub mod fault;
 pub mod histogram;
 mod http_stats;
@@ -23,10 +24,14 @@ mod metrics_page;
 mod pod;
 mod process;
 pub mod prompt;
-mod reply;
+mod refusal;
+mod response;
 mod route;
 mod server;
+mod stream;
 pub mod text;
+mod ticket;
+mod wire;
 
 pub use config::{Config, ConfigError, MetricsDialect, Runner};
 pub use fault::{FaultKind, FaultSpec, FaultTarget};

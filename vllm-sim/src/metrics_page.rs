@@ -28,8 +28,21 @@ pub(crate) fn page(pod: &Pod) -> String {
     out
 }
 
+/// The page of a pod that keeps no engine statistics.
+pub(crate) fn without_engine(pod: &Pod) -> String {
+    let mut out = String::new();
+    process_section(&mut out, pod);
+    http_section(&mut out, pod);
+    out
+}
+
+/// Stops the pod's engines, with the figures that they have now.
+pub(crate) fn freeze(pod: &Pod) {
+    pod.freeze(engine_section(pod));
+}
+
 /// The `vllm:` families.
-pub(crate) fn engine_section(pod: &Pod) -> String {
+fn engine_section(pod: &Pod) -> String {
     let mut out = String::new();
     if pod.config.disable_log_stats {
         return out;

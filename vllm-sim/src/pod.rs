@@ -16,11 +16,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Event, Load, Request, RequestId};
-use crate::exchange::{Delivery, Ticket};
 use crate::fault::FaultPlan;
 use crate::http_stats::HttpStats;
-use crate::metrics_page;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::ticket::{Abort, Delivery, Ticket};
 
 /// Load figures to show instead of the true ones. Absent ones stay true.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -125,6 +124,25 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Abort for Pod {
+    fn abort(&self, number: usize, open: &[(usize, RequestId)]) {
+        let Some(lane) = self.lanes.get(number) else {
+            return;
+        };
+        let mut state = lock(&lane.state);
+        let now = self.now();
+        for (_, id) in open {
+            state.listeners.remove(id);
+            if state.engine.abort(now, *id) {
+                self.aborted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.advance(&mut state, now);
+        drop(state);
+        lane.wake.notify_one();
+    }
+}
+
 impl Pod {
     pub(crate) fn new(config: Config, address: SocketAddr) -> Result<Self, ConfigError> {
         let engine = config.engine()?;
@@ -218,25 +236,7 @@ impl Pod {
                 lane.wake.notify_one();
             }
         }
-        Ok(Ticket { pod: self.clone(), lane: number, open, deliveries })
-    }
-
-    /// Drops requests whose client has left.
-    pub(crate) fn abort(&self, number: usize, open: &[(usize, RequestId)]) {
-        let Some(lane) = self.lanes.get(number) else {
-            return;
-        };
-        let mut state = lock(&lane.state);
-        let now = self.now();
-        for (_, id) in open {
-            state.listeners.remove(id);
-            if state.engine.abort(now, *id) {
-                self.aborted.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        self.advance(&mut state, now);
-        drop(state);
-        lane.wake.notify_one();
+        Ok(Ticket { engines: self.clone(), lane: number, open, deliveries })
     }
 
     /// Runs one engine in real time; never returns.
@@ -301,9 +301,8 @@ impl Pod {
             .map_or(0, |(number, _)| number)
     }
 
-    /// The engine stands still: `/metrics` keeps its values and requests hang.
-    pub(crate) fn freeze(&self) {
-        let page = metrics_page::engine_section(self);
+    /// The engine stands still: `/metrics` keeps showing `page` of it, and requests hang.
+    pub(crate) fn freeze(&self, page: String) {
         let mut mode = lock(&self.mode);
         if *mode == Mode::Serving {
             *mode = Mode::Frozen { page };

@@ -10,12 +10,16 @@ use serde_json::{Map, Value};
 
 use crate::api::{self, Job};
 use crate::config::Runner;
-use crate::exchange::{Answer, ENGINE_DEAD, EventStream, Ticket};
 use crate::fault::FaultTarget;
 use crate::metrics_page;
 use crate::pod::Pod;
-use crate::reply::{Refusal, Reply, parse_object};
+use crate::refusal::{Refusal, parse_object};
+use crate::response::Response;
+use crate::stream::{ENGINE_DEAD, EventStream, ResponseWriter};
+use crate::ticket::Ticket;
 
+/// Path of the page.
+const METRICS: &str = "/metrics";
 const ORCA_REQUEST: &str = "endpoint-load-metrics-format";
 const ORCA_RESPONSE: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -38,6 +42,8 @@ pub(crate) enum Route {
     Version,
     Load,
     Metrics,
+    /// The page's mount answers on every path that begins as the page's own, with any method.
+    BelowMetrics,
     WrongMethod(&'static str),
     Unknown,
 }
@@ -65,7 +71,7 @@ const ROUTES: &[(&str, &str, Route)] = &[
     ("POST", "/ping", Route::Ping),
     ("GET", "/version", Route::Version),
     ("GET", "/load", Route::Load),
-    ("GET", "/metrics", Route::Metrics),
+    ("GET", METRICS, Route::Metrics),
 ];
 
 impl Route {
@@ -79,6 +85,9 @@ impl Route {
                 return *route;
             }
             allowed = Some(*known_method);
+        }
+        if path.starts_with(METRICS) {
+            return Self::BelowMetrics;
         }
         allowed.map_or(Self::Unknown, Self::WrongMethod)
     }
@@ -107,56 +116,58 @@ impl Route {
         }
     }
 
-    pub(crate) async fn answer(self, pod: &Arc<Pod>, headers: &HeaderMap, body: &Bytes) -> Reply {
+    pub(crate) async fn respond(self, pod: &Arc<Pod>, headers: &HeaderMap, body: &Bytes) -> Response {
         match self {
             Self::Chat => run(pod, headers, body, true, |map| api::chat::job(pod, map)).await,
             Self::Completions => run(pod, headers, body, true, |map| api::completions::job(pod, map)).await,
             Self::Responses => run(pod, headers, body, false, |map| api::responses::job(pod, map)).await,
             Self::Messages => {
-                let reply = object(headers, body).and_then(|map| api::messages::job(pod, &map));
-                match start(pod, reply) {
-                    Ok(started) => started.reply().await,
-                    Err(refusal @ (Refusal::Malformed { .. } | Refusal::EmptyBody)) => refusal.reply(),
-                    Err(refusal) => refusal.message_reply(),
+                let job = object(headers, body).and_then(|map| api::messages::job(pod, &map));
+                match start(pod, job) {
+                    Ok(started) => started.respond().await,
+                    Err(refusal @ (Refusal::Malformed { .. } | Refusal::EmptyBody)) => Response::refused(&refusal),
+                    Err(refusal) => Response::refused_message(&refusal),
                 }
             }
             Self::CountTokens => object(headers, body)
                 .and_then(|map| api::messages::count_tokens(pod, &map))
-                .unwrap_or_else(|refusal| refusal.message_reply()),
+                .unwrap_or_else(|refusal| Response::refused_message(&refusal)),
             Self::Vectors(kind) => run(pod, headers, body, false, |map| api::pooling::vectors(pod, map, kind)).await,
             Self::Scores(kind) => run(pod, headers, body, false, |map| api::pooling::scores(pod, map, kind)).await,
             Self::Tokenize => object(headers, body)
                 .and_then(|map| api::models::tokenize(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
+                .unwrap_or_else(|refusal| Response::refused(&refusal)),
             Self::Models => api::models::list(pod),
             Self::LoadAdapter => object(headers, body)
                 .and_then(|map| api::models::load(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
+                .unwrap_or_else(|refusal| Response::refused(&refusal)),
             Self::UnloadAdapter => object(headers, body)
                 .and_then(|map| api::models::unload(pod, &map))
-                .unwrap_or_else(|refusal| refusal.reply()),
-            Self::Health | Self::Ping => Reply::empty(200),
-            Self::Version => Reply::json(200, r#"{"version":"0.32.0"}"#),
+                .unwrap_or_else(|refusal| Response::refused(&refusal)),
+            Self::Health | Self::Ping => Response::empty(200),
+            Self::Version => Response::json(200, r#"{"version":"0.32.0"}"#),
             Self::Load => {
                 let load =
                     if pod.config.enable_server_load_tracking { pod.in_flight.load(Ordering::Relaxed) } else { 0 };
-                Reply::json(200, format!("{{\"server_load\":{load}}}"))
+                Response::json(200, format!("{{\"server_load\":{load}}}"))
             }
-            Self::Metrics => Reply::new(200, Some(metrics_page::CONTENT_TYPE), metrics_page::page(pod)),
-            Self::WrongMethod(allowed) => Reply::wrong_method(allowed),
-            Self::Unknown => Reply::no_such_path(),
+            Self::Metrics | Self::BelowMetrics => {
+                Response::new(200, Some(metrics_page::CONTENT_TYPE), metrics_page::page(pod))
+            }
+            Self::WrongMethod(allowed) => Response::wrong_method(allowed),
+            Self::Unknown => Response::no_such_path(),
         }
     }
 
     /// Bytes that are neither JSON nor events nor metrics, under the content type of the true answer.
-    pub(crate) fn garbage(self, body: &Bytes) -> Reply {
+    pub(crate) fn garbage(self, body: &Bytes) -> Response {
         const BYTES: &[u8] = b"\x00\xff\xfe{]]<html>\x80 vllm:num_requests_running{ oops } NaNaN\n# TYPE\n\x1b";
         if self == Self::Metrics {
-            return Reply::new(200, Some(metrics_page::CONTENT_TYPE), BYTES);
+            return Response::new(200, Some(metrics_page::CONTENT_TYPE), BYTES);
         }
         let stream = serde_json::from_slice::<Value>(body).ok().is_some_and(|value| api::is_true(value.get("stream")));
         let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
-        Reply::new(200, Some(content_type), BYTES)
+        Response::new(200, Some(content_type), BYTES)
     }
 }
 
@@ -164,6 +175,7 @@ impl Route {
 pub(crate) fn handler_name(pod: &Pod, method: &Method, path: &str) -> &'static str {
     match Route::find(pod, method, path) {
         Route::WrongMethod(_) | Route::Unknown => "none",
+        Route::BelowMetrics => METRICS,
         _ => ROUTES.iter().find(|(_, known, _)| *known == path).map_or("none", |(_, known, _)| known),
     }
 }
@@ -188,41 +200,41 @@ async fn run(
     body: &Bytes,
     orca: bool,
     read: impl FnOnce(&Map<String, Value>) -> Result<Job, Refusal>,
-) -> Reply {
+) -> Response {
     let job = object(headers, body).and_then(|map| read(&map));
     match start(pod, job) {
         Ok(started) => {
             let stream = started.stream;
-            let mut reply = started.reply().await;
+            let mut response = started.respond().await;
             if orca && !stream {
-                reply.headers.extend(load_header(pod, headers));
+                response.headers.extend(load_header(pod, headers));
             }
-            reply
+            response
         }
-        Err(refusal) => refusal.reply(),
+        Err(refusal) => Response::refused(&refusal),
     }
 }
 
 struct Started {
     ticket: Ticket,
-    answer: Box<dyn Answer>,
+    writer: Box<dyn ResponseWriter>,
     stream: bool,
 }
 
 fn start(pod: &Arc<Pod>, job: Result<Job, Refusal>) -> Result<Started, Refusal> {
     let job = job?;
     let ticket = pod.submit(job.requests)?;
-    Ok(Started { ticket, answer: job.answer, stream: job.stream })
+    Ok(Started { ticket, writer: job.writer, stream: job.stream })
 }
 
 impl Started {
-    async fn reply(self) -> Reply {
+    async fn respond(self) -> Response {
         if self.stream {
-            return Reply::events(EventStream::new(self.ticket, self.answer));
+            return Response::events(EventStream::new(self.ticket, self.writer));
         }
         match self.ticket.outcomes().await {
-            Some(outcomes) => Reply::json(200, self.answer.whole(&outcomes)),
-            None => Reply::server_error(500, ENGINE_DEAD),
+            Some(outcomes) => Response::json(200, self.writer.whole(&outcomes)),
+            None => Response::server_error(500, ENGINE_DEAD),
         }
     }
 }

@@ -11,9 +11,16 @@ mod counting;
 mod crash;
 mod endings;
 mod failover;
+mod local_replies;
 mod membership;
 mod model_names;
+mod open_paths;
 mod page;
 mod picking;
+mod protocols;
 mod rewriting;
 mod trust;
+mod upstream_connections;
+
+/// The shipped bootstraps: the one that stacks use unless told otherwise, and the one to paste from.
+const SHIPPED: [&str; 2] = ["envoy/standalone.yaml", "envoy/fragment.yaml"];

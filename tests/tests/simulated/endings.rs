@@ -19,7 +19,8 @@ fn sent(host: &Host) -> (HttpStream, String) {
 
 fn begun(host: &Host, kind: &str) -> HttpStream {
     let (exchange, _) = sent(host);
-    exchange.respond(answer(kind).body_chunks([EVENT]).trailer("x", "y")).ok();
+    let chunks = if kind == KINDS[0] { vec![world::ANSWER] } else { vec![EVENT, "data: [DONE]\n\n"] };
+    exchange.respond(answer(kind).body_chunks(chunks).trailer("x", "y")).ok();
     exchange
 }
 

@@ -9,11 +9,12 @@ use super::{
     FINGERPRINT, Job, Length, StreamOptions, cached_details, data, finish_name, is_true, list, quoted, request, target,
     text_prompt, words,
 };
-use crate::exchange::{Answer, DONE, Outcome};
 use crate::pod::Pod;
 use crate::prompt;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::stream::{DONE, ResponseWriter};
 use crate::text::Words;
+use crate::ticket::Outcome;
 
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
     let messages = list(body, "messages")?;
@@ -22,7 +23,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
     let stream = is_true(body.get("stream"));
     let text = prompt::render_chat(None, messages, body.get("tools"));
     let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
-    let answer = ChatAnswer {
+    let writer = ChatWriter {
         id: format!("chatcmpl-{}", pod.new_id()),
         created: pod.unix_time(),
         model: quoted(&target.name),
@@ -33,10 +34,10 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         details: pod.config.enable_prompt_tokens_details,
         begun: false,
     };
-    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
+    Ok(Job { requests: vec![request], writer: Box::new(writer), stream })
 }
 
-struct ChatAnswer {
+struct ChatWriter {
     id: String,
     created: u64,
     /// As a JSON string.
@@ -49,7 +50,7 @@ struct ChatAnswer {
     begun: bool,
 }
 
-impl ChatAnswer {
+impl ChatWriter {
     fn head(&self) -> String {
         format!(
             "{{\"id\":\"{}\",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},",
@@ -87,7 +88,7 @@ impl ChatAnswer {
     }
 }
 
-impl Answer for ChatAnswer {
+impl ResponseWriter for ChatWriter {
     fn token(&mut self, _choice: usize, index: u32, out: &mut VecDeque<Bytes>) {
         self.role(out);
         data(

@@ -12,11 +12,12 @@ use super::{
     target, text_prompt, words,
 };
 use crate::engine::Prompt;
-use crate::exchange::{Answer, DONE, Outcome};
 use crate::pod::Pod;
 use crate::prompt;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::stream::{DONE, ResponseWriter};
 use crate::text::Words;
+use crate::ticket::Outcome;
 
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
     let target = target(pod, body)?;
@@ -28,7 +29,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         choices.push(words);
         requests.push(request(pod, prompt, length, &target, stream)?);
     }
-    let answer = CompletionAnswer {
+    let writer = CompletionWriter {
         id: format!("cmpl-{}", pod.new_id()),
         created: pod.unix_time(),
         model: quoted(&target.name),
@@ -39,7 +40,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         options: StreamOptions::read(body),
         details: pod.config.enable_prompt_tokens_details,
     };
-    Ok(Job { requests, answer: Box::new(answer), stream })
+    Ok(Job { requests, writer: Box::new(writer), stream })
 }
 
 /// A prompt is a string, a list of strings, a list of token ids, or a list of such lists.
@@ -73,7 +74,7 @@ fn prompts(pod: &Pod, body: &Map<String, Value>, target: &Target) -> Result<Vec<
     }
 }
 
-struct CompletionAnswer {
+struct CompletionWriter {
     id: String,
     created: u64,
     /// As a JSON string.
@@ -86,7 +87,7 @@ struct CompletionAnswer {
     details: bool,
 }
 
-impl CompletionAnswer {
+impl CompletionWriter {
     fn head(&self) -> String {
         format!(
             "{{\"id\":\"{}\",\"object\":\"text_completion\",\"created\":{},\"model\":{},",
@@ -129,7 +130,7 @@ fn sum(outcomes: &[Outcome]) -> Outcome {
     }
 }
 
-impl Answer for CompletionAnswer {
+impl ResponseWriter for CompletionWriter {
     fn token(&mut self, choice: usize, index: u32, out: &mut VecDeque<Bytes>) {
         self.chunk(choice, index, None, out);
     }

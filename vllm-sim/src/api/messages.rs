@@ -7,11 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Job, Length, is_true, list, named_event, quoted, request, target, text_prompt, words};
 use crate::engine::stats::FinishReason;
-use crate::exchange::{Answer, Outcome};
 use crate::pod::Pod;
 use crate::prompt;
-use crate::reply::{Refusal, Reply};
+use crate::refusal::Refusal;
+use crate::response::Response;
+use crate::stream::ResponseWriter;
 use crate::text::Words;
+use crate::ticket::Outcome;
 
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
     let text = render(body)?;
@@ -22,7 +24,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
     let length = Length::read(pod, body, &["max_tokens"])?;
     let stream = is_true(body.get("stream"));
     let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
-    let answer = MessageAnswer {
+    let writer = MessageWriter {
         id: format!("chatcmpl-{}", pod.new_id()),
         model: quoted(&target.name),
         words: words(pod, &text, 0),
@@ -33,14 +35,14 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         },
         begun: false,
     };
-    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
+    Ok(Job { requests: vec![request], writer: Box::new(writer), stream })
 }
 
-pub(crate) fn count_tokens(pod: &Pod, body: &Map<String, Value>) -> Result<Reply, Refusal> {
+pub(crate) fn count_tokens(pod: &Pod, body: &Map<String, Value>) -> Result<Response, Refusal> {
     let text = render(body)?;
     target(pod, body)?;
     let tokens = prompt::token_count(text.len());
-    Ok(Reply::value(
+    Ok(Response::value(
         200,
         &json!({
             "input_tokens": tokens,
@@ -54,7 +56,7 @@ fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
     Ok(prompt::render_chat(body.get("system"), messages, body.get("tools")))
 }
 
-struct MessageAnswer {
+struct MessageWriter {
     id: String,
     /// As a JSON string.
     model: String,
@@ -64,7 +66,7 @@ struct MessageAnswer {
     begun: bool,
 }
 
-impl MessageAnswer {
+impl MessageWriter {
     fn start(&mut self, out: &mut VecDeque<Bytes>) {
         if self.begun {
             return;
@@ -101,7 +103,7 @@ impl MessageAnswer {
     }
 }
 
-impl Answer for MessageAnswer {
+impl ResponseWriter for MessageWriter {
     fn token(&mut self, _choice: usize, index: u32, out: &mut VecDeque<Bytes>) {
         self.delta(index, out);
     }

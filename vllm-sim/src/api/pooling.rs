@@ -10,10 +10,11 @@ use super::{Job, list, request, target, text_prompt};
 use crate::api::Length;
 use crate::engine::Prompt;
 use crate::engine::stats::FinishReason;
-use crate::exchange::{Answer, Outcome};
 use crate::pod::Pod;
 use crate::prompt;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::stream::ResponseWriter;
+use crate::ticket::Outcome;
 
 /// Nothing is generated.
 const NO_OUTPUT: Length = Length { max_tokens: None, tokens: 0, reason: FinishReason::Stop };
@@ -64,7 +65,7 @@ pub(crate) fn vectors(pod: &Pod, body: &Map<String, Value>, kind: Vectors) -> Re
         Vectors::Pooling => "pooling",
     };
     let tokens: u32 = requests.iter().map(|one| one.prompt.tokens).sum();
-    let answer = json!({
+    let body = json!({
         "id": format!("{prefix}-{}", pod.new_id()),
         "object": "list",
         "created": pod.unix_time(),
@@ -72,7 +73,7 @@ pub(crate) fn vectors(pod: &Pod, body: &Map<String, Value>, kind: Vectors) -> Re
         "data": data,
         "usage": usage(tokens),
     });
-    Ok(job(requests, &answer))
+    Ok(job(requests, &body))
 }
 
 pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Result<Job, Refusal> {
@@ -96,7 +97,7 @@ pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Resu
     }
     let tokens: u32 = requests.iter().map(|one| one.prompt.tokens).sum();
     let id = format!("score-{}", pod.new_id());
-    let answer = match kind {
+    let body = match kind {
         Scores::Score => json!({
             "id": id,
             "object": "list",
@@ -127,17 +128,17 @@ pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Resu
             })
         }
     };
-    Ok(job(requests, &answer))
+    Ok(job(requests, &body))
 }
 
-fn job(requests: Vec<crate::engine::Request>, answer: &Value) -> Job {
-    Job { requests, answer: Box::new(Pooled(answer.to_string())), stream: false }
+fn job(requests: Vec<crate::engine::Request>, body: &Value) -> Job {
+    Job { requests, writer: Box::new(Pooled(body.to_string())), stream: false }
 }
 
-/// An answer that is complete before the engine has run.
+/// An body that is complete before the engine has run.
 struct Pooled(String);
 
-impl Answer for Pooled {
+impl ResponseWriter for Pooled {
     fn token(&mut self, _choice: usize, _index: u32, _out: &mut VecDeque<Bytes>) {}
     fn last(&mut self, _choice: usize, _outcome: Outcome, _out: &mut VecDeque<Bytes>) {}
     fn end(&mut self, _outcomes: &[Outcome], _out: &mut VecDeque<Bytes>) {}

@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Job, Length, is_true, named_event, request, target, text_prompt, words};
 use crate::engine::stats::FinishReason;
-use crate::exchange::{Answer, Outcome};
 use crate::pod::Pod;
 use crate::prompt;
-use crate::reply::Refusal;
+use crate::refusal::Refusal;
+use crate::stream::ResponseWriter;
 use crate::text::Words;
+use crate::ticket::Outcome;
 
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
     let text = render(body)?;
@@ -20,7 +21,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
     let stream = is_true(body.get("stream"));
     let request = request(pod, text_prompt(pod, body, &target, &text), length, &target, stream)?;
     let number = |name: &str, default: f64| body.get(name).and_then(Value::as_f64).unwrap_or(default);
-    let answer = ResponseAnswer {
+    let writer = ResponsesWriter {
         id: format!("resp_{}", pod.new_id()),
         item: format!("msg_{}", pod.new_id()),
         created: pod.unix_time(),
@@ -36,7 +37,7 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         details: pod.config.enable_prompt_tokens_details,
         sequence: 0,
     };
-    Ok(Job { requests: vec![request], answer: Box::new(answer), stream })
+    Ok(Job { requests: vec![request], writer: Box::new(writer), stream })
 }
 
 fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
@@ -53,7 +54,7 @@ fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
     }
 }
 
-struct ResponseAnswer {
+struct ResponsesWriter {
     id: String,
     item: String,
     created: u64,
@@ -71,7 +72,7 @@ struct ResponseAnswer {
     sequence: u64,
 }
 
-impl ResponseAnswer {
+impl ResponsesWriter {
     /// The response object; without an outcome it is still in progress.
     fn object(&self, outcome: Option<Outcome>) -> Value {
         let done = outcome.is_some();
@@ -183,7 +184,7 @@ fn fields(value: Value) -> Map<String, Value> {
     }
 }
 
-impl Answer for ResponseAnswer {
+impl ResponseWriter for ResponsesWriter {
     fn begin(&mut self, out: &mut VecDeque<Bytes>) {
         for name in ["response.created", "response.in_progress"] {
             let fields = fields(json!({"response": self.object(None)}));

@@ -15,7 +15,7 @@ struct Cached {
     idle_since: u64,
 }
 
-/// Pool of KV blocks of one engine.
+/// The KV blocks of one engine.
 #[derive(Debug)]
 pub struct KvCache {
     capacity: usize,
@@ -49,7 +49,7 @@ impl Holding {
 }
 
 impl KvCache {
-    /// A pool that sequences may fill with `capacity` blocks.
+    /// A cache that sequences may fill with `capacity` blocks.
     #[must_use]
     pub fn new(capacity: usize, prefix_caching: bool) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl KvCache {
     }
 
     /// Grows a holding to `blocks` blocks. The leading `full` blocks of the prompt are entered in the prefix cache. Returns false, and
-    /// changes nothing, when the pool has too few free blocks.
+    /// changes nothing, when too few blocks are free.
     pub fn grow(&mut self, holding: &mut Holding, blocks: usize, full: &[BlockHash]) -> bool {
         let wanted = blocks.saturating_sub(holding.len());
         if wanted > self.capacity.saturating_sub(self.used()) {

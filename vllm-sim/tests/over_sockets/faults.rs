@@ -149,6 +149,101 @@ async fn error_event_is_followed_by_done() {
 }
 
 #[tokio::test]
+async fn unterminated_leaves_out_the_event_that_ends_each_apis_stream() {
+    let input = r#"{"input":"hi","max_output_tokens":4,"stream":true}"#;
+    let prompt = r#"{"prompt":"hi","max_tokens":4,"stream":true,"stream_options":{"include_usage":true}}"#;
+    for (path, body, end) in [
+        (CHAT, STREAM, "[DONE]"),
+        ("/v1/completions", prompt, "[DONE]"),
+        ("/v1/responses", input, "response.completed"),
+        ("/v1/messages", STREAM, "message_stop"),
+    ] {
+        let server = pod().await;
+        let (whole, _) = post(server.addr, path, body).await.chunks();
+        server.add_fault(FaultSpec::parse("kind=unterminated,count=1").unwrap());
+        let (chunks, ended) = post(server.addr, path, body).await.chunks();
+        assert!(whole.last().unwrap().contains(end), "{path}: {whole:?}");
+        assert!(ended && chunks.len() == whole.len() - 1, "{path}: {chunks:?}");
+        assert!(!chunks.concat().contains(end), "{path}: {chunks:?}");
+    }
+    let server = faulty("kind=unterminated").await;
+    assert!(post(server.addr, CHAT, PLAIN).await.json()["usage"].is_object());
+}
+
+#[tokio::test]
+async fn a_page_without_engine_statistics_is_200_and_leaves_inference_alone() {
+    let server = faulty("kind=disable_log_stats,target=metrics,count=1").await;
+    let page = get(server.addr, "/metrics").await;
+    assert_eq!((page.status(), vllm_lines(&page.body()).len()), (200, 0));
+    assert!(page.body().contains("process_cpu_seconds_total"), "{}", page.body());
+    assert_eq!(post(server.addr, CHAT, PLAIN).await.status(), 200);
+    assert!(!vllm_lines(&get(server.addr, "/metrics").await.body()).is_empty());
+}
+
+#[tokio::test]
+async fn a_redirected_page_is_where_the_redirect_leads() {
+    let server = faulty("kind=redirect,target=metrics").await;
+    for _ in 0..2 {
+        let seen = get(server.addr, "/metrics").await;
+        assert_eq!((seen.status(), seen.header("location").unwrap().as_str()), (307, "/metrics/"));
+        assert!(!vllm_lines(&get(server.addr, "/metrics/").await.body()).is_empty());
+    }
+    server.clear_faults();
+    let elsewhere = r#"{"kind":"redirect","target":"metrics","location":"http://127.0.0.1:1/metrics"}"#;
+    server.add_fault(FaultSpec::parse(elsewhere).unwrap());
+    assert_eq!(get(server.addr, "/metrics").await.header("location").unwrap(), "http://127.0.0.1:1/metrics");
+    assert_eq!(get(server.addr, "/health").await.status(), 200);
+}
+
+#[tokio::test]
+async fn status_500_on_every_inference_path_leaves_an_idle_page_and_good_health() {
+    let server = faulty("kind=status,status=500").await;
+    for path in [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"] {
+        assert_eq!(post(server.addr, path, PLAIN).await.status(), 500, "{path}");
+    }
+    assert_eq!(get(server.addr, "/health").await.status(), 200);
+    let page = get(server.addr, "/metrics").await.body();
+    assert!(
+        page.contains("vllm:num_requests_running{engine=\"0\",model_name=\"meta-llama/Llama-3.1-8B-Instruct\"} 0.0")
+    );
+}
+
+/// A pod that closes idle connections after that many seconds.
+async fn closing_after(seconds: f64) -> Server {
+    Server::start(Config { timeout_keep_alive: seconds, speed: 1.0, ..Config::default() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_keep_alive_time_and_not_before_a_request() {
+    let server = closing_after(0.3).await;
+    let mut fresh = TcpStream::connect(server.addr).await.unwrap();
+    let mut used = TcpStream::connect(server.addr).await.unwrap();
+    for _ in 0..3 {
+        used.write_all(b"GET /health HTTP/1.1\r\nhost: pod\r\n\r\n").await.unwrap();
+        let seen = read(&mut used, Duration::from_millis(150)).await;
+        assert_eq!((seen.status(), seen.end), (200, End::StillOpen));
+    }
+    let start = Instant::now();
+    let seen = read(&mut used, PATIENCE).await;
+    assert_eq!((seen.raw.len(), seen.end), (0, End::Closed));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // One that has sent nothing yet stays open, as in uvicorn.
+    assert_eq!(read(&mut fresh, SILENCE).await.end, End::StillOpen);
+}
+
+#[tokio::test]
+async fn a_connection_is_not_idle_while_its_stream_is_silent() {
+    let server = closing_after(0.1).await;
+    server.add_fault(FaultSpec::parse("kind=stall,after_events=2,count=1").unwrap());
+    let mut stalled = TcpStream::connect(server.addr).await.unwrap();
+    stalled.write_all(&post_head(CHAT, STREAM.as_bytes(), "")).await.unwrap();
+    let seen = read(&mut stalled, Duration::from_millis(500)).await;
+    assert_eq!((seen.chunks().0.len(), seen.end), (2, End::StillOpen));
+    server.add_fault(FaultSpec::parse("kind=slow_headers,delay_ms=400,count=1").unwrap());
+    assert_eq!(post(server.addr, CHAT, PLAIN).await.status(), 200);
+}
+
+#[tokio::test]
 async fn metrics_faults_leave_inference_alone() {
     let server = faulty("kind=status,target=metrics,status=500").await;
     assert_eq!(get(server.addr, "/metrics").await.status(), 500);

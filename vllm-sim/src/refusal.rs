@@ -1,75 +1,8 @@
-//! Responses before they become HTTP: whole bodies or event streams, and vLLM's error bodies.
+//! What vLLM refuses, and its error bodies.
 
 use std::fmt::Write as _;
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
-
-use crate::exchange::{Break, EventStream};
-
-/// A response that still lacks the headers every response has.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) content_type: Option<&'static str>,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) body: ReplyBody,
-}
-
-#[derive(Debug)]
-pub(crate) enum ReplyBody {
-    Whole(Bytes),
-    Events(Box<EventStream>),
-    /// The first half of a body whose whole length is announced, and what comes then.
-    Half(Bytes, Break),
-}
-
-impl Reply {
-    pub(crate) fn new(status: u16, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, headers: Vec::new(), body: ReplyBody::Whole(body.into()) }
-    }
-
-    pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self::new(status, Some("application/json"), body)
-    }
-
-    pub(crate) fn value(status: u16, body: &Value) -> Self {
-        Self::json(status, body.to_string())
-    }
-
-    pub(crate) fn empty(status: u16) -> Self {
-        Self::new(status, None, Bytes::new())
-    }
-
-    pub(crate) fn events(stream: EventStream) -> Self {
-        Self {
-            status: 200,
-            content_type: Some("text/event-stream; charset=utf-8"),
-            headers: Vec::new(),
-            body: ReplyBody::Events(Box::new(stream)),
-        }
-    }
-
-    /// The web framework's own 404, for paths that the server does not have.
-    pub(crate) fn no_such_path() -> Self {
-        Self::json(404, r#"{"detail":"Not Found"}"#)
-    }
-
-    pub(crate) fn wrong_method(allowed: &'static str) -> Self {
-        let mut reply = Self::json(405, r#"{"detail":"Method Not Allowed"}"#);
-        reply.headers.push((http::header::ALLOW, HeaderValue::from_static(allowed)));
-        reply
-    }
-
-    pub(crate) fn error(status: u16, kind: &str, param: Option<&str>, message: &str) -> Self {
-        Self::value(status, &error_body(status, kind, param, message))
-    }
-
-    pub(crate) fn server_error(status: u16, message: &str) -> Self {
-        Self::error(status, kind_of(status), None, message)
-    }
-}
 
 /// vLLM's error object.
 pub(crate) fn error_body(status: u16, kind: &str, param: Option<&str>, message: &str) -> Value {
@@ -106,18 +39,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn reply(&self) -> Reply {
-        let (status, kind, param, message) = self.parts();
-        Reply::error(status, kind, param.as_deref(), &message)
-    }
-
-    /// The shape of the Anthropic API, which has no parameter and no code.
-    pub(crate) fn message_reply(&self) -> Reply {
-        let (status, kind, _, message) = self.parts();
-        Reply::value(status, &json!({"type": "error", "error": {"type": kind, "message": message}}))
-    }
-
-    fn parts(&self) -> (u16, &'static str, Option<String>, String) {
+    /// Status, type, parameter and message.
+    pub(crate) fn parts(&self) -> (u16, &'static str, Option<String>, String) {
         const BAD: &str = "BadRequestError";
         let validation = |param: Option<String>, detail: String| {
             let message = format!("1 validation error:\n  {detail}");

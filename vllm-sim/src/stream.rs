@@ -1,101 +1,19 @@
-//! One request on its way through the engine: the events it gets back, and the answer written from them.
+//! Streamed responses: events written as the engine's come, and the ways in which a stream can break.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::engine::RequestId;
-use crate::pod::Pod;
-use crate::reply::{error_body, kind_of};
+use crate::refusal::{error_body, kind_of};
+use crate::ticket::{Delivery, Outcome, Ticket};
 
 /// The pause before a connection breaks, so that the client has read what was sent until then.
 const BREAK_PAUSE: Duration = Duration::from_millis(5);
 
-/// An engine event, addressed to one choice of one answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Delivery {
-    Token {
-        choice: usize,
-        index: u32,
-    },
-    Finished {
-        choice: usize,
-        generated: u32,
-        cached_tokens: u32,
-    },
-    /// The engine died; nothing more comes.
-    Died,
-}
-
-/// What became of one choice.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Outcome {
-    pub(crate) generated: u32,
-    pub(crate) cached_tokens: u32,
-}
-
-/// A request that the engine holds. Dropping it before its end aborts it.
-pub(crate) struct Ticket {
-    pub(crate) pod: Arc<Pod>,
-    pub(crate) lane: usize,
-    pub(crate) open: Vec<(usize, RequestId)>,
-    pub(crate) deliveries: UnboundedReceiver<Delivery>,
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("lane", &self.lane).field("open", &self.open).finish_non_exhaustive()
-    }
-}
-
-impl Ticket {
-    /// The next event; none when every choice has ended.
-    pub(crate) async fn next(&mut self) -> Option<Delivery> {
-        if self.open.is_empty() {
-            return None;
-        }
-        let delivery = self.deliveries.recv().await?;
-        match delivery {
-            Delivery::Token { .. } => {}
-            Delivery::Finished { choice, .. } => self.open.retain(|(open, _)| *open != choice),
-            Delivery::Died => self.open.clear(),
-        }
-        Some(delivery)
-    }
-
-    /// Waits for the end of every choice; outcomes in the order of the choices. None when the engine died.
-    pub(crate) async fn outcomes(mut self) -> Option<Vec<Outcome>> {
-        let mut outcomes = vec![Outcome::default(); self.open.len()];
-        while let Some(delivery) = self.next().await {
-            match delivery {
-                Delivery::Token { .. } => {}
-                Delivery::Finished { choice, generated, cached_tokens } => {
-                    if let Some(outcome) = outcomes.get_mut(choice) {
-                        *outcome = Outcome { generated, cached_tokens };
-                    }
-                }
-                Delivery::Died => return None,
-            }
-        }
-        Some(outcomes)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.open.is_empty() {
-            let open = std::mem::take(&mut self.open);
-            self.pod.abort(self.lane, &open);
-        }
-    }
-}
-
-/// Writes an answer in the format of one API.
-pub(crate) trait Answer: Send {
+/// Writes a response in the format of one API.
+pub(crate) trait ResponseWriter: Send {
     /// Events sent before the engine has done anything.
     fn begin(&mut self, _out: &mut VecDeque<Bytes>) {}
     /// A token that is not the last of its choice.
@@ -104,7 +22,7 @@ pub(crate) trait Answer: Send {
     fn last(&mut self, choice: usize, outcome: Outcome, out: &mut VecDeque<Bytes>);
     /// What follows when all choices have ended.
     fn end(&mut self, outcomes: &[Outcome], out: &mut VecDeque<Bytes>);
-    /// The same answer as one JSON body.
+    /// The same response as one JSON body.
     fn whole(&self, outcomes: &[Outcome]) -> String;
 }
 
@@ -121,6 +39,17 @@ pub(crate) enum Break {
     ErrorEvent,
 }
 
+/// How a stream is to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ending {
+    /// As its API says.
+    Whole,
+    /// Without the event that says that it is the last: `[DONE]`, `response.completed`, `message_stop`.
+    Unterminated,
+    /// Broken after that many events.
+    Broken { after: u32, how: Break },
+}
+
 enum Stage {
     Start,
     Open,
@@ -130,12 +59,12 @@ enum Stage {
 /// A response body of server-sent events, one chunk each.
 pub(crate) struct EventStream {
     ticket: Ticket,
-    answer: Box<dyn Answer>,
+    writer: Box<dyn ResponseWriter>,
     outcomes: Vec<Outcome>,
     queue: VecDeque<Bytes>,
     stage: Stage,
     sent: u32,
-    broken: Option<(u32, Break)>,
+    ending: Ending,
 }
 
 impl fmt::Debug for EventStream {
@@ -150,20 +79,20 @@ impl fmt::Debug for EventStream {
 pub(crate) struct Broken;
 
 impl EventStream {
-    pub(crate) fn new(ticket: Ticket, answer: Box<dyn Answer>) -> Self {
+    pub(crate) fn new(ticket: Ticket, writer: Box<dyn ResponseWriter>) -> Self {
         let outcomes = vec![Outcome::default(); ticket.open.len()];
-        Self { ticket, answer, outcomes, queue: VecDeque::new(), stage: Stage::Start, sent: 0, broken: None }
+        Self { ticket, writer, outcomes, queue: VecDeque::new(), stage: Stage::Start, sent: 0, ending: Ending::Whole }
     }
 
-    /// Breaks the stream after `events` events.
-    pub(crate) fn break_after(&mut self, events: u32, how: Break) {
-        self.broken = Some((events, how));
+    /// Lets the stream end so.
+    pub(crate) fn end_as(&mut self, ending: Ending) {
+        self.ending = ending;
     }
 
     /// The next event; none at the end of the body.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
-        if let Some((events, how)) = self.broken
-            && self.sent >= events
+        if let Ending::Broken { after, how } = self.ending
+            && self.sent >= after
         {
             return self.break_here(how).await;
         }
@@ -174,7 +103,7 @@ impl EventStream {
             }
             match self.stage {
                 Stage::Start => {
-                    self.answer.begin(&mut self.queue);
+                    self.writer.begin(&mut self.queue);
                     self.stage = Stage::Open;
                 }
                 Stage::Open => self.pull().await,
@@ -186,18 +115,21 @@ impl EventStream {
     async fn pull(&mut self) {
         match self.ticket.next().await {
             Some(Delivery::Token { choice, index }) => {
-                self.answer.token(choice, index, &mut self.queue);
+                self.writer.token(choice, index, &mut self.queue);
             }
             Some(Delivery::Finished { choice, generated, cached_tokens }) => {
                 let outcome = Outcome { generated, cached_tokens };
                 if let Some(slot) = self.outcomes.get_mut(choice) {
                     *slot = outcome;
                 }
-                self.answer.last(choice, outcome, &mut self.queue);
+                self.writer.last(choice, outcome, &mut self.queue);
             }
             Some(Delivery::Died) => self.fail(),
             None => {
-                self.answer.end(&self.outcomes, &mut self.queue);
+                self.writer.end(&self.outcomes, &mut self.queue);
+                if self.ending == Ending::Unterminated {
+                    self.queue.pop_back();
+                }
                 self.stage = Stage::Done;
             }
         }
@@ -220,7 +152,7 @@ impl EventStream {
             Break::Stall => std::future::pending().await,
             Break::ErrorEvent => {
                 self.fail();
-                self.broken = None;
+                self.ending = Ending::Whole;
                 self.queue.pop_front().map(Ok)
             }
         }
