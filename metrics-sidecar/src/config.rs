@@ -1,22 +1,31 @@
 //! Flags, parsed into a configuration that needs no further checks.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 
-use crate::state::Target;
+use crate::endpoint::Target;
+use crate::token_file::read_token;
 
 /// How often each pod is read: the interval of the reference endpoint picker.
 pub const POLL_INTERVAL: &str = "50ms";
-/// How long one request to a pod may take in all. A busy engine answers in 50 ms.
-pub const REQUEST_TIMEOUT: &str = "1s";
+/// How long one request to a pod may take in all. A busy engine responds in 50 ms; one whose page takes seconds still yields its load.
+pub const REQUEST_TIMEOUT: &str = "10s";
 /// How often endpoints are listed anew. Envoy's own health checks rarely run more often.
 pub const DISCOVERY_INTERVAL: &str = "1s";
 /// Age beyond which metrics are no longer trusted: what the reference endpoint picker uses for its pool gauges.
 pub const STALENESS: &str = "2s";
 /// Largest page of a pod in bytes; real ones have 50 to 100 KB.
 pub const MAX_PAGE_BYTES: &str = "4194304";
+
+/// How long Envoy may take to print its metrics page: below the 10 s after which Prometheus gives up by default.
+pub const ENVOY_PAGE_TIMEOUT: &str = "8s";
+/// Largest page of Envoy in bytes; ten thousand series take about 1 MB.
+pub const MAX_ENVOY_PAGE_BYTES: &str = "67108864";
+/// How often each pod is asked for its models: they change with deployments and adapters, not with load.
+pub const MODELS_INTERVAL: &str = "10s";
 
 /// Exit code for bad flags: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
@@ -29,6 +38,12 @@ pub struct Flags {
     /// port is --envoy-admin), NAME=static:[[NAMESPACE/]POD@]IP:PORT,… or NAME=dns:HOST:PORT
     #[arg(long = "pool", value_name = "NAME=SOURCE", required = true)]
     pools: Vec<String>,
+    /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
+    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-token-file=FILE: sends the bearer token in FILE,
+    /// which is read again every 5 s; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
+    /// default the IPv4 ones if there are any
+    #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
+    pool_options: Vec<String>,
     /// Where to serve /snapshot, /metrics, /stats/prometheus, /healthz and /readyz
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "IP:PORT")]
     listen: String,
@@ -53,6 +68,15 @@ pub struct Flags {
     /// Largest page of a pod
     #[arg(long, default_value = MAX_PAGE_BYTES, value_name = "BYTES")]
     max_page_bytes: String,
+    /// How often each pod is asked for its models (/v1/models)
+    #[arg(long, default_value = MODELS_INTERVAL, value_name = "DURATION")]
+    models_interval: String,
+    /// How long Envoy may take to print its metrics page; without it /metrics responds 503
+    #[arg(long, default_value = ENVOY_PAGE_TIMEOUT, value_name = "DURATION")]
+    envoy_page_timeout: String,
+    /// Largest page of Envoy
+    #[arg(long, default_value = MAX_ENVOY_PAGE_BYTES, value_name = "BYTES")]
+    max_envoy_page_bytes: String,
     /// Threads; one reads thousands of pages a second
     #[arg(long, default_value = "1", value_name = "N")]
     threads: String,
@@ -81,10 +105,14 @@ pub struct Config {
     pub discovery_interval: Duration,
     /// Age beyond which metrics are stale; not zero.
     pub staleness: Duration,
-    /// Path of the pods' metrics page; begins with a slash and holds no blanks.
-    pub metrics_path: String,
     /// Largest page of a pod, bytes.
     pub max_page_bytes: usize,
+    /// How often each pod is asked for its models; not zero.
+    pub models_interval: Duration,
+    /// How long Envoy may take to print its page; not zero.
+    pub envoy_page_timeout: Duration,
+    /// Largest page of Envoy, bytes.
+    pub max_envoy_page_bytes: usize,
     /// Threads of the runtime; not zero.
     pub threads: usize,
     /// Label `commit`.
@@ -100,6 +128,61 @@ pub struct PoolConfig {
     pub name: String,
     /// Where its endpoints come from.
     pub source: Source,
+    /// Where its pods' metrics pages are.
+    pub page: PageConfig,
+}
+
+/// Where the metrics pages of a pool's pods are.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PageConfig {
+    /// Port, if it is not the one that the pod serves on; not zero.
+    pub port: Option<u16>,
+    /// Begins with a slash and holds no blanks.
+    pub path: String,
+    /// File with a bearer token to send.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Which addresses of a name are endpoints.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AddressFamily {
+    /// The IPv4 addresses if there are any, else the IPv6 addresses: a pod of a dual-stack cluster has one of each.
+    #[default]
+    PreferIpv4,
+    /// IPv4 addresses alone.
+    Ipv4,
+    /// IPv6 addresses alone.
+    Ipv6,
+    /// All.
+    Both,
+}
+
+impl AddressFamily {
+    /// The addresses of this family.
+    #[must_use]
+    pub fn choose(self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        match self {
+            Self::Both => {}
+            Self::Ipv6 => addresses.retain(IpAddr::is_ipv6),
+            Self::PreferIpv4 if !addresses.iter().any(IpAddr::is_ipv4) => {}
+            Self::PreferIpv4 | Self::Ipv4 => addresses.retain(IpAddr::is_ipv4),
+        }
+        addresses
+    }
+}
+
+impl std::str::FromStr for AddressFamily {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "prefer-ipv4" => Ok(Self::PreferIpv4),
+            "ipv4" => Ok(Self::Ipv4),
+            "ipv6" => Ok(Self::Ipv6),
+            "both" => Ok(Self::Both),
+            _ => Err(()),
+        }
+    }
 }
 
 /// Where endpoints come from.
@@ -115,6 +198,8 @@ pub enum Source {
         host: String,
         /// The port.
         port: u16,
+        /// Which of its addresses are endpoints.
+        family: AddressFamily,
     },
 }
 
@@ -206,6 +291,14 @@ pub enum FlagError {
     /// Not a path.
     #[error("--metrics-path {0:?}: expected a path that begins with / and holds no blanks")]
     Path(String),
+    /// Not a setting of a pool.
+    #[error("--pool-option {text:?}: {why}")]
+    PoolOption {
+        /// What it says.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
 }
 
 impl Flags {
@@ -226,6 +319,14 @@ impl Flags {
                 None => {}
             }
         }
+        for pool in &mut pools {
+            pool.page.path.clone_from(&self.metrics_path);
+        }
+        for text in &self.pool_options {
+            if let Err(why) = pool_option(text, &mut pools) {
+                errors.push(FlagError::PoolOption { text: text.clone(), why });
+            }
+        }
         let listen = keep(self.listen.parse().map_err(|_| FlagError::Listen(self.listen.clone())), &mut errors);
         let envoy_admin = keep(admin(&self.envoy_admin), &mut errors);
         let poll_interval = keep(duration("poll-interval", &self.poll_interval), &mut errors);
@@ -233,10 +334,13 @@ impl Flags {
         let discovery_interval = keep(duration("discovery-interval", &self.discovery_interval), &mut errors);
         let staleness = keep(duration("staleness", &self.staleness), &mut errors);
         let path = &self.metrics_path;
-        if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !is_path(path) {
             errors.push(FlagError::Path(path.clone()));
         }
         let max_page_bytes = keep(number("max-page-bytes", &self.max_page_bytes), &mut errors);
+        let models_interval = keep(duration("models-interval", &self.models_interval), &mut errors);
+        let envoy_page_timeout = keep(duration("envoy-page-timeout", &self.envoy_page_timeout), &mut errors);
+        let max_envoy_page_bytes = keep(number("max-envoy-page-bytes", &self.max_envoy_page_bytes), &mut errors);
         let threads = keep(number("threads", &self.threads), &mut errors);
         let parts = (
             listen,
@@ -246,6 +350,7 @@ impl Flags {
             discovery_interval,
             staleness,
             max_page_bytes,
+            (models_interval, envoy_page_timeout, max_envoy_page_bytes),
             threads,
         );
         match parts {
@@ -257,6 +362,7 @@ impl Flags {
                 Some(discovery_interval),
                 Some(staleness),
                 Some(max_page_bytes),
+                (Some(models_interval), Some(envoy_page_timeout), Some(max_envoy_page_bytes)),
                 Some(threads),
             ) if errors.is_empty() => Ok(Config {
                 pools,
@@ -266,8 +372,10 @@ impl Flags {
                 request_timeout,
                 discovery_interval,
                 staleness,
-                metrics_path: path.clone(),
                 max_page_bytes,
+                models_interval,
+                envoy_page_timeout,
+                max_envoy_page_bytes,
                 threads,
                 commit: self.commit.clone(),
                 build_ref: self.build_ref.clone(),
@@ -300,12 +408,45 @@ fn pool(text: &str, errors: &mut Vec<FlagError>) -> Option<PoolConfig> {
             errors.push(FlagError::HostPort { pool: name, text: text.to_owned() });
             return None;
         };
-        Source::Dns { host, port }
+        Source::Dns { host, port, family: AddressFamily::default() }
     } else {
         errors.push(FlagError::SourceKind { pool: name, source_text: source.to_owned() });
         return None;
     };
-    Some(PoolConfig { name, source })
+    Some(PoolConfig { name, source, page: PageConfig::default() })
+}
+
+/// Takes `NAME=KEY=VALUE`; the error says what is wrong.
+fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str> {
+    let Some((name, (key, value))) =
+        text.split_once('=').and_then(|(name, rest)| Some((name.trim(), rest.split_once('=')?)))
+    else {
+        return Err("expected NAME=KEY=VALUE");
+    };
+    let pool = pools.iter_mut().find(|pool| pool.name == name).ok_or("there is no --pool of that name")?;
+    match (key, &mut pool.source) {
+        ("metrics-port", _) => {
+            let port = value.parse().ok().filter(|port| *port > 0);
+            pool.page.port = Some(port.ok_or("expected a port from 1 to 65535")?);
+        }
+        ("metrics-path", _) if is_path(value) => pool.page.path = value.to_owned(),
+        ("metrics-path", _) => return Err("expected a path that begins with / and holds no blanks"),
+        ("metrics-token-file", _) => {
+            let file = PathBuf::from(value);
+            read_token(&file).map_err(|_| "the file does not hold a token: one word of visible ASCII")?;
+            pool.page.token_file = Some(file);
+        }
+        ("address-family", Source::Dns { family, .. }) => {
+            *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
+        }
+        ("address-family", _) => return Err("only a dns: pool has address families"),
+        _ => return Err("expected metrics-port, metrics-path, metrics-token-file or address-family"),
+    }
+    Ok(())
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn endpoints(pool: &str, list: &str, errors: &mut Vec<FlagError>) -> Option<Vec<Target>> {
@@ -400,7 +541,7 @@ mod tests {
             "0.1s",
         ])
         .unwrap();
-        assert_eq!(config.pools[0], PoolConfig { name: "a".into(), source: Source::Envoy("vllm".into()) });
+        assert_eq!(config.pools[0], PoolConfig { name: "a".into(), source: Source::Envoy("vllm".into()), page: PageConfig { path: "/metrics".into(), ..PageConfig::default() } });
         let named = |address: &str, pod: &str, namespace: &str| Target {
             pod: pod.into(),
             namespace: namespace.into(),
@@ -412,7 +553,7 @@ mod tests {
             named("[::1]:8000", "pod-2", "ns"),
         ];
         assert_eq!(config.pools[1].source, Source::Static(expected));
-        assert_eq!(config.pools[2].source, Source::Dns { host: "vllm.default.svc".into(), port: 8000 });
+        assert_eq!(config.pools[2].source, Source::Dns { host: "vllm.default.svc".into(), port: 8000, family: AddressFamily::PreferIpv4 });
         assert_eq!(config.envoy_admin.to_string(), "[::1]:9901");
         assert_eq!(config.poll_interval, Duration::from_millis(100));
         assert_eq!(config.listen.to_string(), "127.0.0.1:9090");

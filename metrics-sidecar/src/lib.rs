@@ -10,17 +10,27 @@
 //!
 //! `answer`, `config`, `exposition`, `gauges`, `page`, `signals` and `state` are pure: time, bytes and seeds come in as arguments.
 
-pub mod answer;
 pub mod config;
 pub mod discovery;
+pub mod endpoint;
 pub mod exposition;
+pub mod fleet;
 pub mod gauges;
+pub mod outcome;
 pub mod page;
+pub mod pool;
+pub mod published;
+pub mod response;
 pub mod scrape;
 pub mod signals;
-pub mod state;
 
+mod envoy_page;
+mod listing;
+mod polling;
 mod serve;
+mod shared;
 mod sidecar;
+mod token_file;
+mod tokens;
 
 pub use sidecar::{Running, Sidecar};

@@ -31,13 +31,13 @@ pub struct OwnFamily {
 }
 
 /// Which families to print.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Selection {
     /// All of Envoy's page and the sidecar's, as Envoy prints them.
     Everything,
     /// The same, but Envoy's own families as `promtool check metrics` accepts them: with a help text, typed by what their name
     /// says, and without the few whose very name breaks its rules.
-    Conventional,
+    Strict,
     /// Families of inpick alone.
     Inpick,
 }
@@ -107,8 +107,8 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
             None if name.starts_with(OWN_PREFIX.as_bytes())
                 || own.iter().any(|family| family.name.as_bytes() == name) => {}
             None if selection == Selection::Inpick || !seen_foreign.insert(identity(line)) => {}
-            None if selection == Selection::Conventional && line.starts_with(b"# HELP ") => {}
-            None if selection == Selection::Conventional && line.starts_with(b"# TYPE ") => {
+            None if selection == Selection::Strict && line.starts_with(b"# HELP ") => {}
+            None if selection == Selection::Strict && line.starts_with(b"# TYPE ") => {
                 printing = print_conventional_header(&mut foreign, line);
             }
             None if !printing => {}
@@ -511,7 +511,7 @@ mod tests {
             "# TYPE envoy_live gauge\nenvoy_live{} 1\n",
         );
         assert_eq!(
-            String::from_utf8(merge(envoy.as_bytes(), &[], Selection::Conventional)).unwrap(),
+            String::from_utf8(merge(envoy.as_bytes(), &[], Selection::Strict)).unwrap(),
             concat!(
                 "# HELP envoy_cluster_upstream_rq A statistic of Envoy's own.\n# TYPE envoy_cluster_upstream_rq untyped\n",
                 "envoy_cluster_upstream_rq{} 1\n",

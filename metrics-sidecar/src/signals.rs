@@ -32,6 +32,8 @@ pub struct Signals {
     pub num_gpu_blocks: Option<u32>,
     /// What the newest LoRA series says.
     pub lora: Option<Lora>,
+    /// When the process started, in milliseconds since the Unix epoch.
+    pub started_at_ms: Option<u64>,
     /// Whether the engine sleeps: true when it says so and no engine on the page is awake.
     pub sleeping: Option<bool>,
 }
@@ -81,6 +83,7 @@ enum Family {
     },
     BlockSize,
     Blocks,
+    Started,
 }
 
 impl Family {
@@ -98,6 +101,7 @@ impl Family {
             b"sglang:cache_config_info" => SGLANG,
             b"trtllm_kv_cache_tokens_per_block" => Self::BlockSize,
             b"trtllm_kv_cache_max_blocks" => Self::Blocks,
+            b"process_start_time_seconds" => Self::Started,
             _ => return None,
         })
     }
@@ -196,6 +200,7 @@ impl Reader {
             Family::Usage => self.usage.add(value),
             Family::OldUsage => self.old_usage.add(value),
             Family::BlockSize => self.signals.block_size = whole(value),
+            Family::Started => self.signals.started_at_ms = self.signals.started_at_ms.or_else(|| millis(value)),
             Family::Blocks => self.signals.num_gpu_blocks = whole(value),
             Family::Sleep => {
                 for label in sample.labels() {
@@ -259,6 +264,7 @@ const fn may_be_wanted(line: &[u8]) -> bool {
         [b'v', b'l', b'l', b'm', b':', b'n' | b'k' | b'g' | b'l' | b'e' | b'c', ..]
             | [b's', b'g', b'l', b'a', b'n', b'g', b':', ..]
             | [b't', b'r', b't', b'l', b'l', b'm', b'_', ..]
+            | [b'p', b'r', b'o', b'c', b'e', b's', b's', b'_', b's', ..]
     )
 }
 
@@ -266,6 +272,12 @@ const fn may_be_wanted(line: &[u8]) -> bool {
 fn whole(value: f64) -> Option<u32> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
     (0.0..=f64::from(u32::MAX)).contains(&value).then_some(value as u32)
+}
+
+/// Seconds as whole milliseconds.
+fn millis(seconds: f64) -> Option<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+    (seconds > 0.0 && seconds < 1e15).then_some((seconds * 1000.0).round() as u64)
 }
 
 fn adapters(list: &str) -> Vec<String> {
