@@ -141,7 +141,7 @@ async fn sidecar(addresses: &[SocketAddr], length: Duration) -> Measured {
 }
 
 async fn scrapes(sidecar: SocketAddr) -> u64 {
-    let mut client = Client::new(Peer::Address(sidecar), "sidecar", "/metrics", usize::MAX / 4);
+    let mut client = Client::new(Peer::Address(sidecar), "sidecar", "/metrics?families=sidecar", usize::MAX / 4);
     let page =
         client.get(&Buffers::default(), TIMEOUT, |page| String::from_utf8(page.to_vec()).unwrap()).await.unwrap();
     let successes = page

@@ -541,7 +541,14 @@ mod tests {
             "0.1s",
         ])
         .unwrap();
-        assert_eq!(config.pools[0], PoolConfig { name: "a".into(), source: Source::Envoy("vllm".into()), page: PageConfig { path: "/metrics".into(), ..PageConfig::default() } });
+        assert_eq!(
+            config.pools[0],
+            PoolConfig {
+                name: "a".into(),
+                source: Source::Envoy("vllm".into()),
+                page: PageConfig { path: "/metrics".into(), ..PageConfig::default() }
+            }
+        );
         let named = |address: &str, pod: &str, namespace: &str| Target {
             pod: pod.into(),
             namespace: namespace.into(),
@@ -553,7 +560,10 @@ mod tests {
             named("[::1]:8000", "pod-2", "ns"),
         ];
         assert_eq!(config.pools[1].source, Source::Static(expected));
-        assert_eq!(config.pools[2].source, Source::Dns { host: "vllm.default.svc".into(), port: 8000, family: AddressFamily::PreferIpv4 });
+        assert_eq!(
+            config.pools[2].source,
+            Source::Dns { host: "vllm.default.svc".into(), port: 8000, family: AddressFamily::PreferIpv4 }
+        );
         assert_eq!(config.envoy_admin.to_string(), "[::1]:9901");
         assert_eq!(config.poll_interval, Duration::from_millis(100));
         assert_eq!(config.listen.to_string(), "127.0.0.1:9090");

@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_name_of_both_families_lists_each_pod_once() {
-        let both: Vec<IpAddr> = ["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"].map(|text| text.parse().unwrap()).to_vec();
+        let both: Vec<IpAddr> =
+            ["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"].map(|text| text.parse().unwrap()).to_vec();
         let six: Vec<IpAddr> = vec![both[1], both[3]];
         assert_eq!(AddressFamily::PreferIpv4.choose(both.clone()), [both[0], both[2]]);
         assert_eq!(AddressFamily::PreferIpv4.choose(six.clone()), six);

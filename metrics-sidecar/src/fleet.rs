@@ -86,7 +86,8 @@ impl Fleet {
         endpoint.problem = None;
         let last = endpoint.page.as_ref().map(|page| &page.signals);
         let same = last.is_some_and(|last| are_alike(last, &signals));
-        let lora = signals.lora.as_ref().filter(|lora| last.and_then(|last| last.lora.as_ref()) != Some(*lora)).cloned();
+        let lora =
+            signals.lora.as_ref().filter(|lora| last.and_then(|last| last.lora.as_ref()) != Some(*lora)).cloned();
         endpoint.page = Some(Page { at: now, took, signals });
         let named = lora.is_some_and(|lora| pool.name_adapters(&lora));
         pool.durations.record(took);
@@ -170,9 +171,8 @@ impl Fleet {
     /// The snapshot of this moment for a reader that has what `known` names.
     #[must_use]
     pub fn snapshot(&self, now: Duration, wall_ms: u64, known: Option<Tag>) -> Snapshot {
-        let is_known = known.is_some_and(|tag| {
-            (tag.epoch, tag.membership_version) == (self.epoch, self.membership_version)
-        });
+        let is_known =
+            known.is_some_and(|tag| (tag.epoch, tag.membership_version) == (self.epoch, self.membership_version));
         Snapshot { membership: (!is_known).then(|| self.membership()), loads: self.loads(now, wall_ms) }
     }
 
@@ -186,13 +186,12 @@ impl Fleet {
                 let why = pool.problem.as_deref().unwrap_or("discovery has not finished");
                 reasons.push(format!("pool {}: {why}", pool.name));
             }
-            let is_due = |endpoint: &&EndpointState| {
-                !endpoint.tried && now.saturating_sub(endpoint.listed_at) <= self.staleness
-            };
+            let is_due =
+                |endpoint: &&EndpointState| !endpoint.tried && now.saturating_sub(endpoint.listed_at) <= self.staleness;
             let untried = pool.endpoints().iter().filter(is_due);
-            reasons.extend(untried.map(|endpoint| {
-                format!("pool {}: {} was not scraped yet", pool.name, endpoint.target.address)
-            }));
+            reasons.extend(
+                untried.map(|endpoint| format!("pool {}: {} was not scraped yet", pool.name, endpoint.target.address)),
+            );
         }
         reasons
     }
@@ -277,7 +276,11 @@ mod tests {
         fleet.discovered(0, [3, 4, 1].map(|port| Target::new(address(port))).to_vec(), at(20));
         let seen = |fleet: &Fleet| -> Vec<_> {
             let endpoints = fleet.membership().pools.remove(0).endpoints;
-            endpoints.iter().zip(fleet.loads(at(20), 0).endpoints).map(|(one, load)| (one.address.port(), load.waiting)).collect()
+            endpoints
+                .iter()
+                .zip(fleet.loads(at(20), 0).endpoints)
+                .map(|(one, load)| (one.address.port(), load.waiting))
+                .collect()
         };
         assert_eq!(seen(&fleet), [(4, Some(5)), (1, None), (3, None)]);
         let tag = fleet.tag();
@@ -300,9 +303,14 @@ mod tests {
         fleet.discovered(0, vec![Target { unready: true, ..Target::new(address(1)) }, Target::new(address(2))], at(20));
         fleet.advance(at(9000));
         grows(&fleet, 0, "load, health and age");
-        fleet.discovered(0, vec![Target { pod: "a".into(), ..Target::new(address(1)) }, Target::new(address(2))], at(20));
+        fleet.discovered(
+            0,
+            vec![Target { pod: "a".into(), ..Target::new(address(1)) }, Target::new(address(2))],
+            at(20),
+        );
         grows(&fleet, 1, "a pod's name");
-        let lora = |names: &[&str]| Some(Lora { running: names.iter().map(|&name| name.into()).collect(), ..Lora::default() });
+        let lora =
+            |names: &[&str]| Some(Lora { running: names.iter().map(|&name| name.into()).collect(), ..Lora::default() });
         fleet.scraped(0, address(1), at(30), TOOK, Signals { lora: lora(&["x", "y"]), ..waiting(1) });
         grows(&fleet, 1, "adapters of a name not known yet");
         fleet.scraped(0, address(1), at(40), TOOK, Signals { lora: lora(&["y"]), ..waiting(1) });

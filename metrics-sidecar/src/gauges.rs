@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use catalogue::{Family, Stat};
 use snapshot::State;
 
-use crate::exposition::escape_into;
-use crate::page::OwnFamily;
-use crate::signals::Signals;
 use crate::endpoint::EndpointState;
+use crate::exposition::escape_into;
 use crate::fleet::Fleet;
 use crate::outcome::DURATION_LE;
+use crate::page::OwnFamily;
 use crate::pool::PoolState;
+use crate::signals::Signals;
 
 const STATES: [(State, &str); 5] = [
     (State::Unknown, "unknown"),
@@ -146,10 +146,22 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     let mut build_info =
         Lines::new("inpick_sidecar_build_info", "gauge", "1, labelled with the sidecar's version and build.");
     build_info.add("", &[build[0], build[1], ("version", env!("CARGO_PKG_VERSION"))], 1);
-    let rest =
-        [
-        ready, queues, info, scrapes, durations, states, missing, discovery, models_failures, models_left_out, snapshots,
-        generation, envoy, envoy_failures, build_info,
+    let rest = [
+        ready,
+        queues,
+        info,
+        scrapes,
+        durations,
+        states,
+        missing,
+        discovery,
+        models_failures,
+        models_left_out,
+        snapshots,
+        generation,
+        envoy,
+        envoy_failures,
+        build_info,
     ];
     families.extend(rest.into_iter().map(|lines| lines.0));
     families
@@ -232,8 +244,14 @@ mod tests {
     use crate::endpoint::Target;
     use crate::outcome::Outcome;
 
-    const ABOUT: About<'_> =
-        About { commit: "c", build_ref: "b", envoy_up: false, envoy_page_failures: 0, snapshots_sent: 1, snapshots_unchanged: 2 };
+    const ABOUT: About<'_> = About {
+        commit: "c",
+        build_ref: "b",
+        envoy_up: false,
+        envoy_page_failures: 0,
+        snapshots_sent: 1,
+        snapshots_unchanged: 2,
+    };
 
     fn fleet(pods: &[(&str, Option<u32>)]) -> Fleet {
         let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p\"1".to_owned()]);

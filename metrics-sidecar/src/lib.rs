@@ -24,9 +24,12 @@ pub mod response;
 pub mod scrape;
 pub mod signals;
 
+mod convention;
 mod envoy_page;
+mod gathered;
 mod listing;
 mod polling;
+mod series;
 mod serve;
 mod shared;
 mod sidecar;

@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn names_are_read_from_a_list_and_bounded() {
-        let list = br#"{"object":"list","data":[{"id":"org/m","parent":null},{"id":"lora-a","parent":"org/m"},{"id":""}]}"#;
+        let list =
+            br#"{"object":"list","data":[{"id":"org/m","parent":null},{"id":"lora-a","parent":"org/m"},{"id":""}]}"#;
         assert_eq!(model_names(list), Some(vec!["org/m".to_owned(), "lora-a".to_owned()]));
         let long = format!(r#"{{"data":[{{"id":"{}"}},{{"id":"{}"}}]}}"#, "x".repeat(256), "y".repeat(257));
         assert_eq!(model_names(long.as_bytes()), Some(vec!["x".repeat(256)]));

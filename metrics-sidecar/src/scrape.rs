@@ -14,8 +14,8 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::response::{ResponseError, ResponseReader};
 use crate::outcome::Outcome;
+use crate::response::{ResponseError, ResponseReader};
 
 /// Space for one read: a whole page of a busy engine and its head.
 const READ_BYTES: usize = 128 * 1024;

@@ -34,7 +34,12 @@ const INPICK_ONLY: &str = "families=inpick";
 const SIDECAR_ONLY: &str = "families=sidecar";
 
 /// Serves until `closed` turns true, then until the answers under way are sent.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, pages: EnvoyPages, mut closed: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    pages: EnvoyPages,
+    mut closed: watch::Receiver<bool>,
+) {
     let router = Router::new()
         .route("/snapshot", get(snapshot))
         .route("/metrics", get(metrics))
@@ -60,7 +65,11 @@ struct Served {
 /// A reader that names the present membership in `If-None-Match` gets the loads alone, and `304` when these are known too. With
 /// `?wait_ms=N` the `304` is held back for up to N milliseconds, and given up for a snapshot as soon as the content changes: a
 /// reader then learns of a change at once and asks seldom while there is none.
-async fn snapshot(State(Served { shared, .. }): State<Served>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+async fn snapshot(
+    State(Served { shared, .. }): State<Served>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let wait = query
         .as_deref()
         .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("wait_ms=")))

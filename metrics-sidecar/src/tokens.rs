@@ -33,7 +33,9 @@ pub(crate) async fn watch_tokens(shared: Arc<Shared>) {
                         *kept = Some(token);
                     }
                 }
-                Err(problem) => warn!(file = %file.display(), problem, "a token cannot be read, the last one stays in use"),
+                Err(problem) => {
+                    warn!(file = %file.display(), problem, "a token cannot be read, the last one stays in use")
+                }
             }
         }
     }
