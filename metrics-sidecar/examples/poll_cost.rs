@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use metrics_sidecar::Sidecar;
-use metrics_sidecar::config::Flags;
+use metrics_sidecar::flags::Flags;
 use metrics_sidecar::scrape::{Buffers, Client, Peer};
 use metrics_sidecar::signals::Signals;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

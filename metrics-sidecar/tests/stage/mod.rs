@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use metrics_sidecar::config::Flags;
+use metrics_sidecar::flags::Flags;
 use metrics_sidecar::{Running, Sidecar};
 use snapshot::{AdapterUse, EndpointIdentity, Load, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
