@@ -16,7 +16,7 @@ ALLOWED = {
     "LocalReply": "Envoy's local reply: what the picker asks for, and what host-sim sends",
 }
 # Names whose second meaning is being given another word. Must become empty.
-PENDING = {"Endpoint", "Label", "Pool", "Request", "Target"}
+PENDING = {"Label", "Request", "Target"}
 
 
 def shared(types):

@@ -141,7 +141,7 @@ pub struct Post {
     pub departed: Vec<Departed>,
     /// Requests running by model, those without any left out.
     #[prost(message, repeated, tag = "8")]
-    pub running: Vec<Running>,
+    pub running: Vec<RunningModel>,
     /// `inference_objective_running_requests` is published.
     #[prost(bool, tag = "9")]
     pub objective: bool,
@@ -175,7 +175,7 @@ pub struct Departed {
 
 /// Requests running for a model.
 #[derive(Clone, Copy, Eq, Message, PartialEq)]
-pub struct Running {
+pub struct RunningModel {
     /// The label: 0 is no name, 1 stands for all that have no label of their own, others are its place in the admission table plus 2.
     #[prost(uint32, tag = "1")]
     pub model: u32,
@@ -184,7 +184,7 @@ pub struct Running {
     pub count: u32,
 }
 
-impl Running {
+impl RunningModel {
     /// So many of that label.
     #[must_use]
     pub fn of(model: Admitted, count: u32) -> Self {

@@ -12,7 +12,7 @@ use crate::gauges::{Facts, Gauges};
 use crate::lease::{EXPIRE_AFTER_MICROS, Lease, Rank};
 use crate::ledger::Ledger;
 use crate::shared_data::SharedData;
-use crate::snapshot_service::{News, Outcome, SidecarRequest, SidecarResponse, SnapshotService};
+use crate::snapshot_service::{News, FetchOutcome, SidecarRequest, SidecarResponse, SnapshotService};
 use crate::time::Timestamp;
 
 /// The outcomes of fetches reach Envoy this often.
@@ -25,7 +25,7 @@ static NOBODY: Membership = Membership { epoch: 0, version: 0, pools: Vec::new()
 const MAX_PERIOD_MILLIS: u32 = 500;
 
 /// What an instance of the filter can ask of its host between requests.
-pub trait Host: SharedData + HostStats {
+pub trait Binding: SharedData + HostStats {
     /// Asks for a tick every so many milliseconds; false: refused.
     fn set_tick_period(&mut self, millis: u32) -> bool;
     /// Size of this virtual machine's linear memory in bytes.
@@ -88,7 +88,7 @@ impl Holder {
     }
 
     /// Takes or renews the lease, and does what its holder does.
-    pub fn tick(&mut self, host: &mut impl Host, rank: Rank, now: Timestamp) {
+    pub fn tick(&mut self, host: &mut impl Binding, rank: Rank, now: Timestamp) {
         if self.lease.tick(host, rank, now) {
             self.serve(host, now);
         } else {
@@ -98,7 +98,7 @@ impl Holder {
         self.flusher.tick(&mut self.counters, host, FLUSH_INTERVAL_MS, now);
     }
 
-    fn serve(&mut self, host: &mut impl Host, now: Timestamp) {
+    fn serve(&mut self, host: &mut impl Binding, now: Timestamp) {
         if self.duty.is_none() {
             self.service.begin(host);
         }
@@ -132,7 +132,7 @@ impl Holder {
     }
 
     /// The sidecar answered; `None`: it did not in time. An instance that no longer holds the lease drops the answer.
-    pub fn handle_response(&mut self, host: &mut impl Host, response: Option<SidecarResponse<'_>>, now: Timestamp) {
+    pub fn handle_response(&mut self, host: &mut impl Binding, response: Option<SidecarResponse<'_>>, now: Timestamp) {
         let Some(duty) = self.duty.as_mut().filter(|duty| now.micros_since(duty.renewed_at) < EXPIRE_AFTER_MICROS)
         else {
             return;
@@ -145,14 +145,14 @@ impl Holder {
     }
 
     /// The last chance to carry counters to the host; another instance may take the lease at once.
-    pub fn finish(&mut self, host: &mut impl Host) {
+    pub fn finish(&mut self, host: &mut impl Binding) {
         self.lease.release(host);
         self.duty = None;
         self.flusher.finish(&mut self.counters, host);
     }
 }
 
-fn conclude(counters: &mut Ledger, host: &mut impl Host, (outcome, news): (Outcome, Option<News>)) {
+fn conclude(counters: &mut Ledger, host: &mut impl Binding, (outcome, news): (FetchOutcome, Option<News>)) {
     counters.count(Stat::SnapshotFetchesTotal, &[outcome.as_str()]);
     if let Some(news) = news {
         host.log(&news);

@@ -34,7 +34,7 @@ pub struct SidecarResponse<'a> {
 
 /// What came of a request, as `inpick_snapshot_fetches_total` spells it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Outcome {
+pub enum FetchOutcome {
     /// New loads, and perhaps a new membership, are in shared data.
     Changed,
     /// What is in shared data is still true.
@@ -49,7 +49,7 @@ pub enum Outcome {
     ErrorStatus,
 }
 
-impl Outcome {
+impl FetchOutcome {
     /// The label's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -160,10 +160,10 @@ impl SnapshotService {
     }
 
     /// The host did not send the request.
-    pub fn handle_refusal(&mut self, reason: &str) -> (Outcome, Option<News>) {
+    pub fn handle_refusal(&mut self, reason: &str) -> (FetchOutcome, Option<News>) {
         self.asked_at = None;
         let reason = format!("cluster {}: {reason}", self.config.cluster);
-        self.conclude(Outcome::Refused, &reason)
+        self.conclude(FetchOutcome::Refused, &reason)
     }
 
     /// The sidecar answered, or did not: `None`. What it said is stored for all workers.
@@ -172,36 +172,36 @@ impl SnapshotService {
         shared: &mut impl SharedData,
         response: Option<SidecarResponse<'_>>,
         now: Timestamp,
-    ) -> (Outcome, Option<News>) {
+    ) -> (FetchOutcome, Option<News>) {
         self.asked_at = None;
-        let Some(response) = response else { return self.conclude(Outcome::NoAnswer, "no answer from the sidecar") };
+        let Some(response) = response else { return self.conclude(FetchOutcome::NoAnswer, "no answer from the sidecar") };
         match response.status {
             b"304" if self.tag.is_some() => {
                 let confirmed = Version::change(shared, |version| version.confirmed_at_micros = now.as_micros());
                 if confirmed {
-                    self.conclude(Outcome::Unchanged, "")
+                    self.conclude(FetchOutcome::Unchanged, "")
                 } else {
-                    self.conclude(Outcome::Refused, "shared data cannot be written")
+                    self.conclude(FetchOutcome::Refused, "shared data cannot be written")
                 }
             }
             b"200" => match self.take(response.body) {
                 Ok((membership, loads)) => {
                     if self.store(shared, membership, loads, now) {
-                        self.conclude(Outcome::Changed, "")
+                        self.conclude(FetchOutcome::Changed, "")
                     } else {
                         // What is stored is not known any more, so all of it is asked for again.
                         self.tag = None;
-                        self.conclude(Outcome::Refused, "shared data cannot be written")
+                        self.conclude(FetchOutcome::Refused, "shared data cannot be written")
                     }
                 }
                 Err(error) => {
                     self.tag = None;
-                    self.conclude(Outcome::Malformed, &error.to_string())
+                    self.conclude(FetchOutcome::Malformed, &error.to_string())
                 }
             },
             status => {
                 let status = String::from_utf8_lossy(status).into_owned();
-                self.conclude(Outcome::ErrorStatus, &format!("the sidecar answered {status}"))
+                self.conclude(FetchOutcome::ErrorStatus, &format!("the sidecar answered {status}"))
             }
         }
     }
@@ -246,7 +246,7 @@ impl SnapshotService {
         written
     }
 
-    fn conclude(&mut self, outcome: Outcome, reason: &str) -> (Outcome, Option<News>) {
+    fn conclude(&mut self, outcome: FetchOutcome, reason: &str) -> (FetchOutcome, Option<News>) {
         let was_healthy = core::mem::replace(&mut self.is_healthy, outcome.is_good());
         let news = match (was_healthy, outcome.is_good()) {
             (true, false) => Some(News::Failed(reason.to_string())),
@@ -334,17 +334,17 @@ mod tests {
             let received = version.loads_received_at_micros / 1_000;
             (outcome, version.membership, version.loads, version.confirmed_at_micros / 1_000, received)
         };
-        assert_eq!(step(&mut service, NOT_MODIFIED, 1), (Outcome::ErrorStatus, 0, 0, 0, 0));
-        assert_eq!(step(&mut service, ok(&snapshot(1, 1, false)), 2), (Outcome::Malformed, 0, 0, 0, 0));
-        assert_eq!(step(&mut service, ok(&snapshot(1, 1, true)), 3), (Outcome::Changed, 1, 1, 3, 3));
-        assert_eq!(step(&mut service, ok(&snapshot(1, 2, false)), 4), (Outcome::Changed, 1, 2, 4, 4));
-        assert_eq!(step(&mut service, NOT_MODIFIED, 5), (Outcome::Unchanged, 1, 2, 5, 4));
-        assert_eq!(step(&mut service, ok(&snapshot(2, 3, true)), 6), (Outcome::Changed, 2, 3, 6, 6));
+        assert_eq!(step(&mut service, NOT_MODIFIED, 1), (FetchOutcome::ErrorStatus, 0, 0, 0, 0));
+        assert_eq!(step(&mut service, ok(&snapshot(1, 1, false)), 2), (FetchOutcome::Malformed, 0, 0, 0, 0));
+        assert_eq!(step(&mut service, ok(&snapshot(1, 1, true)), 3), (FetchOutcome::Changed, 1, 1, 3, 3));
+        assert_eq!(step(&mut service, ok(&snapshot(1, 2, false)), 4), (FetchOutcome::Changed, 1, 2, 4, 4));
+        assert_eq!(step(&mut service, NOT_MODIFIED, 5), (FetchOutcome::Unchanged, 1, 2, 5, 4));
+        assert_eq!(step(&mut service, ok(&snapshot(2, 3, true)), 6), (FetchOutcome::Changed, 2, 3, 6, 6));
         // Loads of a membership that was never sent: the next request asks for all.
-        assert_eq!(step(&mut service, ok(&snapshot(3, 4, false)), 7), (Outcome::Malformed, 2, 3, 6, 6));
+        assert_eq!(step(&mut service, ok(&snapshot(3, 4, false)), 7), (FetchOutcome::Malformed, 2, 3, 6, 6));
         assert_eq!(service.poll_request(at(100)).unwrap().if_none_match, None);
-        assert_eq!(step(&mut service, ok(b"\xff"), 8), (Outcome::Malformed, 2, 3, 6, 6));
-        assert_eq!(step(&mut service, None, 9), (Outcome::NoAnswer, 2, 3, 6, 6));
+        assert_eq!(step(&mut service, ok(b"\xff"), 8), (FetchOutcome::Malformed, 2, 3, 6, 6));
+        assert_eq!(step(&mut service, None, 9), (FetchOutcome::NoAnswer, 2, 3, 6, 6));
     }
 
     #[test]
@@ -369,16 +369,16 @@ mod tests {
         let (mut service, mut shared) = (SnapshotService::new(config()), FakeSharedData::default());
         shared.refuses = true;
         let (outcome, news) = service.handle_response(&mut shared, ok(&snapshot(1, 1, true)), at(0));
-        assert_eq!(outcome, Outcome::Refused);
+        assert_eq!(outcome, FetchOutcome::Refused);
         assert!(matches!(news, Some(News::Failed(_))));
         shared.refuses = false;
         assert_eq!(service.poll_request(at(100)).unwrap().if_none_match, None);
         assert_eq!(
             service.handle_response(&mut shared, ok(&snapshot(1, 1, true)), at(101)),
-            (Outcome::Changed, Some(News::Recovered))
+            (FetchOutcome::Changed, Some(News::Recovered))
         );
         assert_eq!(Version::read(&mut shared).membership, 1);
-        assert!(matches!(service.handle_refusal("no such cluster"), (Outcome::Refused, Some(News::Failed(_)))));
-        assert_eq!(service.handle_refusal("no such cluster"), (Outcome::Refused, None));
+        assert!(matches!(service.handle_refusal("no such cluster"), (FetchOutcome::Refused, Some(News::Failed(_)))));
+        assert_eq!(service.handle_refusal("no such cluster"), (FetchOutcome::Refused, None));
     }
 }

@@ -10,10 +10,10 @@ use prost::Message;
 use snapshot::{LoadsDecoder, Membership};
 
 use crate::board::{
-    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, Running, Suspect, Version, enroll, key,
+    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, RunningModel, Suspect, Version, enroll, key,
 };
 use crate::flusher::Flusher;
-use crate::holder::{Holder, Host};
+use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
 use crate::shared_data::{SetError, SharedData};
@@ -100,7 +100,7 @@ impl Worker {
     }
 
     /// A request came. The first one ends the rest: what is known may be old, or nothing.
-    pub fn request_came(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+    pub fn request_came(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
         if !self.is_serving {
             self.is_serving = true;
             self.keep_pace(picker, host);
@@ -110,7 +110,7 @@ impl Worker {
     }
 
     /// One tick.
-    pub fn tick(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+    pub fn tick(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
         let now = host.now();
         let rank = if self.is_serving { Rank::Serving } else { Rank::Unused };
         self.holder.tick(host, rank, now);
@@ -123,20 +123,20 @@ impl Worker {
     }
 
     /// The sidecar answered; `None`: it did not in time.
-    pub fn handle_response(&mut self, host: &mut impl Host, response: Option<SidecarResponse<'_>>) {
+    pub fn handle_response(&mut self, host: &mut impl Binding, response: Option<SidecarResponse<'_>>) {
         let now = host.now();
         self.holder.handle_response(host, response, now);
     }
 
     /// The last chance to carry statistics to the host: the configuration was replaced or the server stops.
-    pub fn finish(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+    pub fn finish(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
         admit(picker, host);
         picker.settle_pending();
         self.flusher.finish(picker.telemetry_mut().ledger_mut(), host);
         self.holder.finish(host);
     }
 
-    fn keep_pace(&mut self, picker: &mut EndpointPicker, host: &mut impl Host) {
+    fn keep_pace(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
         let defining = self.is_serving && picker.telemetry_mut().ledger_mut().undefined() > 0;
         let rest = match (self.is_serving, defining) {
             (false, _) => UNUSED_TICK_MILLIS,
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     /// Posts what is in flight where that has changed or is due for renewal, and enrols where the roster does not list this worker.
-    fn post(&mut self, picker: &EndpointPicker, host: &mut impl Host, now: Timestamp) {
+    fn post(&mut self, picker: &EndpointPicker, host: &mut impl Binding, now: Timestamp) {
         if !self.is_serving {
             return;
         }
@@ -220,7 +220,7 @@ impl Posted {
             count: endpoint.in_flight().own(),
         }));
         post.running.clear();
-        post.running.extend(picker.accounts().running().map(|(model, count)| Running::of(model, count)));
+        post.running.extend(picker.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
         post.suspects.clear();
         post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
         let mut counts = if self.remembered.len() >= MAX_REMEMBERED {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use catalogue::{Label, stat_name};
 use endpoint_picker::Timestamp;
 use endpoint_picker::flusher::HostStats;
-use endpoint_picker::holder::Host;
+use endpoint_picker::holder::Binding;
 use endpoint_picker::ledger::SinkKind;
 use endpoint_picker::shared_data::{SetError, SharedData};
 use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
@@ -62,7 +62,7 @@ impl HostStats for Envoy {
     }
 }
 
-impl Host for Envoy {
+impl Binding for Envoy {
     fn set_tick_period(&mut self, millis: u32) -> bool {
         host::set_tick_period(millis).inspect_err(|refused| log::error!("no ticks: {refused:?}")).is_ok()
     }

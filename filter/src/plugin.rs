@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use endpoint_picker::holder::{Holder, Host};
+use endpoint_picker::holder::{Binding, Holder};
 use endpoint_picker::lease::Rank;
 use endpoint_picker::worker::{UNUSED_TICK_MILLIS, Worker};
 use endpoint_picker::{EndpointPicker, Plugin};

@@ -13,11 +13,12 @@ use metrics_sidecar::exposition::{Sample, split_name};
 use metrics_sidecar::gauges::{About, families};
 use metrics_sidecar::page::{OwnFamily, Selection, merge};
 use metrics_sidecar::signals::Signals;
-use metrics_sidecar::state::{Fleet, Target};
+use metrics_sidecar::endpoint::Target;
+use metrics_sidecar::fleet::Fleet;
 use serde_json::Value;
 use snapshot::Snapshot;
 
-const SELECTIONS: [Selection; 3] = [Selection::Everything, Selection::Conventional, Selection::Inpick];
+const SELECTIONS: [Selection; 3] = [Selection::Everything, Selection::Strict, Selection::Inpick];
 
 /// Merges a page, or lists the hosts of clusters.
 pub fn check(data: &[u8]) {
@@ -59,7 +60,7 @@ fn check_histogram(values: &[u8]) {
 
 fn check_page(envoy: &[u8], selection: Selection) {
     let page = merge(envoy, own_families(), selection);
-    if selection != Selection::Conventional || has_plain_headers(envoy) {
+    if selection != Selection::Strict || has_plain_headers(envoy) {
         check_merged_again(&page, selection);
     }
     let ours = merge(envoy, own_families(), Selection::Inpick);
@@ -161,7 +162,7 @@ fn own_families() -> &'static [OwnFamily] {
         fleet.discovered(0, targets.to_vec(), Duration::ZERO);
         let signals = Signals { waiting: Some(3), kv_cache_usage: Some(0.25), ..Signals::default() };
         fleet.scraped(0, targets[0].address, Duration::ZERO, Duration::from_millis(3), signals);
-        let about = About { commit: "c", build_ref: "b", envoy_up: true, snapshots_sent: 1, snapshots_unchanged: 2 };
+        let about = About { commit: "c", build_ref: "b", envoy_up: true, envoy_page_failures: 0, snapshots_sent: 1, snapshots_unchanged: 2 };
         families(&fleet, about)
     })
 }
@@ -184,10 +185,10 @@ fn check_published(targets: Vec<Target>) {
     let unready: HashSet<_> = targets.iter().filter(|target| target.unready).map(|target| target.address).collect();
     let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p".to_owned()]);
     fleet.discovered(0, targets, Duration::ZERO);
-    let snapshot = fleet.snapshot(Duration::ZERO, 0);
+    let snapshot = fleet.snapshot(Duration::ZERO, 0, None);
     assert_eq!(Snapshot::decode(&snapshot.encode()).as_ref(), Ok(&snapshot));
-    for endpoint in &snapshot.pools[0].endpoints {
-        assert!(endpoint.state != snapshot::State::Unready || unready.contains(&endpoint.address));
+    for (endpoint, load) in fleet.membership().pools[0].endpoints.iter().zip(&snapshot.loads.endpoints) {
+        assert!(load.state != snapshot::State::Unready || unready.contains(&endpoint.address));
     }
 }
 

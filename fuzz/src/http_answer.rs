@@ -3,7 +3,7 @@
 //! Input: a byte whose lowest bit chooses the reading, a byte that chooses the cuts, then an answer (even) or a body that is
 //! answered in chunks (odd).
 
-use metrics_sidecar::answer::{Answer, AnswerError};
+use metrics_sidecar::response::{ResponseError, ResponseReader};
 
 use crate::cut::pieces;
 
@@ -51,24 +51,24 @@ fn check_chunked(body: &[u8], style: u8, seed: u8) {
         if body.len() <= MAX_BODY {
             assert_eq!(got.as_deref(), Ok(body));
         } else {
-            assert_eq!(got, Err(AnswerError::TooLarge(MAX_BODY)));
+            assert_eq!(got, Err(ResponseError::TooLarge(MAX_BODY)));
         }
     }
 }
 
 /// Reads until the answer is complete or the connection ends.
-fn receive<'a>(arriving: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, AnswerError> {
-    let mut answer = Answer::new(MAX_BODY);
+fn receive<'a>(arriving: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, ResponseError> {
+    let mut reader = ResponseReader::new(MAX_BODY);
     let mut buffer = Vec::new();
     for piece in arriving.filter(|piece| !piece.is_empty()) {
         buffer.extend_from_slice(piece);
-        let complete = answer.read(&mut buffer)?;
-        assert!(answer.missing(buffer.len()) <= MAX_BODY);
+        let complete = reader.read(&mut buffer)?;
+        assert!(reader.missing(buffer.len()) <= MAX_BODY);
         if let Some(complete) = complete {
             return Ok(buffer[complete.body].to_vec());
         }
     }
-    let complete = answer.end(buffer.len())?;
+    let complete = reader.end(buffer.len())?;
     assert!(!complete.reusable, "a connection that has ended");
     Ok(buffer[complete.body].to_vec())
 }

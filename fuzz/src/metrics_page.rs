@@ -2,12 +2,14 @@
 //!
 //! Input: a byte that chooses the reading, then a page (even) or two lists of adapters parted by a zero byte (odd).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use metrics_sidecar::endpoint::Target;
 use metrics_sidecar::exposition::escape_into;
+use metrics_sidecar::fleet::Fleet;
 use metrics_sidecar::signals::{Lora, MAX_ADAPTER_BYTES, MAX_ADAPTERS, Signals};
-use metrics_sidecar::state::{Fleet, Target};
 use prometheus_parse::{Scrape, Value};
 use snapshot::Snapshot;
 
@@ -38,7 +40,7 @@ fn check_page(page: &[u8]) {
         assert!(adapters.iter().all(|name| !name.is_empty() && name.len() <= MAX_ADAPTER_BYTES));
     }
     // What nobody wants changes nothing.
-    let more = [page, b"# HELP a b\nup{x=\"}\"} 1\nvllm:num_requests_waiting_by_reason 9\n"].concat();
+    let more = [page, b"\n# HELP a b\nup{x=\"}\"} 1\nvllm:num_requests_waiting_by_reason 9\n"].concat();
     assert_eq!(Signals::read(&more).as_ref(), Ok(&signals));
     check_published(signals);
 }
@@ -49,10 +51,12 @@ fn check_published(signals: Signals) {
     let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p".to_owned()]);
     fleet.discovered(0, vec![Target::new(address)], Duration::ZERO);
     fleet.scraped(0, address, Duration::ZERO, Duration::ZERO, signals.clone());
-    let snapshot = fleet.snapshot(Duration::ZERO, 0);
+    let snapshot = fleet.snapshot(Duration::ZERO, 0, None);
     assert_eq!(Snapshot::decode(&snapshot.encode()).as_ref(), Ok(&snapshot));
-    let endpoint = &snapshot.pools[0].endpoints[0];
-    assert_eq!((endpoint.waiting, endpoint.running), (signals.waiting, signals.running));
+    let load = &snapshot.loads.endpoints[0];
+    assert_eq!((load.waiting, load.running), (signals.waiting, signals.running));
+    let uses = signals.lora.iter().map(|lora| lora.running.len() + lora.waiting.len()).sum::<usize>();
+    assert_eq!(snapshot.loads.adapters.len(), uses, "every adapter in use has a name");
 }
 
 fn check_adapters(data: &[u8]) {
@@ -110,11 +114,19 @@ fn is_plain(line: &str) -> bool {
 /// The same figures by way of a full parse into a map.
 fn compare(signals: &Signals, lines: &[String]) {
     let scrape = Scrape::parse(lines.iter().map(|line| Ok(line.clone()))).unwrap();
+    // One value for each engine: the largest of its ranks.
     let values = |names: &[&str]| -> Vec<f64> {
-        let samples = scrape.samples.iter().filter(|sample| names.contains(&sample.metric.as_str()));
-        samples
-            .map(|sample| if let Value::Untyped(value) = sample.value { value } else { panic!("{sample:?}") })
-            .collect()
+        let mut engines: BTreeMap<Vec<(String, String)>, f64> = BTreeMap::new();
+        for sample in scrape.samples.iter().filter(|sample| names.contains(&sample.metric.as_str())) {
+            let Value::Untyped(value) = sample.value else { panic!("{sample:?}") };
+            let is_engine = |name: &str| name == "dp_rank" || !name.ends_with("_rank");
+            let labels = sample.labels.iter().filter(|(name, _)| is_engine(name));
+            let mut engine: Vec<_> = labels.map(|(name, value)| (name.clone(), value.clone())).collect();
+            engine.sort_unstable();
+            let largest = engines.entry(engine).or_insert(value);
+            *largest = if value.is_nan() { value } else { largest.max(value) };
+        }
+        engines.into_values().collect()
     };
     let sum = |names: &[&str]| -> Option<u32> {
         let values = values(names);

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use metrics_sidecar::Sidecar;
-use metrics_sidecar::config::Flags;
+use metrics_sidecar::flags::Flags;
 use metrics_sidecar::scrape::{Buffers, Client, Peer};
 use metrics_sidecar::signals::Signals;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,7 +141,7 @@ async fn sidecar(addresses: &[SocketAddr], length: Duration) -> Measured {
 }
 
 async fn scrapes(sidecar: SocketAddr) -> u64 {
-    let mut client = Client::new(Peer::Address(sidecar), "sidecar", "/metrics", usize::MAX / 4);
+    let mut client = Client::new(Peer::Address(sidecar), "sidecar", "/metrics?families=sidecar", usize::MAX / 4);
     let page =
         client.get(&Buffers::default(), TIMEOUT, |page| String::from_utf8(page.to_vec()).unwrap()).await.unwrap();
     let successes = page

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 use serde::Deserialize;
 
-use crate::state::Target;
+use crate::config::AddressFamily;
+use crate::endpoint::Target;
 
 /// Largest answer of Envoy's admin endpoint that is read; a thousand hosts take about 1 MB.
 pub const MAX_CLUSTERS_BYTES: usize = 32 * 1024 * 1024;
@@ -59,17 +61,17 @@ struct SocketAddress {
 #[serde(default)]
 struct Health {
     failed_active_health_check: bool,
-    failed_outlier_check: bool,
     pending_active_hc: bool,
     excluded_via_immediate_hc_fail: bool,
     eds_health_status: String,
 }
 
 impl Health {
-    /// Whether Envoy's own load balancer would pass the host over. A degraded host still serves.
+    /// Whether active health checks or EDS say that the host takes no traffic. A degraded host still serves. Outlier ejection does
+    /// not count: the filter judges outcomes itself, and would otherwise keep a pod out for as long as Envoy does after its return.
+    /// Nor does a pending removal, which says that EDS dropped a host that still passes its health checks: Envoy serves from it.
     fn unready(&self) -> bool {
         self.failed_active_health_check
-            || self.failed_outlier_check
             || self.pending_active_hc
             || self.excluded_via_immediate_hc_fail
             || matches!(self.eds_health_status.as_str(), "UNHEALTHY" | "DRAINING" | "TIMEOUT")
@@ -128,17 +130,30 @@ pub fn clusters_path<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     path
 }
 
-/// Every address of a name at a port.
+/// The addresses of a name at a port. None is a response as good as any: the name is gone or has no address of this family, as when
+/// a deployment was scaled to zero.
 ///
 /// # Errors
 ///
-/// The resolver's, and [`std::io::ErrorKind::NotFound`] when the name has no address.
-pub async fn resolve(host: &str, port: u16) -> std::io::Result<Vec<Target>> {
-    let targets: Vec<Target> = tokio::net::lookup_host((host, port)).await?.map(Target::new).collect();
-    if targets.is_empty() {
-        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(targets)
+/// The name service gave no response, or one that says nothing about the name.
+pub async fn resolve(host: String, port: u16, family: AddressFamily) -> std::io::Result<Vec<Target>> {
+    let look_up = move || {
+        let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+        match getaddrinfo(Some(&host), None, Some(hints)) {
+            Ok(found) => found.map(|info| info.map(|info| info.sockaddr.ip())).collect(),
+            Err(error) if is_authoritative(error.kind()) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let addresses: Vec<IpAddr> = tokio::task::spawn_blocking(look_up).await.map_err(std::io::Error::other)??;
+    let targets = family.choose(addresses).into_iter().map(|ip| Target::new(SocketAddr::new(ip, port)));
+    Ok(targets.collect())
+}
+
+/// Whether a failed lookup says that the name has no addresses: NXDOMAIN (`EAI_NONAME`) or no records (`EAI_NODATA`). A server that
+/// fails or is silent gives `EAI_AGAIN`, a broken resolver others.
+fn is_authoritative(kind: LookupErrorKind) -> bool {
+    matches!(kind, LookupErrorKind::NoName | LookupErrorKind::NoData)
 }
 
 #[cfg(test)]
@@ -176,7 +191,8 @@ mod tests {
             (r#"{"pending_dynamic_removal":true}"#, false),
             ("{}", false),
             (r#"{"failed_active_health_check":true}"#, true),
-            (r#"{"failed_outlier_check":true}"#, true),
+            (r#"{"failed_outlier_check":true}"#, false),
+            (r#"{"excluded_via_immediate_hc_fail":true}"#, true),
             (r#"{"pending_active_hc":true}"#, true),
             (r#"{"eds_health_status":"UNHEALTHY"}"#, true),
             (r#"{"eds_health_status":"DRAINING"}"#, true),
@@ -208,5 +224,32 @@ mod tests {
             clusters_path(["vllm", "outbound|80||x.y"]),
             "/clusters?format=json&filter=%5E%28vllm%7Coutbound%5C%7C80%5C%7C%5C%7Cx%5C%2Ey%29%24"
         );
+    }
+
+    #[test]
+    fn only_a_response_about_the_name_empties_a_pool() {
+        for (kind, empties) in [
+            (LookupErrorKind::NoName, true),
+            (LookupErrorKind::NoData, true),
+            (LookupErrorKind::Again, false),
+            (LookupErrorKind::Fail, false),
+            (LookupErrorKind::System, false),
+            (LookupErrorKind::IO, false),
+            (LookupErrorKind::Unknown, false),
+        ] {
+            assert_eq!(is_authoritative(kind), empties, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_both_families_lists_each_pod_once() {
+        let both: Vec<IpAddr> =
+            ["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"].map(|text| text.parse().unwrap()).to_vec();
+        let six: Vec<IpAddr> = vec![both[1], both[3]];
+        assert_eq!(AddressFamily::PreferIpv4.choose(both.clone()), [both[0], both[2]]);
+        assert_eq!(AddressFamily::PreferIpv4.choose(six.clone()), six);
+        assert_eq!(AddressFamily::Ipv4.choose(six.clone()), Vec::<IpAddr>::new());
+        assert_eq!(AddressFamily::Ipv6.choose(both.clone()), six);
+        assert_eq!(AddressFamily::Both.choose(both.clone()), both);
     }
 }

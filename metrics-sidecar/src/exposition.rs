@@ -59,10 +59,19 @@ impl<'a> Sample<'a> {
         }
     }
 
-    /// The labels, in the order of the line.
+    /// The metric name, if it stands in quotes among the labels, as names outside of the old alphabet do.
+    #[must_use]
+    pub fn quoted_name(&self) -> Option<&'a [u8]> {
+        let quoted = self.labels.trim_ascii_start().strip_prefix(b"\"")?;
+        let end = closing_quote(quoted)?;
+        let rest = quoted.get(end + 1..)?.trim_ascii_start();
+        (rest.is_empty() || rest.starts_with(b",")).then(|| quoted.get(..end)).flatten()
+    }
+
+    /// The labels, in the order of the line; a metric name among them is left aside.
     #[must_use]
     pub const fn labels(&self) -> Labels<'a> {
-        Labels { unread: self.labels }
+        Labels { unread: self.labels, is_first: true }
     }
 
     /// The value; infinite and NaN where the line says so. A timestamp behind it is left aside.
@@ -119,21 +128,35 @@ impl<'a> Label<'a> {
 #[derive(Clone, Debug)]
 pub struct Labels<'a> {
     unread: &'a [u8],
+    is_first: bool,
 }
 
 impl<'a> Iterator for Labels<'a> {
     type Item = Result<Label<'a>, LineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let unread = self.unread.trim_ascii_start();
+        let mut unread = self.unread.trim_ascii_start();
         self.unread = b"";
+        if std::mem::take(&mut self.is_first)
+            && unread.starts_with(b"\"")
+            && let Some(name) = (Sample { labels: unread, tail: b"" }).quoted_name()
+        {
+            unread = unread.get(name.len() + 2..).unwrap_or_default().trim_ascii_start();
+            unread = unread.strip_prefix(b",").unwrap_or(unread).trim_ascii_start();
+        }
         if unread.is_empty() {
             return None;
         }
         let parse = || {
-            let equals = memchr::memchr(b'=', unread)?;
-            let (name, rest) = unread.split_at(equals);
-            let quoted = rest.get(1..)?.trim_ascii_start().strip_prefix(b"\"")?;
+            let (name, rest) = match unread.strip_prefix(b"\"") {
+                Some(name) => {
+                    let end = closing_quote(name)?;
+                    (name.get(..end)?, name.get(end + 1..)?.trim_ascii_start())
+                }
+                None => unread.split_at(memchr::memchr(b'=', unread)?),
+            };
+            let rest = rest.strip_prefix(b"=")?;
+            let quoted = rest.trim_ascii_start().strip_prefix(b"\"")?;
             let end = closing_quote(quoted)?;
             let rest = quoted.get(end + 1..)?.trim_ascii_start();
             let rest = match rest.split_first() {

@@ -6,10 +6,13 @@ use std::fmt::Write as _;
 use catalogue::{Family, Stat};
 use snapshot::State;
 
+use crate::endpoint::EndpointState;
 use crate::exposition::escape_into;
+use crate::fleet::Fleet;
+use crate::outcome::DURATION_LE;
 use crate::page::OwnFamily;
+use crate::pool::PoolState;
 use crate::signals::Signals;
-use crate::state::{DURATION_LE, EndpointState, Fleet, PoolState};
 
 const STATES: [(State, &str); 5] = [
     (State::Unknown, "unknown"),
@@ -32,8 +35,10 @@ pub struct About<'a> {
     pub commit: &'a str,
     /// Label `build_ref`.
     pub build_ref: &'a str,
-    /// Whether Envoy answered for this page.
+    /// Whether Envoy's last page was read.
     pub envoy_up: bool,
+    /// Pages of Envoy that could not be read.
+    pub envoy_page_failures: u64,
     /// Answers to `/snapshot` with a body.
     pub snapshots_sent: u64,
     /// Answers to `/snapshot` that nothing has changed.
@@ -73,21 +78,33 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         "counter",
         "Times that the endpoints of the pool could not be listed; the last list stood.",
     );
+    let mut models_failures = Lines::new(
+        "inpick_sidecar_models_failures_total",
+        "counter",
+        "Times that an endpoint of the pool could not list its models; its last list stood.",
+    );
+    let mut models_left_out = Lines::new(
+        "inpick_sidecar_models_left_out",
+        "gauge",
+        "Model names of the pool that the snapshot leaves out because there are too many.",
+    );
     for pool in pools {
         let name = pool.name.as_str();
+        models_failures.add("", &[("pool", name)], pool.models_failures);
+        models_left_out.add("", &[("pool", name)], pool.models_left_out);
         ready.add(
             "",
             &[("name", name)],
-            pool.endpoints.iter().filter(|endpoint| endpoint.state == State::Fresh).count(),
+            pool.endpoints().iter().filter(|endpoint| endpoint.state == State::Fresh).count(),
         );
         discovery.add("", &[("pool", name)], pool.discovery_failures);
         for (state, state_name) in STATES {
-            let count = pool.endpoints.iter().filter(|endpoint| endpoint.state == state).count();
+            let count = pool.endpoints().iter().filter(|endpoint| endpoint.state == state).count();
             states.add("", &[("pool", name), ("state", state_name)], count);
         }
-        for (endpoint, pod) in pool.endpoints.iter().zip(pod_labels(&pool.endpoints)) {
+        for (endpoint, pod) in pool.endpoints().iter().zip(pod_labels(pool.endpoints())) {
             let address = endpoint.target.address.to_string();
-            if let Some((_, signals)) = &endpoint.page {
+            if let Some(signals) = endpoint.page.as_ref().map(|page| &page.signals) {
                 if let Some(waiting) = signals.waiting {
                     queues.add("", &[("model_server_pod", &pod), ("name", name)], waiting);
                 }
@@ -117,14 +134,35 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         "gauge",
         "Generation of the content that the sidecar would publish now.",
     );
-    generation.add("", &[], fleet.generation());
-    let mut envoy = Lines::new("inpick_sidecar_envoy_up", "gauge", "1 when Envoy answered for this page, else 0.");
+    generation.add("", &[], fleet.tag().generation);
+    let mut envoy = Lines::new("inpick_sidecar_envoy_up", "gauge", "1 when Envoy's last page was read, else 0.");
+    let mut envoy_failures = Lines::new(
+        "inpick_sidecar_envoy_page_failures_total",
+        "counter",
+        "Times that Envoy's page could not be read, so that there was no merged page.",
+    );
+    envoy_failures.add("", &[], about.envoy_page_failures);
     envoy.add("", &[], u8::from(about.envoy_up));
     let mut build_info =
         Lines::new("inpick_sidecar_build_info", "gauge", "1, labelled with the sidecar's version and build.");
     build_info.add("", &[build[0], build[1], ("version", env!("CARGO_PKG_VERSION"))], 1);
-    let rest =
-        [ready, queues, info, scrapes, durations, states, missing, discovery, snapshots, generation, envoy, build_info];
+    let rest = [
+        ready,
+        queues,
+        info,
+        scrapes,
+        durations,
+        states,
+        missing,
+        discovery,
+        models_failures,
+        models_left_out,
+        snapshots,
+        generation,
+        envoy,
+        envoy_failures,
+        build_info,
+    ];
     families.extend(rest.into_iter().map(|lines| lines.0));
     families
 }
@@ -166,7 +204,7 @@ fn mean(stat: Stat, pools: &[PoolState], signal: impl Fn(&Signals) -> Option<f64
     let mut lines = Lines::of(stat.family());
     for pool in pools {
         let values: Vec<f64> =
-            pool.endpoints.iter().filter_map(EndpointState::fresh_signals).filter_map(&signal).collect();
+            pool.endpoints().iter().filter_map(EndpointState::fresh_signals).filter_map(&signal).collect();
         if !values.is_empty() {
             #[allow(clippy::cast_precision_loss, reason = "pools have far fewer than 2^52 endpoints")]
             lines.add("", &[("name", &pool.name)], values.iter().sum::<f64>() / values.len() as f64);
@@ -203,10 +241,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::state::{Outcome, Target};
+    use crate::endpoint::Target;
+    use crate::outcome::Outcome;
 
-    const ABOUT: About<'_> =
-        About { commit: "c", build_ref: "b", envoy_up: false, snapshots_sent: 1, snapshots_unchanged: 2 };
+    const ABOUT: About<'_> = About {
+        commit: "c",
+        build_ref: "b",
+        envoy_up: false,
+        envoy_page_failures: 0,
+        snapshots_sent: 1,
+        snapshots_unchanged: 2,
+    };
 
     fn fleet(pods: &[(&str, Option<u32>)]) -> Fleet {
         let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p\"1".to_owned()]);
@@ -263,13 +308,13 @@ mod tests {
     #[test]
     fn endpoints_of_one_pod_and_of_none_have_labels_of_their_own() {
         let fleet = fleet(&[("a", None), ("a", None), ("", None), ("b", None)]);
-        assert_eq!(pod_labels(&fleet.pools()[0].endpoints), ["a-rank-0", "a-rank-1", "10.0.0.1:8002", "b"]);
+        assert_eq!(pod_labels(fleet.pools()[0].endpoints()), ["a-rank-0", "a-rank-1", "10.0.0.1:8002", "b"]);
     }
 
     #[test]
     fn failures_are_counted_by_outcome() {
         let mut fleet = fleet(&[("a", None)]);
-        let address = fleet.pools()[0].endpoints[0].target.address;
+        let address = fleet.pools()[0].endpoints()[0].target.address;
         fleet.scrape_failed(0, address, Duration::from_secs(60), Outcome::Timeout, String::new());
         let text = text(&fleet);
         assert!(text.contains("outcome=\"timeout\",pool=\"p\\\"1\"} 1\n"));

@@ -2,25 +2,40 @@
 //! and serves the metrics page that an endpoint picker would serve.
 //!
 //! ```text
-//!  discovery ──targets──▶ state ◀──signals── signals ◀──bytes── scrape (answer)
-//!                           │
-//!                           ├──▶ serve /snapshot
-//!                           └──▶ gauges ──▶ page ◀── Envoy's /stats/prometheus ──▶ serve /metrics
+//!  listing ──targets──▶ fleet ◀──signals── signals ◀──bytes── polling ◀── scrape (response)
+//!                         │
+//!                         ├──▶ published ──▶ serve /snapshot
+//!                         └──▶ gauges ──▶ page ◀── Envoy's /stats/prometheus ──▶ envoy_page ──▶ serve /metrics
 //! ```
 //!
-//! `answer`, `config`, `exposition`, `gauges`, `page`, `signals` and `state` are pure: time, bytes and seeds come in as arguments.
+//! Imports point down: `sidecar` starts `serve`, `listing` and `polling`, which know `shared`, which knows the pure rest. Pure are all
+//! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
-pub mod answer;
 pub mod config;
 pub mod discovery;
+pub mod endpoint;
 pub mod exposition;
+pub mod flags;
+pub mod fleet;
 pub mod gauges;
+pub mod outcome;
 pub mod page;
+pub mod pool;
+pub mod published;
+pub mod response;
 pub mod scrape;
 pub mod signals;
-pub mod state;
 
+mod convention;
+mod envoy_page;
+mod gathered;
+mod listing;
+mod polling;
+mod series;
 mod serve;
+mod shared;
 mod sidecar;
+mod token_file;
+mod tokens;
 
 pub use sidecar::{Running, Sidecar};

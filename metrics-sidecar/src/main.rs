@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use metrics_sidecar::Sidecar;
-use metrics_sidecar::config::{Config, EX_USAGE, Flags};
+use metrics_sidecar::config::Config;
+use metrics_sidecar::flags::{EX_USAGE, Flags};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

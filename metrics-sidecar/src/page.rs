@@ -4,12 +4,13 @@
 //! nor exact sums. Envoy prints each of them as a family of its own; here they are put together again: one `# HELP` and one
 //! `# TYPE histogram` a family, buckets in ascending order, then `_sum`, then `_count`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::OnceLock;
+use std::collections::HashSet;
 
-use catalogue::{Bounds, Kind, Publisher, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+use catalogue::{Publisher, Stat};
 
-use crate::exposition::{Label, Sample, split_name};
+use crate::convention::print_header;
+use crate::exposition::{Sample, split_name};
+use crate::gathered::{Gathered, places};
 
 /// Media type of the page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,49 +32,15 @@ pub struct OwnFamily {
 }
 
 /// Which families to print.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Selection {
     /// All of Envoy's page and the sidecar's, as Envoy prints them.
     Everything,
     /// The same, but Envoy's own families as `promtool check metrics` accepts them: with a help text, typed by what their name
     /// says, and without the few whose very name breaks its rules.
-    Conventional,
+    Strict,
     /// Families of inpick alone.
     Inpick,
-}
-
-/// What a line of a catalogued family is to it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Part {
-    Value,
-    Bucket(Bounds),
-    Sum,
-    SumMicroseconds,
-    Count,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// Index into [`Stat::ALL`].
-    stat: usize,
-    part: Part,
-}
-
-/// One label set of a histogram, as far as Envoy has it.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// One a bound, and `+Inf`.
-    buckets: Vec<Option<u64>>,
-    sum: Option<Vec<u8>>,
-    sum_microseconds: Option<u64>,
-    count: Option<u64>,
-}
-
-/// Series of one catalogued family by their label set, which sorts them.
-#[derive(Debug, Default)]
-struct Series {
-    values: BTreeMap<Vec<u8>, Vec<u8>>,
-    histograms: BTreeMap<Vec<u8>, Histogram>,
 }
 
 /// Merges. `envoy` is the body of Envoy's `/stats/prometheus`, empty when Envoy did not answer.
@@ -83,7 +50,7 @@ struct Series {
 /// histogram's label set that Envoy has only in part is left out until it is complete, so that a quantile over it never lies.
 #[must_use]
 pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
-    let mut gathered: Vec<Series> = std::iter::repeat_with(Series::default).take(Stat::ALL.len()).collect();
+    let mut gathered: Vec<Gathered> = std::iter::repeat_with(Gathered::default).take(Stat::ALL.len()).collect();
     let mut foreign = Vec::with_capacity(if selection == Selection::Inpick { 0 } else { envoy.len() });
     // The family of Envoy's own that the last header began, if it is printed.
     let mut printing = true;
@@ -107,9 +74,9 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
             None if name.starts_with(OWN_PREFIX.as_bytes())
                 || own.iter().any(|family| family.name.as_bytes() == name) => {}
             None if selection == Selection::Inpick || !seen_foreign.insert(identity(line)) => {}
-            None if selection == Selection::Conventional && line.starts_with(b"# HELP ") => {}
-            None if selection == Selection::Conventional && line.starts_with(b"# TYPE ") => {
-                printing = print_conventional_header(&mut foreign, line);
+            None if selection == Selection::Strict && line.starts_with(b"# HELP ") => {}
+            None if selection == Selection::Strict && line.starts_with(b"# TYPE ") => {
+                printing = print_header(&mut foreign, line);
             }
             None if !printing => {}
             None => {
@@ -145,66 +112,6 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
     page
 }
 
-/// Prints the header of a family of Envoy's own; false if its name breaks the conventions, so that it is left out.
-fn print_conventional_header(page: &mut Vec<u8>, header: &[u8]) -> bool {
-    let text = std::str::from_utf8(header).unwrap_or_default();
-    let mut words = text.split(' ').skip(2);
-    let (name, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    if name.is_empty() || !is_conventional(name, kind) {
-        return false;
-    }
-    // Envoy's counters have no `_total`; typed as what they are, each would be a complaint.
-    let kind = match (kind, name.ends_with("_total")) {
-        ("counter", false) | ("gauge", true) => "untyped",
-        _ => kind,
-    };
-    page.extend_from_slice(format!("# HELP {name} A statistic of Envoy's own.\n# TYPE {name} {kind}\n").as_bytes());
-    true
-}
-
-/// Whether `promtool check metrics` accepts a family of this name: no abbreviated unit, no unit that is not a base unit, no type
-/// and no reserved suffix in the name (its rules: `prometheus/client_golang`, `prometheus/testutil/promlint`).
-fn is_conventional(name: &str, kind: &str) -> bool {
-    const ABBREVIATED: [&str; 12] = ["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "m", "h", "d"];
-    const NOT_BASE: [&str; 8] =
-        ["milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "days", "kilobytes", "megabytes"];
-    const KINDS: [&str; 5] = ["counter", "gauge", "histogram", "summary", "untyped"];
-    let bad_word = |word: &str| ABBREVIATED.contains(&word) || NOT_BASE.contains(&word) || KINDS.contains(&word);
-    let reserved = kind != "histogram" && ["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix));
-    let camel = name
-        .bytes()
-        .zip(name.bytes().skip(1))
-        .any(|(left, right)| left.is_ascii_lowercase() && right.is_ascii_uppercase());
-    !reserved && !camel && !name.split('_').skip(1).any(bad_word)
-}
-
-/// Where lines of catalogued families belong, by the name at their start.
-fn places() -> &'static HashMap<&'static [u8], Place> {
-    static PLACES: OnceLock<HashMap<&'static [u8], Place>> = OnceLock::new();
-    PLACES.get_or_init(|| {
-        let mut places: HashMap<&'static [u8], Place> = HashMap::new();
-        for (stat, family) in Stat::ALL.iter().map(|stat| stat.family()).enumerate() {
-            let mut add = |name: String, part: Part| {
-                places.insert(Box::leak(name.into_boxed_str()).as_bytes(), Place { stat, part });
-            };
-            match family.kind {
-                Kind::Counter | Kind::Gauge => add(family.name.to_owned(), Part::Value),
-                Kind::Histogram(bounds) => {
-                    // The bare name carries no sample; it stands in headers of Envoy's own kind of histogram.
-                    add(family.name.to_owned(), Part::Value);
-                    add(format!("{}_bucket", family.name), Part::Bucket(bounds));
-                    add(format!("{}_sum", family.name), Part::Sum);
-                    add(format!("{}_count", family.name), Part::Count);
-                    if bounds.scale == Scale::Microseconds {
-                        add(format!("{}{SUM_MICROSECONDS_SUFFIX}", family.name), Part::SumMicroseconds);
-                    }
-                }
-            }
-        }
-        places
-    })
-}
-
 /// What must not appear twice: a header whole, a sample without its value.
 fn identity(line: &[u8]) -> &[u8] {
     if line.first() == Some(&b'#') {
@@ -217,120 +124,6 @@ fn identity(line: &[u8]) -> &[u8] {
     })
 }
 
-impl Series {
-    /// Takes a line; one that cannot be read is dropped, since half a series is worth less than none.
-    fn add(&mut self, part: Part, line: &[u8]) {
-        let (_, rest) = split_name(line);
-        let Ok(sample) = Sample::split(rest) else { return };
-        let Ok(mut labels) = sample.labels().collect::<Result<Vec<_>, _>>() else { return };
-        labels.sort_by_key(|label| label.name);
-        let is_twice = labels.array_windows().any(|[left, right]| left.name == right.name);
-        if is_twice || !labels.iter().all(is_label) || sample.value().is_err() {
-            return;
-        }
-        // Behind the value there may be a timestamp, which says nothing here.
-        let value = sample.tail.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        let bound = labels.iter().find(|label| label.name == b"le").map(|label| label.raw);
-        let mut key = Vec::with_capacity(sample.labels.len());
-        for label in labels.iter().filter(|label| !(matches!(part, Part::Bucket(_)) && label.name == b"le")) {
-            if !key.is_empty() {
-                key.push(b',');
-            }
-            key.extend_from_slice(label.name);
-            key.extend_from_slice(b"=\"");
-            key.extend_from_slice(label.raw);
-            key.push(b'"');
-        }
-        let number = || str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
-        match part {
-            Part::Value => {
-                self.values.entry(key).or_insert_with(|| value.to_vec());
-            }
-            Part::Bucket(bounds) => {
-                let last = bounds.le().count();
-                let index = match bound {
-                    Some(b"+Inf") => Some(last),
-                    Some(bound) => bounds.le().position(|le| le.as_bytes() == bound),
-                    None => None,
-                };
-                let buckets = &mut self.histograms.entry(key).or_default().buckets;
-                buckets.resize(last + 1, None);
-                if let Some(bucket) = index.and_then(|index| buckets.get_mut(index)) {
-                    *bucket = bucket.or_else(number);
-                }
-            }
-            Part::Sum => {
-                let sum = &mut self.histograms.entry(key).or_default().sum;
-                sum.get_or_insert_with(|| value.to_vec());
-            }
-            Part::SumMicroseconds => {
-                let sum = &mut self.histograms.entry(key).or_default().sum_microseconds;
-                *sum = sum.or_else(number);
-            }
-            Part::Count => {
-                let count = &mut self.histograms.entry(key).or_default().count;
-                *count = count.or_else(number);
-            }
-        }
-    }
-
-    fn lines(&self, name: &str, kind: Kind) -> Vec<u8> {
-        let mut out = Vec::new();
-        match kind {
-            Kind::Counter | Kind::Gauge => {
-                for (labels, value) in &self.values {
-                    print_sample(&mut out, name, "", labels, None, value);
-                }
-            }
-            Kind::Histogram(bounds) => {
-                for (labels, histogram) in &self.histograms {
-                    histogram.print(&mut out, name, bounds, labels);
-                }
-            }
-        }
-        out
-    }
-}
-
-impl Histogram {
-    fn print(&self, out: &mut Vec<u8>, name: &str, bounds: Bounds, labels: &[u8]) {
-        let sum = match (self.sum_microseconds, &self.sum) {
-            (Some(micros), _) => seconds(micros).into_bytes(),
-            (None, Some(sum)) => sum.clone(),
-            (None, None) => return,
-        };
-        let Some(count) = self.count else { return };
-        let Some(buckets) = self.buckets.iter().copied().collect::<Option<Vec<u64>>>().filter(|all| !all.is_empty())
-        else {
-            return;
-        };
-        // Envoy reads its counters while workers add to them, so a page may show a bucket ahead of the next larger one. Each of
-        // them only grows, so the running maximum does too, and is never below what was counted.
-        let mut least = 0;
-        let total = buckets.iter().copied().chain([count]).max().unwrap_or(count);
-        for (index, le) in bounds.le().chain(["+Inf"]).enumerate() {
-            least = buckets.get(index).copied().unwrap_or(0).max(least);
-            let value = if le == "+Inf" { total } else { least };
-            print_sample(out, name, "_bucket", labels, Some(le), value.to_string().as_bytes());
-        }
-        print_sample(out, name, "_sum", labels, None, &sum);
-        print_sample(out, name, "_count", labels, None, total.to_string().as_bytes());
-    }
-}
-
-/// Whether a label may stand on a page.
-fn is_label(label: &Label<'_>) -> bool {
-    let (first, rest) = label.name.split_first().map_or((b' ', label.name), |(first, rest)| (*first, rest));
-    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-    is_letter(first) && rest.iter().all(|&byte| is_letter(byte) || byte.is_ascii_digit()) && label.value().is_ok()
-}
-
-/// Whole microseconds as seconds, exactly.
-fn seconds(micros: u64) -> String {
-    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 fn print_family(page: &mut Vec<u8>, name: &str, help: &str, kind: &str, lines: &[u8]) {
     if lines.is_empty() {
         return;
@@ -340,28 +133,12 @@ fn print_family(page: &mut Vec<u8>, name: &str, help: &str, kind: &str, lines: &
     page.extend_from_slice(lines);
 }
 
-fn print_sample(out: &mut Vec<u8>, name: &str, suffix: &str, labels: &[u8], le: Option<&str>, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(suffix.as_bytes());
-    if !labels.is_empty() || le.is_some() {
-        out.push(b'{');
-        out.extend_from_slice(labels);
-        if let Some(le) = le {
-            if !labels.is_empty() {
-                out.push(b',');
-            }
-            out.extend_from_slice(format!("le=\"{le}\"").as_bytes());
-        }
-        out.push(b'}');
-    }
-    out.push(b' ');
-    out.extend_from_slice(value);
-    out.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
+    use catalogue::Bounds;
+
     use super::*;
+    use crate::gathered::seconds;
 
     const DURATION: &str = "inference_objective_request_duration_seconds";
 
@@ -511,7 +288,7 @@ mod tests {
             "# TYPE envoy_live gauge\nenvoy_live{} 1\n",
         );
         assert_eq!(
-            String::from_utf8(merge(envoy.as_bytes(), &[], Selection::Conventional)).unwrap(),
+            String::from_utf8(merge(envoy.as_bytes(), &[], Selection::Strict)).unwrap(),
             concat!(
                 "# HELP envoy_cluster_upstream_rq A statistic of Envoy's own.\n# TYPE envoy_cluster_upstream_rq untyped\n",
                 "envoy_cluster_upstream_rq{} 1\n",

@@ -3,8 +3,10 @@
 //! Written by hand over httparse because this is the sidecar's whole cost: one write, one wait and a read or two per page,
 //! into a buffer that is still in the processor's cache.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -12,8 +14,8 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::answer::{Answer, AnswerError};
-use crate::state::Outcome;
+use crate::outcome::Outcome;
+use crate::response::{ResponseError, ResponseReader};
 
 /// Space for one read: a whole page of a busy engine and its head.
 const READ_BYTES: usize = 128 * 1024;
@@ -24,8 +26,15 @@ const KEPT_BUFFERS: usize = 16;
 /// A buffer that has grown beyond this is given back to the allocator.
 const KEPT_BYTES: usize = 1024 * 1024;
 
-/// First and longest pause after failures. The first is the usual interval, the longest keeps a pod's return unnoticed for 2 s at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a connection may take: a pod in the same network accepts within milliseconds. A request for one that is lost is
+/// repeated by the kernel only after 1 s, which would keep a pod's return unnoticed.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How long sent bytes may stay unacknowledged before the connection counts as lost: a pod whose machine is gone resets nothing.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+
+/// Longest rest after a poll that failed, so that a pod's return is noticed within it.
+const LONGEST_REST_AFTER_FAILURE: Duration = Duration::from_millis(250);
 
 /// Share of the interval by which a poll may come earlier or later, so that pods listed together drift apart.
 const JITTER: f64 = 0.1;
@@ -41,7 +50,15 @@ pub enum GetError {
     Io(#[from] std::io::Error),
     /// Not the response that was hoped for.
     #[error(transparent)]
-    Answer(#[from] AnswerError),
+    Response(#[from] ResponseError),
+    /// A redirect that is not followed.
+    #[error("redirected to {location:?}, which {why}")]
+    Redirect {
+        /// Where to.
+        location: String,
+        /// Why it is not followed.
+        why: &'static str,
+    },
     /// Not in time.
     #[error("no complete response within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -53,9 +70,10 @@ impl GetError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Connect(_) => Outcome::Connect,
-            Self::Io(_) | Self::Answer(AnswerError::Protocol(_) | AnswerError::Closed(_)) => Outcome::Protocol,
-            Self::Answer(AnswerError::Status(_)) => Outcome::Status,
-            Self::Answer(AnswerError::TooLarge(_)) => Outcome::TooLarge,
+            Self::Io(_) | Self::Response(ResponseError::Protocol(_) | ResponseError::Closed(_)) => Outcome::Protocol,
+            Self::Response(ResponseError::Status(_)) => Outcome::Status,
+            Self::Response(ResponseError::TooLarge(_)) => Outcome::TooLarge,
+            Self::Redirect { .. } | Self::Response(ResponseError::Redirect(_)) => Outcome::Redirect,
             Self::Timeout(_) => Outcome::Timeout,
         }
     }
@@ -93,7 +111,12 @@ impl Buffers {
 #[derive(Debug)]
 pub struct Client {
     peer: Peer,
+    authority: String,
+    path: String,
+    token: Option<Arc<str>>,
     request: Vec<u8>,
+    /// The request for the place to which the peer redirected the last one, until a read of it fails.
+    redirected: Option<Vec<u8>>,
     max_body: usize,
     stream: Option<TcpStream>,
 }
@@ -102,13 +125,29 @@ impl Client {
     /// A client that is not connected yet. `authority` goes into the `Host` header, `path` into the request line.
     #[must_use]
     pub fn new(peer: Peer, authority: &str, path: &str, max_body: usize) -> Self {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: inpick-metrics-sidecar\r\nAccept: */*\r\n\r\n"
-        );
-        Self { peer, request: request.into_bytes(), max_body, stream: None }
+        Self {
+            peer,
+            authority: authority.to_owned(),
+            path: path.to_owned(),
+            token: None,
+            request: request(authority, path, None),
+            redirected: None,
+            max_body,
+            stream: None,
+        }
     }
 
-    /// Reads the page once and hands its bytes to `read`.
+    /// Sends this bearer token from now on.
+    pub fn set_token(&mut self, token: Option<Arc<str>>) {
+        if token != self.token {
+            self.request = request(&self.authority, &self.path, token.as_deref());
+            self.redirected = None;
+            self.token = token;
+        }
+    }
+
+    /// Reads the page once and hands its bytes to `read`. One redirect is followed if it leads to the same origin, so that a token
+    /// reaches no other server.
     ///
     /// # Errors
     ///
@@ -119,42 +158,76 @@ impl Client {
         limit: Duration,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, GetError> {
-        let attempt = async {
-            if let Some(stream) = self.stream.take() {
-                match self.exchange(stream, buffers).await {
-                    Err(GetError::Io(_) | GetError::Answer(AnswerError::Closed(0))) => {}
-                    result => return result,
-                }
-            }
-            let stream = match &self.peer {
-                Peer::Address(address) => TcpStream::connect(address).await,
-                Peer::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await,
-            };
-            let stream = stream.map_err(GetError::Connect)?;
-            self.exchange(stream, buffers).await
-        };
-        let (buffer, body) = tokio::time::timeout(limit, attempt).await.map_err(|_| GetError::Timeout(limit))??;
+        let fetched = tokio::time::timeout(limit, self.follow(buffers)).await;
+        let fetched = fetched.unwrap_or(Err(GetError::Timeout(limit)));
+        if fetched.is_err() {
+            self.redirected = None;
+        }
+        let (buffer, body) = fetched?;
         let value = read(buffer.get(body).unwrap_or_default());
         buffers.give(buffer);
         Ok(value)
+    }
+
+    async fn follow(&mut self, buffers: &Buffers) -> Result<(Vec<u8>, Range<usize>), GetError> {
+        let location = match self.fetch(buffers).await {
+            Err(GetError::Response(ResponseError::Redirect(location))) => location,
+            result => return result,
+        };
+        if self.redirected.is_some() {
+            return Err(GetError::Redirect { location, why: SECOND });
+        }
+        let path = match redirect_path(&location, &self.authority, &self.path) {
+            Ok(path) => path,
+            Err(why) => return Err(GetError::Redirect { location, why }),
+        };
+        self.redirected = Some(request(&self.authority, &path, self.token.as_deref()));
+        match self.fetch(buffers).await {
+            Err(GetError::Response(ResponseError::Redirect(location))) => {
+                Err(GetError::Redirect { location, why: SECOND })
+            }
+            result => result,
+        }
+    }
+
+    async fn fetch(&mut self, buffers: &Buffers) -> Result<(Vec<u8>, Range<usize>), GetError> {
+        if let Some(stream) = self.stream.take() {
+            match self.exchange(stream, buffers).await {
+                Err(GetError::Io(_) | GetError::Response(ResponseError::Closed(0))) => {}
+                result => return result,
+            }
+        }
+        let connecting = async {
+            match &self.peer {
+                Peer::Address(address) => TcpStream::connect(address).await,
+                Peer::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await,
+            }
+        };
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(GetError::Connect)?,
+            Err(_) => return Err(GetError::Connect(ErrorKind::TimedOut.into())),
+        };
+        // Without it a lost connection is only noticed later.
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(LOST_AFTER));
+        self.exchange(stream, buffers).await
     }
 
     async fn exchange(
         &mut self,
         mut stream: TcpStream,
         buffers: &Buffers,
-    ) -> Result<(Vec<u8>, std::ops::Range<usize>), GetError> {
-        stream.write_all(&self.request).await?;
+    ) -> Result<(Vec<u8>, Range<usize>), GetError> {
+        stream.write_all(self.redirected.as_ref().unwrap_or(&self.request)).await?;
         // A pod takes milliseconds to write its page; a buffer is taken only once there is something to put into it.
         stream.readable().await?;
         let mut buffer = buffers.take();
-        let mut answer = Answer::new(self.max_body);
+        let mut response = ResponseReader::new(self.max_body);
         loop {
-            let wanted = answer.missing(buffer.len()).max(READ_BYTES / 2);
+            let wanted = response.missing(buffer.len()).max(READ_BYTES / 2);
             buffer.reserve(wanted.min(READ_BYTES.saturating_sub(buffer.len()).max(READ_BYTES / 2)));
             let complete = match stream.read_buf(&mut buffer).await? {
-                0 => answer.end(buffer.len())?,
-                _ => match answer.read(&mut buffer)? {
+                0 => response.end(buffer.len())?,
+                _ => match response.read(&mut buffer)? {
                     Some(complete) => complete,
                     None => continue,
                 },
@@ -167,19 +240,58 @@ impl Client {
     }
 }
 
+/// Why a second redirect is not followed.
+const SECOND: &str = "is a second redirect";
+
+fn request(authority: &str, path: &str, token: Option<&str>) -> Vec<u8> {
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: inpick-metrics-sidecar\r\nAccept: */*\r\n{authorization}\r\n"
+    )
+    .into_bytes()
+}
+
+/// The path and query of a location, seen from `path` at `authority`; else why the location is not followed.
+fn redirect_path(location: &str, authority: &str, path: &str) -> Result<String, &'static str> {
+    const SCHEME: &str = "http://";
+    const PORT: &str = ":80";
+    let location = location.split('#').next().unwrap_or_default();
+    if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is no location");
+    }
+    let is_absolute = location.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME));
+    let rest = if is_absolute { location.get(SCHEME.len()..) } else { location.strip_prefix("//") };
+    if let Some(rest) = rest {
+        let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let bare = |authority: &str| authority.strip_suffix(PORT).unwrap_or(authority).to_ascii_lowercase();
+        if bare(host) != bare(authority) {
+            return Err("is another host");
+        }
+        return Ok(if target.starts_with('/') { target.to_owned() } else { format!("/{target}") });
+    }
+    let before_query = location.split('?').next().unwrap_or_default();
+    if before_query.split('/').next().unwrap_or_default().contains(':') {
+        return Err("has another scheme");
+    }
+    if location.starts_with('/') {
+        return Ok(location.to_owned());
+    }
+    let folder = path.split('?').next().unwrap_or_default().rsplit_once('/').map_or("", |(folder, _)| folder);
+    Ok(format!("{folder}/{location}"))
+}
+
 /// When to read a pod next.
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
     random: SmallRng,
-    failures: u32,
 }
 
 impl Pace {
     /// A pace around `interval`.
     #[must_use]
     pub fn new(interval: Duration, seed: u64) -> Self {
-        Self { interval, random: SmallRng::seed_from_u64(seed), failures: 0 }
+        Self { interval, random: SmallRng::seed_from_u64(seed) }
     }
 
     /// Pause before the first poll: pods that are discovered together are spread over the interval.
@@ -188,17 +300,12 @@ impl Pace {
     }
 
     /// Pause after a poll that took `took`. At least as long as the poll itself: writing the page holds the engine's API
-    /// server, which must not spend more than half its time on it.
+    /// server, which must not spend more than half its time on it. A pod that fails is read as often as one that does not, so that
+    /// its return is seen within the interval.
     pub fn after(&mut self, took: Duration, success: bool) -> Duration {
-        if success {
-            self.failures = 0;
-            let interval = self.interval.mul_f64(self.random.random_range(1.0 - JITTER..1.0 + JITTER));
-            return interval.saturating_sub(took).max(took);
-        }
-        let (first, longest) = BACKOFF;
-        let pause = first.saturating_mul(1 << self.failures.min(16)).min(longest);
-        self.failures = self.failures.saturating_add(1);
-        pause.mul_f64(self.random.random_range(0.5..1.0)).max(self.interval.min(longest))
+        let interval = self.interval.mul_f64(self.random.random_range(1.0 - JITTER..1.0 + JITTER));
+        let pause = interval.saturating_sub(took);
+        pause.max(if success { took } else { took.min(LONGEST_REST_AFTER_FAILURE) })
     }
 }
 
@@ -225,13 +332,39 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_met_with_growing_pauses_until_the_next_success() {
+    fn a_pod_that_fails_is_read_as_often_as_one_that_does_not() {
         let mut pace = Pace::new(INTERVAL, 1);
-        let pauses: Vec<_> = (0..20).map(|_| pace.after(Duration::ZERO, false)).collect();
-        assert!(pauses[0] >= INTERVAL && pauses[0] <= Duration::from_millis(100));
-        assert!(pauses[19] >= Duration::from_secs(1) && pauses[19] <= Duration::from_secs(2));
-        pace.after(Duration::ZERO, true);
-        assert!(pace.after(Duration::ZERO, false) <= Duration::from_millis(100));
+        let pauses: Vec<_> = (0..100).map(|_| pace.after(Duration::from_millis(1), false)).collect();
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(55)), "{pauses:?}");
+        assert_eq!(pace.after(Duration::from_secs(10), false), LONGEST_REST_AFTER_FAILURE);
+    }
+
+    #[test]
+    fn a_redirect_leads_to_the_same_origin_or_nowhere() {
+        let seen = |location| redirect_path(location, "10.0.0.1:8000", "/a/metrics?x");
+        for (location, path) in [
+            ("/metrics/", "/metrics/"),
+            ("http://10.0.0.1:8000/metrics/?x=1#y", "/metrics/?x=1"),
+            ("HTTP://10.0.0.1:8000", "/"),
+            ("//10.0.0.1:8000/b", "/b"),
+            ("metrics/", "/a/metrics/"),
+        ] {
+            assert_eq!(seen(location).as_deref(), Ok(path), "{location}");
+        }
+        for location in [
+            "",
+            "http://10.0.0.2:8000/metrics/",
+            "http://10.0.0.1:9000/metrics/",
+            "http://10.0.0.1:8000@evil/metrics",
+            "https://10.0.0.1:8000/metrics/",
+            "//evil/metrics",
+            "file:/etc/passwd",
+            "/a b",
+            "/a\r\nx: y",
+        ] {
+            assert!(seen(location).is_err(), "{location}");
+        }
+        assert_eq!(redirect_path("http://Pod/m", "pod:80", "/").as_deref(), Ok("/m"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! counterparts of SGLang and TensorRT-LLM.
 
 use crate::exposition::{LineError, Sample, split_name};
+use crate::series::Series;
 
 /// Most adapter names kept of one list. An engine holds `max_loras` at once, which is a handful; this bounds a hostile page.
 pub const MAX_ADAPTERS: usize = 256;
@@ -14,17 +15,14 @@ pub const MAX_ADAPTERS: usize = 256;
 /// Longest adapter name in bytes; longer ones are dropped, since a cut name would match a wrong adapter.
 pub const MAX_ADAPTER_BYTES: usize = 256;
 
-/// How far above 1 a usage may be by rounding and still count as full.
-const USAGE_ROUNDING: f64 = 1e-6;
-
 /// What a page says. `None`: the page does not carry the signal, or carries it as NaN or infinity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signals {
-    /// Requests in the engine's queue, summed over its series.
+    /// Requests in the engine's queue, summed over its data-parallel engines.
     pub waiting: Option<u32>,
-    /// Requests in the engine's batch, summed over its series.
+    /// Requests in the engine's batch, summed over its data-parallel engines.
     pub running: Option<u32>,
-    /// Used part of the KV cache, 0 to 1, averaged over its series.
+    /// Used part of the KV cache, 0 to 1, averaged over its data-parallel engines.
     pub kv_cache_usage: Option<f64>,
     /// Tokens in a KV block.
     pub block_size: Option<u32>,
@@ -32,6 +30,8 @@ pub struct Signals {
     pub num_gpu_blocks: Option<u32>,
     /// What the newest LoRA series says.
     pub lora: Option<Lora>,
+    /// When the process started, in milliseconds since the Unix epoch.
+    pub started_at_ms: Option<u64>,
     /// Whether the engine sleeps: true when it says so and no engine on the page is awake.
     pub sleeping: Option<bool>,
 }
@@ -53,9 +53,6 @@ pub enum PageError {
     /// Its first line is neither a comment nor a sample: a page of HTML, an error in JSON.
     #[error("not a metrics page")]
     NotMetrics,
-    /// Its last line has no end, so something is missing.
-    #[error("the page is cut short")]
-    Truncated,
     /// A line of a wanted family cannot be read.
     #[error("line {line}: {error}")]
     Line {
@@ -81,6 +78,7 @@ enum Family {
     },
     BlockSize,
     Blocks,
+    Started,
 }
 
 impl Family {
@@ -98,43 +96,18 @@ impl Family {
             b"sglang:cache_config_info" => SGLANG,
             b"trtllm_kv_cache_tokens_per_block" => Self::BlockSize,
             b"trtllm_kv_cache_max_blocks" => Self::Blocks,
+            b"process_start_time_seconds" => Self::Started,
             _ => return None,
         })
     }
 }
 
-/// Values of one family's series, taken together.
-#[derive(Default)]
-struct Gathered {
-    sum: f64,
-    series: u32,
-    /// One unusable value spoils the whole: half a sum would look like a shorter queue.
-    spoilt: bool,
-}
-
-impl Gathered {
-    fn add(&mut self, value: f64) {
-        self.spoilt |= !value.is_finite() || value < 0.0;
-        self.sum += value;
-        self.series += 1;
-    }
-
-    fn sum(&self) -> Option<u32> {
-        (self.series > 0 && !self.spoilt).then(|| whole(self.sum)).flatten()
-    }
-
-    fn ratio(&self) -> Option<f64> {
-        let mean = self.sum / f64::from(self.series);
-        (self.series > 0 && !self.spoilt && mean <= 1.0 + USAGE_ROUNDING).then(|| mean.min(1.0))
-    }
-}
-
 #[derive(Default)]
 struct Reader {
-    waiting: Gathered,
-    running: Gathered,
-    usage: Gathered,
-    old_usage: Gathered,
+    waiting: Series,
+    running: Series,
+    usage: Series,
+    old_usage: Series,
     awake: bool,
     asleep: bool,
     lora_changed: f64,
@@ -148,27 +121,20 @@ impl Signals {
     ///
     /// See [`PageError`]. Lines of families that are not wanted are not looked at, so they may say anything.
     pub fn read(page: &[u8]) -> Result<Self, PageError> {
-        if page
-            .first()
-            .is_some_and(|first| !matches!(first, b'#' | b'\n' | b'\r' | b'_' | b':') && !first.is_ascii_alphabetic())
-        {
+        let first = page.trim_ascii_start();
+        let may_begin = |first: &u8| matches!(first, b'#' | b'_' | b':' | b'{') || first.is_ascii_alphabetic();
+        if !first.first().is_none_or(may_begin) || (first.starts_with(b"{") && !is_quoted_sample(first)) {
             return Err(PageError::NotMetrics);
         }
         let mut reader = Reader::default();
         let mut start = 0;
-        for (index, end) in memchr::memchr_iter(b'\n', page).enumerate() {
+        // The last line need not have an end.
+        for (index, end) in memchr::memchr_iter(b'\n', page).chain([page.len()]).enumerate() {
             let line = page.get(start..end).unwrap_or_default();
             start = end + 1;
-            if !may_be_wanted(line) {
-                continue;
+            if may_be_wanted(line) {
+                reader.line(line).map_err(|error| PageError::Line { line: index + 1, error })?;
             }
-            let (name, rest) = split_name(line);
-            if let Some(family) = Family::find(name) {
-                reader.line(family, rest).map_err(|error| PageError::Line { line: index + 1, error })?;
-            }
-        }
-        if start < page.len() {
-            return Err(PageError::Truncated);
         }
         Ok(reader.finish())
     }
@@ -187,15 +153,26 @@ impl Signals {
 }
 
 impl Reader {
-    fn line(&mut self, family: Family, rest: &[u8]) -> Result<(), LineError> {
-        let sample = Sample::split(rest)?;
+    fn line(&mut self, line: &[u8]) -> Result<(), LineError> {
+        let line = line.trim_ascii_start();
+        let (family, sample) = if line.starts_with(b"{") {
+            // Prometheus 3 lets a name stand in quotes among the labels. What is no such line belongs to no wanted family.
+            let Ok(sample) = Sample::split(line) else { return Ok(()) };
+            let Some(family) = sample.quoted_name().and_then(Family::find) else { return Ok(()) };
+            (family, sample)
+        } else {
+            let (name, rest) = split_name(line);
+            let Some(family) = Family::find(name) else { return Ok(()) };
+            (family, Sample::split(rest)?)
+        };
         let value = sample.value()?;
         match family {
-            Family::Waiting => self.waiting.add(value),
-            Family::Running => self.running.add(value),
-            Family::Usage => self.usage.add(value),
-            Family::OldUsage => self.old_usage.add(value),
+            Family::Waiting => self.waiting.add(&sample, value)?,
+            Family::Running => self.running.add(&sample, value)?,
+            Family::Usage => self.usage.add(&sample, value)?,
+            Family::OldUsage => self.old_usage.add(&sample, value)?,
             Family::BlockSize => self.signals.block_size = whole(value),
+            Family::Started => self.signals.started_at_ms = self.signals.started_at_ms.or_else(|| millis(value)),
             Family::Blocks => self.signals.num_gpu_blocks = whole(value),
             Family::Sleep => {
                 for label in sample.labels() {
@@ -240,10 +217,10 @@ impl Reader {
     }
 
     fn finish(self) -> Signals {
-        let usage = if self.usage.series > 0 { &self.usage } else { &self.old_usage };
+        let usage = if self.usage.is_empty() { &self.old_usage } else { &self.usage };
         Signals {
-            waiting: self.waiting.sum(),
-            running: self.running.sum(),
+            waiting: self.waiting.sum().and_then(whole),
+            running: self.running.sum().and_then(whole),
             kv_cache_usage: usage.ratio(),
             sleeping: (self.awake || self.asleep).then_some(!self.awake),
             ..self.signals
@@ -259,13 +236,27 @@ const fn may_be_wanted(line: &[u8]) -> bool {
         [b'v', b'l', b'l', b'm', b':', b'n' | b'k' | b'g' | b'l' | b'e' | b'c', ..]
             | [b's', b'g', b'l', b'a', b'n', b'g', b':', ..]
             | [b't', b'r', b't', b'l', b'l', b'm', b'_', ..]
+            | [b'p', b'r', b'o', b'c', b'e', b's', b's', b'_', b's', ..]
+            | [b'{' | b' ' | b'\t', ..]
     )
+}
+
+/// Whether a page begins with a sample whose name stands in quotes, rather than with JSON.
+fn is_quoted_sample(page: &[u8]) -> bool {
+    let line = page.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Sample::split(line).is_ok_and(|sample| sample.quoted_name().is_some() && sample.value().is_ok())
 }
 
 /// A count. Fractions are cut, since engines count whole requests; beyond `u32` there is no count.
 fn whole(value: f64) -> Option<u32> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
     (0.0..=f64::from(u32::MAX)).contains(&value).then_some(value as u32)
+}
+
+/// Seconds as whole milliseconds.
+fn millis(seconds: f64) -> Option<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+    (seconds > 0.0 && seconds < 1e15).then_some((seconds * 1000.0).round() as u64)
 }
 
 fn adapters(list: &str) -> Vec<String> {
@@ -391,8 +382,53 @@ mod tests {
             Signals::read(b"vllm:num_requests_waiting many\n"),
             Err(PageError::Line { line: 1, error: LineError::Value })
         );
-        assert_eq!(Signals::read(b"vllm:num_requests_waiting 1\nvllm:num_re"), Err(PageError::Truncated));
+        assert_eq!(Signals::read(b"vllm:num_requests_waiting 1\nvllm:num_re").unwrap().waiting, Some(1));
         assert_eq!(Signals::read(b"<html>\n"), Err(PageError::NotMetrics));
         assert_eq!(Signals::read(b"{\"error\":1}\n"), Err(PageError::NotMetrics));
+    }
+
+    #[test]
+    fn ranks_of_one_engine_are_not_added_up() {
+        let mut page = String::new();
+        for (cp, tp) in (0..2).flat_map(|cp| (0..4).map(move |tp| (cp, tp))) {
+            let labels =
+                format!("cp_rank=\"{cp}\",engine_type=\"unified\",model_name=\"m\",pp_rank=\"0\",tp_rank=\"{tp}\"");
+            let usage = 0.1 + f64::from(tp) / 10.0;
+            page.push_str(&format!("sglang:num_queue_reqs{{{labels}}} 3.0\nsglang:num_running_reqs{{{labels}}} {tp}\nsglang:token_usage{{{labels}}} {usage}\n"));
+        }
+        let one = read(&page);
+        assert_eq!((one.waiting, one.running), (Some(3), Some(3)));
+        assert!((one.kv_cache_usage.unwrap() - 0.4).abs() < 1e-9, "{one:?}");
+        // Two engines of data parallelism, the labels of one in another order.
+        let first = page.replace("model_name=\"m\"", "dp_rank=\"0\",model_name=\"m\"");
+        let second = page.replace("} 3.0", "} 4.0").replace("{cp_rank", "{dp_rank=\"1\",cp_rank").replace("0.4", "0.8");
+        let two = read(&format!("{first}{second}"));
+        assert_eq!((two.waiting, two.running), (Some(7), Some(6)));
+        assert!((two.kv_cache_usage.unwrap() - 0.6).abs() < 1e-9, "{two:?}");
+        let engines = read(
+            "vllm:num_requests_waiting{engine=\"0\",tp_rank=\"0\"} 3\nvllm:num_requests_waiting{tp_rank=\"1\",engine=\"0\"} 2\nvllm:num_requests_waiting{engine=\"1\"} 5\n",
+        );
+        assert_eq!(engines.waiting, Some(8));
+    }
+
+    #[test]
+    fn a_page_is_read_as_prometheus_reads_it() {
+        for page in [
+            "vllm:num_requests_waiting 3",
+            "vllm:num_requests_waiting 3\n# EOF",
+            "vllm:num_requests_waiting 3\r\nup 1\r\n",
+            "  vllm:num_requests_waiting\t{ } 3 1700000000000\n",
+            "\n\nvllm:num_requests_waiting{a=\"}\\\"\\n\",} 3.0\n",
+            "{\"vllm:num_requests_waiting\",engine=\"0\"} 3\n",
+            "up 1\n{\"vllm:num_requests_waiting\"} 3\n{\"http.server.duration\"} 1\n",
+            "{\"vllm:num_requests_waiting\",\"engine.id\"=\"0\"} 3\n",
+            "vllm:num_requests_waiting{engine=\"0\"} 3 # {trace_id=\"x\"} 1\n",
+        ] {
+            assert_eq!(read(page).waiting, Some(3), "{page:?}");
+        }
+        assert_eq!(read("process_start_time_seconds 1.79531997696e+09\n").started_at_ms, Some(1_795_319_976_960));
+        assert_eq!(Signals::read(b"{\n  \"detail\": \"Not Found\"\n}"), Err(PageError::NotMetrics));
+        assert_eq!(Signals::read(b"{}"), Err(PageError::NotMetrics));
+        assert_eq!(Signals::read(b""), Ok(Signals::default()));
     }
 }

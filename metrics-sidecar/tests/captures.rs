@@ -31,6 +31,7 @@ fn a_busy_engine_with_two_adapters() {
             block_size: Some(128),
             num_gpu_blocks: Some(32768),
             lora: lora(2, &["lora-a", "lora-b"]),
+            started_at_ms: Some(1_795_319_976_960),
             sleeping: Some(false),
         }
     );
@@ -112,7 +113,12 @@ proptest! {
         lines in prop::collection::vec((family(), 0_u8..4, "[a-zA-Z0-9/.:{,= -]{0,12}", 0_u32..1000), 0..40),
     ) {
         let mut page = String::from("# HELP x y\n");
+        let mut series = std::collections::HashSet::new();
         for (name, engine, model, value) in &lines {
+            // A page holds each series once.
+            if !series.insert((name, engine, model)) {
+                continue;
+            }
             let value = if name.ends_with("_perc") { f64::from(*value) / 1000.0 } else { f64::from(*value) };
             page.push_str(&format!("{name}{{engine=\"{engine}\",model_name=\"{model}\"}} {value:?}\n"));
         }

@@ -2,6 +2,7 @@
 #![allow(
     missing_docs,
     unreachable_pub,
+    dead_code,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -41,7 +42,7 @@ async fn a_pods_load_reaches_the_snapshot() {
     let pod = Server::pod(BUSY).await;
     let running = sidecar(&["--pool", &format!("p=static:ns/pod-0@{}", pod.address)]).await;
     let seen = until(&running, pod.address, |endpoint| endpoint.state == State::Fresh).await;
-    assert_eq!((seen.pod.as_str(), seen.namespace.as_str()), ("pod-0", "ns"));
+    assert_eq!((seen.identity.pod.as_str(), seen.identity.namespace.as_str()), ("pod-0", "ns"));
     assert_eq!((seen.waiting, seen.running, seen.kv_cache_usage), (Some(16), Some(16), Some(0.001)));
     assert_eq!((seen.block_size, seen.num_gpu_blocks, seen.max_lora), (Some(128), Some(32768), Some(2)));
     assert_eq!(seen.running_adapters, ["lora-a", "lora-b"]);
@@ -57,7 +58,8 @@ async fn an_unchanged_snapshot_is_answered_without_a_body() {
     let first = get(running.addr(), "/snapshot", "").await;
     let tag = first.header("etag").unwrap();
     let decoded = snapshot::Snapshot::decode(&first.body).unwrap();
-    assert_eq!(tag, format!("\"{}-{}\"", decoded.epoch, decoded.generation));
+    assert_eq!(tag, decoded.loads.tag().to_string());
+    assert!(decoded.loads.belong_to(decoded.membership.as_ref().unwrap()));
     let condition = format!("if-none-match: {tag}\r\n");
     tokio::time::sleep(Duration::from_millis(200)).await;
     let unchanged = get(running.addr(), "/snapshot", &condition).await;
@@ -66,7 +68,14 @@ async fn an_unchanged_snapshot_is_answered_without_a_body() {
     until(&running, pod.address, |endpoint| endpoint.waiting == Some(3)).await;
     let changed = get(running.addr(), "/snapshot", &condition).await;
     assert_eq!(changed.status, 200);
-    assert!(snapshot::Snapshot::decode(&changed.body).unwrap().generation > decoded.generation);
+    let changed = snapshot::Snapshot::decode(&changed.body).unwrap();
+    assert!(changed.loads.generation > decoded.loads.generation);
+    assert_eq!(changed.membership, None, "the reader has it");
+    assert!(changed.loads.belong_to(decoded.membership.as_ref().unwrap()));
+    for other in ["\"1.1.1\"", "\"nonsense\"", "*"] {
+        let whole = get(running.addr(), "/snapshot", &format!("if-none-match: {other}\r\n")).await;
+        assert!(snapshot::Snapshot::decode(&whole.body).unwrap().membership.is_some(), "{other}");
+    }
     running.stop().await;
 }
 
@@ -122,7 +131,7 @@ async fn each_bad_pod_fails_alone_and_says_why() {
     let running = sidecar(&flags).await;
     let mut expected: Vec<(&str, _)> = bad.iter().map(|(outcome, server)| (*outcome, server.address)).collect();
     expected.push(("connect", dead_address));
-    let text = until_text(&running, "/metrics", |text| {
+    let text = until_text(&running, "/metrics?families=sidecar", |text| {
         expected
             .iter()
             .all(|(outcome, address)| text.contains(&format!("{{endpoint=\"{address}\",outcome=\"{outcome}\"")))
@@ -154,8 +163,8 @@ async fn one_connection_carries_every_poll() {
         let line = text.lines().find(|line| line.starts_with("inpick_sidecar_scrapes_total{"));
         line.is_some_and(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap() >= 10)
     };
-    until_text(&running, "/metrics?families=inpick", many).await;
-    assert_eq!(pod.connections.load(Ordering::Relaxed), 1);
+    until_text(&running, "/metrics?families=sidecar", many).await;
+    assert_eq!(pod.connections.load(Ordering::Relaxed), 2, "one for the page and one for the models");
     running.stop().await;
 }
 
@@ -175,12 +184,12 @@ async fn a_pod_that_restarts_goes_stale_and_comes_back() {
     let address = pod.address;
     let running = sidecar(&["--pool", &format!("p=static:{address}"), "--staleness", "300ms"]).await;
     until(&running, address, |endpoint| endpoint.state == State::Fresh).await;
-    let generation = snapshot(&running).await.generation;
+    let generation = snapshot(&running).await.loads.generation;
     pod.stop().await;
     let stale = until(&running, address, |endpoint| endpoint.state == State::Stale).await;
     assert_eq!(stale.waiting, Some(7), "what was last known stays, with its age");
     assert!(stale.age_ms.unwrap() >= 300);
-    assert!(snapshot(&running).await.generation > generation);
+    assert!(snapshot(&running).await.loads.generation > generation);
     let pod = Server::start_at(address, &[("/metrics", Manner::Page(page(0, 0, 0.0)))]).await;
     until(&running, address, |endpoint| endpoint.state == State::Fresh && endpoint.waiting == Some(0)).await;
     drop(pod);
@@ -289,12 +298,14 @@ async fn the_merged_page_is_the_pickers_page() {
 }
 
 #[tokio::test]
-async fn without_envoy_the_page_still_answers() {
+async fn without_envoy_the_merged_page_is_503_and_says_why() {
     let pod = Server::pod(&page(3, 0, 0.25)).await;
     let pool = format!("p=static:{}", pod.address);
     let running = sidecar(&["--envoy-admin", "http://127.0.0.1:1", "--pool", &pool]).await;
     until(&running, pod.address, |endpoint| endpoint.state == State::Fresh).await;
     let reply = get(running.addr(), "/metrics", "").await;
+    assert_eq!((reply.status, reply.text().contains("cannot connect")), (503, true), "{}", reply.text());
+    let reply = get(running.addr(), "/metrics?families=sidecar", "").await;
     assert_eq!(reply.status, 200);
     assert!(reply.text().contains("inpick_sidecar_envoy_up 0\n"));
     assert!(reply.text().contains("inference_pool_average_queue_size{name=\"p\"} 3\n"));

@@ -22,7 +22,7 @@ use stats::{EngineStats, FinishReason};
 const LOG_STEP: Duration = Duration::from_micros(1);
 
 /// Names one request within its engine.
-pub type RequestId = u64;
+pub type SequenceId = u64;
 
 /// Limits and speed of an engine.
 #[derive(Clone, Debug)]
@@ -93,14 +93,14 @@ pub enum Event {
     /// A token other than the last one.
     Token {
         /// Whose.
-        id: RequestId,
+        id: SequenceId,
         /// Its place in the answer, from 0.
         index: u32,
     },
     /// The end of a request, with its last token.
     Finished {
         /// Whose.
-        id: RequestId,
+        id: SequenceId,
         /// Tokens generated.
         generated: u32,
         /// Prompt tokens found in the prefix cache.
@@ -108,9 +108,9 @@ pub enum Event {
     },
 }
 
-/// Load at one moment.
+/// Occupancy at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
+pub struct Occupancy {
     /// Sequences in the batch.
     pub running: usize,
     /// Requests in the queue, deferred ones among them.
@@ -123,7 +123,7 @@ pub struct Load {
 
 #[derive(Debug)]
 struct Sequence {
-    id: RequestId,
+    id: SequenceId,
     request: Request,
     arrived: Duration,
     scheduled: Option<Duration>,
@@ -158,7 +158,7 @@ pub struct Engine {
     step_ends: Option<Duration>,
     /// Earliest start of the next step.
     ready_at: Duration,
-    next_id: RequestId,
+    next_id: SequenceId,
     stats: EngineStats,
     /// Adapters with a request, in the order they came.
     adapters: Vec<(Arc<str>, usize)>,
@@ -187,7 +187,7 @@ impl Engine {
     }
 
     /// Puts a request in the queue. It starts with the next step, so call [`Engine::advance`] afterwards.
-    pub fn submit(&mut self, now: Duration, request: Request) -> RequestId {
+    pub fn submit(&mut self, now: Duration, request: Request) -> SequenceId {
         let id = self.next_id;
         self.next_id += 1;
         if let Some(adapter) = &request.adapter {
@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// Drops a request wherever it is. Returns false when it is not here any more.
-    pub fn abort(&mut self, now: Duration, id: RequestId) -> bool {
+    pub fn abort(&mut self, now: Duration, id: SequenceId) -> bool {
         let running = self.running.iter().position(|sequence| sequence.id == id);
         let sequence = if let Some(place) = running {
             Some(self.running.remove(place))
@@ -265,8 +265,8 @@ impl Engine {
 
     /// The load now.
     #[must_use]
-    pub fn load(&self) -> Load {
-        Load {
+    pub fn load(&self) -> Occupancy {
+        Occupancy {
             running: self.running.len(),
             waiting: self.waiting.len(),
             deferred: self.waiting.iter().filter(|one| one.deferred).count(),
@@ -580,7 +580,7 @@ mod tests {
         events
     }
 
-    fn finished(events: &[Event]) -> Vec<RequestId> {
+    fn finished(events: &[Event]) -> Vec<SequenceId> {
         events
             .iter()
             .filter_map(|event| match event {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::config::MetricsDialect;
 use crate::engine::stats::EngineStats;
-use crate::engine::{Engine, Load};
+use crate::engine::{Engine, Occupancy};
 use crate::histogram::Histogram;
 use crate::pod::{Mode, Pod, lock};
 
@@ -73,7 +73,7 @@ fn engine_section(pod: &Pod) -> String {
 
 struct EngineView {
     number: String,
-    load: Load,
+    load: Occupancy,
     stats: EngineStats,
     adapters: Vec<(String, f64)>,
 }

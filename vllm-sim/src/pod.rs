@@ -15,13 +15,13 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::{Config, ConfigError};
-use crate::engine::{Engine, Event, Load, Request, RequestId};
+use crate::engine::{Engine, Event, Occupancy, Request, SequenceId};
 use crate::fault::FaultPlan;
 use crate::http_stats::HttpStats;
 use crate::refusal::Refusal;
 use crate::ticket::{Abort, Delivery, Ticket};
 
-/// Load figures to show instead of the true ones. Absent ones stay true.
+/// Occupancy figures to show instead of the true ones. Absent ones stay true.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PinnedLoad {
@@ -75,7 +75,7 @@ pub(crate) struct Adapter {
 
 struct LaneState {
     engine: Engine,
-    listeners: HashMap<RequestId, (usize, UnboundedSender<Delivery>)>,
+    listeners: HashMap<SequenceId, (usize, UnboundedSender<Delivery>)>,
     events: Vec<Event>,
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Abort for Pod {
-    fn abort(&self, number: usize, open: &[(usize, RequestId)]) {
+    fn abort(&self, number: usize, open: &[(usize, SequenceId)]) {
         let Some(lane) = self.lanes.get(number) else {
             return;
         };
@@ -355,7 +355,7 @@ impl Pod {
     }
 
     /// The load of every engine as `/metrics` shows it: pinned figures before true ones.
-    pub(crate) fn loads(&self) -> Vec<Load> {
+    pub(crate) fn loads(&self) -> Vec<Occupancy> {
         let pinned = self.pinned();
         let mut loads = Vec::with_capacity(self.lanes.len());
         self.each_engine(|_, engine| loads.push(engine.load()));
@@ -377,9 +377,9 @@ impl Pod {
     }
 
     /// All engines as one.
-    pub(crate) fn total_load(&self) -> Load {
+    pub(crate) fn total_load(&self) -> Occupancy {
         let loads = self.loads();
-        let mut total = Load::default();
+        let mut total = Occupancy::default();
         for load in &loads {
             total.running += load.running;
             total.waiting += load.waiting;

@@ -40,7 +40,7 @@ pub(crate) enum Route {
     Health,
     Ping,
     Version,
-    Load,
+    Occupancy,
     Metrics,
     /// The page's mount answers on every path that begins as the page's own, with any method.
     BelowMetrics,
@@ -70,7 +70,7 @@ const ROUTES: &[(&str, &str, Route)] = &[
     ("GET", "/ping", Route::Ping),
     ("POST", "/ping", Route::Ping),
     ("GET", "/version", Route::Version),
-    ("GET", "/load", Route::Load),
+    ("GET", "/load", Route::Occupancy),
     ("GET", METRICS, Route::Metrics),
 ];
 
@@ -146,7 +146,7 @@ impl Route {
                 .unwrap_or_else(|refusal| Response::refused(&refusal)),
             Self::Health | Self::Ping => Response::empty(200),
             Self::Version => Response::json(200, r#"{"version":"0.32.0"}"#),
-            Self::Load => {
+            Self::Occupancy => {
                 let load =
                     if pod.config.enable_server_load_tracking { pod.in_flight.load(Ordering::Relaxed) } else { 0 };
                 Response::json(200, format!("{{\"server_load\":{load}}}"))

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::engine::RequestId;
+use crate::engine::SequenceId;
 
 /// Engines that take requests back.
 pub(crate) trait Abort: Send + Sync {
     /// Drops requests of one engine whose client has left, each with the number of its choice.
-    fn abort(&self, lane: usize, open: &[(usize, RequestId)]);
+    fn abort(&self, lane: usize, open: &[(usize, SequenceId)]);
 }
 
 /// An engine event, addressed to one choice of one response.
@@ -41,7 +41,7 @@ pub(crate) struct Ticket {
     /// Who takes back what is not wanted any more.
     pub(crate) engines: Arc<dyn Abort>,
     pub(crate) lane: usize,
-    pub(crate) open: Vec<(usize, RequestId)>,
+    pub(crate) open: Vec<(usize, SequenceId)>,
     pub(crate) deliveries: UnboundedReceiver<Delivery>,
 }
 

@@ -74,7 +74,7 @@ impl HostStats for Eye {
     }
 }
 
-impl Host for Eye {
+impl Binding for Eye {
     fn set_tick_period(&mut self, millis: u32) -> bool {
         self.period = millis;
         true

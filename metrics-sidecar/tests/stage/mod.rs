@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use metrics_sidecar::config::Flags;
+use metrics_sidecar::flags::Flags;
 use metrics_sidecar::{Running, Sidecar};
-use snapshot::{Endpoint, Snapshot};
+use snapshot::{AdapterUse, EndpointIdentity, Load, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits for one response, which may hold tens of megabytes on a machine that is busy.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a fake server answers.
 #[derive(Clone)]
@@ -30,12 +32,19 @@ pub enum Manner {
     /// Reads and never answers.
     Silent,
     Status(u16),
+    /// Redirects to this location.
+    Redirect(String),
+    /// Responds with this page after a pause.
+    Slow(Duration, String),
+    /// Responds only to requests that hold this text, else with 401.
+    Secret(String, String),
 }
 
 /// A server on a port of its own; every path has its own manner.
 pub struct Server {
     pub address: SocketAddr,
     pub connections: Arc<AtomicUsize>,
+    pub requests: Arc<AtomicUsize>,
     manners: Arc<Mutex<Vec<(&'static str, Manner)>>>,
     task: JoinHandle<()>,
 }
@@ -50,16 +59,18 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let manners = Arc::new(Mutex::new(manners.to_vec()));
         let connections = Arc::new(AtomicUsize::new(0));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let request_counter = Arc::clone(&requests);
         let (shared, counter) = (Arc::clone(&manners), Arc::clone(&connections));
         let task = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 counter.fetch_add(1, Ordering::Relaxed);
-                open.spawn(converse(stream, Arc::clone(&shared)));
+                open.spawn(converse(stream, Arc::clone(&shared), Arc::clone(&request_counter)));
             }
         });
-        Self { address, connections, manners, task }
+        Self { address, connections, requests, manners, task }
     }
 
     pub async fn pod(page: &str) -> Self {
@@ -78,9 +89,10 @@ impl Server {
     }
 }
 
-async fn converse(mut stream: TcpStream, manners: Arc<Mutex<Vec<(&'static str, Manner)>>>) {
+async fn converse(mut stream: TcpStream, manners: Arc<Mutex<Vec<(&'static str, Manner)>>>, requests: Arc<AtomicUsize>) {
     let mut request = vec![0; 4096];
     while let Ok(length @ 1..) = stream.read(&mut request).await {
+        requests.fetch_add(1, Ordering::Relaxed);
         let text = String::from_utf8_lossy(&request[..length]).into_owned();
         let path = text.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
         let manner = manners.lock().unwrap().iter().find(|(known, _)| *known == path).map(|(_, manner)| manner.clone());
@@ -117,6 +129,19 @@ async fn converse(mut stream: TcpStream, manners: Arc<Mutex<Vec<(&'static str, M
                 }
                 Ok(())
             }
+            Manner::Redirect(location) => {
+                let head =
+                    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(head.as_bytes()).await
+            }
+            Manner::Slow(pause, page) => {
+                tokio::time::sleep(pause).await;
+                stream.write_all(format!("{}{page}", head(page.len())).as_bytes()).await
+            }
+            Manner::Secret(secret, page) if text.contains(&secret) => {
+                stream.write_all(format!("{}{page}", head(page.len())).as_bytes()).await
+            }
+            Manner::Secret(..) => stream.write_all(b"HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n").await,
             Manner::Silent => {
                 std::future::pending::<()>().await;
                 Ok(())
@@ -169,7 +194,7 @@ pub async fn get(address: SocketAddr, path: &str, headers: &str) -> Reply {
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(LONG_PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
     let head = String::from_utf8(answer[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -182,13 +207,34 @@ pub async fn snapshot(sidecar: &Running) -> Snapshot {
     Snapshot::decode(&reply.body).unwrap()
 }
 
-pub async fn endpoint(sidecar: &Running, address: SocketAddr) -> Option<Endpoint> {
-    let snapshot = snapshot(sidecar).await;
-    snapshot.pools.into_iter().flat_map(|pool| pool.endpoints).find(|endpoint| endpoint.address == address)
+/// An endpoint of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub identity: EndpointIdentity,
+    pub load: Load,
+    pub running_adapters: Vec<String>,
+}
+
+impl std::ops::Deref for Seen {
+    type Target = Load;
+
+    fn deref(&self) -> &Load {
+        &self.load
+    }
+}
+
+pub async fn endpoint(sidecar: &Running, address: SocketAddr) -> Option<Seen> {
+    let Snapshot { membership, loads } = snapshot(sidecar).await;
+    let membership = membership.unwrap();
+    let endpoints = membership.pools.iter().flat_map(|pool| pool.endpoints.iter().map(move |one| (pool, one)));
+    let (at, (pool, identity)) = endpoints.enumerate().find(|(_, (_, identity))| identity.address == address)?;
+    let is_running = |used: &&AdapterUse| used.endpoint as usize == at && !used.waiting;
+    let running = loads.adapters.iter().filter(is_running).map(|used| pool.adapters[used.adapter as usize].clone());
+    Some(Seen { identity: identity.clone(), load: loads.endpoints[at], running_adapters: running.collect() })
 }
 
 /// Waits until an endpoint is as wanted.
-pub async fn until(sidecar: &Running, address: SocketAddr, wanted: impl Fn(&Endpoint) -> bool) -> Endpoint {
+pub async fn until(sidecar: &Running, address: SocketAddr, wanted: impl Fn(&Seen) -> bool) -> Seen {
     let began = std::time::Instant::now();
     loop {
         let seen = endpoint(sidecar, address).await;

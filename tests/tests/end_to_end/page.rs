@@ -163,8 +163,8 @@ async fn promtool_finds_no_fault_with_the_page() {
         return;
     };
     let gateway = used_gateway().await;
-    // Families that Envoy has of its own come without help texts, which promtool takes amiss.
-    let text = gateway.client.get(&format!("http://{}/metrics", gateway.sidecar)).await.unwrap().text();
+    // Families that Envoy has of its own come without help texts, which promtool takes amiss: the strict page helps.
+    let text = gateway.client.get(&format!("http://{}/metrics?families=strict", gateway.sidecar)).await.unwrap().text();
     assert!(text.contains("inference_objective_request_total{"));
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let checked = promtool.wait_with_output().unwrap();

@@ -13,13 +13,16 @@ const MAX_CHUNK_LINE_BYTES: usize = 1024;
 
 /// Why bytes are not the response that was hoped for.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum AnswerError {
+pub enum ResponseError {
     /// Not HTTP/1.
     #[error("not an HTTP/1.1 response: {0}")]
     Protocol(&'static str),
     /// A status other than 200.
     #[error("status {0}")]
     Status(u16),
+    /// A redirect, to this location.
+    #[error("redirected to {0:?}")]
+    Redirect(String),
     /// More than the limit.
     #[error("more than {0} bytes")]
     TooLarge(usize),
@@ -64,14 +67,14 @@ pub struct Complete {
 
 /// Reader of one response.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ResponseReader {
     phase: Phase,
     body_start: usize,
     keep_alive: bool,
     max_body: usize,
 }
 
-impl Answer {
+impl ResponseReader {
     /// A reader that takes at most `max_body` bytes of body.
     #[must_use]
     pub const fn new(max_body: usize) -> Self {
@@ -82,8 +85,8 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// See [`AnswerError`]; the connection is of no further use then.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Option<Complete>, AnswerError> {
+    /// See [`ResponseError`]; the connection is of no further use then.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Option<Complete>, ResponseError> {
         if matches!(self.phase, Phase::Head) && !self.head(buffer)? {
             return Ok(None);
         }
@@ -97,12 +100,12 @@ impl Answer {
                 let done = chunks.advance(buffer)?;
                 let body = self.body_start..chunks.written;
                 if body.len() > self.max_body || buffer.len() > self.body_start + 2 * self.max_body + MAX_HEAD_BYTES {
-                    return Err(AnswerError::TooLarge(self.max_body));
+                    return Err(ResponseError::TooLarge(self.max_body));
                 }
                 Ok(done.then_some(Complete { body, reusable: self.keep_alive && chunks.read == buffer.len() }))
             }
             Phase::UntilClose if buffer.len() - self.body_start > self.max_body => {
-                Err(AnswerError::TooLarge(self.max_body))
+                Err(ResponseError::TooLarge(self.max_body))
             }
             Phase::UntilClose => Ok(None),
         }
@@ -112,11 +115,11 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// [`AnswerError::Closed`].
-    pub fn end(&self, received: usize) -> Result<Complete, AnswerError> {
+    /// [`ResponseError::Closed`].
+    pub fn end(&self, received: usize) -> Result<Complete, ResponseError> {
         match self.phase {
             Phase::UntilClose => Ok(Complete { body: self.body_start..received, reusable: false }),
-            _ => Err(AnswerError::Closed(received)),
+            _ => Err(ResponseError::Closed(received)),
         }
     }
 
@@ -129,7 +132,7 @@ impl Answer {
         }
     }
 
-    fn head(&mut self, buffer: &[u8]) -> Result<bool, AnswerError> {
+    fn head(&mut self, buffer: &[u8]) -> Result<bool, ResponseError> {
         loop {
             let head = buffer.get(self.body_start..).unwrap_or_default();
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -138,14 +141,19 @@ impl Answer {
             let length = match response.parse(head.get(..MAX_HEAD_BYTES).unwrap_or(head)) {
                 Ok(httparse::Status::Complete(length)) => length,
                 Ok(httparse::Status::Partial) if head.len() < MAX_HEAD_BYTES => return Ok(false),
-                Ok(httparse::Status::Partial) => return Err(AnswerError::Protocol("its head is too long")),
-                Err(_) => return Err(AnswerError::Protocol("its head is malformed")),
+                Ok(httparse::Status::Partial) => return Err(ResponseError::Protocol("its head is too long")),
+                Err(_) => return Err(ResponseError::Protocol("its head is malformed")),
             };
             self.body_start += length;
             match response.code {
                 Some(100..=199) => continue,
                 Some(200) => {}
-                code => return Err(AnswerError::Status(code.unwrap_or(0))),
+                Some(301 | 302 | 303 | 307 | 308) => {
+                    let location = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("location"));
+                    let location = location.and_then(|header| str::from_utf8(header.value).ok());
+                    return Err(ResponseError::Redirect(location.unwrap_or_default().trim().to_owned()));
+                }
+                code => return Err(ResponseError::Status(code.unwrap_or(0))),
             }
             self.keep_alive = response.version == Some(1);
             let mut content_length = None;
@@ -155,12 +163,12 @@ impl Answer {
                 if header.name.eq_ignore_ascii_case("content-length") {
                     let length = str::from_utf8(value).ok().and_then(|text| text.parse::<usize>().ok());
                     if length.is_none() || content_length.is_some_and(|known| Some(known) != length) {
-                        return Err(AnswerError::Protocol("its content-length is no number"));
+                        return Err(ResponseError::Protocol("its content-length is no number"));
                     }
                     content_length = length;
                 } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
                     if !value.eq_ignore_ascii_case(b"chunked") {
-                        return Err(AnswerError::Protocol("its transfer-encoding is not chunked"));
+                        return Err(ResponseError::Protocol("its transfer-encoding is not chunked"));
                     }
                     chunked = true;
                 } else if header.name.eq_ignore_ascii_case("connection") {
@@ -168,7 +176,7 @@ impl Answer {
                 } else if header.name.eq_ignore_ascii_case("content-encoding")
                     && !value.eq_ignore_ascii_case(b"identity")
                 {
-                    return Err(AnswerError::Protocol("its content-encoding was not asked for"));
+                    return Err(ResponseError::Protocol("its content-encoding was not asked for"));
                 }
             }
             self.phase = match content_length {
@@ -177,7 +185,7 @@ impl Answer {
                     self.keep_alive &= content_length.is_none();
                     Phase::Chunked(Chunks { read: self.body_start, written: self.body_start, step: Step::Size })
                 }
-                Some(length) if length > self.max_body => return Err(AnswerError::TooLarge(self.max_body)),
+                Some(length) if length > self.max_body => return Err(ResponseError::TooLarge(self.max_body)),
                 Some(length) => Phase::Length(self.body_start + length),
                 None => Phase::UntilClose,
             };
@@ -188,7 +196,7 @@ impl Answer {
 
 impl Chunks {
     /// Goes as far as the bytes allow; true when the last chunk has ended.
-    fn advance(&mut self, buffer: &mut [u8]) -> Result<bool, AnswerError> {
+    fn advance(&mut self, buffer: &mut [u8]) -> Result<bool, ResponseError> {
         loop {
             match self.step {
                 Step::Size => {
@@ -198,7 +206,7 @@ impl Chunks {
                         .ok()
                         .filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))
                         .and_then(|text| usize::from_str_radix(text, 16).ok())
-                        .ok_or(AnswerError::Protocol("a chunk size is no number"))?;
+                        .ok_or(ResponseError::Protocol("a chunk size is no number"))?;
                     self.read += line.len() + 2;
                     self.step = if size == 0 { Step::Trailer } else { Step::Data(size) };
                 }
@@ -215,7 +223,7 @@ impl Chunks {
                 Step::DataEnd => {
                     let Some(line) = self.line(buffer)? else { return Ok(false) };
                     if !line.is_empty() {
-                        return Err(AnswerError::Protocol("a chunk is longer than its size"));
+                        return Err(ResponseError::Protocol("a chunk is longer than its size"));
                     }
                     self.read += 2;
                     self.step = Step::Size;
@@ -232,13 +240,13 @@ impl Chunks {
         }
     }
 
-    fn line<'a>(&self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, AnswerError> {
+    fn line<'a>(&self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, ResponseError> {
         let unread = buffer.get(self.read..).unwrap_or_default();
         // No further than the limit, so that it does not matter how much has arrived.
         match memchr::memmem::find(unread.get(..=MAX_CHUNK_LINE_BYTES).unwrap_or(unread), b"\r\n") {
             Some(end) => Ok(unread.get(..end)),
             None if unread.len() > MAX_CHUNK_LINE_BYTES => {
-                Err(AnswerError::Protocol("a line of chunk framing is too long"))
+                Err(ResponseError::Protocol("a line of chunk framing is too long"))
             }
             None => Ok(None),
         }
@@ -254,20 +262,20 @@ mod tests {
     const MAX: usize = 1000;
 
     /// Feeds `wire` in pieces of `step` bytes.
-    fn feed(wire: &[u8], step: usize) -> Result<(Vec<u8>, bool), AnswerError> {
-        let mut answer = Answer::new(MAX);
+    fn feed(wire: &[u8], step: usize) -> Result<(Vec<u8>, bool), ResponseError> {
+        let mut response = ResponseReader::new(MAX);
         let mut buffer = Vec::new();
         for piece in wire.chunks(step) {
             buffer.extend_from_slice(piece);
-            if let Some(complete) = answer.read(&mut buffer)? {
+            if let Some(complete) = response.read(&mut buffer)? {
                 return Ok((buffer[complete.body].to_vec(), complete.reusable));
             }
         }
-        let complete = answer.end(buffer.len())?;
+        let complete = response.end(buffer.len())?;
         Ok((buffer[complete.body].to_vec(), complete.reusable))
     }
 
-    fn read(wire: &str) -> Result<(String, bool), AnswerError> {
+    fn read(wire: &str) -> Result<(String, bool), ResponseError> {
         let whole = feed(wire.as_bytes(), wire.len().max(1));
         assert_eq!(feed(wire.as_bytes(), 1), whole, "arriving byte by byte must not matter");
         whole.map(|(body, reusable)| (String::from_utf8(body).unwrap(), reusable))
@@ -330,20 +338,22 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhell",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
         ] {
-            assert_eq!(read(wire), Err(AnswerError::Closed(wire.len())), "{wire:?}");
+            assert_eq!(read(wire), Err(ResponseError::Closed(wire.len())), "{wire:?}");
         }
     }
 
     #[test]
     fn what_is_not_a_usable_response_is_refused() {
         let refused = |wire: &str| read(wire).unwrap_err();
-        assert_eq!(refused("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"), AnswerError::Status(503));
-        assert_eq!(refused("HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n"), AnswerError::TooLarge(MAX));
+        assert_eq!(refused("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"), ResponseError::Status(503));
+        let moved = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /metrics/ \r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(refused(moved), ResponseError::Redirect("/metrics/".into()));
+        assert_eq!(refused("HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n"), ResponseError::TooLarge(MAX));
         let flood = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{}", "1\r\nx\r\n".repeat(MAX + 1));
-        assert_eq!(feed(flood.as_bytes(), 100), Err(AnswerError::TooLarge(MAX)));
+        assert_eq!(feed(flood.as_bytes(), 100), Err(ResponseError::TooLarge(MAX)));
         assert_eq!(
             feed(format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX + 1)).as_bytes(), 64),
-            Err(AnswerError::TooLarge(MAX))
+            Err(ResponseError::TooLarge(MAX))
         );
         for wire in [
             "SSH-2.0-x\r\n\r\n".to_owned(),
@@ -354,7 +364,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nxyz\r\n".to_owned(),
             format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES)),
         ] {
-            assert!(matches!(feed(wire.as_bytes(), 7), Err(AnswerError::Protocol(_))), "{wire:?}");
+            assert!(matches!(feed(wire.as_bytes(), 7), Err(ResponseError::Protocol(_))), "{wire:?}");
         }
     }
 

@@ -1,0 +1,521 @@
+//! Flags, parsed into a configuration that needs no further checks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
+use crate::endpoint::Target;
+use crate::token_file::read_token;
+
+/// How often each pod is read: the interval of the reference endpoint picker.
+pub const POLL_INTERVAL: &str = "50ms";
+/// How long one request to a pod may take in all. A busy engine responds in 50 ms; one whose page takes seconds still yields its load.
+pub const REQUEST_TIMEOUT: &str = "10s";
+/// How often endpoints are listed anew. Envoy's own health checks rarely run more often.
+pub const DISCOVERY_INTERVAL: &str = "1s";
+/// Age beyond which metrics are no longer trusted: what the reference endpoint picker uses for its pool gauges.
+pub const STALENESS: &str = "2s";
+/// Largest page of a pod in bytes; real ones have 50 to 100 KB.
+pub const MAX_PAGE_BYTES: &str = "4194304";
+
+/// How long Envoy may take to print its metrics page: below the 10 s after which Prometheus gives up by default.
+pub const ENVOY_PAGE_TIMEOUT: &str = "8s";
+/// Largest page of Envoy in bytes; ten thousand series take about 1 MB.
+pub const MAX_ENVOY_PAGE_BYTES: &str = "67108864";
+/// How often each pod is asked for its models: they change with deployments and adapters, not with load.
+pub const MODELS_INTERVAL: &str = "10s";
+
+/// Exit code for bad flags: `EX_USAGE` of sysexits.h.
+pub const EX_USAGE: u8 = 64;
+
+/// Reads model servers' load, hands it to the filter in Envoy, and serves the merged metrics page.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "metrics-sidecar", version, max_term_width = 100)]
+pub struct Flags {
+    /// A pool and where its endpoints come from, once for each pool: NAME=envoy:CLUSTER (a cluster of the Envoy whose admin
+    /// port is --envoy-admin), NAME=static:[[NAMESPACE/]POD@]IP:PORT,… or NAME=dns:HOST:PORT
+    #[arg(long = "pool", value_name = "NAME=SOURCE", required = true)]
+    pools: Vec<String>,
+    /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
+    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-token-file=FILE: sends the bearer token in FILE,
+    /// which is read again every 5 s; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
+    /// default the IPv4 ones if there are any
+    #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
+    pool_options: Vec<String>,
+    /// Where to serve /snapshot, /metrics, /stats/prometheus, /healthz and /readyz
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "IP:PORT")]
+    listen: String,
+    /// Admin endpoint of Envoy, read for envoy: pools and for the merged page
+    #[arg(long, default_value = "http://127.0.0.1:9901", value_name = "URL")]
+    envoy_admin: String,
+    /// How often each pod is read
+    #[arg(long, default_value = POLL_INTERVAL, value_name = "DURATION")]
+    poll_interval: String,
+    /// How long one request to a pod may take in all
+    #[arg(long, default_value = REQUEST_TIMEOUT, value_name = "DURATION")]
+    request_timeout: String,
+    /// How often endpoints are listed anew
+    #[arg(long, default_value = DISCOVERY_INTERVAL, value_name = "DURATION")]
+    discovery_interval: String,
+    /// Age beyond which an endpoint's metrics are stale
+    #[arg(long, default_value = STALENESS, value_name = "DURATION")]
+    staleness: String,
+    /// Path of the pods' metrics page
+    #[arg(long, default_value = "/metrics", value_name = "PATH")]
+    metrics_path: String,
+    /// Largest page of a pod
+    #[arg(long, default_value = MAX_PAGE_BYTES, value_name = "BYTES")]
+    max_page_bytes: String,
+    /// How often each pod is asked for its models (/v1/models)
+    #[arg(long, default_value = MODELS_INTERVAL, value_name = "DURATION")]
+    models_interval: String,
+    /// How long Envoy may take to print its metrics page; without it /metrics responds 503
+    #[arg(long, default_value = ENVOY_PAGE_TIMEOUT, value_name = "DURATION")]
+    envoy_page_timeout: String,
+    /// Largest page of Envoy
+    #[arg(long, default_value = MAX_ENVOY_PAGE_BYTES, value_name = "BYTES")]
+    max_envoy_page_bytes: String,
+    /// Threads; one reads thousands of pages a second
+    #[arg(long, default_value = "1", value_name = "N")]
+    threads: String,
+    /// Label commit of inference_extension_info
+    #[arg(long, default_value = option_env!("INPICK_COMMIT").unwrap_or("unknown"), value_name = "TEXT")]
+    commit: String,
+    /// Label build_ref of inference_extension_info
+    #[arg(long, default_value = option_env!("INPICK_BUILD_REF").unwrap_or("unknown"), value_name = "TEXT")]
+    build_ref: String,
+}
+
+/// What is wrong with a flag.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FlagError {
+    /// Not `NAME=SOURCE`.
+    #[error("--pool {0:?}: expected NAME=SOURCE")]
+    Pool(String),
+    /// Two pools of one name.
+    #[error("--pool {0:?}: a pool of that name is already given")]
+    PoolTwice(String),
+    /// A source of no known kind.
+    #[error("--pool {pool}: {source_text:?} begins with none of envoy:, static:, dns:")]
+    SourceKind {
+        /// The pool.
+        pool: String,
+        /// What follows the name.
+        source_text: String,
+    },
+    /// An empty cluster name.
+    #[error("--pool {0}: envoy: wants the name of a cluster")]
+    Cluster(String),
+    /// Not an endpoint.
+    #[error("--pool {pool}: {text:?} is not [[NAMESPACE/]POD@]IP:PORT")]
+    Endpoint {
+        /// The pool.
+        pool: String,
+        /// What should be an endpoint.
+        text: String,
+    },
+    /// The same address twice.
+    #[error("--pool {pool}: {address} is listed twice")]
+    EndpointTwice {
+        /// The pool.
+        pool: String,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Not a name and a port.
+    #[error("--pool {pool}: {text:?} is not HOST:PORT")]
+    HostPort {
+        /// The pool.
+        pool: String,
+        /// What should be a host and a port.
+        text: String,
+    },
+    /// Not an address to listen on.
+    #[error("--listen {0:?}: expected IP:PORT")]
+    Listen(String),
+    /// Not a URL of an admin endpoint.
+    #[error("--envoy-admin {0:?}: expected http://HOST:PORT")]
+    EnvoyAdmin(String),
+    /// Not a duration.
+    #[error("--{flag} {text:?}: expected a number above zero with ms, s or m, such as 50ms")]
+    Duration {
+        /// The flag.
+        flag: &'static str,
+        /// What it says.
+        text: String,
+    },
+    /// Not a whole number above zero.
+    #[error("--{flag} {text:?}: expected a whole number above zero")]
+    Number {
+        /// The flag.
+        flag: &'static str,
+        /// What it says.
+        text: String,
+    },
+    /// Not a path.
+    #[error("--metrics-path {0:?}: expected a path that begins with / and holds no blanks")]
+    Path(String),
+    /// Not a setting of a pool.
+    #[error("--pool-option {text:?}: {why}")]
+    PoolOption {
+        /// What it says.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+impl Flags {
+    /// Reads every flag.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong at once, in the order of the flags.
+    pub fn parse_all(&self) -> Result<Config, Vec<FlagError>> {
+        let mut errors = Vec::new();
+        let mut pools: Vec<PoolConfig> = Vec::new();
+        for text in &self.pools {
+            match pool(text, &mut errors) {
+                Some(pool) if pools.iter().any(|known| known.name == pool.name) => {
+                    errors.push(FlagError::PoolTwice(pool.name))
+                }
+                Some(pool) => pools.push(pool),
+                None => {}
+            }
+        }
+        for pool in &mut pools {
+            pool.page.path.clone_from(&self.metrics_path);
+        }
+        for text in &self.pool_options {
+            if let Err(why) = pool_option(text, &mut pools) {
+                errors.push(FlagError::PoolOption { text: text.clone(), why });
+            }
+        }
+        let listen = keep(self.listen.parse().map_err(|_| FlagError::Listen(self.listen.clone())), &mut errors);
+        let envoy_admin = keep(admin(&self.envoy_admin), &mut errors);
+        let poll_interval = keep(duration("poll-interval", &self.poll_interval), &mut errors);
+        let request_timeout = keep(duration("request-timeout", &self.request_timeout), &mut errors);
+        let discovery_interval = keep(duration("discovery-interval", &self.discovery_interval), &mut errors);
+        let staleness = keep(duration("staleness", &self.staleness), &mut errors);
+        let path = &self.metrics_path;
+        if !is_path(path) {
+            errors.push(FlagError::Path(path.clone()));
+        }
+        let max_page_bytes = keep(number("max-page-bytes", &self.max_page_bytes), &mut errors);
+        let models_interval = keep(duration("models-interval", &self.models_interval), &mut errors);
+        let envoy_page_timeout = keep(duration("envoy-page-timeout", &self.envoy_page_timeout), &mut errors);
+        let max_envoy_page_bytes = keep(number("max-envoy-page-bytes", &self.max_envoy_page_bytes), &mut errors);
+        let threads = keep(number("threads", &self.threads), &mut errors);
+        let parts = (
+            listen,
+            envoy_admin,
+            poll_interval,
+            request_timeout,
+            discovery_interval,
+            staleness,
+            max_page_bytes,
+            (models_interval, envoy_page_timeout, max_envoy_page_bytes),
+            threads,
+        );
+        match parts {
+            (
+                Some(listen),
+                Some(envoy_admin),
+                Some(poll_interval),
+                Some(request_timeout),
+                Some(discovery_interval),
+                Some(staleness),
+                Some(max_page_bytes),
+                (Some(models_interval), Some(envoy_page_timeout), Some(max_envoy_page_bytes)),
+                Some(threads),
+            ) if errors.is_empty() => Ok(Config {
+                pools,
+                listen,
+                envoy_admin,
+                poll_interval,
+                request_timeout,
+                discovery_interval,
+                staleness,
+                max_page_bytes,
+                models_interval,
+                envoy_page_timeout,
+                max_envoy_page_bytes,
+                threads,
+                commit: self.commit.clone(),
+                build_ref: self.build_ref.clone(),
+            }),
+            _ => Err(errors),
+        }
+    }
+}
+
+fn keep<T>(result: Result<T, FlagError>, errors: &mut Vec<FlagError>) -> Option<T> {
+    result.map_err(|error| errors.push(error)).ok()
+}
+
+fn pool(text: &str, errors: &mut Vec<FlagError>) -> Option<PoolConfig> {
+    let Some((name, source)) = text.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
+        errors.push(FlagError::Pool(text.to_owned()));
+        return None;
+    };
+    let name = name.trim().to_owned();
+    let source = if let Some(cluster) = source.strip_prefix("envoy:") {
+        if cluster.is_empty() {
+            errors.push(FlagError::Cluster(name));
+            return None;
+        }
+        Source::Envoy(cluster.to_owned())
+    } else if let Some(list) = source.strip_prefix("static:") {
+        Source::Static(endpoints(&name, list, errors)?)
+    } else if let Some(text) = source.strip_prefix("dns:") {
+        let Some((host, port)) = host_port(text) else {
+            errors.push(FlagError::HostPort { pool: name, text: text.to_owned() });
+            return None;
+        };
+        Source::Dns { host, port, family: AddressFamily::default() }
+    } else {
+        errors.push(FlagError::SourceKind { pool: name, source_text: source.to_owned() });
+        return None;
+    };
+    Some(PoolConfig { name, source, page: PageConfig::default() })
+}
+
+/// Takes `NAME=KEY=VALUE`; the error says what is wrong.
+fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str> {
+    let Some((name, (key, value))) =
+        text.split_once('=').and_then(|(name, rest)| Some((name.trim(), rest.split_once('=')?)))
+    else {
+        return Err("expected NAME=KEY=VALUE");
+    };
+    let pool = pools.iter_mut().find(|pool| pool.name == name).ok_or("there is no --pool of that name")?;
+    match (key, &mut pool.source) {
+        ("metrics-port", _) => {
+            let port = value.parse().ok().filter(|port| *port > 0);
+            pool.page.port = Some(port.ok_or("expected a port from 1 to 65535")?);
+        }
+        ("metrics-path", _) if is_path(value) => pool.page.path = value.to_owned(),
+        ("metrics-path", _) => return Err("expected a path that begins with / and holds no blanks"),
+        ("metrics-token-file", _) => {
+            let file = PathBuf::from(value);
+            read_token(&file).map_err(|_| "the file does not hold a token: one word of visible ASCII")?;
+            pool.page.token_file = Some(file);
+        }
+        ("address-family", Source::Dns { family, .. }) => {
+            *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
+        }
+        ("address-family", _) => return Err("only a dns: pool has address families"),
+        _ => return Err("expected metrics-port, metrics-path, metrics-token-file or address-family"),
+    }
+    Ok(())
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn endpoints(pool: &str, list: &str, errors: &mut Vec<FlagError>) -> Option<Vec<Target>> {
+    let before = errors.len();
+    let mut targets: Vec<Target> = Vec::new();
+    for text in list.split(',').map(str::trim) {
+        let (name, address) = text.rsplit_once('@').map_or((None, text), |(name, address)| (Some(name), address));
+        let (namespace, pod) = name.map_or(("", ""), |name| name.split_once('/').unwrap_or(("", name)));
+        match address.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 || (name.is_some() && pod.is_empty()) => {
+                errors.push(FlagError::Endpoint { pool: pool.to_owned(), text: text.to_owned() });
+            }
+            Ok(address) if targets.iter().any(|known| known.address == address) => {
+                errors.push(FlagError::EndpointTwice { pool: pool.to_owned(), address });
+            }
+            Ok(address) => {
+                targets.push(Target { pod: pod.to_owned(), namespace: namespace.to_owned(), ..Target::new(address) });
+            }
+            Err(_) => errors.push(FlagError::Endpoint { pool: pool.to_owned(), text: text.to_owned() }),
+        }
+    }
+    (errors.len() == before).then_some(targets)
+}
+
+fn admin(text: &str) -> Result<Admin, FlagError> {
+    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    authority
+        .and_then(host_port)
+        .map(|(host, port)| Admin { host, port })
+        .ok_or_else(|| FlagError::EnvoyAdmin(text.to_owned()))
+}
+
+/// A name, an IPv4 address or a bracketed IPv6 address, and a port above zero.
+fn host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host = match bracketed {
+        Some(address) => address.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6)?.to_string(),
+        None => Some(host)
+            .filter(|host| {
+                !host.is_empty()
+                    && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+            })?
+            .to_owned(),
+    };
+    Some((host, port))
+}
+
+fn duration(flag: &'static str, text: &str) -> Result<Duration, FlagError> {
+    let digits = text.bytes().position(|byte| !(byte.is_ascii_digit() || byte == b'.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => Some(0.001),
+        "s" => Some(1.0),
+        "m" => Some(60.0),
+        _ => None,
+    };
+    number
+        .parse::<f64>()
+        .ok()
+        .zip(seconds)
+        .and_then(|(number, seconds)| Duration::try_from_secs_f64(number * seconds).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| FlagError::Duration { flag, text: text.to_owned() })
+}
+
+fn number(flag: &'static str, text: &str) -> Result<usize, FlagError> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| FlagError::Number { flag, text: text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, Vec<FlagError>> {
+        Flags::try_parse_from(["metrics-sidecar"].iter().chain(arguments)).unwrap().parse_all()
+    }
+
+    #[test]
+    fn every_kind_of_source_is_read() {
+        let config = parse(&[
+            "--pool",
+            "a=envoy:vllm",
+            "--pool",
+            "b=static:10.0.0.1:8000, pod-1@10.0.0.2:8000,ns/pod-2@[::1]:8000",
+            "--pool",
+            "c=dns:vllm.default.svc:8000",
+            "--envoy-admin",
+            "http://[::1]:9901/",
+            "--poll-interval",
+            "0.1s",
+        ])
+        .unwrap();
+        assert_eq!(
+            config.pools[0],
+            PoolConfig {
+                name: "a".into(),
+                source: Source::Envoy("vllm".into()),
+                page: PageConfig { path: "/metrics".into(), ..PageConfig::default() }
+            }
+        );
+        let named = |address: &str, pod: &str, namespace: &str| Target {
+            pod: pod.into(),
+            namespace: namespace.into(),
+            ..Target::new(address.parse().unwrap())
+        };
+        let expected = vec![
+            named("10.0.0.1:8000", "", ""),
+            named("10.0.0.2:8000", "pod-1", ""),
+            named("[::1]:8000", "pod-2", "ns"),
+        ];
+        assert_eq!(config.pools[1].source, Source::Static(expected));
+        assert_eq!(
+            config.pools[2].source,
+            Source::Dns { host: "vllm.default.svc".into(), port: 8000, family: AddressFamily::PreferIpv4 }
+        );
+        assert_eq!(config.envoy_admin.to_string(), "[::1]:9901");
+        assert_eq!(config.poll_interval, Duration::from_millis(100));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9090");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_reported_at_once() {
+        let errors = parse(&[
+            "--pool",
+            "nothing",
+            "--pool",
+            "a=consul:x",
+            "--pool",
+            "b=static:10.0.0.1,x@10.0.0.2:1,10.0.0.2:1",
+            "--pool",
+            "c=dns:name",
+            "--pool",
+            "d=envoy:",
+            "--pool",
+            "e=envoy:x",
+            "--pool",
+            "e=envoy:y",
+            "--listen",
+            "nowhere",
+            "--envoy-admin",
+            "https://x:1",
+            "--poll-interval",
+            "0ms",
+            "--staleness",
+            "2",
+            "--metrics-path",
+            "metrics",
+            "--threads",
+            "0",
+        ])
+        .unwrap_err();
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "--pool \"nothing\": expected NAME=SOURCE",
+                "--pool a: \"consul:x\" begins with none of envoy:, static:, dns:",
+                "--pool b: \"10.0.0.1\" is not [[NAMESPACE/]POD@]IP:PORT",
+                "--pool b: 10.0.0.2:1 is listed twice",
+                "--pool c: \"name\" is not HOST:PORT",
+                "--pool d: envoy: wants the name of a cluster",
+                "--pool \"e\": a pool of that name is already given",
+                "--listen \"nowhere\": expected IP:PORT",
+                "--envoy-admin \"https://x:1\": expected http://HOST:PORT",
+                "--poll-interval \"0ms\": expected a number above zero with ms, s or m, such as 50ms",
+                "--staleness \"2\": expected a number above zero with ms, s or m, such as 50ms",
+                "--metrics-path \"metrics\": expected a path that begins with / and holds no blanks",
+                "--threads \"0\": expected a whole number above zero",
+            ]
+        );
+    }
+
+    #[test]
+    fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
+        let pool = ["--pool", "p=dns:vllm:8000", "--pool", "q=envoy:x", "--metrics-path", "/m"];
+        let parse_options = |options: &[&str]| {
+            let flags = options.iter().flat_map(|option| ["--pool-option", option]);
+            parse(&pool.iter().copied().chain(flags).collect::<Vec<_>>())
+        };
+        let config = parse_options(&["p=metrics-port=9400", "p=metrics-path=/a=b", "p=address-family=ipv6"]).unwrap();
+        assert_eq!(config.pools[0].page, PageConfig { port: Some(9400), path: "/a=b".into(), token_file: None });
+        assert_eq!(
+            config.pools[0].source,
+            Source::Dns { host: "vllm".into(), port: 8000, family: AddressFamily::Ipv6 }
+        );
+        assert_eq!(config.pools[1].page, PageConfig { path: "/m".into(), ..PageConfig::default() });
+        let bad = [
+            "p",
+            "r=metrics-port=1",
+            "p=metrics-port=0",
+            "p=metrics-path=x",
+            "p=metrics-token-file=/nowhere",
+            "p=address-family=ipv5",
+            "q=address-family=ipv4",
+            "p=colour=red",
+        ];
+        let errors = parse_options(&bad).unwrap_err();
+        assert_eq!(errors.len(), bad.len());
+        for (error, option) in errors.iter().zip(bad) {
+            assert!(error.to_string().starts_with(&format!("--pool-option {option:?}: ")), "{error}");
+        }
+    }
+}

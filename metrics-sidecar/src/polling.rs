@@ -1,0 +1,177 @@
+//! The tasks that read pods: each pod's metrics page many times a second, its list of models seldom.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tracing::{debug, info, warn};
+
+use crate::endpoint::Target;
+use crate::outcome::Outcome;
+use crate::pool::MAX_NAMES;
+use crate::response::ResponseError;
+use crate::scrape::{Client, GetError, Pace, Peer};
+use crate::shared::{Shared, Task, lock, log_changes};
+use crate::signals::Signals;
+
+/// Where an OpenAI-compatible server lists its models and adapters.
+const MODELS_PATH: &str = "/v1/models";
+
+/// How long a list of models may take: it is small, and a pod that cannot write it in this time is asked again later.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest list of models in bytes; vLLM writes some 600 for each.
+const MAX_MODELS_BYTES: usize = 1024 * 1024;
+
+/// Longest model name in bytes; longer ones are dropped, since a cut name would match a wrong model.
+const MAX_MODEL_BYTES: usize = 256;
+
+#[derive(Deserialize)]
+struct ModelList {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+/// Takes a pool's new list, and begins and ends to read pods accordingly.
+pub(crate) fn take_targets(shared: &Arc<Shared>, pool: usize, targets: Vec<Target>) {
+    let mut fleet = shared.fleet_as_it_is();
+    let known = fleet.pools().get(pool).is_some_and(|pool| pool.discovered && pool.problem.is_none());
+    log_changes(&fleet.discovered(pool, targets, shared.now()));
+    let Some(state) = fleet.pools().get(pool) else { return };
+    let addresses: Vec<SocketAddr> = state.endpoints().iter().map(|endpoint| endpoint.target.address).collect();
+    if !known {
+        info!(pool = state.name, endpoints = addresses.len(), "pool discovered");
+    }
+    drop(fleet);
+    let listed: HashSet<SocketAddr> = addresses.iter().copied().collect();
+    let mut pollers = lock(&shared.pollers);
+    pollers.retain(|(owner, address), _| *owner != pool || listed.contains(address));
+    for address in addresses {
+        pollers
+            .entry((pool, address))
+            .or_insert_with(|| Task(tokio::spawn(poll(Arc::downgrade(shared), pool, address))));
+    }
+}
+
+/// Says that a pool's endpoints cannot be listed.
+pub(crate) fn take_problem(shared: &Shared, pool: usize, problem: &str) {
+    let mut fleet = shared.fleet_as_it_is();
+    if fleet.discovery_failed(pool, problem) {
+        let name = fleet.pools().get(pool).map_or("", |pool| pool.name.as_str());
+        warn!(pool = name, problem, "endpoints cannot be listed, the last list stands");
+    }
+}
+
+/// Reads one endpoint's page for as long as the endpoint is listed. Holds no strong reference while it waits, so that a
+/// stopped sidecar's pollers end with it.
+async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
+    let Some((mut client, mut pace, limit, models_interval)) = shared.upgrade().and_then(|shared| {
+        let config = &shared.config;
+        let page = &config.pools.get(pool)?.page;
+        let at = SocketAddr::new(address.ip(), page.port.unwrap_or(address.port()));
+        let client = Client::new(Peer::Address(at), &at.to_string(), &page.path, config.max_page_bytes);
+        let pace = Pace::new(config.poll_interval, shared.seed ^ spread(pool, address));
+        Some((client, pace, config.request_timeout, config.models_interval))
+    }) else {
+        return;
+    };
+    let mut pause = pace.first();
+    let mut models_due = Instant::now();
+    let mut models_task: Option<Task> = None;
+    let mut started_at_ms = None;
+    let mut was_away = false;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(strong) = shared.upgrade() else { return };
+        client.set_token(lock(&strong.tokens).get(pool).cloned().flatten());
+        let began = Instant::now();
+        let is_listing = models_task.as_ref().is_some_and(|task| !task.0.is_finished());
+        if began >= models_due && !is_listing {
+            models_due = began + models_interval;
+            models_task = Some(Task(tokio::spawn(list_models(Weak::clone(&shared), pool, address))));
+        }
+        let read = client.get(&strong.buffers, limit, Signals::read).await;
+        let took = began.elapsed();
+        let failed = match read {
+            Ok(Ok(signals)) => {
+                // Another process may serve other models.
+                if was_away || (started_at_ms.is_some() && started_at_ms != signals.started_at_ms) {
+                    models_due = Instant::now();
+                }
+                started_at_ms = signals.started_at_ms;
+                let now = strong.now();
+                let change = strong.fleet_as_it_is().scraped(pool, address, now, took, signals);
+                log_changes(change.as_slice());
+                None
+            }
+            Ok(Err(error)) => Some((Outcome::Malformed, error.to_string())),
+            Err(error) => Some((error.outcome(), error.to_string())),
+        };
+        pause = pace.after(took, failed.is_none());
+        was_away = failed.is_some();
+        if let Some((outcome, problem)) = failed {
+            strong.fleet_as_it_is().scrape_failed(pool, address, took, outcome, problem);
+        }
+    }
+}
+
+/// Asks a pod for its models once, over a connection of its own: a model server closes one that idles for the interval.
+async fn list_models(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
+    let Some(shared) = shared.upgrade() else { return };
+    let mut client = Client::new(Peer::Address(address), &address.to_string(), MODELS_PATH, MAX_MODELS_BYTES);
+    match client.get(&shared.buffers, MODELS_TIMEOUT, model_names).await {
+        Ok(Some(names)) => shared.fleet_as_it_is().models_listed(pool, address, names),
+        // Other servers than OpenAI-compatible ones have no list.
+        Err(GetError::Response(ResponseError::Status(404 | 405))) => {
+            shared.fleet_as_it_is().models_listed(pool, address, Vec::new());
+        }
+        Ok(None) => {
+            debug!(%address, "the list of models is not JSON of its kind");
+            shared.fleet_as_it_is().models_failed(pool);
+        }
+        Err(error) => {
+            debug!(%address, %error, "models cannot be listed");
+            shared.fleet_as_it_is().models_failed(pool);
+        }
+    }
+}
+
+/// The names in a list of models, one more than a pool keeps at most.
+fn model_names(body: &[u8]) -> Option<Vec<String>> {
+    let list: ModelList = serde_json::from_slice(body).ok()?;
+    let names = list.data.into_iter().map(|model| model.id);
+    let fitting = names.filter(|name| !name.is_empty() && name.len() <= MAX_MODEL_BYTES);
+    Some(fitting.take(MAX_NAMES + 1).collect())
+}
+
+/// A number that differs between endpoints, to seed their paces apart.
+fn spread(pool: usize, address: SocketAddr) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (pool, address).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_from_a_list_and_bounded() {
+        let list =
+            br#"{"object":"list","data":[{"id":"org/m","parent":null},{"id":"lora-a","parent":"org/m"},{"id":""}]}"#;
+        assert_eq!(model_names(list), Some(vec!["org/m".to_owned(), "lora-a".to_owned()]));
+        let long = format!(r#"{{"data":[{{"id":"{}"}},{{"id":"{}"}}]}}"#, "x".repeat(256), "y".repeat(257));
+        assert_eq!(model_names(long.as_bytes()), Some(vec!["x".repeat(256)]));
+        let many: Vec<String> = (0..5000).map(|index| format!(r#"{{"id":"{index}"}}"#)).collect();
+        let many = format!(r#"{{"data":[{}]}}"#, many.join(","));
+        assert_eq!(model_names(many.as_bytes()).map(|names| names.len()), Some(MAX_NAMES + 1));
+        assert_eq!((model_names(b"<html>"), model_names(b"{\"data\":3}"), model_names(b"[]")), (None, None, None));
+    }
+}

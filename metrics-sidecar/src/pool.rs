@@ -1,0 +1,180 @@
+//! What is known of one pool: its endpoints in a stable order, and the names that its pods report.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapshot::{AdapterUse, PoolMembers};
+
+use crate::endpoint::{EndpointState, Target};
+use crate::outcome::Durations;
+use crate::signals::Lora;
+
+/// Most model names of a pool, and most adapter names of it. A pool serves a handful of models; LoRA fleets have hundreds of
+/// adapters. This bounds what pods can put into every reader's memory.
+pub const MAX_NAMES: usize = 1000;
+
+/// What is known of one pool.
+#[derive(Clone, Debug)]
+pub struct PoolState {
+    /// Its name.
+    pub name: String,
+    /// Whether discovery has succeeded at least once.
+    pub discovered: bool,
+    /// Why the last discovery failed.
+    pub problem: Option<String>,
+    /// Discoveries that failed.
+    pub discovery_failures: u64,
+    /// Listings of models that failed.
+    pub models_failures: u64,
+    /// How long scrapes took.
+    pub durations: Durations,
+    /// Model names that are left out because there are more than [`MAX_NAMES`].
+    pub models_left_out: usize,
+    endpoints: Vec<EndpointState>,
+    positions: HashMap<SocketAddr, usize>,
+    adapters: Vec<String>,
+    models: Vec<String>,
+}
+
+impl PoolState {
+    /// A pool of which nothing is known yet.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            discovered: false,
+            problem: None,
+            discovery_failures: 0,
+            models_failures: 0,
+            durations: Durations::default(),
+            models_left_out: 0,
+            endpoints: Vec::new(),
+            positions: HashMap::new(),
+            adapters: Vec::new(),
+            models: Vec::new(),
+        }
+    }
+
+    /// In the order in which they were discovered; those discovered together by address.
+    #[must_use]
+    pub fn endpoints(&self) -> &[EndpointState] {
+        &self.endpoints
+    }
+
+    /// The same, to be changed.
+    pub fn endpoints_mut(&mut self) -> &mut [EndpointState] {
+        &mut self.endpoints
+    }
+
+    /// The endpoint at that address.
+    pub fn find(&mut self, address: SocketAddr) -> Option<&mut EndpointState> {
+        self.positions.get(&address).and_then(|at| self.endpoints.get_mut(*at))
+    }
+
+    /// Takes a new list of at most `room` endpoints. Endpoints that stay keep what is known of them and their order. Returns
+    /// whether an identity or a name changed.
+    pub fn list(&mut self, mut targets: Vec<Target>, room: usize, now: Duration) -> bool {
+        targets.sort_by_key(|target| target.address);
+        targets.dedup_by_key(|target| target.address);
+        targets.truncate(room);
+        let mut listed: HashMap<SocketAddr, Target> =
+            targets.iter().map(|target| (target.address, target.clone())).collect();
+        let before = self.endpoints.len();
+        let mut changed = false;
+        self.endpoints.retain_mut(|endpoint| {
+            let Some(target) = listed.remove(&endpoint.target.address) else { return false };
+            changed |= !endpoint.target.is_same_identity(&target);
+            endpoint.target = target;
+            true
+        });
+        changed |= self.endpoints.len() != before || !listed.is_empty();
+        let new = targets.into_iter().filter(|target| listed.contains_key(&target.address));
+        self.endpoints.extend(new.map(|target| EndpointState::new(target, now)));
+        if changed {
+            let addresses = self.endpoints.iter().map(|endpoint| endpoint.target.address);
+            self.positions = addresses.enumerate().map(|(at, address)| (address, at)).collect();
+            self.unite_models();
+        }
+        changed
+    }
+
+    /// Takes the adapters that a page names. Returns whether the pool's list changed.
+    pub fn name_adapters(&mut self, lora: &Lora) -> bool {
+        let known: HashSet<&str> = self.adapters.iter().map(String::as_str).collect();
+        let new: BTreeSet<&String> =
+            lora.running.iter().chain(&lora.waiting).filter(|name| !known.contains(name.as_str())).collect();
+        if new.is_empty() {
+            return false;
+        }
+        if self.adapters.len() + new.len() > MAX_NAMES {
+            return self.rename_adapters();
+        }
+        let new: Vec<String> = new.into_iter().cloned().collect();
+        self.adapters.extend(new);
+        true
+    }
+
+    /// Only the adapters that are in use, as many as there is room for.
+    fn rename_adapters(&mut self) -> bool {
+        let loras = self.endpoints.iter().filter_map(|endpoint| endpoint.page.as_ref()?.signals.lora.as_ref());
+        let used: BTreeSet<&String> = loras.flat_map(|lora| lora.running.iter().chain(&lora.waiting)).collect();
+        let names: Vec<String> = used.into_iter().take(MAX_NAMES).cloned().collect();
+        let changed = names != self.adapters;
+        self.adapters = names;
+        changed
+    }
+
+    /// Takes the names that an endpoint lists. Returns whether the pool's list changed.
+    pub fn name_models(&mut self, address: SocketAddr, mut names: Vec<String>) -> bool {
+        names.sort_unstable();
+        names.dedup();
+        // Pods of a pool nearly always list the same, which is then kept once.
+        let same = self.endpoints.iter().find(|endpoint| *endpoint.models == *names);
+        let names = same.map_or_else(|| Arc::from(names), |endpoint| Arc::clone(&endpoint.models));
+        let Some(endpoint) = self.find(address) else { return false };
+        if endpoint.models == names {
+            return false;
+        }
+        endpoint.models = names;
+        self.unite_models()
+    }
+
+    fn unite_models(&mut self) -> bool {
+        let names: BTreeSet<&String> = self.endpoints.iter().flat_map(|endpoint| endpoint.models.iter()).collect();
+        self.models_left_out = names.len().saturating_sub(MAX_NAMES);
+        let names: Vec<String> = names.into_iter().take(MAX_NAMES).cloned().collect();
+        let changed = names != self.models;
+        self.models = names;
+        changed
+    }
+
+    /// The pool as readers of snapshots see it.
+    #[must_use]
+    pub fn members(&self) -> PoolMembers {
+        PoolMembers {
+            name: self.name.clone(),
+            endpoints: self.endpoints.iter().map(|endpoint| endpoint.target.identity()).collect(),
+            adapters: self.adapters.clone(),
+            models: self.models.clone(),
+        }
+    }
+
+    /// Adds which adapters are in use; `first` is the position of the pool's first endpoint among all.
+    pub fn add_adapter_uses(&self, first: usize, uses: &mut Vec<AdapterUse>) {
+        let mut positions: HashMap<&str, u32> = HashMap::new();
+        for (endpoint, position) in self.endpoints.iter().zip(first..) {
+            let Some(lora) = endpoint.page.as_ref().and_then(|page| page.signals.lora.as_ref()) else { continue };
+            if positions.is_empty() {
+                positions = self.adapters.iter().map(String::as_str).zip(0..).collect();
+            }
+            let Ok(endpoint) = u32::try_from(position) else { return };
+            let lists = [(&lora.running, false), (&lora.waiting, true)];
+            uses.extend(lists.into_iter().flat_map(|(names, waiting)| {
+                let known = names.iter().filter_map(|name| positions.get(name.as_str()));
+                known.map(move |adapter| AdapterUse { endpoint, adapter: *adapter, waiting })
+            }));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What the tasks of a sidecar share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use crate::config::{Admin, Config};
+use crate::endpoint::Transition;
+use crate::fleet::Fleet;
+use crate::gauges::state_name;
+use crate::published::Published;
+use crate::scrape::{Buffers, Client, Peer};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) buffers: Buffers,
+    pub(crate) snapshots_sent: AtomicU64,
+    pub(crate) snapshots_unchanged: AtomicU64,
+    /// Whether Envoy's last page was read.
+    pub(crate) envoy_up: AtomicBool,
+    pub(crate) envoy_page_failures: AtomicU64,
+    pub(crate) published: Mutex<Published>,
+    pub(crate) pollers: Mutex<HashMap<(usize, SocketAddr), Task>>,
+    /// The bearer token of each pool's pages.
+    pub(crate) tokens: Mutex<Vec<Option<Arc<str>>>>,
+    pub(crate) seed: u64,
+    fleet: Mutex<Fleet>,
+    started: Instant,
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, epoch: u64) -> Self {
+        let names = config.pools.iter().map(|pool| pool.name.clone());
+        Self {
+            fleet: Mutex::new(Fleet::new(epoch, config.staleness, names)),
+            tokens: Mutex::new(vec![None; config.pools.len()]),
+            config,
+            buffers: Buffers::default(),
+            snapshots_sent: AtomicU64::new(0),
+            snapshots_unchanged: AtomicU64::new(0),
+            envoy_up: AtomicBool::new(false),
+            envoy_page_failures: AtomicU64::new(0),
+            published: Mutex::default(),
+            pollers: Mutex::default(),
+            started: Instant::now(),
+            seed: epoch,
+        }
+    }
+
+    /// Time since the start, as the fleet counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The fleet as of now.
+    pub(crate) fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        let mut fleet = lock(&self.fleet);
+        log_changes(&fleet.advance(self.now()));
+        fleet
+    }
+
+    /// The fleet as it was last looked at.
+    pub(crate) fn fleet_as_it_is(&self) -> MutexGuard<'_, Fleet> {
+        lock(&self.fleet)
+    }
+}
+
+/// A panic elsewhere does not make the data worse: every change to it is complete in itself.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A client for one path of Envoy's admin endpoint.
+pub(crate) fn admin_client(admin: &Admin, path: &str, max_body: usize) -> Client {
+    Client::new(Peer::Name(admin.host.clone(), admin.port), &admin.to_string(), path, max_body)
+}
+
+pub(crate) fn log_changes(changes: &[Transition]) {
+    for change in changes {
+        let (from, to) = (state_name(change.from), state_name(change.to));
+        let problem = change.problem.as_deref();
+        info!(pool = change.pool, endpoint = %change.address, from, to, problem, "endpoint changed state");
+    }
+}

@@ -1,0 +1,145 @@
+//! A whole sidecar against pods that are slow, die and return, redirect, and want a port, a path or a token of their own.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test should stop at what it did not expect"
+)]
+
+mod stage;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use snapshot::State;
+use stage::{Manner, Server, endpoint, page, sidecar, snapshot, until, until_text};
+
+#[tokio::test]
+async fn one_redirect_to_the_same_origin_is_followed_and_remembered() {
+    let pod = Server::start(&[("/metrics/", Manner::Page(page(4, 1, 0.1)))]).await;
+    let location = format!("http://{}/metrics/", pod.address);
+    pod.set("/metrics", Manner::Redirect(location));
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address)]).await;
+    until(&running, pod.address, |endpoint| endpoint.waiting == Some(4)).await;
+    // A pod whose page moves again is found again.
+    pod.set("/metrics/", Manner::Status(404));
+    pod.set("/metrics", Manner::Page(page(5, 1, 0.1)));
+    until(&running, pod.address, |endpoint| endpoint.waiting == Some(5)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn redirects_to_others_and_second_ones_are_refused_and_counted() {
+    let other = Server::pod(&page(9, 1, 0.1)).await;
+    let away = Server::start(&[("/metrics", Manner::Redirect(format!("http://{}/metrics", other.address)))]).await;
+    let twice = Server::start(&[
+        ("/metrics", Manner::Redirect("/a".into())),
+        ("/a", Manner::Redirect("/b".into())),
+        ("/b", Manner::Page(page(9, 1, 0.1))),
+    ])
+    .await;
+    let running = sidecar(&["--pool", &format!("p=static:{},{}", away.address, twice.address)]).await;
+    for pod in [&away, &twice] {
+        let line =
+            format!("inpick_sidecar_scrapes_total{{endpoint=\"{}\",outcome=\"redirect\",pool=\"p\"}}", pod.address);
+        until_text(&running, "/metrics?families=sidecar", |text| text.contains(&line)).await;
+        assert_eq!(endpoint(&running, pod.address).await.unwrap().state, State::Unknown);
+    }
+    let problems = until_text(&running, "/readyz", |_| true).await;
+    assert!(problems.contains("is another host") && problems.contains("is a second redirect"), "{problems}");
+    assert_eq!(other.requests.load(Ordering::Relaxed), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_was_dead_for_three_seconds_is_fresh_at_once() {
+    let pod = Server::pod(&page(7, 1, 0.1)).await;
+    let address = pod.address;
+    let running = sidecar(&["--pool", &format!("p=static:{address}")]).await;
+    until(&running, address, |endpoint| endpoint.state == State::Fresh).await;
+    pod.stop().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(endpoint(&running, address).await.unwrap().state, State::Stale);
+    let pod = Server::start_at(address, &[("/metrics", Manner::Page(page(0, 0, 0.0)))]).await;
+    let began = Instant::now();
+    until(&running, address, |endpoint| endpoint.state == State::Fresh && endpoint.waiting == Some(0)).await;
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    drop(pod);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn slow_pages_yield_their_load_and_neither_flap_nor_delay_others() {
+    let slow = Server::start(&[("/metrics", Manner::Slow(Duration::from_secs(1), page(3, 1, 0.1)))]).await;
+    let quick = Server::pod(&page(1, 1, 0.1)).await;
+    let pool = format!("p=static:{},{}", slow.address, quick.address);
+    let running = sidecar(&["--pool", &pool, "--staleness", "700ms"]).await;
+    until(&running, slow.address, |endpoint| endpoint.waiting == Some(3)).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(3500) {
+        let seen = endpoint(&running, slow.address).await.unwrap();
+        assert_eq!((seen.state, seen.waiting), (State::Stale, Some(3)));
+        assert!(seen.age_ms.unwrap() < 3000, "{seen:?}");
+        assert_eq!(endpoint(&running, quick.address).await.unwrap().state, State::Fresh);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_has_a_port_a_path_and_a_token_of_its_own() {
+    let pod = Server::start(&[]).await;
+    let exporter =
+        Server::start(&[("/stats", Manner::Secret("Authorization: Bearer one\r\n".into(), page(1, 0, 0.1)))]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "one\n").unwrap();
+    let options = [
+        format!("p=metrics-port={}", exporter.address.port()),
+        "p=metrics-path=/stats".to_owned(),
+        format!("p=metrics-token-file={}", file.display()),
+    ];
+    let mut flags = vec!["--pool".to_owned(), format!("p=static:{}", pod.address)];
+    for option in options {
+        flags.extend(["--pool-option".to_owned(), option]);
+    }
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let running = sidecar(&flags).await;
+    until(&running, pod.address, |endpoint| endpoint.waiting == Some(1)).await;
+    exporter.set("/stats", Manner::Secret("Authorization: Bearer two\r\n".into(), page(2, 0, 0.1)));
+    std::fs::write(&file, "two\n").unwrap();
+    until(&running, pod.address, |endpoint| endpoint.waiting == Some(2)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn models_are_listed_at_once_and_again_after_a_restart() {
+    let models = |names: &str| Manner::Page(format!(r#"{{"object":"list","data":[{names}]}}"#));
+    let started = |seconds: u32| Manner::Page(format!("{}process_start_time_seconds {seconds}.5\n", page(1, 0, 0.1)));
+    let one =
+        Server::start(&[("/metrics", started(1000)), ("/v1/models", models(r#"{"id":"m"},{"id":"lora-a"}"#))]).await;
+    let two = Server::start(&[("/metrics", started(1000)), ("/v1/models", models(r#"{"id":"m"}"#))]).await;
+    let none = Server::pod(&page(1, 0, 0.1)).await;
+    let pool = format!("p=static:{},{},{}", one.address, two.address, none.address);
+    let running = sidecar(&["--pool", &pool, "--models-interval", "1m"]).await;
+    let listed = async |wanted: &[&str]| {
+        let began = Instant::now();
+        loop {
+            let seen = snapshot(&running).await.membership.unwrap().pools.remove(0).models;
+            if seen == wanted {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "{seen:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    listed(&["lora-a", "m"]).await;
+    assert_eq!(endpoint(&running, one.address).await.unwrap().started_at_ms, Some(1_000_500));
+    one.set("/v1/models", models(r#"{"id":"other"}"#));
+    one.set("/metrics", started(2000));
+    listed(&["m", "other"]).await;
+    running.stop().await;
+}
