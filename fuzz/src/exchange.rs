@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use endpoint_picker::admission::{Admission, Bounds, Subject};
+use endpoint_picker::admission::{Admission, Caps, Subject};
 use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::pool::EndpointId;
@@ -578,7 +578,7 @@ impl Scene {
         }
         if second & 2 != 0 {
             let stats = self.picker.config().stats;
-            let bounds = Bounds { models: stats.max_models, endpoints: stats.max_endpoints };
+            let bounds = Caps { models: stats.max_models, endpoints: stats.max_endpoints };
             let mut rival = Admission::new(bounds, std::iter::empty());
             rival.propose(Subject::Model, &format!("rival-{first}"));
             if let Some(table) = rival.merge(self.table.as_deref()) {
