@@ -12,7 +12,7 @@ use crate::gauges::{Facts, Gauges};
 use crate::lease::{EXPIRE_AFTER_MICROS, Lease, Rank};
 use crate::ledger::Ledger;
 use crate::shared_data::SharedData;
-use crate::snapshot_service::{News, FetchOutcome, SidecarRequest, SidecarResponse, SnapshotService};
+use crate::snapshot_service::{FetchOutcome, News, SidecarRequest, SidecarResponse, SnapshotService};
 use crate::time::Timestamp;
 
 /// The outcomes of fetches reach Envoy this often.

@@ -174,7 +174,9 @@ impl SnapshotService {
         now: Timestamp,
     ) -> (FetchOutcome, Option<News>) {
         self.asked_at = None;
-        let Some(response) = response else { return self.conclude(FetchOutcome::NoAnswer, "no answer from the sidecar") };
+        let Some(response) = response else {
+            return self.conclude(FetchOutcome::NoAnswer, "no answer from the sidecar");
+        };
         match response.status {
             b"304" if self.tag.is_some() => {
                 let confirmed = Version::change(shared, |version| version.confirmed_at_micros = now.as_micros());

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use catalogue::{Kind, Stat};
 use metrics_sidecar::discovery::{Clusters, clusters_path};
+use metrics_sidecar::endpoint::Target;
 use metrics_sidecar::exposition::{Sample, split_name};
+use metrics_sidecar::fleet::Fleet;
 use metrics_sidecar::gauges::{About, families};
 use metrics_sidecar::page::{OwnFamily, Selection, merge};
 use metrics_sidecar::signals::Signals;
-use metrics_sidecar::endpoint::Target;
-use metrics_sidecar::fleet::Fleet;
 use serde_json::Value;
 use snapshot::Snapshot;
 
@@ -162,7 +162,14 @@ fn own_families() -> &'static [OwnFamily] {
         fleet.discovered(0, targets.to_vec(), Duration::ZERO);
         let signals = Signals { waiting: Some(3), kv_cache_usage: Some(0.25), ..Signals::default() };
         fleet.scraped(0, targets[0].address, Duration::ZERO, Duration::from_millis(3), signals);
-        let about = About { commit: "c", build_ref: "b", envoy_up: true, envoy_page_failures: 0, snapshots_sent: 1, snapshots_unchanged: 2 };
+        let about = About {
+            commit: "c",
+            build_ref: "b",
+            envoy_up: true,
+            envoy_page_failures: 0,
+            snapshots_sent: 1,
+            snapshots_unchanged: 2,
+        };
         families(&fleet, about)
     })
 }

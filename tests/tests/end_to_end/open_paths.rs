@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use futures_util::future::join_all;
-use local_stack::{Bootstrap, Reply, repository};
+use local_stack::{Bootstrap, HttpResponse, repository};
 use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Wire, builder, chat_body, figure};
 
@@ -98,7 +98,7 @@ const TRICKS: [&str; 24] = [
     "/sleep%3f/v1/models",
 ];
 
-fn reached_a_pod(reply: &Reply) -> bool {
+fn reached_a_pod(reply: &HttpResponse) -> bool {
     reply.header("x-inference-pod").is_some()
 }
 

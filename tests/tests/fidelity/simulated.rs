@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use host_sim::{HeaderMap, Host, HttpOutcome, HttpStream, Sent, StreamEnd, StreamProgress};
-use snapshot::{Endpoint, Pool, Snapshot, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, Snapshot, State};
 
 use crate::bootstrap;
 use crate::modules;
@@ -32,18 +32,23 @@ pub(crate) fn addresses<'a>(scenario: &Scenario, upstreams: &'a Upstreams) -> &'
 
 /// The snapshot that our filter gets, with a pool for each scenario.
 pub(crate) fn snapshot<'a>(scenarios: impl Iterator<Item = &'a Scenario>, upstreams: &Upstreams) -> Vec<u8> {
-    let endpoint = |address: &SocketAddr| Endpoint {
+    let load = Load {
         state: State::Fresh,
+        age_ms: Some(0),
         waiting: Some(0),
         running: Some(0),
         kv_cache_usage: Some(0.0),
-        ..Endpoint::unknown(*address)
+        ..Load::default()
     };
-    let pools = scenarios.filter(|scenario| matches!(scenario.module, Module::Filter(_))).map(|scenario| Pool {
+    let pools = scenarios.filter(|scenario| matches!(scenario.module, Module::Filter(_))).map(|scenario| PoolMembers {
         name: scenario.pool().into(),
-        endpoints: addresses(scenario, upstreams).iter().map(endpoint).collect(),
+        endpoints: addresses(scenario, upstreams).iter().copied().map(EndpointIdentity::unnamed).collect(),
+        ..PoolMembers::default()
     });
-    Snapshot { epoch: 1, generation: 1, captured_at_ms: 0, pools: pools.collect() }.encode()
+    let membership = Membership { epoch: 1, version: 1, pools: pools.collect() };
+    let endpoints = vec![load; membership.endpoint_count()];
+    let loads = Loads { epoch: 1, membership_version: 1, generation: 1, endpoints, ..Loads::default() };
+    Snapshot { membership: Some(membership), loads }.encode()
 }
 
 fn host(scenario: &Scenario, upstreams: &Upstreams) -> Host {
