@@ -1,13 +1,15 @@
 //! Flags, parsed into a configuration that needs no further checks.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
 use crate::endpoint::Target;
+use crate::tls::Tls;
 use crate::token_file::read_token;
 
 /// How often each pod is read: the interval of the reference endpoint picker.
@@ -40,7 +42,9 @@ pub struct Flags {
     #[arg(long = "pool", value_name = "NAME=SOURCE", required = true)]
     pools: Vec<String>,
     /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
-    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-token-file=FILE: sends the bearer token in FILE,
+    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-scheme=https with
+    /// metrics-ca-file=FILE (PEM) or metrics-tls-verify=off: over TLS, certificates being for the pod's address or for
+    /// metrics-server-name=NAME; metrics-token-file=FILE: sends the bearer token in FILE,
     /// which is read again every 5 s; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
     /// default the IPv4 ones if there are any
     #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
@@ -189,9 +193,36 @@ impl Flags {
         for pool in &mut pools {
             pool.page.path.clone_from(&self.metrics_path);
         }
+        let mut wants_tls = Vec::new();
+        let mut names = Vec::new();
         for text in &self.pool_options {
-            if let Err(why) = pool_option(text, &mut pools) {
-                errors.push(FlagError::PoolOption { text: text.clone(), why });
+            let error = |why| FlagError::PoolOption { text: text.clone(), why };
+            match text.split_once('=').map(|(name, option)| (name.trim(), option)) {
+                Some((name, "metrics-scheme=https")) => wants_tls.push((text, name)),
+                Some((name, option)) if option.starts_with("metrics-server-name=") => names.push((text, name, option)),
+                _ => errors.extend(pool_option(text, &mut pools).map_err(error).err()),
+            }
+        }
+        for (text, name, option) in names {
+            let error = |why| FlagError::PoolOption { text: text.clone(), why };
+            let (_, value) = option.split_once('=').unwrap_or_default();
+            let tls = pools.iter_mut().find(|pool| pool.name == name).and_then(|pool| pool.page.tls.as_mut());
+            match (tls, ServerName::try_from(value.to_owned())) {
+                (None, _) => errors.push(error("wants a pool with metrics-ca-file or metrics-tls-verify=off")),
+                (_, Err(_)) => errors.push(error("expected a DNS name or an IP address")),
+                (Some(tls), Ok(name)) => tls.server_name = Some(name),
+            }
+        }
+        for (text, name) in &wants_tls {
+            if !pools.iter().any(|pool| pool.name == *name && pool.page.tls.is_some()) {
+                let why = "wants a pool with metrics-ca-file or metrics-tls-verify=off";
+                errors.push(FlagError::PoolOption { text: (*text).clone(), why });
+            }
+        }
+        for pool in pools.iter().filter(|pool| pool.page.tls.is_some()) {
+            if !wants_tls.iter().any(|(_, name)| *name == pool.name) {
+                let why = "metrics-ca-file and metrics-tls-verify want metrics-scheme=https";
+                errors.push(FlagError::PoolOption { text: pool.name.clone(), why });
             }
         }
         let listen = keep(self.listen.parse().map_err(|_| FlagError::Listen(self.listen.clone())), &mut errors);
@@ -298,6 +329,11 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
         }
         ("metrics-path", _) if is_path(value) => pool.page.path = value.to_owned(),
         ("metrics-path", _) => return Err("expected a path that begins with / and holds no blanks"),
+        ("metrics-scheme", _) if value == "http" => {}
+        ("metrics-scheme", _) => return Err("expected http or https"),
+        ("metrics-ca-file", _) => pool.page.tls = Some(Tls::with_ca_file(Path::new(value))?),
+        ("metrics-tls-verify", _) if value == "off" => pool.page.tls = Some(Tls::without_verification()?),
+        ("metrics-tls-verify", _) => return Err("expected off; certificates are verified by metrics-ca-file"),
         ("metrics-token-file", _) => {
             let file = PathBuf::from(value);
             read_token(&file).map_err(|_| "the file does not hold a token: one word of visible ASCII")?;
@@ -307,7 +343,11 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
             *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
         }
         ("address-family", _) => return Err("only a dns: pool has address families"),
-        _ => return Err("expected metrics-port, metrics-path, metrics-token-file or address-family"),
+        _ => {
+            return Err(
+                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file or address-family",
+            );
+        }
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
         parse(&pool.iter().copied().chain(flags).collect::<Vec<_>>())
     };
     let config = parse_options(&["p=metrics-port=9400", "p=metrics-path=/a=b", "p=address-family=ipv6"]).unwrap();
-    assert_eq!(config.pools[0].page, PageConfig { port: Some(9400), path: "/a=b".into(), token_file: None });
+    assert_eq!(config.pools[0].page, PageConfig { port: Some(9400), path: "/a=b".into(), ..PageConfig::default() });
     assert_eq!(config.pools[0].source, Source::Dns { host: "vllm".into(), port: 8000, family: AddressFamily::Ipv6 });
     assert_eq!(config.pools[1].page, PageConfig { path: "/m".into(), ..PageConfig::default() });
     let bad = [
@@ -121,6 +121,8 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
         "p=metrics-port=0",
         "p=metrics-path=x",
         "p=metrics-token-file=/nowhere",
+        "p=metrics-ca-file=/nowhere",
+        "p=metrics-tls-verify=maybe",
         "p=address-family=ipv5",
         "q=address-family=ipv4",
         "p=colour=red",
@@ -129,5 +131,14 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
     assert_eq!(errors.len(), bad.len());
     for (error, option) in errors.iter().zip(bad) {
         assert!(error.to_string().starts_with(&format!("--pool-option {option:?}: ")), "{error}");
+    }
+
+    for (options, fits) in [
+        (["q=metrics-scheme=https", "q=metrics-tls-verify=off"], true),
+        (["q=metrics-scheme=https", "p=metrics-tls-verify=off"], false),
+        (["q=metrics-scheme=http", "q=metrics-tls-verify=off"], false),
+        (["q=metrics-scheme=https", "q=metrics-server-name=x"], false),
+    ] {
+        assert_eq!(parse_options(&options).is_ok(), fits, "{options:?}");
     }
 }
