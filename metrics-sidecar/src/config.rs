@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::endpoint::Target;
+use crate::tls::Tls;
 
 /// Everything that the sidecar is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +58,8 @@ pub struct PageConfig {
     pub port: Option<u16>,
     /// Begins with a slash and holds no blanks.
     pub path: String,
+    /// How they are read over TLS; without it plainly.
+    pub tls: Option<Tls>,
     /// File with a bearer token to send.
     pub token_file: Option<PathBuf>,
 }

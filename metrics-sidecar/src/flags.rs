@@ -1,13 +1,15 @@
 //! Flags, parsed into a configuration that needs no further checks.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
 use crate::endpoint::Target;
+use crate::tls::Tls;
 use crate::token_file::read_token;
 
 /// How often each pod is read: the interval of the reference endpoint picker.
@@ -40,7 +42,9 @@ pub struct Flags {
     #[arg(long = "pool", value_name = "NAME=SOURCE", required = true)]
     pools: Vec<String>,
     /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
-    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-token-file=FILE: sends the bearer token in FILE,
+    /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-scheme=https with
+    /// metrics-ca-file=FILE (PEM) or metrics-tls-verify=off: over TLS, certificates being for the pod's address or for
+    /// metrics-server-name=NAME; metrics-token-file=FILE: sends the bearer token in FILE,
     /// which is read again every 5 s; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
     /// default the IPv4 ones if there are any
     #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
@@ -189,9 +193,36 @@ impl Flags {
         for pool in &mut pools {
             pool.page.path.clone_from(&self.metrics_path);
         }
+        let mut wants_tls = Vec::new();
+        let mut names = Vec::new();
         for text in &self.pool_options {
-            if let Err(why) = pool_option(text, &mut pools) {
-                errors.push(FlagError::PoolOption { text: text.clone(), why });
+            let error = |why| FlagError::PoolOption { text: text.clone(), why };
+            match text.split_once('=').map(|(name, option)| (name.trim(), option)) {
+                Some((name, "metrics-scheme=https")) => wants_tls.push((text, name)),
+                Some((name, option)) if option.starts_with("metrics-server-name=") => names.push((text, name, option)),
+                _ => errors.extend(pool_option(text, &mut pools).map_err(error).err()),
+            }
+        }
+        for (text, name, option) in names {
+            let error = |why| FlagError::PoolOption { text: text.clone(), why };
+            let (_, value) = option.split_once('=').unwrap_or_default();
+            let tls = pools.iter_mut().find(|pool| pool.name == name).and_then(|pool| pool.page.tls.as_mut());
+            match (tls, ServerName::try_from(value.to_owned())) {
+                (None, _) => errors.push(error("wants a pool with metrics-ca-file or metrics-tls-verify=off")),
+                (_, Err(_)) => errors.push(error("expected a DNS name or an IP address")),
+                (Some(tls), Ok(name)) => tls.server_name = Some(name),
+            }
+        }
+        for (text, name) in &wants_tls {
+            if !pools.iter().any(|pool| pool.name == *name && pool.page.tls.is_some()) {
+                let why = "wants a pool with metrics-ca-file or metrics-tls-verify=off";
+                errors.push(FlagError::PoolOption { text: (*text).clone(), why });
+            }
+        }
+        for pool in pools.iter().filter(|pool| pool.page.tls.is_some()) {
+            if !wants_tls.iter().any(|(_, name)| *name == pool.name) {
+                let why = "metrics-ca-file and metrics-tls-verify want metrics-scheme=https";
+                errors.push(FlagError::PoolOption { text: pool.name.clone(), why });
             }
         }
         let listen = keep(self.listen.parse().map_err(|_| FlagError::Listen(self.listen.clone())), &mut errors);
@@ -298,6 +329,11 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
         }
         ("metrics-path", _) if is_path(value) => pool.page.path = value.to_owned(),
         ("metrics-path", _) => return Err("expected a path that begins with / and holds no blanks"),
+        ("metrics-scheme", _) if value == "http" => {}
+        ("metrics-scheme", _) => return Err("expected http or https"),
+        ("metrics-ca-file", _) => pool.page.tls = Some(Tls::with_ca_file(Path::new(value))?),
+        ("metrics-tls-verify", _) if value == "off" => pool.page.tls = Some(Tls::without_verification()?),
+        ("metrics-tls-verify", _) => return Err("expected off; certificates are verified by metrics-ca-file"),
         ("metrics-token-file", _) => {
             let file = PathBuf::from(value);
             read_token(&file).map_err(|_| "the file does not hold a token: one word of visible ASCII")?;
@@ -307,7 +343,11 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
             *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
         }
         ("address-family", _) => return Err("only a dns: pool has address families"),
-        _ => return Err("expected metrics-port, metrics-path, metrics-token-file or address-family"),
+        _ => {
+            return Err(
+                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file or address-family",
+            );
+        }
     }
     Ok(())
 }
@@ -383,139 +423,4 @@ fn duration(flag: &'static str, text: &str) -> Result<Duration, FlagError> {
 
 fn number(flag: &'static str, text: &str) -> Result<usize, FlagError> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| FlagError::Number { flag, text: text.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(arguments: &[&str]) -> Result<Config, Vec<FlagError>> {
-        Flags::try_parse_from(["metrics-sidecar"].iter().chain(arguments)).unwrap().parse_all()
-    }
-
-    #[test]
-    fn every_kind_of_source_is_read() {
-        let config = parse(&[
-            "--pool",
-            "a=envoy:vllm",
-            "--pool",
-            "b=static:10.0.0.1:8000, pod-1@10.0.0.2:8000,ns/pod-2@[::1]:8000",
-            "--pool",
-            "c=dns:vllm.default.svc:8000",
-            "--envoy-admin",
-            "http://[::1]:9901/",
-            "--poll-interval",
-            "0.1s",
-        ])
-        .unwrap();
-        assert_eq!(
-            config.pools[0],
-            PoolConfig {
-                name: "a".into(),
-                source: Source::Envoy("vllm".into()),
-                page: PageConfig { path: "/metrics".into(), ..PageConfig::default() }
-            }
-        );
-        let named = |address: &str, pod: &str, namespace: &str| Target {
-            pod: pod.into(),
-            namespace: namespace.into(),
-            ..Target::new(address.parse().unwrap())
-        };
-        let expected = vec![
-            named("10.0.0.1:8000", "", ""),
-            named("10.0.0.2:8000", "pod-1", ""),
-            named("[::1]:8000", "pod-2", "ns"),
-        ];
-        assert_eq!(config.pools[1].source, Source::Static(expected));
-        assert_eq!(
-            config.pools[2].source,
-            Source::Dns { host: "vllm.default.svc".into(), port: 8000, family: AddressFamily::PreferIpv4 }
-        );
-        assert_eq!(config.envoy_admin.to_string(), "[::1]:9901");
-        assert_eq!(config.poll_interval, Duration::from_millis(100));
-        assert_eq!(config.listen.to_string(), "127.0.0.1:9090");
-    }
-
-    #[test]
-    fn all_that_is_wrong_is_reported_at_once() {
-        let errors = parse(&[
-            "--pool",
-            "nothing",
-            "--pool",
-            "a=consul:x",
-            "--pool",
-            "b=static:10.0.0.1,x@10.0.0.2:1,10.0.0.2:1",
-            "--pool",
-            "c=dns:name",
-            "--pool",
-            "d=envoy:",
-            "--pool",
-            "e=envoy:x",
-            "--pool",
-            "e=envoy:y",
-            "--listen",
-            "nowhere",
-            "--envoy-admin",
-            "https://x:1",
-            "--poll-interval",
-            "0ms",
-            "--staleness",
-            "2",
-            "--metrics-path",
-            "metrics",
-            "--threads",
-            "0",
-        ])
-        .unwrap_err();
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            texts,
-            [
-                "--pool \"nothing\": expected NAME=SOURCE",
-                "--pool a: \"consul:x\" begins with none of envoy:, static:, dns:",
-                "--pool b: \"10.0.0.1\" is not [[NAMESPACE/]POD@]IP:PORT",
-                "--pool b: 10.0.0.2:1 is listed twice",
-                "--pool c: \"name\" is not HOST:PORT",
-                "--pool d: envoy: wants the name of a cluster",
-                "--pool \"e\": a pool of that name is already given",
-                "--listen \"nowhere\": expected IP:PORT",
-                "--envoy-admin \"https://x:1\": expected http://HOST:PORT",
-                "--poll-interval \"0ms\": expected a number above zero with ms, s or m, such as 50ms",
-                "--staleness \"2\": expected a number above zero with ms, s or m, such as 50ms",
-                "--metrics-path \"metrics\": expected a path that begins with / and holds no blanks",
-                "--threads \"0\": expected a whole number above zero",
-            ]
-        );
-    }
-
-    #[test]
-    fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
-        let pool = ["--pool", "p=dns:vllm:8000", "--pool", "q=envoy:x", "--metrics-path", "/m"];
-        let parse_options = |options: &[&str]| {
-            let flags = options.iter().flat_map(|option| ["--pool-option", option]);
-            parse(&pool.iter().copied().chain(flags).collect::<Vec<_>>())
-        };
-        let config = parse_options(&["p=metrics-port=9400", "p=metrics-path=/a=b", "p=address-family=ipv6"]).unwrap();
-        assert_eq!(config.pools[0].page, PageConfig { port: Some(9400), path: "/a=b".into(), token_file: None });
-        assert_eq!(
-            config.pools[0].source,
-            Source::Dns { host: "vllm".into(), port: 8000, family: AddressFamily::Ipv6 }
-        );
-        assert_eq!(config.pools[1].page, PageConfig { path: "/m".into(), ..PageConfig::default() });
-        let bad = [
-            "p",
-            "r=metrics-port=1",
-            "p=metrics-port=0",
-            "p=metrics-path=x",
-            "p=metrics-token-file=/nowhere",
-            "p=address-family=ipv5",
-            "q=address-family=ipv4",
-            "p=colour=red",
-        ];
-        let errors = parse_options(&bad).unwrap_err();
-        assert_eq!(errors.len(), bad.len());
-        for (error, option) in errors.iter().zip(bad) {
-            assert!(error.to_string().starts_with(&format!("--pool-option {option:?}: ")), "{error}");
-        }
-    }
 }

@@ -25,6 +25,7 @@ pub mod published;
 pub mod response;
 pub mod scrape;
 pub mod signals;
+pub mod tls;
 
 mod convention;
 mod envoy_page;

@@ -75,7 +75,8 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
         let config = &shared.config;
         let page = &config.pools.get(pool)?.page;
         let at = SocketAddr::new(address.ip(), page.port.unwrap_or(address.port()));
-        let client = Client::new(Peer::Address(at), &at.to_string(), &page.path, config.max_page_bytes);
+        let mut client = Client::new(Peer::Address(at), &at.to_string(), &page.path, config.max_page_bytes);
+        client.set_tls(page.tls.clone());
         let pace = Pace::new(config.poll_interval, shared.seed ^ spread(pool, address));
         Some((client, pace, config.request_timeout, config.models_interval))
     }) else {

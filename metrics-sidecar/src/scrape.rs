@@ -13,9 +13,12 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::outcome::Outcome;
 use crate::response::{ResponseError, ResponseReader};
+use crate::tls::Tls;
 
 /// Space for one read: a whole page of a busy engine and its head.
 const READ_BYTES: usize = 128 * 1024;
@@ -118,7 +121,14 @@ pub struct Client {
     /// The request for the place to which the peer redirected the last one, until a read of it fails.
     redirected: Option<Vec<u8>>,
     max_body: usize,
-    stream: Option<TcpStream>,
+    tls: Option<Tls>,
+    stream: Option<Stream>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Client {
@@ -133,8 +143,15 @@ impl Client {
             request: request(authority, path, None),
             redirected: None,
             max_body,
+            tls: None,
             stream: None,
         }
+    }
+
+    /// Connects over TLS from now on, or plainly.
+    pub fn set_tls(&mut self, tls: Option<Tls>) {
+        self.tls = tls;
+        self.stream = None;
     }
 
     /// Sends this bearer token from now on.
@@ -177,7 +194,7 @@ impl Client {
         if self.redirected.is_some() {
             return Err(GetError::Redirect { location, why: SECOND });
         }
-        let path = match redirect_path(&location, &self.authority, &self.path) {
+        let path = match redirect_path(&location, self.tls.is_some(), &self.authority, &self.path) {
             Ok(path) => path,
             Err(why) => return Err(GetError::Redirect { location, why }),
         };
@@ -209,23 +226,41 @@ impl Client {
         };
         // Without it a lost connection is only noticed later.
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(LOST_AFTER));
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let address = || stream.peer_addr().map(|address| ServerName::from(address.ip()));
+                let name = tls.server_name.clone().map_or_else(address, Ok).map_err(GetError::Connect)?;
+                let stream = tls.connector.connect(name, stream).await.map_err(GetError::Connect)?;
+                Stream::Tls(Box::new(stream))
+            }
+        };
         self.exchange(stream, buffers).await
     }
 
-    async fn exchange(
-        &mut self,
-        mut stream: TcpStream,
-        buffers: &Buffers,
-    ) -> Result<(Vec<u8>, Range<usize>), GetError> {
-        stream.write_all(self.redirected.as_ref().unwrap_or(&self.request)).await?;
+    async fn exchange(&mut self, mut stream: Stream, buffers: &Buffers) -> Result<(Vec<u8>, Range<usize>), GetError> {
+        let request = self.redirected.as_ref().unwrap_or(&self.request);
         // A pod takes milliseconds to write its page; a buffer is taken only once there is something to put into it.
-        stream.readable().await?;
+        match &mut stream {
+            Stream::Plain(stream) => {
+                stream.write_all(request).await?;
+                stream.readable().await?;
+            }
+            Stream::Tls(stream) => {
+                stream.write_all(request).await?;
+                stream.flush().await?;
+            }
+        }
         let mut buffer = buffers.take();
         let mut response = ResponseReader::new(self.max_body);
         loop {
             let wanted = response.missing(buffer.len()).max(READ_BYTES / 2);
             buffer.reserve(wanted.min(READ_BYTES.saturating_sub(buffer.len()).max(READ_BYTES / 2)));
-            let complete = match stream.read_buf(&mut buffer).await? {
+            let read = match &mut stream {
+                Stream::Plain(stream) => stream.read_buf(&mut buffer).await?,
+                Stream::Tls(stream) => stream.read_buf(&mut buffer).await?,
+            };
+            let complete = match read {
                 0 => response.end(buffer.len())?,
                 _ => match response.read(&mut buffer)? {
                     Some(complete) => complete,
@@ -252,18 +287,17 @@ fn request(authority: &str, path: &str, token: Option<&str>) -> Vec<u8> {
 }
 
 /// The path and query of a location, seen from `path` at `authority`; else why the location is not followed.
-fn redirect_path(location: &str, authority: &str, path: &str) -> Result<String, &'static str> {
-    const SCHEME: &str = "http://";
-    const PORT: &str = ":80";
+fn redirect_path(location: &str, is_tls: bool, authority: &str, path: &str) -> Result<String, &'static str> {
+    let (scheme, port) = if is_tls { ("https://", ":443") } else { ("http://", ":80") };
     let location = location.split('#').next().unwrap_or_default();
     if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("is no location");
     }
-    let is_absolute = location.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME));
-    let rest = if is_absolute { location.get(SCHEME.len()..) } else { location.strip_prefix("//") };
+    let is_absolute = location.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let rest = if is_absolute { location.get(scheme.len()..) } else { location.strip_prefix("//") };
     if let Some(rest) = rest {
         let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let bare = |authority: &str| authority.strip_suffix(PORT).unwrap_or(authority).to_ascii_lowercase();
+        let bare = |authority: &str| authority.strip_suffix(port).unwrap_or(authority).to_ascii_lowercase();
         if bare(host) != bare(authority) {
             return Err("is another host");
         }
@@ -341,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_to_the_same_origin_or_nowhere() {
-        let seen = |location| redirect_path(location, "10.0.0.1:8000", "/a/metrics?x");
+        let seen = |location| redirect_path(location, false, "10.0.0.1:8000", "/a/metrics?x");
         for (location, path) in [
             ("/metrics/", "/metrics/"),
             ("http://10.0.0.1:8000/metrics/?x=1#y", "/metrics/?x=1"),
@@ -364,7 +398,9 @@ mod tests {
         ] {
             assert!(seen(location).is_err(), "{location}");
         }
-        assert_eq!(redirect_path("http://Pod/m", "pod:80", "/").as_deref(), Ok("/m"));
+        assert_eq!(redirect_path("http://Pod/m", false, "pod:80", "/").as_deref(), Ok("/m"));
+        assert_eq!(redirect_path("https://pod/m", true, "pod:443", "/").as_deref(), Ok("/m"));
+        assert!(redirect_path("http://pod/m", true, "pod:80", "/").is_err());
     }
 
     #[test]

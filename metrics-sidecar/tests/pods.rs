@@ -143,3 +143,65 @@ async fn models_are_listed_at_once_and_again_after_a_restart() {
     listed(&["m", "other"]).await;
     running.stop().await;
 }
+
+/// A pod that speaks TLS with the certificate of `pod.test`.
+async fn tls_pod(page: String) -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("fixtures/pod-cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("fixtures/pod-key.pem")).unwrap();
+    let builder = ServerConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = builder.with_single_cert(vec![certificate], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (acceptor, page) = (acceptor.clone(), page.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut request = [0; 1024];
+                while matches!(stream.read(&mut request).await, Ok(1..)) {
+                    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+                    if stream.write_all(response.as_bytes()).await.is_err() || stream.flush().await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn pages_are_read_over_tls_from_pods_that_are_trusted() {
+    const CA: &str = concat!("=metrics-ca-file=", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pod-cert.pem");
+    let address = tls_pod(page(6, 1, 0.1)).await;
+    let mut flags = Vec::new();
+    for (pool, options) in [
+        ("named", [CA, "=metrics-server-name=pod.test"].as_slice()),
+        ("any", &["=metrics-tls-verify=off"]),
+        ("other", &[CA, "=metrics-server-name=other.test"]),
+        ("address", &[CA]),
+    ] {
+        flags.extend(["--pool".to_owned(), format!("{pool}=static:{address}")]);
+        for option in [&["=metrics-scheme=https"], options].concat() {
+            flags.extend(["--pool-option".to_owned(), format!("{pool}{option}")]);
+        }
+    }
+    let running = sidecar(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let count = |pool: &str, outcome: &str| {
+        format!("inpick_sidecar_scrapes_total{{endpoint=\"{address}\",outcome=\"{outcome}\",pool=\"{pool}\"}}")
+    };
+    let wanted = [("named", "success"), ("any", "success"), ("other", "connect"), ("address", "connect")];
+    let text = until_text(&running, "/metrics?families=sidecar", |text| {
+        wanted.iter().all(|(pool, outcome)| text.contains(&count(pool, outcome)))
+    })
+    .await;
+    assert!(!text.contains(&count("other", "success")) && !text.contains(&count("address", "success")), "{text}");
+    running.stop().await;
+}
