@@ -77,6 +77,28 @@ struct Row {
     errors: Vec<(ErrorCode, [Option<SeriesId>; 2])>,
 }
 
+impl Models {
+    fn or_other(model: Option<Admitted>, target: Option<Admitted>) -> Self {
+        Self { model: model.unwrap_or(Admitted::OTHER), target: target.unwrap_or(Admitted::OTHER) }
+    }
+
+    fn texts(self, admission: &Admission) -> [&str; 2] {
+        [self.model, self.target].map(|name| admission.text(Subject::Model, name))
+    }
+}
+
+impl Row {
+    fn sample(&mut self, ledger: &mut Ledger, admission: &Admission, models: Models, measure: Measure, value: u64) {
+        let Some(place) = self.measures.get_mut(measure as usize) else { return };
+        if place.is_none() {
+            *place = ledger.spelled(measure.stats(), &models.texts(admission));
+        }
+        if let Some(series) = *place {
+            ledger.sample(series, value);
+        }
+    }
+}
+
 /// One worker's statistics.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -177,42 +199,49 @@ impl Telemetry {
     /// Counts an exchange that has settled. One that was served under a name, or from an address, that may still be admitted waits for
     /// that.
     pub fn record(&mut self, pool: &Pool, record: Box<ExchangeRecord>) {
-        if record.is_served() && self.pending.len() < MAX_PENDING && self.propose_labels(&record) {
+        let (model, target) = self.labels(&record);
+        let is_missing = model.is_none() || target.is_none() || self.lacks_address(&record);
+        if is_missing && record.is_served() && self.pending.len() < MAX_PENDING {
+            self.admission.propose(Subject::Model, &record.model);
+            self.admission.propose(Subject::Model, &record.target_model);
+            if let Some(Served { address, endpoint: None, .. }) = record.served {
+                self.admission.propose(Subject::Endpoint, &address.to_string());
+            }
             self.pending.push(*record);
         } else {
-            self.count(pool, &record);
+            self.count(pool, &record, Models::or_other(model, target));
         }
     }
 
     /// Counts what waited: the names were admitted, or will not be.
     pub fn settle_pending(&mut self, pool: &Pool) {
         for record in core::mem::take(&mut self.pending) {
-            self.count(pool, &record);
+            let (model, target) = self.labels(&record);
+            self.count(pool, &record, Models::or_other(model, target));
         }
     }
 
-    /// Asks for the labels that the record has not; false when it has all that it can have.
-    fn propose_labels(&mut self, record: &ExchangeRecord) -> bool {
-        let mut is_missing = false;
-        for name in [&record.model, &record.target_model] {
-            if self.admission.find(Subject::Model, name).is_none() {
-                self.admission.propose(Subject::Model, name);
-                is_missing = true;
-            }
+    /// The labels of a record's model and target, as far as they are admitted.
+    fn labels(&self, record: &ExchangeRecord) -> (Option<Admitted>, Option<Admitted>) {
+        let model = self.admission.find(Subject::Model, &record.model);
+        if record.target_model == record.model {
+            (model, model)
+        } else {
+            (model, self.admission.find(Subject::Model, &record.target_model))
         }
-        if let Some(Served { address, endpoint: None, .. }) = record.served {
-            let address = address.to_string();
-            if self.admission.find(Subject::Endpoint, &address).is_none() {
-                self.admission.propose(Subject::Endpoint, &address);
-                is_missing = true;
-            }
-        }
-        is_missing
     }
 
-    fn count(&mut self, pool: &Pool, record: &ExchangeRecord) {
-        let find = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
-        let models = Models { model: find(&record.model), target: find(&record.target_model) };
+    /// It was served from an address outside the pool that has no label yet.
+    fn lacks_address(&self, record: &ExchangeRecord) -> bool {
+        match record.served {
+            Some(Served { address, endpoint: None, .. }) => {
+                self.admission.find(Subject::Endpoint, &address.to_string()).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&mut self, pool: &Pool, record: &ExchangeRecord, models: Models) {
         if let Some(outcome) = record.request.outcome {
             self.count_outcome(Stat::RequestBodiesTotal, outcome.as_str());
         }
@@ -230,11 +259,13 @@ impl Telemetry {
         }
         self.count_request(record, models);
         if let Some(rule) = record.rewrite_rule.and_then(|rule| self.rules.get(rule)) {
-            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let [model, target] = models.texts(&self.admission);
             self.ledger.count(Stat::ModelRewriteDecisionsTotal, &[rule, model, target]);
         }
         if record.request.bytes > 0 {
-            self.sample(models, Measure::RequestSize, record.request.bytes);
+            let Self { ledger, admission, rows, .. } = self;
+            let row = rows.entry(models).or_default();
+            row.sample(ledger, admission, models, Measure::RequestSize, record.request.bytes);
         }
         if let Some(response) = record.response.filter(|response| response.complete) {
             self.measure(record, &response, models);
@@ -251,7 +282,7 @@ impl Telemetry {
         let priority = record.priority;
         let known = self.row(models).requests.iter().find(|(other, _)| *other == priority).map(|&(_, series)| series);
         let series = known.unwrap_or_else(|| {
-            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let [model, target] = models.texts(&self.admission);
             let series = [
                 self.ledger.labelled(Stat::ObjectiveRequestTotal, &[model, target, &priority.to_string()]),
                 self.ledger.labelled(Stat::ModelRequestTotal, &[model, target]),
@@ -263,7 +294,7 @@ impl Telemetry {
         let End::Failed(code) = record.end else { return };
         let known = self.row(models).errors.iter().find(|(other, _)| *other == code).map(|&(_, series)| series);
         let series = known.unwrap_or_else(|| {
-            let [model, target] = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
+            let [model, target] = models.texts(&self.admission);
             let series = [Stat::ObjectiveRequestErrorTotal, Stat::ModelRequestErrorTotal]
                 .map(|stat| self.ledger.labelled(stat, &[model, target, code.as_str()]));
             self.row(models).errors.push((code, series));
@@ -314,42 +345,30 @@ impl Telemetry {
     }
 
     fn measure(&mut self, record: &ExchangeRecord, response: &ResponseSummary, models: Models) {
+        let Self { ledger, admission, rows, .. } = self;
+        let row = rows.entry(models).or_default();
+        let mut sample = |measure, value| row.sample(ledger, admission, models, measure, value);
         let times = &record.times;
         let duration = times.ended.micros_since(times.started);
-        self.sample(models, Measure::RequestDuration, duration);
-        self.sample(models, Measure::ResponseSize, response.bytes);
+        sample(Measure::RequestDuration, duration);
+        sample(Measure::ResponseSize, response.bytes);
         // A count of 0 says that there was nothing of the kind (no output of an embedding), not that a sample of 0 was taken.
         if let Some(tokens) = response.usage.prompt_tokens.filter(|&tokens| tokens > 0) {
-            self.sample(models, Measure::InputTokens, tokens);
+            sample(Measure::InputTokens, tokens);
         }
         if let Some(tokens) = response.usage.cached_tokens {
-            self.sample(models, Measure::CachedTokens, tokens);
+            sample(Measure::CachedTokens, tokens);
         }
         let generated = response.usage.completion_tokens.filter(|&tokens| tokens > 0);
         if let Some(tokens) = generated {
-            self.sample(models, Measure::OutputTokens, tokens);
-            self.sample(models, Measure::NormalizedTimePerOutputToken, duration / tokens);
+            sample(Measure::OutputTokens, tokens);
+            sample(Measure::NormalizedTimePerOutputToken, duration / tokens);
         }
         if let (true, Some(first), Some(last)) = (response.streamed, times.first_content, times.last_content) {
-            self.sample(models, Measure::TimeToFirstToken, first.micros_since(times.started));
+            sample(Measure::TimeToFirstToken, first.micros_since(times.started));
             if let Some(tokens) = generated.filter(|&tokens| tokens > 1) {
-                self.sample(models, Measure::TimePerOutputToken, last.micros_since(first) / (tokens - 1));
+                sample(Measure::TimePerOutputToken, last.micros_since(first) / (tokens - 1));
             }
-        }
-    }
-
-    fn sample(&mut self, models: Models, measure: Measure, sample: u64) {
-        let known = self.row(models).measures.get(measure as usize).copied().flatten();
-        let series = known.or_else(|| {
-            let names = [models.model, models.target].map(|name| self.admission.text(Subject::Model, name));
-            let series = self.ledger.spelled(measure.stats(), &names);
-            if let Some(place) = self.row(models).measures.get_mut(measure as usize) {
-                *place = series;
-            }
-            series
-        });
-        if let Some(series) = series {
-            self.ledger.sample(series, sample);
         }
     }
 

@@ -51,7 +51,7 @@ impl Scheduler {
                 scorer.add(pool, &self.candidates, validity, *weight, &mut self.scores, &mut self.known);
             }
             if ground == Ground::InFlight {
-                self.rank_by_in_flight(pool);
+                self.rank_by_in_flight(pool, profile, now);
             }
         }
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
@@ -66,8 +66,13 @@ impl Scheduler {
         Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| ids.next()) }, reason)
     }
 
-    /// Where no load is fresh, the fewest requests in flight win; what the old loads said decides between equals.
-    fn rank_by_in_flight(&mut self, pool: &Pool) {
+    /// Where no load is fresh, the fewest requests in flight win. What the old loads said decides between equals while the sidecar
+    /// confirms that they are the newest there are; after that, chance does.
+    fn rank_by_in_flight(&mut self, pool: &Pool, profile: &Profile, now: Timestamp) {
+        let age_micros = pool.confirmed_at().map(|at| now.micros_since(at));
+        if age_micros.is_none_or(|age| age > profile.max_snapshot_age_micros) {
+            self.scores.fill(0.0);
+        }
         let lowest = self.scores.iter().copied().fold(f64::INFINITY, f64::min);
         let span = 1.0 + self.scores.iter().copied().fold(lowest, f64::max) - lowest;
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {

@@ -83,7 +83,9 @@ async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted() {
     let mut figures = vec![
         figure("inference_objective_request_error_total", &[("error_code", "BadRequest"), ("model_name", "")], refused),
         figure("inference_objective_request_error_total", &[], refused),
-        figure("inference_objective_request_total", &[], 1),
+        // Each error belongs to a request that is counted.
+        figure("inference_objective_request_total", &[("model_name", "")], refused),
+        figure("inference_objective_request_total", &[], refused + 1),
         figure("inpick_picks_total", &[], 1),
         figure("inpick_request_bodies_total", &[("outcome", "parsed")], 1),
         figure("inpick_request_bodies_total", &[], refused + 1),
@@ -112,7 +114,7 @@ async fn a_body_without_a_model_passes_to_the_base_model_when_configured_so() {
     assert_eq!(gateway.post(CHAT, r#"{"model": ""}"#).await.status.as_u16(), 400);
     gateway
         .shows(&[
-            figure("inference_objective_request_total", &[("model_name", ""), ("target_model_name", "")], 2),
+            figure("inference_objective_request_total", &[("model_name", ""), ("target_model_name", "")], 3),
             figure("inference_objective_output_tokens_count", &[("model_name", "")], 2),
             figure("inference_objective_request_error_total", &[], 1),
             figure("inpick_picks_total", &[], 2),
@@ -176,8 +178,8 @@ async fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed() {
             figure("inpick_picks_total", &[("endpoint", &gateway.pods[1].addr), ("reason", "best_score")], 4),
             figure("inpick_picks_total", &[], 4),
             // The pod could not read them either.
-            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 4),
-            figure("inference_objective_request_total", &[], 0),
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerRejected")], 4),
+            figure("inference_objective_request_total", &[("model_name", "")], 4),
             figure("inference_objective_running_requests", &[], 0),
         ])
         .await;
@@ -223,7 +225,7 @@ async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_i
             figure("inpick_request_bodies_total", &[("outcome", "parsed")], 1),
             figure("inpick_request_bodies_total", &[], 3),
             figure("inference_objective_request_error_total", &[("error_code", "BadRequest")], 2),
-            figure("inference_objective_request_total", &[], 1),
+            figure("inference_objective_request_total", &[], 3),
             figure("inference_objective_request_sizes_sum", &[], LIMIT as u64),
             figure("inference_objective_running_requests", &[], 0),
         ])

@@ -10,7 +10,7 @@ use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
 const CHAT: &str = "/v1/chat/completions";
 
 /// Builds the module, in a profile of its own so that the shipped one is never replaced by it.
-async fn faulty_module() -> PathBuf {
+pub(crate) async fn faulty_module() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
     let module = target.join("wasm32-wasip1/wasm-fault/filter.wasm");
     tokio::task::spawn_blocking(move || {

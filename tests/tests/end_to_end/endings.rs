@@ -75,7 +75,8 @@ async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight() {
             figure("inpick_request_bodies_total", &[("outcome", "incomplete")], 1),
             figure("inference_objective_request_error_total", &[("error_code", "Cancelled"), ("model_name", "")], 1),
             figure("inference_objective_request_error_total", &[], 5),
-            figure("inference_objective_request_total", &[], 4),
+            // Each error belongs to a request that is counted.
+            figure("inference_objective_request_total", &[], 5),
             // A request that did not end well has neither a duration nor tokens.
             figure("inference_objective_request_duration_seconds_count", &[], 0),
             figure("inference_objective_output_tokens_count", &[], 0),
@@ -133,7 +134,7 @@ async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
         let reply = gateway.chat().await;
         assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (status, 0), "{}", reply.text());
     }
-    // A model that the pod does not have: the client's own name is the label.
+    // A model that the pod does not have: no name of a client's making is a label.
     let reply = gateway.post(CHAT, chat_body("no/such-model", false)).await;
     assert_eq!(reply.status.as_u16(), 404);
     assert!(reply.text().contains("no/such-model"));
@@ -143,22 +144,19 @@ async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
 
     let family = "inference_objective_request_error_total";
     gateway
-        .shows(
-            &[
-                &[
-                    running(0),
-                    figure(
-                        family,
-                        &[("error_code", "ModelServerError"), ("model_name", MODEL), ("target_model_name", MODEL)],
-                        8,
-                    ),
-                    figure(family, &[("error_code", "ModelServerError"), ("model_name", "no/such-model")], 1),
-                    figure("inference_objective_request_total", &[], 9),
-                ],
-                errors("ModelServerError", 9).as_slice(),
-            ]
-            .concat(),
-        )
+        .shows(&[
+            running(0),
+            figure(
+                family,
+                &[("error_code", "ModelServerError"), ("model_name", MODEL), ("target_model_name", MODEL)],
+                3,
+            ),
+            figure(family, &[("error_code", "ModelServerRejected"), ("model_name", MODEL)], 4),
+            figure(family, &[("error_code", "ModelServerRejected"), ("model_name", "other")], 1),
+            figure(family, &[("error_code", "ResourceExhausted"), ("model_name", MODEL)], 1),
+            figure(family, &[], 9),
+            figure("inference_objective_request_total", &[], 9),
+        ])
         .await;
 }
 
@@ -194,6 +192,10 @@ async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
         .shows(&[
             running(0),
             figure("inference_objective_request_total", &[], 5),
+            // Neither garbage nor half a stream nor half a JSON text is an answer, whatever its status.
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 3),
+            figure("inference_objective_request_error_total", &[("error_code", "UpstreamReset")], 1),
+            figure("inference_objective_request_error_total", &[], 4),
             figure("inference_objective_request_duration_seconds_count", &[], 5),
             figure("inference_objective_output_tokens_count", &[], 1),
             figure("inference_objective_output_tokens_sum", &[], 5),

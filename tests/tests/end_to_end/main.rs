@@ -11,6 +11,8 @@ mod counting;
 mod crash;
 mod endings;
 mod failover;
+mod health;
+mod lease;
 mod local_replies;
 mod membership;
 mod model_names;

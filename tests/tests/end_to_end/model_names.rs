@@ -1,13 +1,17 @@
 //! Model names come from clients and become labels.
 
+use std::collections::BTreeSet;
+
+use local_stack::HttpClient;
 use serde_json::json;
-use tests::{Gateway, builder, chat_body, figure};
+use tests::{Gateway, MODEL, builder, chat_body, figure};
 
 const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
 async fn odd_model_names_are_safe_labels_on_both_pages() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+    let any = json!([{"name": "any", "targets": [{"model": MODEL}]}]);
+    let gateway = Gateway::start(builder(1, json!({"model_rewrites": any}))).await;
     let names = [
         ("meta-llama/Llama-3.1-8B:Instruct@v0.1", "meta-llama/Llama-3.1-8B:Instruct@v0.1"),
         ("a.b.c_bucket", "a.b.c_bucket"),
@@ -33,25 +37,24 @@ async fn odd_model_names_are_safe_labels_on_both_pages() {
     let names: Vec<(&str, &str)> = names.into_iter().chain([(long.as_str(), cut.as_str())]).collect();
     let mut figures = Vec::new();
     for (name, label) in &names {
-        // The pod knows none of them, which is as good an ending as any: the error is counted under the same labels.
         let reply = gateway.post(CHAT, chat_body(name, false)).await;
-        assert_eq!(reply.status.as_u16(), 404, "{name}: {}", reply.text());
-        let labels = [("model_name", *label), ("target_model_name", *label)];
+        assert_eq!(reply.status.as_u16(), 200, "{name}: {}", reply.text());
+        let labels = [("model_name", *label), ("target_model_name", MODEL)];
         let request: Vec<_> = labels.iter().copied().chain([("priority", "0")]).collect();
         figures.push(figure("inference_objective_request_total", &request, 1));
-        figures.push(figure("inference_objective_request_error_total", &labels, 1));
         figures.push(figure("inference_objective_request_sizes_count", &labels, 1));
         let bucket: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
         figures.push(figure("inference_objective_request_sizes_bucket", &bucket, 1));
-        figures.push(figure("inference_extension_scheduler_attempts_total", &[("target_model_name", *label)], 1));
+        let decision = [("model_name", *label), ("target_model", MODEL)];
+        figures.push(figure("inference_extension_model_rewrite_decisions_total", &decision, 1));
     }
     figures.push(figure("inference_objective_request_total", &[], names.len() as u64));
-    figures.push(figure("inference_objective_request_error_total", &[], names.len() as u64));
+    figures.push(figure("inference_objective_request_error_total", &[], 0));
     gateway.shows(&figures).await;
 
     // No series stands on a page twice, and no label of one series has leaked into another, or into a name.
     for page in [gateway.envoy_page().await.unwrap(), gateway.sidecar_page().await.unwrap()] {
-        let mut series = std::collections::BTreeSet::new();
+        let mut series = BTreeSet::new();
         for sample in page.samples() {
             assert!(series.insert((&sample.name, &sample.labels)), "{} {:?} twice", sample.name, sample.labels);
             if sample.name == "inference_objective_request_total" {
@@ -64,27 +67,47 @@ async fn odd_model_names_are_safe_labels_on_both_pages() {
 }
 
 #[tokio::test]
-async fn model_names_beyond_the_cap_share_one_label() {
-    let rule = json!([{"name": "alias", "model": "pinned", "targets": [{"model": "pinned-target"}]}]);
-    let gateway =
-        Gateway::start(builder(1, json!({"metrics": {"max_models": 4}, "model_rewrites": rule})).workers(1)).await;
-    for number in 0..10 {
-        gateway.post(CHAT, chat_body(&format!("model-{number}"), false)).await;
+async fn model_names_beyond_the_cap_share_one_label_whatever_path_they_take() {
+    const CAP: usize = 8;
+    let rules = json!([{"name": "alias", "model": "pinned", "targets": [{"model": MODEL}]},
+                       {"name": "any", "targets": [{"model": MODEL}]}]);
+    // Two connections, and so two workers: the cap is one for both.
+    let stack = builder(1, json!({"metrics": {"max_models": CAP}, "model_rewrites": rules})).workers(2);
+    let gateway = Gateway::start(stack).await;
+    for number in 0..40 {
+        let client = HttpClient::new();
+        let url = gateway.url(CHAT);
+        let name = format!("model-{}", number % 20);
+        assert_eq!(client.post_json(&url, chat_body(&name, false)).await.unwrap().status.as_u16(), 200);
     }
-    // Those that the configuration names are known from the start.
     gateway.post(CHAT, chat_body("pinned", false)).await;
-    gateway.post(CHAT, chat_body("model-1", false)).await;
     let total = "inference_objective_request_total";
+    gateway.shows(&[figure(total, &[], 41), figure(total, &[("model_name", "pinned")], 1)]).await;
+    let page = gateway.envoy_page().await.unwrap();
+    let label = |family: &str, label: &str| -> BTreeSet<String> {
+        let of_family = page.samples().iter().filter(|sample| sample.name == family);
+        of_family.filter_map(|sample| sample.labels.get(label).cloned()).filter(|name| name != "other").collect()
+    };
+    for family in [total, "inference_extension_model_rewrite_decisions_total", "inference_objective_running_requests"] {
+        let names = label(family, "model_name");
+        assert!(names.len() <= CAP, "{family}: {names:?}");
+        assert!(names.iter().any(|name| name.starts_with("model-")), "{family}: {names:?}");
+    }
+    assert!(page.sum(total, &[("model_name", "other")]) >= 20.0);
+}
+
+#[tokio::test]
+async fn names_that_no_pod_serves_take_no_label() {
+    let gateway = Gateway::start(builder(1, json!({}))).await;
+    for number in 0..30 {
+        let reply = gateway.post(CHAT, chat_body(&format!("junk-{number}"), false)).await;
+        assert_eq!(reply.status.as_u16(), 404);
+    }
     gateway
         .shows(&[
-            figure(total, &[("model_name", "model-0")], 1),
-            figure(total, &[("model_name", "model-1")], 2),
-            figure(total, &[("model_name", "model-2")], 0),
-            figure(total, &[("model_name", "other"), ("target_model_name", "other")], 8),
-            figure(total, &[("model_name", "pinned"), ("target_model_name", "pinned-target")], 1),
-            figure(total, &[], 12),
-            figure("inference_objective_request_sizes_count", &[("model_name", "other")], 8),
-            figure("inference_objective_request_error_total", &[("model_name", "other")], 8),
+            figure("inference_objective_request_total", &[("model_name", "other")], 30),
+            figure("inference_objective_request_total", &[], 30),
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerRejected")], 30),
         ])
         .await;
 }

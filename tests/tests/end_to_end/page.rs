@@ -26,7 +26,7 @@ async fn used_gateway() -> Gateway {
     }
     gateway
         .shows(&[
-            figure("inference_objective_request_total", &[], 6),
+            figure("inference_objective_request_total", &[], 10),
             figure("inference_objective_request_error_total", &[], 6),
             figure("inference_objective_request_duration_seconds_count", &[], 6),
         ])

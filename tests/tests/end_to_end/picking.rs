@@ -147,13 +147,15 @@ async fn a_path_that_is_no_inference_passes_untouched() {
         let direct = gateway.client.get(&gateway.pod_url(0, path).unwrap()).await.unwrap();
         assert_eq!((reply.status, reply.body), (direct.status, direct.body), "{path}");
     }
-    // A body on such a path is not read, not even one that is no JSON.
+    gateway.shows(&[figure("inpick_picks_total", &[], 0)]).await;
+    // A tokenizer's body is not read, not even one that is no JSON: any pod can serve it.
     let reply = gateway.send("POST", "/tokenize", &[], "{not json").await;
     assert_eq!((reply.status.as_u16(), gateway.pod_of(&reply)), (400, 0));
     assert_eq!(gateway.last_body(0).await, "{not json");
     gateway
         .shows(&[
-            figure("inpick_picks_total", &[], 0),
+            figure("inpick_picks_total", &[], 1),
+            figure("inpick_load_only_requests_total", &[("outcome", "ModelServerRejected")], 1),
             figure("inference_objective_request_total", &[], 0),
             figure("inference_objective_request_error_total", &[], 0),
             figure("inpick_request_bodies_total", &[], 0),

@@ -81,6 +81,11 @@ async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not()
             wire.write(format!("GET {path} HTTP/1.1\r\nhost: g\r\n{upgrade}\r\n\r\n").as_bytes()).await;
             let head = wire.read_until("\r\n\r\n").await;
             assert!(head.starts_with("HTTP/1.1 101"), "{bootstrap}: {head}");
+            eventually("the tunnel is in flight", async || {
+                let in_flight = gateway.envoy_page().await.unwrap().sum("inpick_in_flight_requests", &[]);
+                if in_flight == 1.0 { Ok(()) } else { Err(in_flight) }
+            })
+            .await;
             for text in ["over and", "back"] {
                 wire.write(text.as_bytes()).await;
                 wire.read_until(text).await;

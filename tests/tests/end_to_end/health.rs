@@ -1,0 +1,165 @@
+//! Sick pods and slow pages against the real Envoy: what they can do to their own share, and not to the others'.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use local_stack::{Builder, HttpClient};
+use serde_json::{Value, json};
+use tests::{Gateway, MODEL, builder, chat_body, eventually, figure};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Two workers that get connections in turn.
+fn two_workers(stack: Builder) -> Builder {
+    stack.workers(2).patch(|tree| {
+        tree["static_resources"]["listeners"][0]["connection_balance_config"] = json!({"exact_balance": {}});
+    })
+}
+
+/// What came of some requests.
+#[derive(Debug, Default)]
+struct Outcomes {
+    failed: usize,
+    shares: Vec<usize>,
+}
+
+/// Sends requests over two connections in turn, `every` apart.
+async fn send(gateway: &Gateway, requests: usize, every: Duration) -> Outcomes {
+    let clients = [HttpClient::new(), HttpClient::new()];
+    let mut outcomes = Outcomes { shares: vec![0; gateway.pods.len()], ..Outcomes::default() };
+    for client in clients.iter().cycle().take(requests) {
+        let reply = client.post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await.unwrap();
+        outcomes.shares[gateway.pod_of(&reply)] += 1;
+        outcomes.failed += usize::from(reply.status != 200);
+        tokio::time::sleep(every).await;
+    }
+    outcomes
+}
+
+#[tokio::test]
+async fn a_pod_that_answers_500_at_once_does_not_take_the_pool() {
+    for fault in
+        [json!({"kind": "status", "status": 500}), json!({"kind": "drain"}), json!({"kind": "status", "status": 502})]
+    {
+        let gateway = Gateway::start(two_workers(builder(3, json!({})))).await;
+        for pod in [1, 2] {
+            gateway.pin(pod, json!({"waiting": 5})).await;
+        }
+        gateway.fault(0, fault.clone()).await;
+        let outcomes = send(&gateway, 300, Duration::from_millis(10)).await;
+        assert!(outcomes.failed <= 10, "{fault}: {outcomes:?}");
+    }
+}
+
+#[tokio::test]
+async fn slow_pages_do_not_send_everything_to_one_pod() {
+    let gateway = Gateway::start(two_workers(builder(4, json!({})))).await;
+    for pod in 0..3 {
+        gateway.fault(pod, json!({"kind": "slow_headers", "target": "metrics", "delay_ms": 5_000})).await;
+    }
+    eventually("three pages are stale", async || {
+        let stale = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[("state", "stale")]);
+        if stale == 3.0 { Ok(()) } else { Err(stale) }
+    })
+    .await;
+    let outcomes = send(&gateway, 200, Duration::from_millis(5)).await;
+    assert_eq!(outcomes.failed, 0);
+    assert!(outcomes.shares.iter().all(|&share| share >= 20), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn without_engine_statistics_requests_in_flight_decide() {
+    let gateway = Gateway::start(two_workers(builder(2, json!({})))).await;
+    for (pod, delay_ms) in [(0, 1_000), (1, 50)] {
+        gateway.fault(pod, json!({"kind": "disable_log_stats", "target": "metrics"})).await;
+        gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": delay_ms})).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let clients = (0..8).map(|_| async {
+        let mut shares = [0, 0];
+        let client = HttpClient::new();
+        for _ in 0..25 {
+            let reply = client.post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await.unwrap();
+            shares[gateway.pod_of(&reply)] += 1;
+        }
+        shares
+    });
+    let shares =
+        join_all(clients).await.into_iter().fold([0, 0], |sum, shares| [sum[0] + shares[0], sum[1] + shares[1]]);
+    assert!(shares[0] <= 50 && shares[0] >= 2, "a pod of 1 s beside one of 50 ms: {shares:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_died_and_came_back_has_its_share_a_second_later() {
+    let mut gateway = Gateway::start(two_workers(builder(3, json!({})))).await;
+    send(&gateway, 20, Duration::from_millis(5)).await;
+    gateway.stack.pod(0).unwrap().kill().await;
+    assert_eq!(send(&gateway, 60, Duration::from_millis(40)).await.failed, 0);
+    gateway.stack.restart_pod(0).await.unwrap();
+    eventually("the pod's page is read", async || {
+        let fresh = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[("state", "fresh")]);
+        if fresh == 3.0 { Ok(()) } else { Err(fresh) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let outcomes = send(&gateway, 200, Duration::from_millis(5)).await;
+    assert_eq!(outcomes.failed, 0);
+    assert!(outcomes.shares[0] >= 40, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
+    let route = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0/route";
+    let gateway = Gateway::start(builder(2, json!({})).patch(move |tree: &mut Value| {
+        tree.pointer_mut(route).unwrap()["timeout"] = json!("0.3s");
+    }))
+    .await;
+    for pod in 0..2 {
+        gateway.fault(pod, json!({"kind": "hang", "count": 3})).await;
+    }
+    for _ in 0..6 {
+        assert_eq!(gateway.chat().await.status.as_u16(), 504);
+    }
+    gateway
+        .shows(&[
+            figure("inference_objective_request_error_total", &[("error_code", "Timeout")], 6),
+            figure("inpick_endpoint_failures_total", &[], 0),
+            figure("inpick_ejections_total", &[], 0),
+        ])
+        .await;
+
+    let gateway = Gateway::start(builder(1, json!({})).patch(|tree: &mut Value| {
+        let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
+        let pool = clusters.iter_mut().find(|cluster| cluster["name"] == "pool-default").unwrap();
+        pool["circuit_breakers"]["thresholds"] =
+            json!([{"max_requests": 1, "max_pending_requests": 1, "max_connections": 1}]);
+    }))
+    .await;
+    gateway.fault(0, json!({"kind": "slow_headers", "delay_ms": 300})).await;
+    let answers = join_all(
+        (0..8).map(|_| async { HttpClient::new().post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await }),
+    );
+    let refused = answers.await.into_iter().filter(|reply| reply.as_ref().unwrap().status == 503).count() as u64;
+    assert!(refused > 0, "nothing overflowed");
+    gateway
+        .shows(&[
+            figure("inference_objective_request_error_total", &[("error_code", "ResourceExhausted")], refused),
+            figure("inpick_endpoint_failures_total", &[], 0),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_stream_without_its_end_is_a_failure_once() {
+    let gateway = Gateway::start(builder(1, json!({}))).await;
+    gateway.fault(0, json!({"kind": "short", "after_events": 2, "count": 1})).await;
+    assert_eq!(gateway.post(CHAT, chat_body(MODEL, true)).await.status.as_u16(), 200);
+    gateway
+        .shows(&[
+            figure("inference_objective_request_error_total", &[("error_code", "UpstreamReset")], 1),
+            figure("inference_objective_request_error_total", &[], 1),
+            figure("inpick_response_bodies_total", &[("outcome", "truncated")], 1),
+            figure("inpick_endpoint_failures_total", &[("reason", "broken_off")], 1),
+        ])
+        .await;
+}
