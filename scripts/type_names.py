@@ -15,8 +15,6 @@ ALLOWED = {
     "ConfigError": "what is wrong with it",
     "LocalReply": "Envoy's local reply: what the picker asks for, and what host-sim sends",
 }
-# Names whose second meaning is being given another word. Must become empty.
-PENDING = {"Label", "Request", "Target"}
 
 
 def shared(types):
@@ -38,12 +36,7 @@ def breaches():
             types += [(package, name) for name in public(rust_source.Crate(file))]
     found = shared(types)
     for name, packages in found.items():
-        text = f"the type {name} is in {', '.join(sorted(packages))}: give one of them another word"
-        if name in PENDING:
-            print(f"pending: {text}")
-        elif name not in ALLOWED:
-            yield text
-    for name in sorted(PENDING - set(found)):
-        print(f"scripts/type_names.py: {name} is mended: take it out of PENDING")
+        if name not in ALLOWED:
+            yield f"the type {name} is in {', '.join(sorted(packages))}: give one of them another word"
     for name in sorted(set(ALLOWED) - set(found)):
         yield f"scripts/type_names.py: {name} is in one package only and needs no exception"

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use catalogue::{Kind, Stat};
 use metrics_sidecar::discovery::{Clusters, clusters_path};
-use metrics_sidecar::endpoint::Target;
+use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::exposition::{Sample, split_name};
 use metrics_sidecar::fleet::Fleet;
 use metrics_sidecar::gauges::{About, families};
@@ -158,7 +158,7 @@ fn own_families() -> &'static [OwnFamily] {
     static FAMILIES: OnceLock<Vec<OwnFamily>> = OnceLock::new();
     FAMILIES.get_or_init(|| {
         let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p".to_owned()]);
-        let targets = ["10.0.0.1:8000", "[::1]:8000"].map(|address| Target::new(address.parse().unwrap()));
+        let targets = ["10.0.0.1:8000", "[::1]:8000"].map(|address| DiscoveredPod::new(address.parse().unwrap()));
         fleet.discovered(0, targets.to_vec(), Duration::ZERO);
         let signals = Signals { waiting: Some(3), kv_cache_usage: Some(0.25), ..Signals::default() };
         fleet.scraped(0, targets[0].address, Duration::ZERO, Duration::from_millis(3), signals);
@@ -188,7 +188,7 @@ fn check_clusters(body: &[u8]) {
 }
 
 /// Whatever Envoy lists, the filter takes the snapshot that the sidecar makes of it.
-fn check_published(targets: Vec<Target>) {
+fn check_published(targets: Vec<DiscoveredPod>) {
     let unready: HashSet<_> = targets.iter().filter(|target| target.unready).map(|target| target.address).collect();
     let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p".to_owned()]);
     fleet.discovered(0, targets, Duration::ZERO);

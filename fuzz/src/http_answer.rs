@@ -3,7 +3,7 @@
 //! Input: a byte whose lowest bit chooses the reading, a byte that chooses the cuts, then an answer (even) or a body that is
 //! answered in chunks (odd).
 
-use metrics_sidecar::response::{ResponseError, ResponseReader};
+use metrics_sidecar::response::{ResponseError, ResponseParser};
 
 use crate::cut::pieces;
 
@@ -58,7 +58,7 @@ fn check_chunked(body: &[u8], style: u8, seed: u8) {
 
 /// Reads until the answer is complete or the connection ends.
 fn receive<'a>(arriving: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, ResponseError> {
-    let mut reader = ResponseReader::new(MAX_BODY);
+    let mut reader = ResponseParser::new(MAX_BODY);
     let mut buffer = Vec::new();
     for piece in arriving.filter(|piece| !piece.is_empty()) {
         buffer.extend_from_slice(piece);

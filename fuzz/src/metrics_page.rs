@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metrics_sidecar::endpoint::Target;
+use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::exposition::escape_into;
 use metrics_sidecar::fleet::Fleet;
 use metrics_sidecar::signals::{Lora, MAX_ADAPTER_BYTES, MAX_ADAPTERS, Signals};
@@ -49,7 +49,7 @@ fn check_page(page: &[u8]) {
 fn check_published(signals: Signals) {
     let address = SocketAddr::from(([10, 0, 0, 1], 8000));
     let mut fleet = Fleet::new(1, Duration::from_secs(2), ["p".to_owned()]);
-    fleet.discovered(0, vec![Target::new(address)], Duration::ZERO);
+    fleet.discovered(0, vec![DiscoveredPod::new(address)], Duration::ZERO);
     fleet.scraped(0, address, Duration::ZERO, Duration::ZERO, signals.clone());
     let snapshot = fleet.snapshot(Duration::ZERO, 0, None);
     assert_eq!(Snapshot::decode(&snapshot.encode()).as_ref(), Ok(&snapshot));

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::endpoint::Target;
+use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 
 /// Everything that the sidecar is told.
@@ -112,7 +112,7 @@ pub enum Source {
     /// A cluster of Envoy, by name.
     Envoy(String),
     /// A fixed list; addresses are unique.
-    Static(Vec<Target>),
+    Static(Vec<DiscoveredPod>),
     /// Every address of a name, at one port.
     Dns {
         /// The name.

@@ -6,7 +6,7 @@ use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 use serde::Deserialize;
 
 use crate::config::AddressFamily;
-use crate::endpoint::Target;
+use crate::endpoint::DiscoveredPod;
 
 /// Largest answer of Envoy's admin endpoint that is read; a thousand hosts take about 1 MB.
 pub const MAX_CLUSTERS_BYTES: usize = 32 * 1024 * 1024;
@@ -93,7 +93,7 @@ impl Clusters {
     /// # Errors
     ///
     /// [`ClustersError::Unknown`].
-    pub fn targets(&self, cluster: &str) -> Result<Vec<Target>, ClustersError> {
+    pub fn targets(&self, cluster: &str) -> Result<Vec<DiscoveredPod>, ClustersError> {
         let status = self.cluster_statuses.iter().find(|status| status.name == cluster);
         let status = status.ok_or_else(|| ClustersError::Unknown(cluster.to_owned()))?;
         Ok(status
@@ -102,7 +102,7 @@ impl Clusters {
             .filter_map(|host| {
                 let socket = host.address.socket_address.as_ref()?;
                 let address = SocketAddr::new(socket.address.parse::<IpAddr>().ok()?, socket.port_value);
-                Some(Target { unready: host.health_status.unready(), ..Target::new(address) })
+                Some(DiscoveredPod { unready: host.health_status.unready(), ..DiscoveredPod::new(address) })
             })
             .collect())
     }
@@ -136,7 +136,7 @@ pub fn clusters_path<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// # Errors
 ///
 /// The name service gave no response, or one that says nothing about the name.
-pub async fn resolve(host: String, port: u16, family: AddressFamily) -> std::io::Result<Vec<Target>> {
+pub async fn resolve(host: String, port: u16, family: AddressFamily) -> std::io::Result<Vec<DiscoveredPod>> {
     let look_up = move || {
         let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
         match getaddrinfo(Some(&host), None, Some(hints)) {
@@ -146,7 +146,7 @@ pub async fn resolve(host: String, port: u16, family: AddressFamily) -> std::io:
         }
     };
     let addresses: Vec<IpAddr> = tokio::task::spawn_blocking(look_up).await.map_err(std::io::Error::other)??;
-    let targets = family.choose(addresses).into_iter().map(|ip| Target::new(SocketAddr::new(ip, port)));
+    let targets = family.choose(addresses).into_iter().map(|ip| DiscoveredPod::new(SocketAddr::new(ip, port)));
     Ok(targets.collect())
 }
 
@@ -180,7 +180,7 @@ mod tests {
                 ("127.0.0.1:19905".to_owned(), true)
             ]
         );
-        assert_eq!(clusters.targets("other").unwrap(), [Target::new("[::1]:19903".parse().unwrap())]);
+        assert_eq!(clusters.targets("other").unwrap(), [DiscoveredPod::new("[::1]:19903".parse().unwrap())]);
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
     fn hosts_without_an_ip_address_are_left_out() {
         let body = br#"{"cluster_statuses":[{"name":"c","host_statuses":[{"address":{"pipe":{"path":"/x"}}},{"address":{"socket_address":{"address":"10.0.0.1","port_value":80}}}]}]}"#;
         let targets = Clusters::parse(body).unwrap().targets("c").unwrap();
-        assert_eq!(targets, [Target::new("10.0.0.1:80".parse().unwrap())]);
+        assert_eq!(targets, [DiscoveredPod::new("10.0.0.1:80".parse().unwrap())]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const SLOW_SHARE: u32 = 2;
 
 /// An endpoint as discovery lists it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
+pub struct DiscoveredPod {
     /// Where it serves.
     pub address: SocketAddr,
     /// Pod name, or empty.
@@ -29,7 +29,7 @@ pub struct Target {
     pub unready: bool,
 }
 
-impl Target {
+impl DiscoveredPod {
     /// One that is known by its address alone.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
@@ -70,7 +70,7 @@ pub struct Transition {
 
 /// A page that was read.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct PageReading {
     /// When it was read.
     pub at: Duration,
     /// How long that took.
@@ -83,11 +83,11 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct EndpointState {
     /// What discovery says.
-    pub target: Target,
+    pub target: DiscoveredPod,
     /// When discovery listed it first.
     pub listed_at: Duration,
     /// The last good page.
-    pub page: Option<Page>,
+    pub page: Option<PageReading>,
     /// Names under its `/v1/models`, sorted.
     pub models: Arc<[String]>,
     /// Its state at the last look.
@@ -102,7 +102,7 @@ pub struct EndpointState {
 impl EndpointState {
     /// One that has not been scraped.
     #[must_use]
-    pub fn new(target: Target, listed_at: Duration) -> Self {
+    pub fn new(target: DiscoveredPod, listed_at: Duration) -> Self {
         Self {
             target,
             listed_at,
@@ -162,7 +162,9 @@ impl EndpointState {
     /// What a reader of snapshots learns.
     #[must_use]
     pub fn load(&self, now: Duration) -> Load {
-        let Some(Page { at, signals, .. }) = &self.page else { return Load { state: self.state, ..Load::default() } };
+        let Some(PageReading { at, signals, .. }) = &self.page else {
+            return Load { state: self.state, ..Load::default() };
+        };
         Load {
             state: self.state,
             age_ms: u64::try_from(now.saturating_sub(*at).as_millis()).ok(),

@@ -88,14 +88,14 @@ impl<'a> Sample<'a> {
 
 /// One label as the line spells it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Label<'a> {
+pub struct LabelPair<'a> {
     /// Its name.
     pub name: &'a [u8],
     /// Its value, escapes kept, quotes excluded.
     pub raw: &'a [u8],
 }
 
-impl<'a> Label<'a> {
+impl<'a> LabelPair<'a> {
     /// The value with its escapes (`\\`, `\"`, `\n`) undone.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ pub struct Labels<'a> {
 }
 
 impl<'a> Iterator for Labels<'a> {
-    type Item = Result<Label<'a>, LineError>;
+    type Item = Result<LabelPair<'a>, LineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut unread = self.unread.trim_ascii_start();
@@ -164,7 +164,7 @@ impl<'a> Iterator for Labels<'a> {
                 Some((b',', rest)) => rest,
                 Some(_) => return None,
             };
-            Some((Label { name: name.trim_ascii(), raw: quoted.get(..end)? }, rest))
+            Some((LabelPair { name: name.trim_ascii(), raw: quoted.get(..end)? }, rest))
         };
         match parse() {
             Some((label, rest)) => {

@@ -8,7 +8,7 @@ use clap::Parser;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
-use crate::endpoint::Target;
+use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 use crate::token_file::read_token;
 
@@ -356,9 +356,9 @@ fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn endpoints(pool: &str, list: &str, errors: &mut Vec<FlagError>) -> Option<Vec<Target>> {
+fn endpoints(pool: &str, list: &str, errors: &mut Vec<FlagError>) -> Option<Vec<DiscoveredPod>> {
     let before = errors.len();
-    let mut targets: Vec<Target> = Vec::new();
+    let mut targets: Vec<DiscoveredPod> = Vec::new();
     for text in list.split(',').map(str::trim) {
         let (name, address) = text.rsplit_once('@').map_or((None, text), |(name, address)| (Some(name), address));
         let (namespace, pod) = name.map_or(("", ""), |name| name.split_once('/').unwrap_or(("", name)));
@@ -370,7 +370,11 @@ fn endpoints(pool: &str, list: &str, errors: &mut Vec<FlagError>) -> Option<Vec<
                 errors.push(FlagError::EndpointTwice { pool: pool.to_owned(), address });
             }
             Ok(address) => {
-                targets.push(Target { pod: pod.to_owned(), namespace: namespace.to_owned(), ..Target::new(address) });
+                targets.push(DiscoveredPod {
+                    pod: pod.to_owned(),
+                    namespace: namespace.to_owned(),
+                    ..DiscoveredPod::new(address)
+                });
             }
             Err(_) => errors.push(FlagError::Endpoint { pool: pool.to_owned(), text: text.to_owned() }),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use snapshot::{Loads, Membership, Snapshot, Tag};
 
-use crate::endpoint::{EndpointState, Page, Target, Transition, are_alike};
+use crate::endpoint::{DiscoveredPod, EndpointState, PageReading, Transition, are_alike};
 use crate::outcome::Outcome;
 use crate::pool::PoolState;
 use crate::signals::Signals;
@@ -43,7 +43,7 @@ impl Fleet {
 
     /// Takes a pool's new list. Endpoints that stay keep what is known of them. Endpoints beyond
     /// [`snapshot::MAX_ENDPOINTS`] over all pools are left out.
-    pub fn discovered(&mut self, pool: usize, targets: Vec<Target>, now: Duration) -> Vec<Transition> {
+    pub fn discovered(&mut self, pool: usize, targets: Vec<DiscoveredPod>, now: Duration) -> Vec<Transition> {
         let elsewhere: usize = self
             .pools
             .iter()
@@ -88,7 +88,7 @@ impl Fleet {
         let same = last.is_some_and(|last| are_alike(last, &signals));
         let lora =
             signals.lora.as_ref().filter(|lora| last.and_then(|last| last.lora.as_ref()) != Some(*lora)).cloned();
-        endpoint.page = Some(Page { at: now, took, signals });
+        endpoint.page = Some(PageReading { at: now, took, signals });
         let named = lora.is_some_and(|lora| pool.name_adapters(&lora));
         pool.durations.record(took);
         let name = pool.name.clone();
@@ -218,7 +218,7 @@ mod tests {
 
     fn fleet(ports: &[u16]) -> Fleet {
         let mut fleet = Fleet::new(9, STALENESS, ["p".to_owned()]);
-        fleet.discovered(0, ports.iter().map(|port| Target::new(address(*port))).collect(), at(0));
+        fleet.discovered(0, ports.iter().map(|port| DiscoveredPod::new(address(*port))).collect(), at(0));
         fleet
     }
 
@@ -273,7 +273,7 @@ mod tests {
     fn endpoints_that_stay_listed_keep_what_is_known_and_their_order() {
         let mut fleet = fleet(&[2, 4]);
         fleet.scraped(0, address(4), at(10), TOOK, waiting(5));
-        fleet.discovered(0, [3, 4, 1].map(|port| Target::new(address(port))).to_vec(), at(20));
+        fleet.discovered(0, [3, 4, 1].map(|port| DiscoveredPod::new(address(port))).to_vec(), at(20));
         let seen = |fleet: &Fleet| -> Vec<_> {
             let endpoints = fleet.membership().pools.remove(0).endpoints;
             endpoints
@@ -284,7 +284,7 @@ mod tests {
         };
         assert_eq!(seen(&fleet), [(4, Some(5)), (1, None), (3, None)]);
         let tag = fleet.tag();
-        fleet.discovered(0, [1, 3, 4].map(|port| Target::new(address(port))).to_vec(), at(30));
+        fleet.discovered(0, [1, 3, 4].map(|port| DiscoveredPod::new(address(port))).to_vec(), at(30));
         assert_eq!(fleet.tag(), tag, "the order of a listing is not content");
         assert_eq!(seen(&fleet)[0], (4, Some(5)));
         fleet.discovered(0, Vec::new(), at(40));
@@ -300,12 +300,16 @@ mod tests {
             assert_eq!(fleet.tag().membership_version, last, "{why}");
         };
         fleet.scraped(0, address(1), at(10), TOOK, waiting(1));
-        fleet.discovered(0, vec![Target { unready: true, ..Target::new(address(1)) }, Target::new(address(2))], at(20));
+        fleet.discovered(
+            0,
+            vec![DiscoveredPod { unready: true, ..DiscoveredPod::new(address(1)) }, DiscoveredPod::new(address(2))],
+            at(20),
+        );
         fleet.advance(at(9000));
         grows(&fleet, 0, "load, health and age");
         fleet.discovered(
             0,
-            vec![Target { pod: "a".into(), ..Target::new(address(1)) }, Target::new(address(2))],
+            vec![DiscoveredPod { pod: "a".into(), ..DiscoveredPod::new(address(1)) }, DiscoveredPod::new(address(2))],
             at(20),
         );
         grows(&fleet, 1, "a pod's name");
@@ -323,7 +327,7 @@ mod tests {
         fleet.models_listed(0, address(1), vec!["m".into()]);
         grows(&fleet, 0, "models that another endpoint lists as well");
         assert_eq!(fleet.membership().pools[0].models, ["a", "m"]);
-        fleet.discovered(0, vec![Target { pod: "a".into(), ..Target::new(address(1)) }], at(50));
+        fleet.discovered(0, vec![DiscoveredPod { pod: "a".into(), ..DiscoveredPod::new(address(1)) }], at(50));
         grows(&fleet, 1, "an endpoint that has left");
         assert_eq!(fleet.membership().pools[0].models, ["m"]);
         let snapshot = fleet.snapshot(at(50), 0, Some(fleet.tag()));
@@ -364,7 +368,8 @@ mod tests {
     #[test]
     fn endpoints_of_all_pools_together_are_bounded() {
         let mut fleet = Fleet::new(1, STALENESS, ["a".to_owned(), "b".to_owned()]);
-        let many = |ip: u8| (0..7000).map(|port| Target::new(SocketAddr::from(([10, 0, 0, ip], 1 + port)))).collect();
+        let many =
+            |ip: u8| (0..7000).map(|port| DiscoveredPod::new(SocketAddr::from(([10, 0, 0, ip], 1 + port)))).collect();
         fleet.discovered(0, many(1), at(0));
         fleet.discovered(1, many(2), at(0));
         assert_eq!(fleet.membership().endpoint_count(), snapshot::MAX_ENDPOINTS);
@@ -375,9 +380,9 @@ mod tests {
         let mut fleet = fleet(&[1]);
         fleet.scraped(0, address(1), at(10), TOOK, Signals { sleeping: Some(true), ..waiting(0) });
         assert_eq!(fleet.pools()[0].endpoints()[0].state, State::Sleeping);
-        fleet.discovered(0, vec![Target { unready: true, ..Target::new(address(1)) }], at(20));
+        fleet.discovered(0, vec![DiscoveredPod { unready: true, ..DiscoveredPod::new(address(1)) }], at(20));
         assert_eq!(fleet.pools()[0].endpoints()[0].state, State::Unready);
-        fleet.discovered(0, vec![Target::new(address(1))], at(30));
+        fleet.discovered(0, vec![DiscoveredPod::new(address(1))], at(30));
         assert_eq!(fleet.pools()[0].endpoints()[0].state, State::Sleeping);
     }
 
@@ -395,7 +400,7 @@ mod tests {
         let mut fleet = Fleet::new(1, STALENESS, ["p".to_owned()]);
         fleet.discovery_failed(0, "connection refused");
         assert_eq!(fleet.unready_reasons(at(0)), ["pool p: connection refused"]);
-        fleet.discovered(0, vec![Target::new(address(1))], at(0));
+        fleet.discovered(0, vec![DiscoveredPod::new(address(1))], at(0));
         assert_eq!(fleet.unready_reasons(at(0)), ["pool p: 10.0.0.1:1 was not scraped yet"]);
         fleet.scrape_failed(0, address(1), TOOK, Outcome::Connect, "refused".to_owned());
         assert!(fleet.unready_reasons(at(0)).is_empty(), "a dead pod must not keep the sidecar unready");

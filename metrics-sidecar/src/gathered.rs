@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use catalogue::{Bounds, Kind, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
 
-use crate::exposition::{Label, Sample, split_name};
+use crate::exposition::{LabelPair, Sample, split_name};
 
 /// What a line of a catalogued family is to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -171,7 +171,7 @@ impl Histogram {
 }
 
 /// Whether a label may stand on a page.
-fn is_label(label: &Label<'_>) -> bool {
+fn is_label(label: &LabelPair<'_>) -> bool {
     let (first, rest) = label.name.split_first().map_or((b' ', label.name), |(first, rest)| (*first, rest));
     let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
     is_letter(first) && rest.iter().all(|&byte| is_letter(byte) || byte.is_ascii_digit()) && label.value().is_ok()

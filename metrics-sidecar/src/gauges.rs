@@ -241,7 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::endpoint::Target;
+    use crate::endpoint::DiscoveredPod;
     use crate::outcome::Outcome;
 
     const ABOUT: About<'_> = About {
@@ -259,7 +259,7 @@ mod tests {
         let targets = pods
             .iter()
             .enumerate()
-            .map(|(index, (pod, _))| Target { pod: (*pod).to_owned(), ..Target::new(address(index)) });
+            .map(|(index, (pod, _))| DiscoveredPod { pod: (*pod).to_owned(), ..DiscoveredPod::new(address(index)) });
         fleet.discovered(0, targets.collect(), Duration::ZERO);
         for (index, (_, waiting)) in pods.iter().enumerate() {
             if waiting.is_some() {

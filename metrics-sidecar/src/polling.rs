@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tracing::{debug, info, warn};
 
-use crate::endpoint::Target;
+use crate::endpoint::DiscoveredPod;
 use crate::outcome::Outcome;
 use crate::pool::MAX_NAMES;
 use crate::response::ResponseError;
@@ -39,7 +39,7 @@ struct Model {
 }
 
 /// Takes a pool's new list, and begins and ends to read pods accordingly.
-pub(crate) fn take_targets(shared: &Arc<Shared>, pool: usize, targets: Vec<Target>) {
+pub(crate) fn take_targets(shared: &Arc<Shared>, pool: usize, targets: Vec<DiscoveredPod>) {
     let mut fleet = shared.fleet_as_it_is();
     let known = fleet.pools().get(pool).is_some_and(|pool| pool.discovered && pool.problem.is_none());
     log_changes(&fleet.discovered(pool, targets, shared.now()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use snapshot::{AdapterUse, PoolMembers};
 
-use crate::endpoint::{EndpointState, Target};
+use crate::endpoint::{DiscoveredPod, EndpointState};
 use crate::outcome::Durations;
 use crate::signals::Lora;
 
@@ -75,11 +75,11 @@ impl PoolState {
 
     /// Takes a new list of at most `room` endpoints. Endpoints that stay keep what is known of them and their order. Returns
     /// whether an identity or a name changed.
-    pub fn list(&mut self, mut targets: Vec<Target>, room: usize, now: Duration) -> bool {
+    pub fn list(&mut self, mut targets: Vec<DiscoveredPod>, room: usize, now: Duration) -> bool {
         targets.sort_by_key(|target| target.address);
         targets.dedup_by_key(|target| target.address);
         targets.truncate(room);
-        let mut listed: HashMap<SocketAddr, Target> =
+        let mut listed: HashMap<SocketAddr, DiscoveredPod> =
             targets.iter().map(|target| (target.address, target.clone())).collect();
         let before = self.endpoints.len();
         let mut changed = false;

@@ -67,14 +67,14 @@ pub struct Complete {
 
 /// Reader of one response.
 #[derive(Clone, Debug)]
-pub struct ResponseReader {
+pub struct ResponseParser {
     phase: Phase,
     body_start: usize,
     keep_alive: bool,
     max_body: usize,
 }
 
-impl ResponseReader {
+impl ResponseParser {
     /// A reader that takes at most `max_body` bytes of body.
     #[must_use]
     pub const fn new(max_body: usize) -> Self {
@@ -263,7 +263,7 @@ mod tests {
 
     /// Feeds `wire` in pieces of `step` bytes.
     fn feed(wire: &[u8], step: usize) -> Result<(Vec<u8>, bool), ResponseError> {
-        let mut response = ResponseReader::new(MAX);
+        let mut response = ResponseParser::new(MAX);
         let mut buffer = Vec::new();
         for piece in wire.chunks(step) {
             buffer.extend_from_slice(piece);

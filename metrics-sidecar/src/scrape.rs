@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::outcome::Outcome;
-use crate::response::{ResponseError, ResponseReader};
+use crate::response::{ResponseError, ResponseParser};
 use crate::tls::Tls;
 
 /// Space for one read: a whole page of a busy engine and its head.
@@ -252,7 +252,7 @@ impl Client {
             }
         }
         let mut buffer = buffers.take();
-        let mut response = ResponseReader::new(self.max_body);
+        let mut response = ResponseParser::new(self.max_body);
         loop {
             let wanted = response.missing(buffer.len()).max(READ_BYTES / 2);
             buffer.reserve(wanted.min(READ_BYTES.saturating_sub(buffer.len()).max(READ_BYTES / 2)));

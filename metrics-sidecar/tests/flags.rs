@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_sidecar::config::{AddressFamily, Config, PageConfig, PoolConfig, Source};
-use metrics_sidecar::endpoint::Target;
+use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::flags::{FlagError, Flags};
 
 fn parse(arguments: &[&str]) -> Result<Config, Vec<FlagError>> {
@@ -35,10 +35,10 @@ fn every_kind_of_source_is_read() {
             page: PageConfig { path: "/metrics".into(), ..PageConfig::default() }
         }
     );
-    let named = |address: &str, pod: &str, namespace: &str| Target {
+    let named = |address: &str, pod: &str, namespace: &str| DiscoveredPod {
         pod: pod.into(),
         namespace: namespace.into(),
-        ..Target::new(address.parse().unwrap())
+        ..DiscoveredPod::new(address.parse().unwrap())
     };
     let expected =
         vec![named("10.0.0.1:8000", "", ""), named("10.0.0.2:8000", "pod-1", ""), named("[::1]:8000", "pod-2", "ns")];

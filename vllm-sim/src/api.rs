@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::stats::FinishReason;
-use crate::engine::{Prompt, Request};
+use crate::engine::{GenerationRequest, Prompt};
 use crate::pod::{Pod, lock};
 use crate::prompt;
 use crate::refusal::Refusal;
@@ -27,7 +27,7 @@ pub(crate) const FINGERPRINT: &str = "vllm-0.32.0-f08b45e9";
 
 /// Work for the engine and the answer that comes of it.
 pub(crate) struct Job {
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: Vec<GenerationRequest>,
     pub(crate) writer: Box<dyn ResponseWriter>,
     pub(crate) stream: bool,
 }
@@ -99,7 +99,7 @@ pub(crate) fn request(
     length: Length,
     target: &Target,
     stream: bool,
-) -> Result<Request, Refusal> {
+) -> Result<GenerationRequest, Refusal> {
     let limit = pod.config.context();
     if prompt.tokens >= limit {
         return Err(Refusal::PromptTooLong { limit });
@@ -108,7 +108,7 @@ pub(crate) fn request(
     if length.tokens > room && length.max_tokens.is_some() {
         return Err(Refusal::PromptAndAnswerTooLong { limit, prompt: prompt.tokens, output: length.tokens });
     }
-    Ok(Request {
+    Ok(GenerationRequest {
         prompt,
         output_tokens: length.tokens.min(room),
         max_tokens: length.max_tokens,

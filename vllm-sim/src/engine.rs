@@ -72,7 +72,7 @@ pub struct Prompt {
 
 /// One request to the engine.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct GenerationRequest {
     /// What to compute.
     pub prompt: Prompt,
     /// Tokens to generate; 0 for pooling.
@@ -124,7 +124,7 @@ pub struct Occupancy {
 #[derive(Debug)]
 struct Sequence {
     id: SequenceId,
-    request: Request,
+    request: GenerationRequest,
     arrived: Duration,
     scheduled: Option<Duration>,
     first_token: Option<Duration>,
@@ -553,8 +553,8 @@ mod tests {
         }
     }
 
-    fn request(prompt_tokens: u32, output_tokens: u32) -> Request {
-        Request {
+    fn request(prompt_tokens: u32, output_tokens: u32) -> GenerationRequest {
+        GenerationRequest {
             prompt: Prompt { tokens: prompt_tokens, blocks: Vec::new() },
             output_tokens,
             max_tokens: Some(output_tokens),
@@ -564,14 +564,14 @@ mod tests {
         }
     }
 
-    fn with_blocks(prompt_tokens: u32, output_tokens: u32, family: u64) -> Request {
+    fn with_blocks(prompt_tokens: u32, output_tokens: u32, family: u64) -> GenerationRequest {
         let mut request = request(prompt_tokens, output_tokens);
         request.prompt.blocks = (0..u64::from(prompt_tokens / 16)).map(|block| family * 1000 + block).collect();
         request
     }
 
-    fn adapted(name: &str) -> Request {
-        Request { adapter: Some(name.into()), ..request(4, 8) }
+    fn adapted(name: &str) -> GenerationRequest {
+        GenerationRequest { adapter: Some(name.into()), ..request(4, 8) }
     }
 
     fn run(engine: &mut Engine, until: Duration) -> Vec<Event> {
@@ -755,8 +755,10 @@ mod tests {
     #[test]
     fn pooling_ends_with_the_prefill() {
         let mut engine = Engine::new(config(), 0);
-        let id = engine
-            .submit(Duration::ZERO, Request { finish_reason: FinishReason::Stop, max_tokens: None, ..request(10, 0) });
+        let id = engine.submit(
+            Duration::ZERO,
+            GenerationRequest { finish_reason: FinishReason::Stop, max_tokens: None, ..request(10, 0) },
+        );
         let events = run(&mut engine, 20 * MS);
         assert_eq!(finished(&events), [id]);
         assert_eq!(engine.stats().finished_stop, 1);

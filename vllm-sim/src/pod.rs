@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::{Config, ConfigError};
-use crate::engine::{Engine, Event, Occupancy, Request, SequenceId};
+use crate::engine::{Engine, Event, GenerationRequest, Occupancy, SequenceId};
 use crate::fault::FaultPlan;
 use crate::http_stats::HttpStats;
 use crate::refusal::Refusal;
@@ -205,7 +205,7 @@ impl Pod {
     }
 
     /// Hands requests, one a choice, to the engine with the least to do.
-    pub(crate) fn submit(self: &Arc<Self>, requests: Vec<Request>) -> Result<Ticket, Refusal> {
+    pub(crate) fn submit(self: &Arc<Self>, requests: Vec<GenerationRequest>) -> Result<Ticket, Refusal> {
         if *lock(&self.mode) == Mode::Draining {
             return Err(Refusal::ShuttingDown);
         }

@@ -131,7 +131,7 @@ pub(crate) fn scores(pod: &Pod, body: &Map<String, Value>, kind: Scores) -> Resu
     Ok(job(requests, &body))
 }
 
-fn job(requests: Vec<crate::engine::Request>, body: &Value) -> Job {
+fn job(requests: Vec<crate::engine::GenerationRequest>, body: &Value) -> Job {
     Job { requests, writer: Box::new(Pooled(body.to_string())), stream: false }
 }
 
