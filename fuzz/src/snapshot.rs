@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use catalogue::Label;
 use endpoint_picker::board::{Board, Post, Roster, Version, key};
 use endpoint_picker::flusher::HostStats;
+use endpoint_picker::head::RequestHead;
 use endpoint_picker::holder::Binding;
 use endpoint_picker::ledger::SinkKind;
 use endpoint_picker::shared_data::{SetError, SharedData};
 use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
 use endpoint_picker::worker::Worker;
-use endpoint_picker::{EndpointPicker, Plugin, Timestamp, admission, lease};
+use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp, admission, lease};
 use prost::Message;
 use snapshot::{Loads, LoadsDecoder, MAX_ENDPOINTS, Membership, Snapshot};
 
+use crate::host::Info;
 use crate::stats::{Stats, send_requests};
 
 /// Ticks after which a lease and every post of an instance that is gone have expired.
@@ -105,9 +107,19 @@ fn check_shared_data(bytes: &[u8]) {
         worker.tick(&mut picker, &mut host);
         let response = SidecarResponse { status: b"200", body: bytes };
         worker.handle_response(&mut host, Some(response).filter(|_| tick % 2 == 0));
-        send_requests(&mut picker, &mut Stats::default(), 1, Timestamp::from_micros(host.micros));
+        pick(&mut picker, Timestamp::from_micros(host.micros));
     }
     worker.finish(&mut picker, &mut host);
+    assert!(picker.pool().endpoints().all(|(_, endpoint)| endpoint.in_flight().own() == 0));
+}
+
+/// A request that is picked for, and whose client leaves.
+fn pick(picker: &mut EndpointPicker, now: Timestamp) {
+    let mut exchange = Exchange::default();
+    let head = RequestHead { method: b"GET", path: b"/v1/models", ..RequestHead::default() };
+    assert_eq!(exchange.on_request_headers(picker, &head, true, now), Directive::Pick);
+    assert!(matches!(exchange.pick(picker, now), Directive::Send(_)));
+    exchange.on_log(picker, &mut Info { micros: now.as_micros(), ..Info::default() });
 }
 
 /// A host that grants everything.

@@ -187,7 +187,7 @@ impl Engine {
     }
 
     /// Puts a request in the queue. It starts with the next step, so call [`Engine::advance`] afterwards.
-    pub fn submit(&mut self, now: Duration, request: Request) -> SequenceId {
+    pub fn submit(&mut self, now: Duration, request: GenerationRequest) -> SequenceId {
         let id = self.next_id;
         self.next_id += 1;
         if let Some(adapter) = &request.adapter {
