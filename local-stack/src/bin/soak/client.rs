@@ -84,6 +84,7 @@ pub(crate) async fn converse(phase: Arc<Phase>, client: HttpClient, mut random: 
                 spoil(&mut job, &mut random);
                 refused(post(&phase, &client, &job).await)
             }
+            12..14 => load_only(client.get(&format!("http://{}/v1/models", phase.gateway)).await),
             _ => outcome(&job, post(&phase, &client, &job).await),
         };
         phase.done.fetch_add(1, Ordering::Relaxed);
@@ -100,6 +101,19 @@ async fn post(phase: &Phase, client: &HttpClient, job: &Job) -> Result<HttpRespo
         request = request.header("x-inpick-fault", "panic-service");
     }
     client.send(request.body(job.body.clone().into())?).await
+}
+
+/// How a request ended that was routed by load alone.
+fn load_only(response: Result<HttpResponse, ClientError>) -> Outcome {
+    match response {
+        Ok(response) if response.status == 200 && response.header(POD_HEADER).is_some() => Outcome::LoadOnly,
+        Ok(response) if response.status == 503 && is_crash(&response) => Outcome::NoMachine,
+        Ok(response) if response.status.is_server_error() && is_error(&response.text()) => Outcome::LoadOnlyFailed,
+        Err(ClientError::Body { .. }) => Outcome::LoadOnlyFailed,
+        Err(ClientError::TimedOut { .. }) => Outcome::LoadOnlyLeft,
+        Ok(response) => Outcome::Unexplained(format!("{} to /v1/models: {}", response.status, response.text())),
+        Err(error) => Outcome::Unexplained(error.to_string()),
+    }
 }
 
 /// How a whole and valid request ended.
@@ -258,6 +272,10 @@ mod tests {
         }
         assert!(matches!(refused(Ok(response(200, true, "{}"))), Outcome::Unexplained(_)));
         assert_eq!(refused(Ok(response(400, false, error))), Outcome::BadRequest);
+        assert_eq!(load_only(Ok(response(200, true, "{}"))), Outcome::LoadOnly);
+        assert_eq!(load_only(Ok(response(503, false, error))), Outcome::LoadOnlyFailed);
+        assert_eq!(load_only(Ok(response(503, false, crash))), Outcome::NoMachine);
+        assert!(matches!(load_only(Ok(response(200, false, "{}"))), Outcome::Unexplained(_)));
     }
 
     #[test]

@@ -190,7 +190,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     };
     let agreed = settle(stack, figures).await?;
     let total = Stat::ObjectiveRequestTotal.family().name;
-    let counted = tally.parsed + tally.bad_requests + tally.left_uploading;
+    let [counted, _] = tally.counted();
     let lost = counted as f64 - (stack.envoy_page().await?.sum(total, &[]) - before.sum(total, &[]));
     println!(
         "lost counts: {lost} of {} requests in {} crashes; at stake were {stake} (a second of both workers' requests, and those under way)",
@@ -301,8 +301,13 @@ fn describe(tally: &Tally, records: &[Record]) {
     println!(
         "\nthe clients saw: {good} good responses, {odd} whole ones that were not asked for, {rejected} refusals of pods, {exhausted} of full pods, \
          {failed} errors or nonsense of pods, {truncated} streams without an end, {refused} errors of the proxy, {broken_off} responses \
-         broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no VM; {} asked for made-up models",
-        tally.left, tally.left_uploading, tally.no_machine, tally.made_up
+         broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no VM; {} asked for made-up models; {} were \
+         routed by load alone",
+        tally.left,
+        tally.left_uploading,
+        tally.no_machine,
+        tally.made_up,
+        tally.counted()[1],
     );
     for record in records.iter().filter(|record| matches!(record.outcome, Outcome::Unexplained(_))).take(SHOWN) {
         println!("  unexplained: {:?}", record.outcome);

@@ -28,6 +28,12 @@ pub(crate) enum Outcome {
     Left,
     /// The client left before that.
     LeftUploading,
+    /// A request that is routed by load alone got its response.
+    LoadOnly,
+    /// Such a request failed.
+    LoadOnlyFailed,
+    /// The client of such a request left.
+    LoadOnlyLeft,
     /// A well-formed 503: the worker's VM was gone.
     NoMachine,
     /// What must not be.
@@ -92,11 +98,22 @@ pub(crate) struct Tally {
     pub(crate) bad_requests: u64,
     pub(crate) left: u64,
     pub(crate) left_uploading: u64,
+    pub(crate) load_only: u64,
+    pub(crate) load_only_failed: u64,
+    pub(crate) load_only_left: u64,
     pub(crate) no_machine: u64,
     pub(crate) unexplained: u64,
 }
 
 impl Tally {
+    /// Requests that the filter counts under the names of models, and those that it counts apart.
+    pub(crate) fn counted(&self) -> [u64; 2] {
+        [
+            self.parsed + self.bad_requests + self.left_uploading,
+            self.load_only + self.load_only_failed + self.load_only_left,
+        ]
+    }
+
     pub(crate) fn of(records: &[Record]) -> Self {
         let mut tally = Self::default();
         for record in records {
@@ -117,6 +134,9 @@ impl Tally {
                 Outcome::BrokenOff => &mut tally.broken_off,
                 Outcome::Left => &mut tally.left,
                 Outcome::LeftUploading => &mut tally.left_uploading,
+                Outcome::LoadOnly => &mut tally.load_only,
+                Outcome::LoadOnlyFailed => &mut tally.load_only_failed,
+                Outcome::LoadOnlyLeft => &mut tally.load_only_left,
                 Outcome::NoMachine => &mut tally.no_machine,
                 Outcome::Unexplained(_) => &mut tally.unexplained,
             } += 1;
@@ -146,15 +166,35 @@ impl Tally {
             |what: &str, low: u64, found: f64| Figure { name: what.to_owned(), low, high: low + self.left, found };
         // Requests whose body could not be read are counted without a model.
         let unread = self.bad_requests + self.left_uploading;
+        let [requests, load_only] = self.counted();
+        let complete = grown(Stat::LoadOnlyRequestsTotal.family().name, &[("outcome", "complete")]);
+        let all_codes = [
+            "BadRequest",
+            "ModelServerError",
+            "ModelServerRejected",
+            "ResourceExhausted",
+            "UpstreamReset",
+            "ServiceUnavailable",
+            "Timeout",
+            "Internal",
+            "Cancelled",
+        ];
         vec![
             exactly("bodies parsed", self.parsed, grown(bodies, &[("outcome", "parsed")])),
             exactly("bodies malformed", self.bad_requests, grown(bodies, &[("outcome", "malformed")])),
             exactly("bodies incomplete", self.left_uploading, grown(bodies, &[("outcome", "incomplete")])),
-            exactly("requests", self.parsed + unread, grown(total, &[])),
+            exactly("requests", requests, grown(total, &[])),
             exactly("requests without a model", unread, grown(total, &[("model_name", "")])),
             exactly("requests for made-up models", self.made_up, grown(total, &[("model_name", OTHER)])),
             exactly("bytes of request bodies", self.parsed_bytes, grown(&format!("{sizes}_sum"), &[])),
-            exactly("picks", self.parsed, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
+            exactly("requests routed by load alone", load_only, grown(Stat::LoadOnlyRequestsTotal.family().name, &[])),
+            Figure {
+                name: "requests routed by load alone, complete".to_owned(),
+                low: self.load_only,
+                high: self.load_only + self.load_only_left,
+                found: complete,
+            },
+            exactly("picks", self.parsed + load_only, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
             exactly("errors: BadRequest", self.bad_requests, code(&["BadRequest"])),
             about("errors: ModelServerError", self.failed, code(&["ModelServerError"])),
             about("errors: ModelServerRejected", self.rejected, code(&["ModelServerRejected"])),
@@ -165,6 +205,7 @@ impl Tally {
                 code(&["UpstreamReset", "ServiceUnavailable", "Timeout", "Internal"]),
             ),
             about("errors: Cancelled", self.left_uploading, code(&["Cancelled"])),
+            exactly("errors: any other", 0, grown(errors, &[]) - code(&all_codes)),
             about("requests without an error", good, grown(total, &[]) - grown(errors, &[])),
             about("durations", responded, grown(&duration, &[])),
         ]
@@ -219,7 +260,8 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
 /// not, since nothing of them can be lost.
 pub(crate) fn at_stake(records: &[Record], asked: Duration, replied: Duration, flush: Duration) -> u64 {
     let from = asked.saturating_sub(flush);
-    let hit = |record: &&Record| record.parsed() && record.begun <= replied && record.ended >= from;
+    let hit =
+        |record: &&Record| record.outcome != Outcome::NoMachine && record.begun <= replied && record.ended >= from;
     records.iter().filter(hit).count() as u64
 }
 

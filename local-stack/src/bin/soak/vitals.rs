@@ -24,16 +24,21 @@ const TRAPPED: &str = "asked for by x-inpick-fault";
 /// The cluster that snapshots are fetched from.
 const SIDECAR: (&str, &str) = ("envoy_cluster_name", "inpick-sidecar");
 
-/// Has a request served for every model, and waits until each has its label.
+/// Has a request served for every model, and waits until all that is compared counts it: a histogram does once all its stats exist.
 pub(crate) async fn knows_models(stack: &Stack) -> anyhow::Result<()> {
-    let total = Stat::ObjectiveRequestTotal.family().name;
-    for model in [BASE, ALIAS, ADAPTER] {
+    let models = [BASE, ALIAS, ADAPTER];
+    for model in models {
         let body = json!({"model": model, "prompt": "hello", "max_tokens": 2}).to_string();
         let response = HttpClient::new().post_json(&stack.url("/v1/completions"), body).await?;
         ensure!(response.status == 200, "{model}: {} {}", response.status, response.text());
     }
+    let histograms = [Stat::ObjectiveRequestSizes, Stat::ObjectiveRequestDurationSeconds];
+    let mut counts: Vec<String> = histograms.map(|stat| format!("{}_count", stat.family().name)).into();
+    counts.push(Stat::ObjectiveRequestTotal.family().name.to_owned());
     wait(stack, "counts of every model", |page| {
-        [BASE, ALIAS, ADAPTER].iter().all(|model| page.sum(total, &[("model_name", model)]) >= 1.0)
+        let picks = page.sum(Stat::SchedulerAttemptsTotal.family().name, &[]);
+        picks == models.len() as f64
+            && counts.iter().all(|name| models.iter().all(|model| page.sum(name, &[("model_name", *model)]) == 1.0))
     })
     .await
 }
