@@ -273,10 +273,21 @@ impl ExchangeRecord {
         }
     }
 
-    /// The endpoint served it with a status of success.
+    /// The endpoint served it: with a status of success, and with an answer, or with the content that one begins with. A status of
+    /// success in front of an error, of nonsense or of nothing proves nothing of the model that was asked for.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        self.response.is_some_and(|response| (200..300).contains(&response.status))
+        self.response.is_some_and(|response| {
+            (200..300).contains(&response.status)
+                && match response.outcome {
+                    ResponseOutcome::Error | ResponseOutcome::Malformed => false,
+                    ResponseOutcome::Truncated => self.times.first_content.is_some(),
+                    ResponseOutcome::Opaque
+                    | ResponseOutcome::Parsed
+                    | ResponseOutcome::Encoded
+                    | ResponseOutcome::Unreadable => true,
+                }
+        })
     }
 }
 

@@ -573,7 +573,7 @@ fn a_response_that_is_read_is_asked_for_unencoded_and_one_that_comes_encoded_is_
 #[test]
 fn names_that_nobody_served_take_no_label() {
     let mut scene = Scene::with(r#"{"metrics": {"max_models": 3}}"#);
-    let mut post = |name: &str, status: u16| {
+    let mut post = |name: &str, status: u16, content_type: &str, answer: &[u8], end: bool| {
         scene.exchange = Exchange::default();
         let Directive::Send(Outbound { destination: Some(list), .. }) =
             scene.post(format!(r#"{{"model":"{name}"}}"#).as_bytes())
@@ -581,22 +581,44 @@ fn names_that_nobody_served_take_no_label() {
             panic!("not sent")
         };
         let first = list.split(',').next().unwrap().parse().unwrap();
-        scene.response_headers(status, "application/json", served(first), false);
-        scene.response_body(ANSWER, true);
+        scene.response_headers(status, content_type, served(first), false);
+        scene.response_body(answer, end);
+        if !end {
+            scene.exchange.on_log(&mut scene.picker, &mut Info::default());
+        }
         scene.admit();
     };
+    let [json, stream] = Shape::BOTH.map(Shape::content_type);
     for junk in 0..50 {
-        post(&format!("junk-{junk}"), 404);
+        post(&format!("junk-{junk}"), 404, json, ANSWER, true);
     }
-    for name in ["m", "real", "real", "late", "one-too-many"] {
-        post(name, 200);
+    // What a sick endpoint says of a name proves nothing, whatever its status.
+    for (junk, (content_type, answer, end)) in [
+        (json, b"<html>".as_slice(), true),
+        (json, br#"{"error":{"message":"no such model","code":404}}"#, true),
+        (json, &ANSWER[..20], false),
+        (stream, b"", true),
+        (stream, b"data: <html>\n\n", true),
+        (stream, b"data: {\"error\":{\"message\":\"no such model\",\"code\":404}}\n\ndata: [DONE]\n\n", true),
+        (stream, b"", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        post(&format!("junk-of-the-sick-{junk}"), 200, content_type, answer, end);
     }
+    for name in ["m", "real", "real"] {
+        post(name, 200, json, ANSWER, true);
+    }
+    // The client leaves when content has come.
+    post("late", 200, stream, EVENTS[1], false);
+    post("one-too-many", 200, json, ANSWER, true);
     let stats = scene.stats(0);
     let requests = |name: &str| {
         let labels = format!("model_name={name};target_model_name={name};priority=0;");
         stats.get(&format!("{labels}inference_objective_request_total")).copied().unwrap_or(0)
     };
-    assert_eq!(["m", "real", "late", "one-too-many", "other"].map(requests), [1, 2, 1, 0, 51]);
+    assert_eq!(["m", "real", "late", "one-too-many", "other"].map(requests), [1, 2, 1, 0, 58]);
     assert!(!stats.keys().any(|name| name.contains("junk")), "{stats:#?}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use local_stack::traffic::Job;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::tally::{Outcome, Record};
+use crate::verdict::{Verdict, is_error};
 
 /// A client that waits longer leaves; a response takes milliseconds unless its pod was told to be silent.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,27 +22,59 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(12);
 /// Bytes of the response after which a client leaves in the middle of it, at most.
 const TASTE: usize = 2048;
-/// Envoy closes a connection whose client has gone within this, or something is wrong.
-const CLOSE: Duration = Duration::from_secs(10);
+/// Envoy closes a connection whose client has gone within this, or something is wrong; a paused one closes none for up to 10 s.
+const CLOSE: Duration = Duration::from_secs(25);
 /// What a pod puts into each of its responses, errors included.
 const POD_HEADER: &str = "x-inference-pod";
+/// Names of models that no pod serves begin so. Each is sent once.
+pub(crate) const MADE_UP: &str = "made-up-";
+/// Share of requests for such a model.
+const MADE_UP_SHARE: f64 = 0.03;
 
 /// What all clients of a phase share.
 #[derive(Debug)]
 pub(crate) struct Phase {
     pub(crate) gateway: SocketAddr,
     pub(crate) start: Instant,
-    /// Requests that may still be begun.
+    /// Requests that are still to be begun.
     pub(crate) left: AtomicI64,
     pub(crate) done: AtomicU64,
+    /// Every kind of mishap has happened. Until then the clients go on, however many requests that takes.
+    pub(crate) is_enough: AtomicBool,
+    /// The next request tells the snapshot service to trap.
+    pub(crate) trap_service: AtomicBool,
+}
+
+impl Phase {
+    /// Whether there is more to do.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > 0 || !self.is_enough.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more is to be begun.
+    pub(crate) fn end(&self) {
+        self.left.store(0, Ordering::Relaxed);
+        self.is_enough.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes one request of those that are to be begun.
+    fn begin(&self) -> bool {
+        let goes_on = self.goes_on();
+        self.left.fetch_sub(1, Ordering::Relaxed);
+        goes_on
+    }
 }
 
 /// Sends requests until there are no more to send.
 pub(crate) async fn converse(phase: Arc<Phase>, client: HttpClient, mut random: SmallRng) -> Vec<Record> {
     let client = client.with_timeout(PATIENCE);
     let mut records = Vec::new();
-    while phase.left.fetch_sub(1, Ordering::Relaxed) > 0 {
+    while phase.begin() {
         let mut job = Job::draw(&mut random);
+        let is_made_up = random.random_bool(MADE_UP_SHARE);
+        if is_made_up {
+            rename(&mut job, &mut random);
+        }
         let begun = phase.start.elapsed();
         let outcome = match random.random_range(0..100) {
             0..3 => leave_uploading(&phase, &job, &mut random).await,
@@ -51,17 +84,36 @@ pub(crate) async fn converse(phase: Arc<Phase>, client: HttpClient, mut random: 
                 spoil(&mut job, &mut random);
                 refused(post(&phase, &client, &job).await)
             }
+            12..14 => load_only(client.get(&format!("http://{}/v1/models", phase.gateway)).await),
             _ => outcome(&job, post(&phase, &client, &job).await),
         };
         phase.done.fetch_add(1, Ordering::Relaxed);
         let body_bytes = job.body.len() as u64;
-        records.push(Record { outcome, body_bytes, begun, ended: phase.start.elapsed() });
+        records.push(Record { outcome, body_bytes, is_made_up, begun, ended: phase.start.elapsed() });
     }
     records
 }
 
 async fn post(phase: &Phase, client: &HttpClient, job: &Job) -> Result<HttpResponse, ClientError> {
-    client.post_json(&format!("http://{}{}", phase.gateway, job.call.path()), job.body.clone()).await
+    let mut request = http::Request::post(format!("http://{}{}", phase.gateway, job.call.path()))
+        .header(http::header::CONTENT_TYPE, "application/json");
+    if phase.trap_service.swap(false, Ordering::Relaxed) {
+        request = request.header("x-inpick-fault", "panic-service");
+    }
+    client.send(request.body(job.body.clone().into())?).await
+}
+
+/// How a request ended that was routed by load alone.
+fn load_only(response: Result<HttpResponse, ClientError>) -> Outcome {
+    match response {
+        Ok(response) if response.status == 200 && response.header(POD_HEADER).is_some() => Outcome::LoadOnly,
+        Ok(response) if response.status == 503 && is_crash(&response) => Outcome::NoMachine,
+        Ok(response) if response.status.is_server_error() && is_error(&response.text()) => Outcome::LoadOnlyFailed,
+        Err(ClientError::Body { .. }) => Outcome::LoadOnlyFailed,
+        Err(ClientError::TimedOut { .. }) => Outcome::LoadOnlyLeft,
+        Ok(response) => Outcome::Unexplained(format!("{} to /v1/models: {}", response.status, response.text())),
+        Err(error) => Outcome::Unexplained(error.to_string()),
+    }
 }
 
 /// How a whole and valid request ended.
@@ -74,30 +126,22 @@ fn outcome(job: &Job, response: Result<HttpResponse, ClientError>) -> Outcome {
     };
     let status = response.status.as_u16();
     match (response.header(POD_HEADER).is_some(), status) {
-        (true, 400..) => Outcome::Responded { failed: true, understood: is_error(&response.text()) },
-        (true, _) => Outcome::Responded {
-            failed: job.streamed && reports_error(&response),
-            understood: job.check(&response).is_ok(),
-        },
+        (true, _) => Outcome::Responded(Verdict::of(job, &response)),
         (false, 503) if is_crash(&response) => Outcome::NoMachine,
         (false, 500..) if is_error(&response.text()) => Outcome::Refused,
         _ => Outcome::Unexplained(format!("{status} {:?} {}", response.headers, response.text())),
     }
 }
 
-/// How a request ended whose body is no JSON.
+/// How a request ended whose body is no JSON. A paused Envoy refuses it later, when nobody waits any more.
 fn refused(response: Result<HttpResponse, ClientError>) -> Outcome {
     match response {
         Ok(response) if response.status == 400 && is_error(&response.text()) => Outcome::BadRequest,
         Ok(response) if response.status == 503 && is_crash(&response) => Outcome::NoMachine,
         Ok(response) => Outcome::Unexplained(format!("{} to a malformed body: {}", response.status, response.text())),
+        Err(ClientError::TimedOut { .. }) => Outcome::BadRequest,
         Err(error) => Outcome::Unexplained(error.to_string()),
     }
-}
-
-/// An error as OpenAI clients read it: `{"error": {"message": …}}`.
-fn is_error(body: &str) -> bool {
-    serde_json::from_str::<Value>(body).is_ok_and(|body| body.pointer("/error/message").is_some_and(Value::is_string))
 }
 
 /// Envoy's local reply in place of a filter whose VM has crashed.
@@ -106,14 +150,10 @@ fn is_crash(response: &HttpResponse) -> bool {
         .is_ok_and(|body| body.pointer("/error/code").is_some_and(|code| code == "wasm_fail_stream"))
 }
 
-/// Whether the stream said itself that it failed.
-fn reports_error(response: &HttpResponse) -> bool {
-    let events = response.events();
-    let values = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
-    values.into_iter().any(|event| {
-        event.get("error").is_some_and(|error| !error.is_null())
-            || event.get("type").is_some_and(|kind| kind == "response.failed")
-    })
+/// Asks for a model that no pod serves, under a name that was never used before.
+fn rename(job: &mut Job, random: &mut SmallRng) {
+    let name = format!("{MADE_UP}{:016x}", random.random::<u64>());
+    job.body = job.body.replacen(&Value::from(job.model).to_string(), &Value::from(name).to_string(), 1);
 }
 
 /// Breaks the JSON: cuts it off, or spoils the byte after its first brace.
@@ -223,19 +263,35 @@ mod tests {
     #[test]
     fn responses_of_pods_and_local_replies_are_told_apart() {
         let error = r#"{"error": {"message": "no", "code": 503}}"#;
-        assert_eq!(of(false, response(503, true, error)), Outcome::Responded { failed: true, understood: true });
-        assert_eq!(of(false, response(500, true, "<html>")), Outcome::Responded { failed: true, understood: false });
+        assert_eq!(of(false, response(503, true, error)), Outcome::Responded(Verdict::Failed));
         assert_eq!(of(false, response(503, false, error)), Outcome::Refused);
         let crash = r#"{"error": {"message": "failed", "code": "wasm_fail_stream"}}"#;
         assert_eq!(of(false, response(503, false, crash)), Outcome::NoMachine);
-        assert!(matches!(of(false, response(503, false, "")), Outcome::Unexplained(_)));
-        assert_eq!(of(false, response(200, true, "garbage")), Outcome::Responded { failed: false, understood: false });
-        assert!(matches!(of(false, response(503, false, "text")), Outcome::Unexplained(_)));
-        assert!(matches!(of(false, response(200, false, "{}")), Outcome::Unexplained(_)));
-        let stream = format!("data: {{\"choices\": []}}\n\ndata: {error}\n\ndata: [DONE]\n\n");
-        assert_eq!(of(true, response(200, true, &stream)), Outcome::Responded { failed: true, understood: false });
+        for unexplained in [response(503, false, ""), response(503, false, "text"), response(200, false, "{}")] {
+            assert!(matches!(of(false, unexplained), Outcome::Unexplained(_)));
+        }
         assert!(matches!(refused(Ok(response(200, true, "{}"))), Outcome::Unexplained(_)));
         assert_eq!(refused(Ok(response(400, false, error))), Outcome::BadRequest);
+        assert_eq!(load_only(Ok(response(200, true, "{}"))), Outcome::LoadOnly);
+        assert_eq!(load_only(Ok(response(503, false, error))), Outcome::LoadOnlyFailed);
+        assert_eq!(load_only(Ok(response(503, false, crash))), Outcome::NoMachine);
+        assert!(matches!(load_only(Ok(response(200, false, "{}"))), Outcome::Unexplained(_)));
+    }
+
+    #[test]
+    fn a_made_up_name_is_the_model_of_an_otherwise_equal_body() {
+        let mut random = SmallRng::seed_from_u64(5);
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let mut job = Job::draw(&mut random);
+            let mut before: Value = serde_json::from_str(&job.body).unwrap();
+            rename(&mut job, &mut random);
+            let after: Value = serde_json::from_str(&job.body).unwrap();
+            assert!(names.insert(after["model"].as_str().unwrap().to_owned()));
+            before["model"] = after["model"].clone();
+            assert_eq!(before, after);
+        }
+        assert!(names.iter().all(|name| name.starts_with(MADE_UP)));
     }
 
     #[test]

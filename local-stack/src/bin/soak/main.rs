@@ -1,15 +1,17 @@
-//! `make soak`: hundreds of thousands of requests, good and bad, while pods and the sidecar die, misbehave and return, and then
-//! while the filter itself crashes; and whether nothing was lost, miscounted or leaked.
+//! `make soak`: hundreds of thousands of requests, good and bad, while pods and the sidecar die, misbehave and return, Envoy is paused
+//! and the snapshot service traps, and then while the filter itself crashes; and whether nothing was lost, miscounted or leaked.
 
 mod client;
 mod memory;
 mod mishap;
 mod tally;
+mod verdict;
+mod vitals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use catalogue::Stat;
@@ -21,8 +23,9 @@ use memory::{Sample, growth, mebibytes, thirds};
 use mishap::{Mishap, repair, trouble};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use tally::{Figure, Outcome, Record, Tally, at_stake, leaks};
+use tally::{Figure, Outcome, Record, Tally, at_stake, labels, leaks};
 use tokio::task::{AbortHandle, JoinSet};
+use vitals::knows_models;
 
 /// Pods: one may be in trouble, and the load of the others is still to be compared.
 const PODS: usize = 4;
@@ -54,7 +57,7 @@ struct Arguments {
     /// The filter, built with the feature `fault-injection`: nothing else can crash it.
     #[arg(long)]
     module: PathBuf,
-    /// Requests while pods and the sidecar are in trouble.
+    /// Requests while pods, the sidecar and Envoy are in trouble; more, if not every kind of trouble has happened by then.
     #[arg(long, default_value_t = 200_000)]
     requests: i64,
     /// Crashes of the filter, after those.
@@ -99,6 +102,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
         .vllm_sim_args(["--lora-modules", ADAPTER])
         .start()
         .await?;
+    knows_models(&stack).await?;
     let mut good = troubled(&mut stack, &arguments).await?;
     if arguments.crashes > 0 {
         good &= crashing(&mut stack, &arguments).await?;
@@ -111,16 +115,17 @@ async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// Pods and the sidecar are in trouble; every count must be exact.
+/// Pods, the sidecar and Envoy are in trouble; every count must be exact.
 async fn troubled(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bool> {
-    println!("\n{} requests of {CLIENTS} clients while pods and the sidecar are in trouble", arguments.requests);
+    println!("\n{} requests of {CLIENTS} clients while pods, the sidecar and Envoy are in trouble", arguments.requests);
     let before = stack.envoy_page().await?;
     let mut random = SmallRng::seed_from_u64(arguments.seed);
     let mut mishaps = Vec::new();
-    let traffic = Traffic::start(stack, arguments.requests, arguments.seed)?;
+    let traffic = Traffic::start(stack, arguments.requests, false, arguments.seed)?;
+    let phase = Arc::clone(&traffic.phase);
     let (records, samples) = tokio::select! {
         ended = traffic.end() => ended?,
-        error = trouble(stack, &mut random, &mut mishaps) => return Err(error),
+        error = trouble(stack, &phase, &mut random, &mut mishaps) => return Err(error),
     };
     repair(stack).await?;
     let tally = Tally::of(&records);
@@ -128,6 +133,7 @@ async fn troubled(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     println!("mishaps: {}", counted(&mishaps));
     let figures = |page: &Page| {
         let mut figures = tally.figures(&before, page);
+        figures.extend(labels(page));
         figures.extend(leaks(page));
         figures
     };
@@ -141,7 +147,7 @@ async fn troubled(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
 async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bool> {
     println!("\n{} crashes of the filter under the same traffic", arguments.crashes);
     let before = stack.envoy_page().await?;
-    let traffic = Traffic::start(stack, i64::MAX, arguments.seed.wrapping_add(1))?;
+    let traffic = Traffic::start(stack, i64::MAX, true, arguments.seed.wrapping_add(1))?;
     let (phase, url) = (Arc::clone(&traffic.phase), stack.url("/v1/chat/completions"));
     let crashes = async {
         let client = HttpClient::new();
@@ -155,7 +161,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
             crashes.push((asked, phase.start.elapsed(), reply.status));
         }
         tokio::time::sleep(BETWEEN_CRASHES).await;
-        phase.left.store(0, Ordering::Relaxed);
+        phase.end();
         anyhow::Ok(crashes)
     };
     let (crashes, ended) = tokio::join!(crashes, traffic.end());
@@ -178,15 +184,17 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
             high: u64::from(arguments.crashes),
             found: starts,
         });
+        figures.extend(labels(page));
         figures.extend(leaks(page));
         figures
     };
     let agreed = settle(stack, figures).await?;
     let total = Stat::ObjectiveRequestTotal.family().name;
-    let lost = tally.parsed as f64 - (stack.envoy_page().await?.sum(total, &[]) - before.sum(total, &[]));
+    let [counted, _] = tally.counted();
+    let lost = counted as f64 - (stack.envoy_page().await?.sum(total, &[]) - before.sum(total, &[]));
     println!(
         "lost counts: {lost} of {} requests in {} crashes; at stake were {stake} (a second of both workers' requests, and those under way)",
-        tally.parsed,
+        counted,
         crashes.len()
     );
     report_memory(&samples, growth(&samples).as_deref());
@@ -194,7 +202,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     if !crashed {
         println!("FAILED: the filter did not crash when it was asked to; is its module built with `fault-injection`?");
     }
-    let served = tally.succeeded > 0 && tally.unexplained == 0;
+    let served = tally.good > 0 && tally.unexplained == 0;
     Ok(agreed && crashed && served)
 }
 
@@ -216,13 +224,15 @@ impl Drop for Watching {
 }
 
 impl Traffic {
-    fn start(stack: &mut Stack, requests: i64, seed: u64) -> anyhow::Result<Self> {
+    fn start(stack: &mut Stack, requests: i64, is_enough: bool, seed: u64) -> anyhow::Result<Self> {
         let pid = stack.envoy().ok_or_else(|| anyhow::anyhow!("no Envoy"))?.id();
         let phase = Arc::new(Phase {
             gateway: stack.gateway,
             start: Instant::now(),
             left: AtomicI64::new(requests),
             done: AtomicU64::new(0),
+            is_enough: AtomicBool::new(is_enough),
+            trap_service: AtomicBool::new(false),
         });
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
@@ -254,7 +264,7 @@ impl Traffic {
             }
         }
         // The watch ends when it sees that nothing is left.
-        self.phase.left.store(0, Ordering::Relaxed);
+        self.phase.end();
         Ok((records, self.watch.await?))
     }
 }
@@ -263,7 +273,7 @@ impl Traffic {
 async fn watch(phase: Arc<Phase>, pid: u32, url: String) -> Vec<Sample> {
     let client = HttpClient::new().with_timeout(STUCK);
     let (mut samples, mut last) = (Vec::new(), 0);
-    while phase.left.load(Ordering::Relaxed) > 0 {
+    while phase.goes_on() {
         tokio::time::sleep(SAMPLE).await;
         let Ok(reply) = client.get(&url).await else { continue };
         let Ok(page) = Page::parse(&reply.text()) else { continue };
@@ -287,11 +297,17 @@ async fn watch(phase: Arc<Phase>, pid: u32, url: String) -> Vec<Sample> {
 }
 
 fn describe(tally: &Tally, records: &[Record]) {
-    let Tally { succeeded, not_understood, failed, refused, broken_off, bad_requests, .. } = tally;
+    let Tally { good, odd, rejected, exhausted, failed, truncated, refused, broken_off, bad_requests, .. } = tally;
     println!(
-        "\nthe clients saw: {succeeded} whole responses, {not_understood} responses that make no sense, {failed} errors of pods, {refused} errors of \
-         the proxy, {broken_off} responses broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no VM",
-        tally.left, tally.left_uploading, tally.no_machine
+        "\nthe clients saw: {good} good responses, {odd} whole ones that were not asked for, {rejected} refusals of pods, {exhausted} of full pods, \
+         {failed} errors or nonsense of pods, {truncated} streams without an end, {refused} errors of the proxy, {broken_off} responses \
+         broken off, {bad_requests} bad bodies refused; {} left, {} left while uploading, {} met no VM; {} asked for made-up models; {} were \
+         routed by load alone",
+        tally.left,
+        tally.left_uploading,
+        tally.no_machine,
+        tally.made_up,
+        tally.counted()[1],
     );
     for record in records.iter().filter(|record| matches!(record.outcome, Outcome::Unexplained(_))).take(SHOWN) {
         println!("  unexplained: {:?}", record.outcome);

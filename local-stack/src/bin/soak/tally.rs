@@ -1,18 +1,26 @@
 //! What the clients saw, and between which numbers each counter must therefore be.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use catalogue::Stat;
 use local_stack::Page;
+use local_stack::traffic::{ADAPTER, ALIAS, BASE};
+
+use crate::client::MADE_UP;
+use crate::verdict::Verdict;
+
+/// What the models without a label of their own are counted under.
+const OTHER: &str = "other";
 
 /// How one request ended, as its client saw it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
-    /// A pod's whole response. `failed`: it is an error, or a stream that reports one; `understood`: it is of the right form.
-    Responded { failed: bool, understood: bool },
+    /// A pod's whole response.
+    Responded(Verdict),
     /// A well-formed error of the proxy, since no pod responded.
     Refused,
-    /// A well-formed 400 to a body that is no JSON.
+    /// A well-formed 400 to a body that is no JSON, or nobody waited for it.
     BadRequest,
     /// The response began and did not end.
     BrokenOff,
@@ -20,6 +28,12 @@ pub(crate) enum Outcome {
     Left,
     /// The client left before that.
     LeftUploading,
+    /// A request that is routed by load alone got its response.
+    LoadOnly,
+    /// Such a request failed.
+    LoadOnlyFailed,
+    /// The client of such a request left.
+    LoadOnlyLeft,
     /// A well-formed 503: the worker's VM was gone.
     NoMachine,
     /// What must not be.
@@ -31,6 +45,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Record {
     pub(crate) outcome: Outcome,
     pub(crate) body_bytes: u64,
+    /// It asked for a model that no pod serves.
+    pub(crate) is_made_up: bool,
     /// Since the start of its phase.
     pub(crate) begun: Duration,
     pub(crate) ended: Duration,
@@ -41,7 +57,7 @@ impl Record {
     pub(crate) fn parsed(&self) -> bool {
         matches!(
             self.outcome,
-            Outcome::Responded { .. } | Outcome::Refused | Outcome::BrokenOff | Outcome::Left | Outcome::Unexplained(_)
+            Outcome::Responded(_) | Outcome::Refused | Outcome::BrokenOff | Outcome::Left | Outcome::Unexplained(_)
         )
     }
 }
@@ -69,35 +85,58 @@ impl Figure {
 pub(crate) struct Tally {
     pub(crate) parsed: u64,
     pub(crate) parsed_bytes: u64,
-    pub(crate) succeeded: u64,
-    pub(crate) not_understood: u64,
+    /// Of the parsed ones, those for a model that no pod serves.
+    pub(crate) made_up: u64,
+    pub(crate) good: u64,
+    pub(crate) odd: u64,
+    pub(crate) rejected: u64,
+    pub(crate) exhausted: u64,
     pub(crate) failed: u64,
+    pub(crate) truncated: u64,
     pub(crate) refused: u64,
     pub(crate) broken_off: u64,
     pub(crate) bad_requests: u64,
     pub(crate) left: u64,
     pub(crate) left_uploading: u64,
+    pub(crate) load_only: u64,
+    pub(crate) load_only_failed: u64,
+    pub(crate) load_only_left: u64,
     pub(crate) no_machine: u64,
     pub(crate) unexplained: u64,
 }
 
 impl Tally {
+    /// Requests that the filter counts under the names of models, and those that it counts apart.
+    pub(crate) fn counted(&self) -> [u64; 2] {
+        [
+            self.parsed + self.bad_requests + self.left_uploading,
+            self.load_only + self.load_only_failed + self.load_only_left,
+        ]
+    }
+
     pub(crate) fn of(records: &[Record]) -> Self {
         let mut tally = Self::default();
         for record in records {
             if record.parsed() {
                 tally.parsed += 1;
                 tally.parsed_bytes += record.body_bytes;
+                tally.made_up += u64::from(record.is_made_up);
             }
             *match &record.outcome {
-                Outcome::Responded { failed: false, understood: true } => &mut tally.succeeded,
-                Outcome::Responded { failed: false, understood: false } => &mut tally.not_understood,
-                Outcome::Responded { failed: true, .. } => &mut tally.failed,
+                Outcome::Responded(Verdict::Good) => &mut tally.good,
+                Outcome::Responded(Verdict::Odd) => &mut tally.odd,
+                Outcome::Responded(Verdict::Rejected) => &mut tally.rejected,
+                Outcome::Responded(Verdict::Exhausted) => &mut tally.exhausted,
+                Outcome::Responded(Verdict::Failed) => &mut tally.failed,
+                Outcome::Responded(Verdict::Truncated) => &mut tally.truncated,
                 Outcome::Refused => &mut tally.refused,
                 Outcome::BadRequest => &mut tally.bad_requests,
                 Outcome::BrokenOff => &mut tally.broken_off,
                 Outcome::Left => &mut tally.left,
                 Outcome::LeftUploading => &mut tally.left_uploading,
+                Outcome::LoadOnly => &mut tally.load_only,
+                Outcome::LoadOnlyFailed => &mut tally.load_only_failed,
+                Outcome::LoadOnlyLeft => &mut tally.load_only_left,
                 Outcome::NoMachine => &mut tally.no_machine,
                 Outcome::Unexplained(_) => &mut tally.unexplained,
             } += 1;
@@ -115,7 +154,8 @@ impl Tally {
         let code = |codes: &[&str]| codes.iter().map(|code| grown(errors, &[("error_code", code)])).sum::<f64>();
         let duration = format!("{}_count", Stat::ObjectiveRequestDurationSeconds.family().name);
         let sizes = Stat::ObjectiveRequestSizes.family().name;
-        let good = self.succeeded + self.not_understood;
+        let good = self.good + self.odd;
+        let responded = good + self.rejected + self.exhausted + self.failed + self.truncated;
         let exactly = |what: &str, expected: u64, found: f64| Figure {
             name: what.to_owned(),
             low: expected,
@@ -124,27 +164,75 @@ impl Tally {
         };
         let about =
             |what: &str, low: u64, found: f64| Figure { name: what.to_owned(), low, high: low + self.left, found };
-        // Requests whose body could not be read have errors, but no model and no place in the total.
+        // Requests whose body could not be read are counted without a model.
         let unread = self.bad_requests + self.left_uploading;
+        let [requests, load_only] = self.counted();
+        let complete = grown(Stat::LoadOnlyRequestsTotal.family().name, &[("outcome", "complete")]);
+        let all_codes = [
+            "BadRequest",
+            "ModelServerError",
+            "ModelServerRejected",
+            "ResourceExhausted",
+            "UpstreamReset",
+            "ServiceUnavailable",
+            "Timeout",
+            "Internal",
+            "Cancelled",
+        ];
         vec![
             exactly("bodies parsed", self.parsed, grown(bodies, &[("outcome", "parsed")])),
             exactly("bodies malformed", self.bad_requests, grown(bodies, &[("outcome", "malformed")])),
             exactly("bodies incomplete", self.left_uploading, grown(bodies, &[("outcome", "incomplete")])),
-            exactly("requests", self.parsed, grown(total, &[])),
+            exactly("requests", requests, grown(total, &[])),
+            exactly("requests without a model", unread, grown(total, &[("model_name", "")])),
+            exactly("requests for made-up models", self.made_up, grown(total, &[("model_name", OTHER)])),
             exactly("bytes of request bodies", self.parsed_bytes, grown(&format!("{sizes}_sum"), &[])),
-            exactly("picks", self.parsed, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
+            exactly("requests routed by load alone", load_only, grown(Stat::LoadOnlyRequestsTotal.family().name, &[])),
+            Figure {
+                name: "requests routed by load alone, complete".to_owned(),
+                low: self.load_only,
+                high: self.load_only + self.load_only_left,
+                found: complete,
+            },
+            exactly("picks", self.parsed + load_only, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
             exactly("errors: BadRequest", self.bad_requests, code(&["BadRequest"])),
             about("errors: ModelServerError", self.failed, code(&["ModelServerError"])),
+            about("errors: ModelServerRejected", self.rejected, code(&["ModelServerRejected"])),
+            about("errors: ResourceExhausted", self.exhausted, code(&["ResourceExhausted"])),
             about(
                 "errors: UpstreamReset and other ends by the proxy",
-                self.refused + self.broken_off,
-                code(&["UpstreamReset", "ServiceUnavailable", "ResourceExhausted", "Timeout", "Internal"]),
+                self.refused + self.broken_off + self.truncated,
+                code(&["UpstreamReset", "ServiceUnavailable", "Timeout", "Internal"]),
             ),
             about("errors: Cancelled", self.left_uploading, code(&["Cancelled"])),
-            about("requests without an error", good, grown(total, &[]) + unread as f64 - grown(errors, &[])),
-            about("durations", good + self.failed, grown(&duration, &[])),
+            exactly("errors: any other", 0, grown(errors, &[]) - code(&all_codes)),
+            about("requests without an error", good, grown(total, &[]) - grown(errors, &[])),
+            about("durations", responded, grown(&duration, &[])),
         ]
     }
+}
+
+/// Whatever clients ask for, only models that pods serve have a label, and the rest share one.
+pub(crate) fn labels(page: &Page) -> Vec<Figure> {
+    let names: BTreeSet<&str> = page
+        .samples()
+        .iter()
+        .flat_map(|sample| ["model_name", "target_model_name"].map(|label| sample.labels.get(label)))
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let served = [BASE, ALIAS, ADAPTER];
+    let count = |holds: &dyn Fn(&str) -> bool| names.iter().filter(|name| holds(name)).count() as f64;
+    let figure = |name: &str, expected, found| Figure { name: name.to_owned(), low: expected, high: expected, found };
+    vec![
+        figure("labels of models that pods serve", served.len() as u64, count(&|name| served.contains(&name))),
+        figure("labels of made-up models", 0, count(&|name| name.starts_with(MADE_UP))),
+        figure(
+            "labels beyond these, none and `other`",
+            0,
+            count(&|name| !(served.contains(&name) || name.starts_with(MADE_UP) || name.is_empty() || name == OTHER)),
+        ),
+    ]
 }
 
 /// What must be zero when nothing is under way.
@@ -172,7 +260,8 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
 /// not, since nothing of them can be lost.
 pub(crate) fn at_stake(records: &[Record], asked: Duration, replied: Duration, flush: Duration) -> u64 {
     let from = asked.saturating_sub(flush);
-    let hit = |record: &&Record| record.parsed() && record.begun <= replied && record.ended >= from;
+    let hit =
+        |record: &&Record| record.outcome != Outcome::NoMachine && record.begun <= replied && record.ended >= from;
     records.iter().filter(hit).count() as u64
 }
 
@@ -182,12 +271,12 @@ mod tests {
 
     fn record(outcome: Outcome, begun: u64, ended: u64) -> Record {
         let [begun, ended] = [begun, ended].map(Duration::from_millis);
-        Record { outcome, body_bytes: 10, begun, ended }
+        Record { outcome, body_bytes: 10, is_made_up: false, begun, ended }
     }
 
     #[test]
     fn clients_that_left_leave_room_and_nobody_else_does() {
-        let responded = Outcome::Responded { failed: false, understood: true };
+        let responded = Outcome::Responded(Verdict::Good);
         let records = [
             record(responded.clone(), 0, 1),
             record(responded, 0, 1),
@@ -197,6 +286,7 @@ mod tests {
         let page = |cancelled: u32| {
             Page::parse(&format!(
                 "inference_objective_request_total{{model_name=\"m\"}} 3\n\
+                 inference_objective_request_total{{model_name=\"\"}} 1\n\
                  inference_objective_request_error_total{{model_name=\"\",error_code=\"Cancelled\"}} 1\n\
                  inference_objective_request_error_total{{model_name=\"m\",error_code=\"Cancelled\"}} {cancelled}\n"
             ))
@@ -211,7 +301,37 @@ mod tests {
             assert_eq!(of(&page(cancelled), "requests without an error").agrees(), agrees, "{cancelled}");
         }
         assert!(of(&page(0), "requests").agrees());
+        assert!(of(&page(0), "requests without a model").agrees());
         assert!(!of(&page(0), "bodies parsed").agrees());
+    }
+
+    #[test]
+    fn each_verdict_has_its_error_code() {
+        let verdicts = [Verdict::Good, Verdict::Rejected, Verdict::Exhausted, Verdict::Failed, Verdict::Truncated];
+        let records = verdicts.map(|verdict| record(Outcome::Responded(verdict), 0, 1));
+        let page = |code: &str| {
+            let line = format!("inference_objective_request_error_total{{model_name=\"m\",error_code=\"{code}\"}} 1");
+            Page::parse(&line).unwrap()
+        };
+        for code in ["ModelServerRejected", "ResourceExhausted", "ModelServerError", "UpstreamReset"] {
+            let figures = Tally::of(&records).figures(&Page::default(), &page(code));
+            let agreed =
+                |figure: &&Figure| figure.name.starts_with("errors: ") && figure.found == 1.0 && figure.agrees();
+            assert_eq!(figures.iter().filter(agreed).count(), 1, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_made_up_model_with_a_label_is_told() {
+        let page = |extra: &str| {
+            let names = [BASE, ALIAS, ADAPTER, OTHER, "", extra];
+            let line = |name: &str| format!("inference_objective_request_total{{model_name=\"{name}\"}} 1\n");
+            Page::parse(&names.map(line).concat()).unwrap()
+        };
+        assert!(labels(&page(OTHER)).iter().all(Figure::agrees));
+        assert!(!labels(&page(&format!("{MADE_UP}1"))).iter().all(Figure::agrees));
+        assert!(!labels(&page("llama-2")).iter().all(Figure::agrees));
+        assert!(!labels(&Page::default()).iter().all(Figure::agrees));
     }
 
     #[test]
