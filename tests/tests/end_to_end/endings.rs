@@ -193,8 +193,8 @@ async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
             running(0),
             figure("inference_objective_request_total", &[], 5),
             // Neither garbage nor half a stream nor half a JSON text is an answer, whatever its status.
-            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 3),
-            figure("inference_objective_request_error_total", &[("error_code", "UpstreamReset")], 1),
+            figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 2),
+            figure("inference_objective_request_error_total", &[("error_code", "UpstreamReset")], 2),
             figure("inference_objective_request_error_total", &[], 4),
             figure("inference_objective_request_duration_seconds_count", &[], 5),
             figure("inference_objective_output_tokens_count", &[], 1),

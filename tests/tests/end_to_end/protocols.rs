@@ -74,6 +74,11 @@ async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not()
         let pod = echoing_pod().await;
         let stack = builder(0, json!({})).config(bootstrap).pods_at([pod.to_string()]).wait_for_snapshot(false);
         let gateway = Gateway::start(stack).await;
+        eventually("the pod is known", async || {
+            let known = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[]);
+            if known == 1.0 { Ok(()) } else { Err(known) }
+        })
+        .await;
         for path in ["/v1/realtime?model=m", "/gw/v1/realtime"] {
             let mut wire = Wire::open(gateway.gateway).await;
             let upgrade =
