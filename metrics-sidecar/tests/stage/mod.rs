@@ -216,7 +216,7 @@ pub struct Seen {
 }
 
 impl std::ops::Deref for Seen {
-    type DiscoveredPod = Load;
+    type Target = Load;
 
     fn deref(&self) -> &Load {
         &self.load

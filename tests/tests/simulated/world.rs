@@ -51,11 +51,11 @@ pub(crate) fn sidecar(snapshot: &Snapshot) -> impl FnMut(&host_sim::HttpCall) ->
         let known: Option<Tag> = call
             .headers
             .get("if-none-match")
-            .and_then(|value| std::str::from_utf8(value.as_ref()).ok())
+            .and_then(|value| std::str::from_utf8(value).ok())
             .and_then(|text| text.parse().ok());
         let outcome =
             if known == Some(tag) { HttpOutcome::response(304, "") } else { HttpOutcome::response(200, bytes.clone()) };
-        outcome.header("etag", &tag.to_string()).after(Duration::from_millis(1))
+        outcome.header("etag", tag.to_string()).after(Duration::from_millis(1))
     }
 }
 
