@@ -31,7 +31,7 @@ impl StatSink for Host {
         if self.refused == Some(family.to_string()) {
             return None;
         }
-        assert!(!self.names.iter().any(|known| *known == name), "{name} defined twice");
+        assert!(!self.names.contains(&name), "{name} defined twice");
         self.names.push(name.to_string());
         self.values.insert(name.to_string(), 0);
         Some(u32::try_from(self.names.len() - 1).unwrap())

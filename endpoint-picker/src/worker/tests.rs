@@ -101,8 +101,8 @@ struct Instance {
 }
 
 enum Role {
-    Filter(Worker, EndpointPicker),
-    Singleton(Holder),
+    Filter(Box<Worker>, Box<EndpointPicker>),
+    Singleton(Box<Holder>),
 }
 
 struct Fleet {
@@ -120,7 +120,7 @@ impl Fleet {
         fleet.publish(1, 1, &["10.0.0.1:80", "10.0.0.2:80"]);
         if singleton {
             let Ok(Plugin::Filter(config)) = Plugin::parse(b"{}") else { panic!() };
-            fleet.add(Role::Singleton(Holder::new(99, config.sidecar, BUILD)), 50);
+            fleet.add(Role::Singleton(Box::new(Holder::new(99, config.sidecar, BUILD))), 50);
         }
         for index in 0..filters {
             fleet.add_filter(index as u64 + 1);
@@ -132,7 +132,7 @@ impl Fleet {
         let Ok(Plugin::Filter(config)) = Plugin::parse(br#"{"metrics": {"model": true}}"#) else { panic!() };
         let mut picker = EndpointPicker::new(config, id);
         let worker = Worker::new(id, &mut picker, BUILD);
-        self.add(Role::Filter(worker, picker), UNUSED_TICK_MILLIS);
+        self.add(Role::Filter(Box::new(worker), Box::new(picker)), UNUSED_TICK_MILLIS);
     }
 
     fn add(&mut self, role: Role, period: u32) {
