@@ -71,7 +71,7 @@ fuzz-smoke: ## Fuzzes every parser and the exchanges for some seconds each
 fuzz: ## Fuzzes one target for longer: FUZZ_TARGET=request_scanner FUZZ_SECONDS=600
 	@python3 scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGET)
 
-soak: ## 200 000 requests while pods, sidecar and the filter itself fail; counts everything, shows memory over time
+soak: ## 200 000 requests while pods, sidecar, Envoy, the snapshot service and the filter fail; counts everything, shows memory over time
 	@$(SETUP) wasm-target envoy
 	cargo build --package filter --features fault-injection --profile wasm-fault --target wasm32-wasip1
 	cargo build --release --package vllm-sim --package metrics-sidecar --package local-stack --bins

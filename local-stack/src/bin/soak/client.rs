@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::tally::{Outcome, Record};
+use crate::tally::{MADE_UP, Outcome, Record};
 use crate::verdict::{Verdict, is_error};
 
 /// A client that waits longer leaves; a response takes milliseconds unless its pod was told to be silent.
@@ -26,8 +26,6 @@ const TASTE: usize = 2048;
 const CLOSE: Duration = Duration::from_secs(25);
 /// What a pod puts into each of its responses, errors included.
 const POD_HEADER: &str = "x-inference-pod";
-/// Names of models that no pod serves begin so. Each is sent once.
-pub(crate) const MADE_UP: &str = "made-up-";
 /// Share of requests for such a model.
 const MADE_UP_SHARE: f64 = 0.03;
 

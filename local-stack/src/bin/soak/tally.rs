@@ -7,9 +7,10 @@ use catalogue::Stat;
 use local_stack::Page;
 use local_stack::traffic::{ADAPTER, ALIAS, BASE};
 
-use crate::client::MADE_UP;
 use crate::verdict::Verdict;
 
+/// Names of models that no pod serves begin so. Each is sent once.
+pub(crate) const MADE_UP: &str = "made-up-";
 /// What the models without a label of their own are counted under.
 const OTHER: &str = "other";
 

@@ -75,7 +75,7 @@ pub(crate) async fn carries_on(stack: &Stack) -> anyhow::Result<()> {
     wait(stack, "fresh snapshots and gauges that move", |page| {
         let moves = |name| page.sum(name, &[]) != first.sum(name, &[]);
         page.sum(age, &[]) <= FRESH
-            && page.sum(generation, &[]) > first.sum(generation, &[])
+            && moves(generation)
             && moves(in_flight)
             && page.sum(in_flight, &[]) > 0.0
             && page.sum(endpoints, &[]) as usize == stack.pods.len()
