@@ -6,15 +6,19 @@
     reason = "a test file: a failure here is the test's failure"
 )]
 
+#[path = "plain/host.rs"]
+mod host;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use catalogue::{Label, stat_name};
-use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
+use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::ledger::{SinkKind, StatSink};
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
+use host::Info;
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 
 const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -30,38 +34,6 @@ const MODEL: &str = "model_name=m;target_model_name=m;";
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 8000))
-}
-
-/// What Envoy would say of the stream.
-#[derive(Default)]
-struct Info {
-    upstream: Option<SocketAddr>,
-    attempts: Option<u64>,
-    details: Option<&'static str>,
-    flags: u64,
-    micros: u64,
-}
-
-impl StreamInfo for Info {
-    fn now(&mut self) -> Timestamp {
-        Timestamp::from_micros(self.micros)
-    }
-
-    fn upstream_address(&mut self) -> Option<SocketAddr> {
-        self.upstream
-    }
-
-    fn attempts(&mut self) -> Option<u64> {
-        self.attempts
-    }
-
-    fn code_details(&mut self) -> Option<Vec<u8>> {
-        self.details.map(|details| details.as_bytes().to_vec())
-    }
-
-    fn response_flags(&mut self) -> Option<u64> {
-        Some(self.flags)
-    }
 }
 
 /// Envoy's stats.
@@ -189,7 +161,7 @@ impl Scene {
     }
 
     fn log(&mut self, flags: u64) {
-        let mut info = Info { flags, micros: self.micros, ..Info::default() };
+        let mut info = Info { flags: Some(flags), micros: self.micros, ..Info::default() };
         self.exchange.on_log(&mut self.picker, &mut info);
     }
 
@@ -334,7 +306,7 @@ fn a_reset_before_headers_is_envoys_own_answer() {
     let mut scene = Scene::new();
     let ranked = scene.send();
     let details = Some("upstream_reset_before_response_started{connection_failure}");
-    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: 1 << 5, micros: 0 };
+    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: Some(1 << 5), micros: 0 };
     scene.response_headers(503, "application/json", info, false);
     scene.response_body(b"{}", true);
     let stats = scene.stats(1 << 5);
@@ -389,7 +361,7 @@ fn envoys_timeout_and_overflow_have_codes_of_their_own() {
     {
         let mut scene = Scene::new();
         scene.send();
-        let info = Info { details: Some("anything_but_the_upstream"), flags, ..Info::default() };
+        let info = Info { details: Some("anything_but_the_upstream"), flags: Some(flags), ..Info::default() };
         scene.response_headers(status, "application/json", info, true);
         assert_error(&scene.stats(flags), MODEL, code);
     }
@@ -777,7 +749,7 @@ fn envoys_answer_to_a_request_that_waits_for_its_pick_is_counted() {
     scene.request_headers(&head, false);
     let waiting = scene.exchange.on_request_body(&mut scene.picker, [CHAT], true, &mut Info::default());
     assert_eq!(waiting, Directive::Pick);
-    let info = Info { details: Some("stream_idle_timeout"), flags: 1 << 16, ..Info::default() };
+    let info = Info { details: Some("stream_idle_timeout"), flags: Some(1 << 16), ..Info::default() };
     scene.response_headers(504, "text/plain", info, true);
     assert_error(&scene.stats(1 << 16), MODEL, "Timeout");
 }

@@ -6,85 +6,31 @@
 //! either side may leave at any point, and the host may refuse what it is told ([`Exchange::on_refused`]). An exchange settles
 //! exactly once, in [`EndpointPicker::settle`], with its [`ExchangeRecord`]; calls after that do nothing.
 
+mod attempts;
+mod directive;
+mod settling;
+mod states;
+mod stream_info;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 
-use crate::accounts::Charge;
+pub use directive::{Directive, Outbound, Refused};
+pub use stream_info::StreamInfo;
+
 use crate::config::{MissingModel, NoEndpoint, scan_options};
-use crate::ending::{Flags, is_endpoint_trouble, judge};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, RequestError, RequestFacts, RequestScanner, ResponseReader, Usage};
+use crate::openai::{Model, Notation, RequestError, RequestFacts, RequestScanner};
 use crate::picker::EndpointPicker;
-use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome, ResponseSummary, Served};
+use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, Reason, estimated_tokens};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, estimated_tokens};
 use crate::time::Timestamp;
-
-/// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
-/// round would take every other server's tokens of the model with it.
-const MAX_TOKENS: u64 = u32::MAX as u64;
-
-/// What the host shall do with the request.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Directive {
-    /// Pass it on as it is.
-    Continue,
-    /// Hold it: more of it is needed.
-    Wait,
-    /// Hold it and call [`Exchange::pick`].
-    Pick,
-    /// Change it like this and pass it on.
-    Send(Outbound),
-    /// Answer it.
-    Reply(LocalReply),
-    /// Hold it until its time runs out: it may not pass, and the host does not answer it.
-    Hold,
-}
-
-/// How a request is changed on its way out.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Outbound {
-    /// Ranked endpoints, `ip:port,ip:port`; `None`: the load balancer's fallback policy chooses.
-    pub destination: Option<String>,
-    /// Replace `accept-encoding` by `identity`: the response is to be read.
-    pub ask_identity: bool,
-    /// Replaces the model in the body.
-    pub splice: Option<Splice>,
-    /// The request declares its length, which a splice changes.
-    pub has_content_length: bool,
-}
-
-/// What the host refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
-    /// To remove the destination that the client itself had sent.
-    Strip,
-    /// To hand out the request's body.
-    Body,
-    /// To set the destination: the request may still pass, and the fallback policy chooses.
-    Destination,
-    /// To replace the body or its length: it may be in any state.
-    Splice,
-    /// To send a local reply.
-    Reply,
-}
-
-/// What the host knows of a stream and hands out when asked: each question costs a call.
-pub trait StreamInfo {
-    /// The current time. Asked for only where it is recorded.
-    fn now(&mut self) -> Timestamp;
-    /// Address of the endpoint that answered, or that was tried last.
-    fn upstream_address(&mut self) -> Option<SocketAddr>;
-    /// How often an endpoint was tried.
-    fn attempts(&mut self) -> Option<u64>;
-    /// Envoy's details of the response code: `via_upstream`, or why Envoy answered itself.
-    fn code_details(&mut self) -> Option<Vec<u8>>;
-    /// Envoy's response flags, bit by bit as its access log names them.
-    fn response_flags(&mut self) -> Option<u64>;
-}
+use attempts::{flags, local_reply, served, unserved};
+use settling::{finish, settle};
+use states::{Answering, Reading, Ready, Request, Sent, State};
 
 /// The state machine of one exchange.
 #[derive(Debug, Default)]
@@ -92,63 +38,6 @@ pub struct Exchange {
     state: State,
     /// What is left of the request must not reach an endpoint.
     is_sealed: bool,
-}
-
-#[derive(Debug, Default)]
-enum State {
-    /// No callback yet.
-    #[default]
-    New,
-    /// The body is being read.
-    Reading(Box<Reading>),
-    /// Everything needed for a pick is known.
-    Ready(Ready),
-    /// Passed on; no answer yet.
-    Sent(Sent),
-    /// The answer is coming.
-    Answering(Box<Answering>),
-    /// Settled, or none of the picker's business.
-    Done,
-}
-
-/// A request that has not been sent.
-#[derive(Debug)]
-struct Request {
-    record: Box<ExchangeRecord>,
-    deadline: Option<Timestamp>,
-    accepts_encoded: bool,
-    has_content_length: bool,
-}
-
-#[derive(Debug)]
-struct Reading {
-    request: Request,
-    scanner: RequestScanner,
-}
-
-#[derive(Debug)]
-struct Ready {
-    request: Request,
-    splice: Option<Splice>,
-    prefix_hashes: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct Sent {
-    record: Box<ExchangeRecord>,
-    charge: Charge,
-}
-
-#[derive(Debug)]
-struct Answering {
-    sent: Sent,
-    status: u16,
-    streamed: bool,
-    reader: ResponseReader,
-    /// Why the reader is shown nothing, if it is not.
-    unread: Option<ResponseOutcome>,
-    /// Bytes that the reader was not shown.
-    unread_bytes: u64,
 }
 
 impl Exchange {
@@ -324,7 +213,7 @@ impl Exchange {
                     return;
                 }
                 let sent = served(picker, sent, head.status, info);
-                self.state = State::Answering(Box::new(answering(sent, head)));
+                self.state = State::Answering(Box::new(Answering::begin(sent, head)));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
@@ -561,151 +450,4 @@ impl Exchange {
         record.model = model;
         self.ready(request, splice, facts.prefix_hashes)
     }
-}
-
-fn answering(sent: Sent, head: &ResponseHead) -> Answering {
-    let (reader, unread) = match sent.record.api {
-        Some(_) if head.status >= 300 => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
-        Some(_) if head.encoded => (ResponseReader::opaque(), Some(ResponseOutcome::Encoded)),
-        Some(api) if head.event_stream => (ResponseReader::sse(Some(api)), None),
-        Some(api) if head.json => (ResponseReader::json(Some(api)), None),
-        _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
-    };
-    Answering { sent, status: head.status, streamed: head.event_stream, reader, unread, unread_bytes: 0 }
-}
-
-/// An endpoint answered: it holds the request, and those that were tried before it have failed.
-fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info: &mut impl StreamInfo) -> Sent {
-    let Sent { mut record, mut charge } = sent;
-    let Some(address) = info.upstream_address() else { return Sent { record, charge } };
-    let endpoint = picker.pool().find(address);
-    let reason = match record.pick {
-        Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
-        Pick::Ranked(..) => Reason::Retry,
-        Pick::None | Pick::NoEndpoint => Reason::Fallback,
-    };
-    if reason == Reason::Retry {
-        let now = info.now();
-        blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
-    }
-    charge = picker.transfer(charge, endpoint);
-    record.served = Some(Served { address, endpoint, reason });
-    if is_endpoint_trouble(status)
-        && let Some(endpoint) = endpoint
-    {
-        // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
-        let now = info.now();
-        picker.observe_failed(&mut record, endpoint, Failure::ServerError, charge.sent_at(), now);
-    }
-    Sent { record, charge }
-}
-
-/// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
-/// and those that were tried before it.
-fn unserved(picker: &mut EndpointPicker, sent: Sent, flags: Flags, info: &mut impl StreamInfo, now: Timestamp) -> Sent {
-    let Sent { mut record, charge } = sent;
-    let attempts = info.attempts();
-    if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
-        let last = info.upstream_address().and_then(|address| picker.pool().find(address));
-        if let Some(last) = last {
-            blame_those_before(picker, &mut record, Some(last), charge.sent_at(), attempts, now);
-            if flags.blames_endpoint() {
-                picker.observe_failed(&mut record, last, Failure::NoAnswer, charge.sent_at(), now);
-            }
-        }
-    }
-    Sent { record, charge }
-}
-
-/// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy
-/// skipped some (they are not in its cluster), nobody knows which: none is blamed.
-fn blame_those_before(
-    picker: &mut EndpointPicker,
-    record: &mut ExchangeRecord,
-    last: Option<crate::pool::EndpointId>,
-    sent_at: Timestamp,
-    attempts: Option<u64>,
-    now: Timestamp,
-) {
-    let Some(ranked) = record.ranked() else { return };
-    let before = ranked.iter().take_while(|&id| Some(id) != last).count();
-    if attempts.is_some_and(|attempts| attempts.saturating_sub(1) < before as u64) {
-        return;
-    }
-    for endpoint in ranked.iter().take(before) {
-        picker.observe_failed(record, endpoint, Failure::NoAnswer, sent_at, now);
-    }
-}
-
-/// An answer is over: judges it, tells the scheduler, and settles.
-fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes } = answering;
-    let complete = end == End::Complete;
-    let facts = reader.finish();
-    let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
-    let verdict = judge(status, &facts, outcome);
-    let usage = believable(facts.usage.unwrap_or_default());
-    record.response = Some(ResponseSummary {
-        status,
-        bytes: facts.bytes.saturating_add(unread_bytes),
-        streamed,
-        outcome: verdict.outcome,
-        usage,
-        complete,
-    });
-    let end = match (end, verdict.failure) {
-        (End::Complete, Some((code, _))) => End::Failed(code),
-        (end, _) => end,
-    };
-    if let Some(endpoint) = charge.endpoint() {
-        let sent_at = charge.sent_at();
-        match verdict.failure {
-            // 5xx were observed with the headers.
-            Some((_, Some(Failure::ServerError))) => {}
-            Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
-            None if complete => {
-                let after_micros = now.micros_since(sent_at);
-                picker.observe(endpoint, &Observation::Finished { usage, after_micros }, sent_at, now);
-            }
-            _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
-        }
-    }
-    settle(picker, Some(charge), record, end, now);
-}
-
-fn settle(
-    picker: &mut EndpointPicker,
-    charge: Option<Charge>,
-    mut record: Box<ExchangeRecord>,
-    end: End,
-    now: Timestamp,
-) {
-    record.times.ended = now;
-    record.end = end;
-    picker.settle(charge, record);
-}
-
-/// Token counts without those that no context could hold.
-fn believable(usage: Usage) -> Usage {
-    let believed = |tokens: Option<u64>| tokens.filter(|&tokens| tokens <= MAX_TOKENS);
-    Usage {
-        prompt_tokens: believed(usage.prompt_tokens),
-        completion_tokens: believed(usage.completion_tokens),
-        total_tokens: believed(usage.total_tokens),
-        cached_tokens: believed(usage.cached_tokens),
-        reasoning_tokens: believed(usage.reasoning_tokens),
-    }
-}
-
-fn flags(info: &mut impl StreamInfo) -> Flags {
-    Flags(info.response_flags().unwrap_or(0))
-}
-
-/// The flags of an answer that Envoy made in the endpoint's place; `None` when the endpoint did answer.
-fn local_reply(status: u16, info: &mut impl StreamInfo) -> Option<Flags> {
-    if status < 400 {
-        return None;
-    }
-    let details = info.code_details()?;
-    (!details.is_empty() && !details.starts_with(b"via_upstream")).then(|| flags(info))
 }

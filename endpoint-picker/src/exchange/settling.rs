@@ -1,0 +1,77 @@
+//! The end of an exchange: what its answer was worth, and one record.
+
+use alloc::boxed::Box;
+
+use crate::accounts::Charge;
+use crate::ending::judge;
+use crate::openai::Usage;
+use crate::picker::EndpointPicker;
+use crate::record::{End, ExchangeRecord, ResponseOutcome, ResponseSummary};
+use crate::scheduling::{Failure, Observation};
+use crate::time::Timestamp;
+
+use super::states::{Answering, Sent};
+
+/// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
+/// round would take every other server's tokens of the model with it.
+const MAX_TOKENS: u64 = u32::MAX as u64;
+
+/// An answer is over: judges it, tells the scheduler, and settles.
+pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
+    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes } = answering;
+    let complete = end == End::Complete;
+    let facts = reader.finish();
+    let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
+    let verdict = judge(status, &facts, outcome);
+    let usage = believable(facts.usage.unwrap_or_default());
+    record.response = Some(ResponseSummary {
+        status,
+        bytes: facts.bytes.saturating_add(unread_bytes),
+        streamed,
+        outcome: verdict.outcome,
+        usage,
+        complete,
+    });
+    let end = match (end, verdict.failure) {
+        (End::Complete, Some((code, _))) => End::Failed(code),
+        (end, _) => end,
+    };
+    if let Some(endpoint) = charge.endpoint() {
+        let sent_at = charge.sent_at();
+        match verdict.failure {
+            // 5xx were observed with the headers.
+            Some((_, Some(Failure::ServerError))) => {}
+            Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
+            None if complete => {
+                let after_micros = now.micros_since(sent_at);
+                picker.observe(endpoint, &Observation::Finished { usage, after_micros }, sent_at, now);
+            }
+            _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
+        }
+    }
+    settle(picker, Some(charge), record, end, now);
+}
+
+pub(super) fn settle(
+    picker: &mut EndpointPicker,
+    charge: Option<Charge>,
+    mut record: Box<ExchangeRecord>,
+    end: End,
+    now: Timestamp,
+) {
+    record.times.ended = now;
+    record.end = end;
+    picker.settle(charge, record);
+}
+
+/// Token counts without those that no context could hold.
+fn believable(usage: Usage) -> Usage {
+    let believed = |tokens: Option<u64>| tokens.filter(|&tokens| tokens <= MAX_TOKENS);
+    Usage {
+        prompt_tokens: believed(usage.prompt_tokens),
+        completion_tokens: believed(usage.completion_tokens),
+        total_tokens: believed(usage.total_tokens),
+        cached_tokens: believed(usage.cached_tokens),
+        reasoning_tokens: believed(usage.reasoning_tokens),
+    }
+}

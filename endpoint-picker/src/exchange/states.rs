@@ -1,0 +1,82 @@
+//! The states of an exchange, each with what it needs and nothing else.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::accounts::Charge;
+use crate::head::ResponseHead;
+use crate::openai::{RequestScanner, ResponseReader};
+use crate::record::{ExchangeRecord, ResponseOutcome};
+use crate::rewrite::Splice;
+use crate::time::Timestamp;
+
+#[derive(Debug, Default)]
+pub(super) enum State {
+    /// No callback yet.
+    #[default]
+    New,
+    /// The body is being read.
+    Reading(Box<Reading>),
+    /// Everything needed for a pick is known.
+    Ready(Ready),
+    /// Passed on; no answer yet.
+    Sent(Sent),
+    /// The answer is coming.
+    Answering(Box<Answering>),
+    /// Settled, or none of the picker's business.
+    Done,
+}
+
+/// A request that has not been sent.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) record: Box<ExchangeRecord>,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) accepts_encoded: bool,
+    pub(super) has_content_length: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) request: Request,
+    pub(super) scanner: RequestScanner,
+}
+
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) request: Request,
+    pub(super) splice: Option<Splice>,
+    pub(super) prefix_hashes: Vec<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) record: Box<ExchangeRecord>,
+    pub(super) charge: Charge,
+}
+
+#[derive(Debug)]
+pub(super) struct Answering {
+    pub(super) sent: Sent,
+    pub(super) status: u16,
+    pub(super) streamed: bool,
+    pub(super) reader: ResponseReader,
+    /// Why the reader is shown nothing, if it is not.
+    pub(super) unread: Option<ResponseOutcome>,
+    /// Bytes that the reader was not shown.
+    pub(super) unread_bytes: u64,
+}
+
+impl Answering {
+    /// An answer that begins with these headers.
+    pub(super) fn begin(sent: Sent, head: &ResponseHead) -> Self {
+        let (reader, unread) = match sent.record.api {
+            Some(_) if head.status >= 300 => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
+            Some(_) if head.encoded => (ResponseReader::opaque(), Some(ResponseOutcome::Encoded)),
+            Some(api) if head.event_stream => (ResponseReader::sse(Some(api)), None),
+            Some(api) if head.json => (ResponseReader::json(Some(api)), None),
+            _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
+        };
+        Self { sent, status: head.status, streamed: head.event_stream, reader, unread, unread_bytes: 0 }
+    }
+}
