@@ -25,7 +25,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tally::{Figure, Outcome, Record, Tally, at_stake, labels, leaks};
 use tokio::task::{AbortHandle, JoinSet};
-use vitals::knows_models;
+use vitals::{knows_models, under_way};
 
 /// Pods: one may be in trouble, and the load of the others is still to be compared.
 const PODS: usize = 4;
@@ -323,7 +323,8 @@ fn counted(mishaps: &[Mishap]) -> String {
 async fn settle(stack: &Stack, figures: impl Fn(&Page) -> Vec<Figure>) -> anyhow::Result<bool> {
     let deadline = Instant::now() + SETTLE;
     loop {
-        let figures = figures(&stack.envoy_page().await?);
+        let mut figures = figures(&stack.envoy_page().await?);
+        figures.push(under_way(stack).await?);
         let agreed = figures.iter().all(Figure::agrees);
         if agreed || Instant::now() > deadline {
             for figure in &figures {

@@ -242,6 +242,8 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
     [
         Stat::ObjectiveRunningRequests.family().name,
         Stat::InFlightRequests.family().name,
+        Stat::PoolRunningRequests.family().name,
+        Stat::PoolPerPodQueueSize.family().name,
         "envoy_http_downstream_rq_active",
         "envoy_cluster_upstream_rq_active",
     ]

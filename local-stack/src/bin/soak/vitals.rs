@@ -10,6 +10,7 @@ use local_stack::{HttpClient, Page, Stack};
 use serde_json::json;
 
 use crate::client::Phase;
+use crate::tally::Figure;
 
 /// How often a sign is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -91,6 +92,16 @@ pub(crate) async fn returns(stack: &Stack, pod: usize) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
+}
+
+/// Requests that the pods themselves have, which must be none when nothing is under way.
+pub(crate) async fn under_way(stack: &Stack) -> anyhow::Result<Figure> {
+    let mut found = 0.0;
+    for pod in 0..stack.pods.len() {
+        let page = stack.pod_page(pod).await?;
+        found += page.sum("vllm:num_requests_running", &[]) + page.sum("vllm:num_requests_waiting", &[]);
+    }
+    Ok(Figure { name: "requests that pods run or queue".to_owned(), low: 0, high: 0, found })
 }
 
 async fn wait(stack: &Stack, what: &str, holds: impl Fn(&Page) -> bool) -> anyhow::Result<()> {
