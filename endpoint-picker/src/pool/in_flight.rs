@@ -65,18 +65,14 @@ impl InFlight {
     pub(super) fn sent(&mut self, at: Timestamp) {
         self.own = self.own.saturating_add(1);
         self.advance(slot(at));
-        if let Some(count) = self.recent.get_mut(index(slot(at))) {
+        if let Some(count) = self.recorded(at) {
             *count = count.saturating_add(1);
         }
     }
 
     pub(super) fn finished(&mut self, sent_at: Timestamp) {
         self.own = self.own.saturating_sub(1);
-        let number = slot(sent_at);
-        if number <= self.newest
-            && self.newest - number < SLOTS as u64
-            && let Some(count) = self.recent.get_mut(index(number))
-        {
+        if let Some(count) = self.recorded(sent_at) {
             *count = count.saturating_sub(1);
         }
     }
@@ -88,6 +84,12 @@ impl InFlight {
     pub(super) fn page_installed(&mut self, page_at: Timestamp) {
         self.others_at_page = self.others;
         self.at_page = self.total().saturating_sub(self.sent_since(page_at));
+    }
+
+    /// The slot of that moment; `None` when it is older than the record, or newer.
+    fn recorded(&mut self, at: Timestamp) -> Option<&mut u16> {
+        let age = self.newest.checked_sub(slot(at))?;
+        if age < SLOTS as u64 { self.recent.get_mut(index(slot(at))) } else { None }
     }
 
     /// Empties the slots between the newest one and `number`.
@@ -152,6 +154,16 @@ mod tests {
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (2, 1));
         in_flight.finished(at(0));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (1, 1));
+    }
+
+    #[test]
+    fn a_request_that_was_sent_long_ago_and_moves_here_now_is_not_a_recent_one() {
+        let mut in_flight = InFlight::default();
+        in_flight.sent(at(10_000));
+        in_flight.sent(at(1_000));
+        assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (2, 1));
+        in_flight.finished(at(1_000));
+        assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (1, 1));
     }
 
     #[test]
