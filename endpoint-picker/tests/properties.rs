@@ -241,7 +241,7 @@ proptest! {
         let id = pool.members()[0];
         let now = NOW.plus_micros(1_000_000);
         prop_assert!(!observe(&mut pool, id, false, NOW.plus_micros(first), now));
-        prop_assert_eq!(pool.endpoint(id).unwrap().health().standing(now.plus_micros(SUSPECT_MICROS)), Standing::Good);
+        prop_assert_eq!(pool.endpoint(id).unwrap().health().standing(now.plus_micros(SUSPECT_MICROS)), Standing::OnTrial);
         prop_assert!(observe(&mut pool, id, false, NOW.plus_micros(second), now));
         prop_assert_eq!(pool.endpoint(id).unwrap().health().standing(now), Standing::Ejected);
     }

@@ -27,8 +27,12 @@ pub const FORGIVEN_AFTER_MICROS: u64 = 60_000_000;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Health {
     state: State,
+    /// Failures since a request was last served to its end.
+    failures: u32,
     /// Ejections without [`FORGIVEN_AFTER_MICROS`] of health between them.
     ejections: u32,
+    /// The end of the last ejection.
+    well_since: Timestamp,
     /// When the newest request that was served well was sent, or when the sidecar saw the endpoint return.
     good_at: Option<Timestamp>,
     /// When the newest request that failed was sent.
@@ -37,18 +41,13 @@ pub struct Health {
     is_learnt: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum State {
-    /// Takes requests. `since`: the end of the last ejection.
-    Closed { failures: u32, suspect_until: Timestamp, since: Timestamp },
-    /// Ejected from `since` until `until`, and after that until a trial request is served well.
-    Open { since: Timestamp, until: Timestamp, trial_since: Option<Timestamp> },
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self::Closed { failures: 0, suspect_until: Timestamp::default(), since: Timestamp::default() }
-    }
+    /// Takes requests.
+    #[default]
+    Closed,
+    /// Ranks last, or is ejected, from `since` until `until`, and after that until a trial request is served.
+    Open { since: Timestamp, until: Timestamp, trial_since: Option<Timestamp>, is_ejection: bool },
 }
 
 /// What a worker holds against an endpoint, as workers tell each other.
@@ -79,26 +78,25 @@ impl Health {
     /// What the endpoint may be given now.
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
-        match self.state {
-            State::Closed { failures: 0, .. } => Standing::Good,
-            State::Closed { suspect_until, .. } if now < suspect_until => Standing::Suspect,
-            State::Closed { .. } => Standing::Good,
-            State::Open { until, .. } if now < until => Standing::Ejected,
-            State::Open { trial_since: Some(since), .. } if now.micros_since(since) < TRIAL_MICROS => Standing::Ejected,
-            State::Open { .. } => Standing::OnTrial,
+        let State::Open { until, trial_since, is_ejection, .. } = self.state else { return Standing::Good };
+        let is_tried = trial_since.is_some_and(|since| now.micros_since(since) < TRIAL_MICROS);
+        match is_ejection {
+            _ if now >= until && !is_tried => Standing::OnTrial,
+            true => Standing::Ejected,
+            false => Standing::Suspect,
         }
     }
 
-    /// When an ejected endpoint may be tried again; the past for one that may be tried now.
+    /// When an endpoint that ranks last or is ejected may be tried again; the past for any other.
     #[must_use]
     pub const fn until(&self) -> Timestamp {
         match self.state {
-            State::Closed { suspect_until, .. } => suspect_until,
+            State::Closed => self.well_since,
             State::Open { until, .. } => until,
         }
     }
 
-    /// A request goes to it now. True: it is the trial of an endpoint that was ejected.
+    /// A request goes to it now. True: it is the trial of an endpoint that failed.
     pub(super) fn sent(&mut self, now: Timestamp) -> bool {
         if self.standing(now) != Standing::OnTrial {
             return false;
@@ -119,8 +117,7 @@ impl Health {
     /// A request sent at `sent_at` began to be served. It ends an ejection, so that a long answer keeps nobody out, but forgives no
     /// failure: the answer may still break off.
     pub(super) fn answered(&mut self, sent_at: Timestamp, now: Timestamp) {
-        let is_news = self.bad_at.is_none_or(|bad_at| bad_at < sent_at);
-        if is_news && matches!(self.state, State::Open { .. }) {
+        if self.bad_at.is_none_or(|bad_at| bad_at < sent_at) {
             self.close(EJECT_AFTER_FAILURES - 1, now);
         }
     }
@@ -140,34 +137,29 @@ impl Health {
         }
         self.bad_at = self.bad_at.max(Some(sent_at));
         self.is_learnt = false;
-        match &mut self.state {
-            State::Closed { failures, suspect_until, since } => {
-                *failures = failures.saturating_add(1);
-                *suspect_until = now.plus_micros(SUSPECT_MICROS);
-                if *failures < EJECT_AFTER_FAILURES {
-                    return false;
-                }
-                if now.micros_since(*since) >= FORGIVEN_AFTER_MICROS {
-                    self.ejections = 0;
-                }
-            }
+        let is_ejected = match self.state {
             // It was sent before the ejection, of whose reason it is part.
-            State::Open { since, .. } if sent_at < *since => return false,
-            State::Open { .. } => {}
+            State::Open { since, is_ejection: true, .. } if sent_at < since => return false,
+            State::Open { is_ejection, .. } => is_ejection,
+            State::Closed => false,
+        };
+        self.failures = self.failures.saturating_add(1);
+        if self.failures < EJECT_AFTER_FAILURES {
+            self.open(now, now.plus_micros(SUSPECT_MICROS), false);
+            return false;
+        }
+        if !is_ejected && now.micros_since(self.well_since) >= FORGIVEN_AFTER_MICROS {
+            self.ejections = 0;
         }
         let micros = EJECTION_MICROS.saturating_mul(1 << self.ejections.min(10)).min(MAX_EJECTION_MICROS);
         self.ejections = self.ejections.saturating_add(1);
-        self.state = State::Open { since: now, until: now.plus_micros(micros), trial_since: None };
+        self.open(now, now.plus_micros(micros), true);
         true
     }
 
     /// What this worker's own requests hold against the endpoint now, for the other workers.
     pub(super) fn suspicion(&self, now: Timestamp) -> Option<Suspicion> {
-        let (until, is_ejection) = match self.state {
-            State::Closed { failures: 1.., suspect_until, .. } => (suspect_until, false),
-            State::Closed { .. } => return None,
-            State::Open { until, .. } => (until, true),
-        };
+        let State::Open { until, is_ejection, .. } = self.state else { return None };
         (now < until && !self.is_learnt).then_some(Suspicion { bad_at: self.bad_at?, until, is_ejection })
     }
 
@@ -176,18 +168,18 @@ impl Health {
     pub(super) fn learn(&mut self, suspicion: Suspicion, now: Timestamp) {
         let Suspicion { bad_at, until, is_ejection } = suspicion;
         let until = until.plus_micros(LEARNT_MICROS);
-        if self.good_at.is_some_and(|good_at| bad_at < good_at) || self.until() >= until || now >= until {
+        let is_ejected = matches!(self.state, State::Open { is_ejection: true, .. });
+        if self.good_at.is_some_and(|good_at| bad_at < good_at)
+            || self.until() >= until
+            || now >= until
+            || (is_ejected && !is_ejection)
+        {
             return;
         }
-        self.state = match self.state {
-            _ if is_ejection => State::Open { since: now, until, trial_since: None },
-            State::Closed { failures, since, .. } => {
-                State::Closed { failures: failures.max(1), suspect_until: until, since }
-            }
-            State::Open { .. } => return,
-        };
+        self.open(now, until, is_ejection);
         self.bad_at = self.bad_at.max(Some(bad_at));
         self.is_learnt = true;
+        self.failures = self.failures.max(if is_ejection { EJECT_AFTER_FAILURES } else { 1 });
         if is_ejection {
             self.ejections = self.ejections.max(1);
         }
@@ -198,17 +190,22 @@ impl Health {
     pub(super) fn returned(&mut self, at: Timestamp) {
         if self.bad_at.is_none_or(|bad_at| bad_at <= at) {
             self.good_at = self.good_at.max(Some(at));
-            let failures = if matches!(self.state, State::Open { .. }) { EJECT_AFTER_FAILURES - 1 } else { 0 };
-            self.close(failures, at);
+            let is_ejected = matches!(self.state, State::Open { is_ejection: true, .. });
+            self.close(if is_ejected { EJECT_AFTER_FAILURES - 1 } else { 0 }, at);
         }
     }
 
-    const fn close(&mut self, failures: u32, now: Timestamp) {
-        let since = match self.state {
-            State::Closed { since, .. } => since,
-            State::Open { .. } => now,
-        };
-        self.state = State::Closed { failures, suspect_until: now, since };
+    const fn open(&mut self, since: Timestamp, until: Timestamp, is_ejection: bool) {
+        self.state = State::Open { since, until, trial_since: None, is_ejection };
+    }
+
+    /// Takes requests again, with at most so many failures on record.
+    fn close(&mut self, failures: u32, now: Timestamp) {
+        if matches!(self.state, State::Open { is_ejection: true, .. }) {
+            self.well_since = now;
+        }
+        self.failures = self.failures.min(failures);
+        self.state = State::Closed;
     }
 }
 
@@ -234,7 +231,7 @@ mod tests {
     fn one_failure_ranks_last_for_a_second_and_two_eject() {
         let mut health = Health::default();
         health.failed(at(1_000), at(1_000));
-        assert_eq!([1_500, 2_000].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::Good]);
+        assert_eq!([1_500, 2_000].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::OnTrial]);
         assert!(health.failed(at(2_100), at(2_100)), "nothing was served well between the two");
         assert_eq!(
             [2_100, 4_099, 4_100].map(|now| health.standing(at(now))),
@@ -265,6 +262,18 @@ mod tests {
             sound.failed(at(request), at(request));
         }
         assert_eq!(sound.standing(at(3)), Standing::Ejected, "answers that break off are failures in a row");
+    }
+
+    #[test]
+    fn after_one_failure_too_one_request_tries_at_a_time() {
+        let mut health = Health::default();
+        health.failed(at(1_000), at(1_000));
+        assert!(health.sent(at(2_000)));
+        assert!(!health.sent(at(2_000)));
+        assert_eq!(health.standing(at(2_001)), Standing::Suspect, "it comes last, and is not left out");
+        health.answered(at(2_000), at(2_100));
+        assert_eq!(health.standing(at(2_100)), Standing::Good);
+        assert!(health.failed(at(2_200), at(2_200)), "what began well may still break off");
     }
 
     #[test]
@@ -355,7 +364,7 @@ mod tests {
         let suspicion = other.suspicion(at(1_100)).unwrap();
         let mut health = Health::default();
         health.learn(suspicion, at(1_100));
-        assert_eq!([2_249, 2_250].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::Good]);
+        assert_eq!([2_249, 2_250].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::OnTrial]);
         assert!(health.failed(at(2_300), at(2_300)));
     }
 

@@ -49,6 +49,20 @@ fn a_pod_that_answers_500_at_once_with_an_idle_page_does_not_take_the_pool() {
 }
 
 #[test]
+fn a_burst_meets_a_failing_pod_once_and_not_again_each_time_it_is_tried() {
+    let mut fleet = Fleet::new(1, 2, 3);
+    (fleet.pods[0].behaviour, fleet.pods[0].page) = (Behaviour::Answer { status: 500 }, PageKind::Idle);
+    for round in 0..40 {
+        for _ in 0..8 {
+            fleet.request("m");
+        }
+        fleet.run_for(100);
+        let most = if round < 10 { 3 } else { 8 };
+        assert!(fleet.pods[0].taken <= most, "{} in round {round}", fleet.pods[0].taken);
+    }
+}
+
+#[test]
 fn a_pod_that_answers_every_request_with_404_is_not_ejected() {
     let mut fleet = Fleet::new(1, 2, 3);
     fleet.pods[0].behaviour = Behaviour::Answer { status: 404 };
