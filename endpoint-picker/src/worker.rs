@@ -16,7 +16,7 @@ use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
-use crate::shared_data::{SetError, SharedData};
+use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
 use crate::time::Timestamp;
 
@@ -27,12 +27,9 @@ pub const DEFINING_TICK_MILLIS: u32 = 10;
 pub const UNUSED_TICK_MILLIS: u32 = 500;
 /// A worker looks for news this often: half the age that a sidecar's poll has on average when it arrives, for two host calls.
 pub const SERVING_TICK_MILLIS: u32 = 50;
-
 /// Posts that are remembered until a board contains them. The board contains the newest post of its moment, and a worker reads it on its
 /// next tick, so a few are enough.
 const MAX_REMEMBERED: usize = 8;
-/// Compare-and-swaps of the table of labels that may fail in a row before the next tick tries again.
-const ADMISSION_TRIES: usize = 8;
 
 /// One instance of the filter between requests.
 #[derive(Debug)]
@@ -346,23 +343,17 @@ fn admit(picker: &mut EndpointPicker, shared: &mut impl SharedData) {
     if !admission.has_proposals() {
         return;
     }
-    for _ in 0..ADMISSION_TRIES {
-        let held = shared.get(key::ADMISSION);
-        let cas = held.as_ref().map_or(u32::MAX, |&(_, cas)| cas);
-        let Some(grown) = admission.merge(held.as_ref().map(|(bytes, _)| bytes.as_slice())) else { break };
-        match shared.set(key::ADMISSION, &grown, cas) {
-            Ok(()) => {
-                admission.learn(&grown);
-                break;
-            }
-            Err(SetError::Changed) => {}
-            Err(SetError::Refused) => {
-                admission.give_up();
-                break;
-            }
-        }
+    let written = update(shared, key::ADMISSION, |held| {
+        let grown = admission.merge(held);
+        (grown.clone(), grown)
+    });
+    match written {
+        Ok(Some(grown)) => admission.learn(&grown),
+        // The stored table needs no change, or others were faster several times.
+        Ok(None) | Err(SetError::Changed) => {}
+        Err(SetError::Refused) => admission.give_up(),
     }
-    // Others were faster several times: the next tick tries again.
+    // Where others were faster, the next tick tries again.
     if !admission.has_proposals() {
         picker.settle_pending();
     }
