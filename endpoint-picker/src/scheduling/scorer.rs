@@ -71,6 +71,13 @@ impl Scorer {
         scores: &mut [f64],
         known: &mut Vec<f64>,
     ) {
+        if self == Self::ActiveRequests {
+            // Always known: nothing to assume, and no age.
+            for (score, endpoint) in scores.iter_mut().zip(endpoints(pool, candidates)) {
+                *score += weight * (1.0 - f64::from(endpoint.in_flight().total()) / IN_FLIGHT_SCALE);
+            }
+            return;
+        }
         let typical = Typical::of(self, pool, candidates, validity, known);
         for (score, endpoint) in scores.iter_mut().zip(endpoints(pool, candidates)) {
             let worth = validity.worth(pool, endpoint);
@@ -81,13 +88,12 @@ impl Scorer {
                 None => assumed(),
             };
             let unseen = || f64::from(endpoint.unseen(pool.confirmed_at()));
-            *score += weight
-                * match self {
-                    Self::Queue => 1.0 - (signal + unseen()) / WAITING_SCALE,
-                    Self::RunningRequests => 1.0 - (signal + unseen()) / RUNNING_SCALE,
-                    Self::KvCacheUtilization => 1.0 - signal.min(1.0),
-                    Self::ActiveRequests => 1.0 - f64::from(endpoint.in_flight().total()) / IN_FLIGHT_SCALE,
-                };
+            let cost = match self {
+                Self::Queue => (signal + unseen()) / WAITING_SCALE,
+                Self::RunningRequests => (signal + unseen()) / RUNNING_SCALE,
+                Self::KvCacheUtilization | Self::ActiveRequests => signal.min(1.0),
+            };
+            *score += weight * (1.0 - cost);
         }
     }
 
