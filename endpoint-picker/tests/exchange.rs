@@ -8,18 +8,19 @@
 
 #[path = "plain/host.rs"]
 mod host;
+#[path = "plain/stats.rs"]
+mod stats;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use catalogue::{Label, stat_name};
 use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
-use endpoint_picker::ledger::{SinkKind, StatSink};
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use stats::Stats;
 
 const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}}"#;
@@ -34,30 +35,6 @@ const MODEL: &str = "model_name=m;target_model_name=m;";
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 8000))
-}
-
-/// Envoy's stats.
-#[derive(Default)]
-struct Stats(Vec<(String, u64)>);
-
-impl StatSink for Stats {
-    fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
-        let name = stat_name(family, suffix, labels);
-        self.0.push((name, 0));
-        u32::try_from(self.0.len() - 1).ok()
-    }
-
-    fn add(&mut self, id: u32, delta: u64) {
-        self.0[id as usize].1 += delta;
-    }
-
-    fn set(&mut self, id: u32, value: u64) {
-        self.0[id as usize].1 = value;
-    }
-
-    fn has_time(&mut self) -> bool {
-        true
-    }
 }
 
 /// One picker with two equal endpoints, and time.
@@ -177,11 +154,7 @@ impl Scene {
         assert_eq!(self.in_flight(), 0);
         assert_eq!(self.picker.accounts().running().count(), 0);
         self.admit();
-        let mut stats = Stats::default();
-        let ledger = self.picker.telemetry_mut().ledger_mut();
-        ledger.define(&mut stats);
-        ledger.begin_flush();
-        assert!(ledger.flush(&mut stats));
+        let stats = Stats::of(self.picker.telemetry_mut().ledger_mut());
         stats.0.into_iter().filter(|(_, value)| *value > 0).collect()
     }
 }

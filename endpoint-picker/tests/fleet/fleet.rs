@@ -7,14 +7,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 
-use catalogue::{Label, stat_name};
 use endpoint_picker::exchange::{Outbound, StreamInfo};
 use endpoint_picker::head::{RequestHead, ResponseHead};
-use endpoint_picker::ledger::{SinkKind, StatSink};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 
 use crate::pod::{Behaviour, PageKind, Pod, Reaction};
+use crate::stats::Stats;
 
 const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
 const POLL_MILLIS: u64 = 50;
@@ -282,30 +281,9 @@ impl Fleet {
 
     /// Every stat that is not 0, summed over gateways and workers.
     pub(crate) fn stats(&mut self) -> BTreeMap<String, u64> {
-        #[derive(Default)]
-        struct Stats(Vec<(String, u64)>);
-        impl StatSink for Stats {
-            fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
-                self.0.push((stat_name(family, suffix, labels), 0));
-                u32::try_from(self.0.len() - 1).ok()
-            }
-            fn add(&mut self, id: u32, delta: u64) {
-                self.0[id as usize].1 += delta;
-            }
-            fn set(&mut self, id: u32, value: u64) {
-                self.0[id as usize].1 = value;
-            }
-            fn has_time(&mut self) -> bool {
-                true
-            }
-        }
         let mut sums = BTreeMap::new();
         for picker in self.gateways.iter_mut().flat_map(|gateway| &mut gateway.workers) {
-            let mut stats = Stats::default();
-            let ledger = picker.telemetry_mut().ledger_mut();
-            ledger.define(&mut stats);
-            ledger.begin_flush();
-            assert!(ledger.flush(&mut stats));
+            let stats = Stats::of(picker.telemetry_mut().ledger_mut());
             for (name, value) in stats.0 {
                 *sums.entry(name).or_default() += value;
             }

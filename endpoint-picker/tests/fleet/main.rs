@@ -9,3 +9,5 @@
 mod fleet;
 mod pod;
 mod scenarios;
+#[path = "../plain/stats.rs"]
+mod stats;
