@@ -235,6 +235,7 @@ impl Values {
             State::Unknown => "unknown",
             State::Sleeping => "sleeping",
             State::Unready => "unready",
+            State::Frozen => "frozen",
         };
         self.add(Stat::Endpoints, &[pool, state], 1);
         self.add(Stat::PoolReadyPods, &[pool], u64::from(load.state == State::Fresh));

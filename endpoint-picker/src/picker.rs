@@ -77,7 +77,7 @@ impl EndpointPicker {
         let name = self.config.pool.as_str();
         self.routing.pool.install_membership(membership, name);
         let models = membership.pool(name).map(|(pool, _)| pool.models.as_slice()).unwrap_or_default();
-        self.telemetry.membership_installed(&self.routing.pool, models.iter().map(alloc::string::String::as_str));
+        self.telemetry.membership_installed(&self.routing.pool, models.iter().map(|model| model.name.as_str()));
     }
 
     /// Replaces how loaded the endpoints are by what this host received at `received_at`.

@@ -175,6 +175,7 @@ impl EndpointState {
             num_gpu_blocks: signals.num_gpu_blocks,
             max_lora: signals.lora.as_ref().and_then(|lora| lora.max),
             started_at_ms: signals.started_at_ms,
+            incarnation: 0,
         }
     }
 }

@@ -14,12 +14,13 @@ use crate::page::OwnFamily;
 use crate::pool::PoolState;
 use crate::signals::Signals;
 
-const STATES: [(State, &str); 5] = [
+const STATES: [(State, &str); 6] = [
     (State::Unknown, "unknown"),
     (State::Fresh, "fresh"),
     (State::Stale, "stale"),
     (State::Sleeping, "sleeping"),
     (State::Unready, "unready"),
+    (State::Frozen, "frozen"),
 ];
 
 /// A state's value of the label `state`.

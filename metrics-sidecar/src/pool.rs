@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapshot::{AdapterUse, PoolMembers};
+use snapshot::{AdapterUse, PoolMembers, ServedModel};
 
 use crate::endpoint::{DiscoveredPod, EndpointState};
 use crate::outcome::Durations;
@@ -157,7 +157,7 @@ impl PoolState {
             name: self.name.clone(),
             endpoints: self.endpoints.iter().map(|endpoint| endpoint.target.identity()).collect(),
             adapters: self.adapters.clone(),
-            models: self.models.clone(),
+            models: self.models.iter().map(|name| ServedModel { name: name.clone(), ..ServedModel::default() }).collect(),
         }
     }
 

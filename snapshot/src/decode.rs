@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use prost::Message;
 
-use crate::{AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, Snapshot, State, wire};
+use crate::{AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, ServedModel, Snapshot, State, wire};
 
 /// Why bytes are not a snapshot.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum DecodeError {
     /// The same address twice in a pool.
     #[error("endpoint {0} is listed twice")]
     DuplicateEndpoint(SocketAddr),
+    /// An endpoint that serves a model that is not there.
+    #[error("endpoint {0} serves a model that is not listed")]
+    Model(SocketAddr),
     /// A usage that is not a ratio from 0 to 1.
     #[error("KV cache usage of endpoint {0} is not a ratio from 0 to 1")]
     KvCacheUsage(usize),
@@ -93,7 +96,14 @@ impl PoolMembers {
         if let Some(&[twice, _]) = addresses.array_windows::<2>().find(|[left, right]| left == right) {
             return Err(DecodeError::DuplicateEndpoint(twice));
         }
-        Ok(Self { name: raw.name, endpoints, adapters: raw.adapters, models: raw.models })
+        let models: Vec<ServedModel> = raw.models.into_iter().map(ServedModel::from_wire).collect();
+        for endpoint in &endpoints {
+            let mut places = endpoint.models.iter().flatten();
+            if places.any(|&place| place as usize >= models.len()) {
+                return Err(DecodeError::Model(endpoint.address));
+            }
+        }
+        Ok(Self { name: raw.name, endpoints, adapters: raw.adapters, models })
     }
 }
 
@@ -101,7 +111,14 @@ impl EndpointIdentity {
     fn from_wire(raw: wire::EndpointIdentity) -> Result<Self, DecodeError> {
         let Ok(address) = raw.address.parse() else { return Err(DecodeError::Address(raw.address)) };
         let labels = raw.labels.into_iter().map(|label| (label.name, label.value)).collect();
-        Ok(Self { address, pod: raw.pod, namespace: raw.namespace, labels })
+        let models = raw.lists_models.then_some(raw.models);
+        Ok(Self { address, pod: raw.pod, namespace: raw.namespace, labels, models })
+    }
+}
+
+impl ServedModel {
+    fn from_wire(raw: wire::ServedModel) -> Self {
+        Self { name: raw.name, parent: raw.parent, max_model_len: raw.max_model_len }
     }
 }
 
@@ -159,6 +176,7 @@ impl Load {
             wire::State::Stale => State::Stale,
             wire::State::Sleeping => State::Sleeping,
             wire::State::Unready => State::Unready,
+            wire::State::Frozen => State::Frozen,
         };
         if raw.kv_cache_usage.is_some_and(|usage| !(0.0..=1.0).contains(&usage)) {
             return None;
@@ -173,6 +191,7 @@ impl Load {
             num_gpu_blocks: raw.num_gpu_blocks,
             max_lora: raw.max_lora,
             started_at_ms: raw.started_at_ms,
+            incarnation: raw.incarnation,
         })
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use prost::Message;
 
-use crate::{EndpointIdentity, Load, Loads, Membership, PoolMembers, Snapshot, State, wire};
+use crate::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, Snapshot, State, wire};
 
 impl Snapshot {
     /// Writes the snapshot for the wire.
@@ -41,7 +41,7 @@ impl PoolMembers {
             name: self.name.clone(),
             endpoints: self.endpoints.iter().map(EndpointIdentity::to_wire).collect(),
             adapters: self.adapters.clone(),
-            models: self.models.clone(),
+            models: self.models.iter().map(ServedModel::to_wire).collect(),
         }
     }
 }
@@ -54,7 +54,15 @@ impl EndpointIdentity {
             pod: self.pod.clone(),
             namespace: self.namespace.clone(),
             labels: labels.collect(),
+            lists_models: self.models.is_some(),
+            models: self.models.clone().unwrap_or_default(),
         }
+    }
+}
+
+impl ServedModel {
+    fn to_wire(&self) -> wire::ServedModel {
+        wire::ServedModel { name: self.name.clone(), parent: self.parent.clone(), max_model_len: self.max_model_len }
     }
 }
 
@@ -90,6 +98,7 @@ impl Load {
             State::Stale => wire::State::Stale,
             State::Sleeping => wire::State::Sleeping,
             State::Unready => wire::State::Unready,
+            State::Frozen => wire::State::Frozen,
         };
         wire::Load {
             state: state.into(),
@@ -101,6 +110,7 @@ impl Load {
             num_gpu_blocks: self.num_gpu_blocks,
             max_lora: self.max_lora,
             started_at_ms: self.started_at_ms,
+            incarnation: self.incarnation,
         }
     }
 }

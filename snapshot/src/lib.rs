@@ -65,8 +65,19 @@ pub struct PoolMembers {
     pub endpoints: Vec<EndpointIdentity>,
     /// LoRA adapters that some endpoint of the pool reported.
     pub adapters: Vec<String>,
-    /// Models and adapters that the pool's endpoints list under `/v1/models`.
-    pub models: Vec<String>,
+    /// What the pool's endpoints list under `/v1/models`.
+    pub models: Vec<ServedModel>,
+}
+
+/// A model or an adapter that some endpoint serves. Where endpoints differ in it, each difference is an entry of its own.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct ServedModel {
+    /// The name that requests ask for.
+    pub name: String,
+    /// The base model of an adapter; empty: it is no adapter, or its server does not say.
+    pub parent: String,
+    /// Longest prompt and answer together, in tokens, where the server says.
+    pub max_model_len: Option<u32>,
 }
 
 /// Who an endpoint is.
@@ -80,13 +91,15 @@ pub struct EndpointIdentity {
     pub namespace: String,
     /// Labels of the pod, name and value.
     pub labels: Vec<(String, String)>,
+    /// What it serves, as positions in [`PoolMembers::models`]; `None`: its `/v1/models` was never read.
+    pub models: Option<Vec<u32>>,
 }
 
 impl EndpointIdentity {
     /// An endpoint of which nothing but the address is known.
     #[must_use]
     pub const fn unnamed(address: SocketAddr) -> Self {
-        Self { address, pod: String::new(), namespace: String::new(), labels: Vec::new() }
+        Self { address, pod: String::new(), namespace: String::new(), labels: Vec::new(), models: None }
     }
 
     /// The name for labels: the pod's, or the address where discovery knows no name.
@@ -134,6 +147,8 @@ pub struct Load {
     pub max_lora: Option<u32>,
     /// When the engine's process started, in milliseconds since the Unix epoch: another value means another process.
     pub started_at_ms: Option<u64>,
+    /// Another value means that the engine began anew, as its start time or counters that fell say: its caches are empty.
+    pub incarnation: u32,
 }
 
 /// An adapter in use on an endpoint.
@@ -161,6 +176,8 @@ pub enum State {
     Sleeping,
     /// Active health checks or the operator say that it takes no traffic.
     Unready,
+    /// It has requests, and its counters of tokens and iterations stand still.
+    Frozen,
 }
 
 impl Membership {

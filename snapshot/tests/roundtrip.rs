@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test file: a failure here is the test's failure")]
 
 use snapshot::{
-    AdapterUse, DecodeError, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, Snapshot, State,
+    AdapterUse, DecodeError, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, ServedModel,
+    Snapshot, State,
 };
 
 fn identity(address: &str) -> EndpointIdentity {
@@ -12,6 +13,10 @@ fn identity(address: &str) -> EndpointIdentity {
         labels: vec![("app".into(), "vllm".into())],
         ..EndpointIdentity::unnamed(address.parse().unwrap())
     }
+}
+
+fn served(name: &str, parent: &str) -> ServedModel {
+    ServedModel { name: name.into(), parent: parent.into(), max_model_len: Some(8192) }
 }
 
 fn snapshot(addresses: &[&str]) -> Snapshot {
@@ -27,7 +32,7 @@ fn snapshot(addresses: &[&str]) -> Snapshot {
         name: "p".into(),
         endpoints: addresses.iter().map(|address| identity(address)).collect(),
         adapters: vec!["a".into()],
-        models: vec!["m".into(), "a".into()],
+        models: vec![served("m", ""), served("a", "m")],
     };
     let loads = Loads {
         epoch: 7,

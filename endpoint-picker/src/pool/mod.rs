@@ -179,7 +179,7 @@ impl Pool {
             State::Unready => Availability::Unready,
             State::Sleeping => Availability::Sleeping,
             State::Fresh if is_confirmed => Availability::Fresh,
-            State::Fresh | State::Stale | State::Unknown => Availability::Stale,
+            State::Fresh | State::Stale | State::Unknown | State::Frozen => Availability::Stale,
         }
     }
 

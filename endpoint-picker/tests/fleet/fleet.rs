@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use endpoint_picker::exchange::{Outbound, StreamInfo};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
 
 use crate::pod::{Behaviour, PageKind, Pod, Reaction};
 use crate::stats::Stats;
@@ -160,7 +160,7 @@ impl Fleet {
         self.membership_version += 1;
         let endpoints = self.members.iter().map(|&pod| EndpointIdentity::unnamed(self.pods[pod].address)).collect();
         let pool =
-            PoolMembers { name: "default".into(), endpoints, models: vec!["m".into()], ..PoolMembers::default() };
+            PoolMembers { name: "default".into(), endpoints, models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }], ..PoolMembers::default() };
         let membership = Membership { epoch: 1, version: self.membership_version, pools: vec![pool] };
         for gateway in &mut self.gateways {
             for worker in &mut gateway.workers {

@@ -27,9 +27,20 @@ pub struct PoolMembers {
     /// Names of LoRA adapters that some endpoint reported; AdapterUse refers to them by position.
     #[prost(string, repeated, tag = "3")]
     pub adapters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Names of models and adapters that the pool's endpoints list under /v1/models.
-    #[prost(string, repeated, tag = "4")]
-    pub models: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the pool's endpoints list under /v1/models, EndpointIdentity refers to them by position.
+    #[prost(message, repeated, tag = "5")]
+    pub models: ::prost::alloc::vec::Vec<ServedModel>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServedModel {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The base model of an adapter; empty: it is no adapter, or its server does not say.
+    #[prost(string, tag = "2")]
+    pub parent: ::prost::alloc::string::String,
+    /// Longest prompt and answer together, in tokens. Where endpoints differ, each difference is an entry of its own under the same name.
+    #[prost(uint32, optional, tag = "3")]
+    pub max_model_len: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EndpointIdentity {
@@ -43,6 +54,12 @@ pub struct EndpointIdentity {
     pub namespace: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub labels: ::prost::alloc::vec::Vec<Label>,
+    /// Its /v1/models was read: it serves what `models` says and nothing else.
+    #[prost(bool, tag = "5")]
+    pub lists_models: bool,
+    /// Positions in PoolMembers.models.
+    #[prost(uint32, repeated, tag = "6")]
+    pub models: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Label {
@@ -94,6 +111,9 @@ pub struct Load {
     /// When the engine's process started, milliseconds since the Unix epoch: another value means another process.
     #[prost(uint64, optional, tag = "9")]
     pub started_at_ms: ::core::option::Option<u64>,
+    /// Grows when the engine began anew, as its start time or counters that fell say: its caches are empty then.
+    #[prost(uint32, tag = "10")]
+    pub incarnation: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdapterUse {
@@ -120,6 +140,8 @@ pub enum State {
     Sleeping = 3,
     /// Active health checks or the operator say that it takes no traffic.
     Unready = 4,
+    /// It has requests, and its counters of tokens and iterations stand still.
+    Frozen = 5,
 }
 impl State {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -133,6 +155,7 @@ impl State {
             Self::Stale => "STATE_STALE",
             Self::Sleeping => "STATE_SLEEPING",
             Self::Unready => "STATE_UNREADY",
+            Self::Frozen => "STATE_FROZEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -143,6 +166,7 @@ impl State {
             "STATE_STALE" => Some(Self::Stale),
             "STATE_SLEEPING" => Some(Self::Sleeping),
             "STATE_UNREADY" => Some(Self::Unready),
+            "STATE_FROZEN" => Some(Self::Frozen),
             _ => None,
         }
     }
