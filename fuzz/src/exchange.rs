@@ -11,7 +11,7 @@ use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::pool::EndpointId;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
 
 use crate::host::Info;
 use crate::stats::Stats;
@@ -522,6 +522,7 @@ impl Scene {
             })
             .collect();
         let models = vec!["m".to_owned(), format!("listed-{first}")];
+        let models = models.into_iter().map(|name| ServedModel { name, ..ServedModel::default() }).collect();
         let pool =
             PoolMembers { name: "default".to_owned(), endpoints: identities.clone(), models, ..PoolMembers::default() };
         self.picker.install_membership(&Membership { epoch: 1, version: self.version, pools: vec![pool] });

@@ -157,7 +157,11 @@ impl PoolState {
             name: self.name.clone(),
             endpoints: self.endpoints.iter().map(|endpoint| endpoint.target.identity()).collect(),
             adapters: self.adapters.clone(),
-            models: self.models.iter().map(|name| ServedModel { name: name.clone(), ..ServedModel::default() }).collect(),
+            models: self
+                .models
+                .iter()
+                .map(|name| ServedModel { name: name.clone(), ..ServedModel::default() })
+                .collect(),
         }
     }
 

@@ -6,7 +6,10 @@ use core::net::SocketAddr;
 
 use prost::Message;
 
-use crate::{AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, ServedModel, Snapshot, State, wire};
+use crate::{
+    AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, ServedModel, Snapshot, State,
+    wire,
+};
 
 /// Why bytes are not a snapshot.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

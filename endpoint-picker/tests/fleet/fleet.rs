@@ -159,8 +159,12 @@ impl Fleet {
         self.members = members;
         self.membership_version += 1;
         let endpoints = self.members.iter().map(|&pod| EndpointIdentity::unnamed(self.pods[pod].address)).collect();
-        let pool =
-            PoolMembers { name: "default".into(), endpoints, models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }], ..PoolMembers::default() };
+        let pool = PoolMembers {
+            name: "default".into(),
+            endpoints,
+            models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }],
+            ..PoolMembers::default()
+        };
         let membership = Membership { epoch: 1, version: self.membership_version, pools: vec![pool] };
         for gateway in &mut self.gateways {
             for worker in &mut gateway.workers {
