@@ -15,7 +15,7 @@ use endpoint_picker::pool::Pool;
 use endpoint_picker::rng::Rng;
 use endpoint_picker::scheduling::{Decision, Observation, PickRequest, Scheduler};
 use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{AdapterUse, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, State};
+use snapshot::{AdapterUse, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, ServedModel, State};
 
 use host::Info;
 
@@ -44,7 +44,7 @@ fn membership() -> Membership {
         name: "default".into(),
         endpoints: (0..ENDPOINTS).map(identity).collect(),
         adapters: vec!["lora".into()],
-        models: vec!["m".into()],
+        models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }],
     };
     Membership { epoch: 1, version: 1, pools: vec![pool] }
 }

@@ -21,12 +21,12 @@ pub use stream_info::StreamInfo;
 
 use crate::config::{MissingModel, NoEndpoint, scan_options};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, RequestError, RequestFacts, RequestScanner};
+use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, estimated_tokens};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest};
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
@@ -83,14 +83,14 @@ impl Exchange {
         end: bool,
         now: Timestamp,
     ) -> Directive {
-        let Route::Inference(api) = route else { return self.ready(request, None, Vec::new()) };
+        let Route::Inference(api) = route else { return self.ready(request, None, PromptDigest::default()) };
         request.record.api = Some(api);
         if end {
             return self.refuse_body(picker, request.record, &RequestError::Empty, now);
         }
         if head.encoded {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
-            return self.ready(request, None, Vec::new());
+            return self.ready(request, None, PromptDigest::default());
         }
         let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
             Ok(scanner) => scanner,
@@ -135,16 +135,18 @@ impl Exchange {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
-        let State::Ready(Ready { request, splice, prefix_hashes }) = self.take() else { return Directive::Continue };
+        let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
         let Request { mut record, deadline, accepts_encoded, has_content_length } = request;
         let decision = picker.pick(
             &PickRequest {
                 target_model: &record.target_model,
-                prefix_hashes: &prefix_hashes,
-                prompt_tokens: estimated_tokens(record.request.prompt_bytes),
+                prompt: Some(&prompt),
+                prompt_bytes: record.request.prompt_bytes,
                 max_tokens: record.request.max_tokens,
                 priority: record.priority,
                 deadline,
+                pinned: None,
+                session: None,
             },
             now,
         );
@@ -351,8 +353,8 @@ impl Exchange {
         }
     }
 
-    fn ready(&mut self, request: Request, splice: Option<Splice>, prefix_hashes: Vec<u64>) -> Directive {
-        self.state = State::Ready(Ready { request, splice, prefix_hashes });
+    fn ready(&mut self, request: Request, splice: Option<Splice>, prompt: PromptDigest) -> Directive {
+        self.state = State::Ready(Ready { request, splice, prompt });
         Directive::Pick
     }
 
@@ -448,6 +450,6 @@ impl Exchange {
             record.target_model.clone_from(&model);
         }
         record.model = model;
-        self.ready(request, splice, facts.prefix_hashes)
+        self.ready(request, splice, facts.prompt)
     }
 }

@@ -1,11 +1,10 @@
 //! The states of an exchange, each with what it needs and nothing else.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use crate::accounts::Charge;
 use crate::head::ResponseHead;
-use crate::openai::{RequestScanner, ResponseReader};
+use crate::openai::{PromptDigest, RequestScanner, ResponseReader};
 use crate::record::{ExchangeRecord, ResponseOutcome};
 use crate::rewrite::Splice;
 use crate::time::Timestamp;
@@ -46,7 +45,7 @@ pub(super) struct Reading {
 pub(super) struct Ready {
     pub(super) request: Request,
     pub(super) splice: Option<Splice>,
-    pub(super) prefix_hashes: Vec<u64>,
+    pub(super) prompt: PromptDigest,
 }
 
 #[derive(Debug)]

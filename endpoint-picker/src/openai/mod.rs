@@ -14,5 +14,6 @@ pub mod response;
 pub mod sse;
 
 pub use api::Api;
+pub use prefix::{PrefixMark, PromptDigest};
 pub use request::{Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
 pub use response::{Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};

@@ -49,9 +49,7 @@ pub(super) fn narrow(
             (Availability::Fresh | Availability::Stale, Standing::Ejected) => {
                 excluded.push((Exclusion::Ejected(endpoint.health().until()), id));
             }
-            (Availability::Fresh, standing) => {
-                candidates.push(Candidate { id, is_last: standing == Standing::Suspect })
-            }
+            (Availability::Fresh, standing) => candidates.push(Candidate::new(id, standing == Standing::Suspect)),
             (Availability::Stale, Standing::Suspect) => {
                 excluded.push((Exclusion::Ejected(endpoint.health().until()), id))
             }
@@ -63,17 +61,14 @@ pub(super) fn narrow(
     if candidates.len() < least {
         // All stale ones or none: choosing among them would be by chance.
         candidates.extend(
-            excluded
-                .iter()
-                .filter(|(why, _)| *why == Exclusion::Stale)
-                .map(|&(_, id)| Candidate { id, is_last: false }),
+            excluded.iter().filter(|(why, _)| *why == Exclusion::Stale).map(|&(_, id)| Candidate::new(id, false)),
         );
     }
     if candidates.len() < least {
         excluded.retain(|(why, _)| *why != Exclusion::Stale);
         excluded.sort_unstable();
         let missing = least - candidates.len();
-        candidates.extend(excluded.iter().take(missing).map(|&(_, id)| Candidate { id, is_last: true }));
+        candidates.extend(excluded.iter().take(missing).map(|&(_, id)| Candidate::new(id, true)));
     }
     ground
 }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 pub use decision::{Decision, MAX_RANKED, Ranked, Reason};
 pub use profile::{Picker, Profile};
-pub use request::{Failure, Observation, PickRequest, estimated_tokens};
+pub use request::{Failure, Observation, PickRequest};
 pub use scorer::Scorer;
 
 use crate::pool::{EndpointId, Pool};

@@ -1,6 +1,7 @@
 //! What a pick is told of its request, and what is told back of how it went.
 
-use crate::openai::Usage;
+use crate::openai::{PromptDigest, Usage};
+use crate::pool::EndpointId;
 use crate::time::Timestamp;
 
 /// One request, as far as a pick may depend on it.
@@ -8,25 +9,20 @@ use crate::time::Timestamp;
 pub struct PickRequest<'a> {
     /// The model that is asked of the endpoint; empty when the request names none.
     pub target_model: &'a str,
-    /// Hashes of the prompt's blocks, each covering all before it; empty when nobody asked for them.
-    pub prefix_hashes: &'a [u64],
-    /// Length of the prompt in tokens, estimated from its bytes.
-    pub prompt_tokens: u64,
+    /// What the prompt begins with; `None`: it has none, or nobody reads it.
+    pub prompt: Option<&'a PromptDigest>,
+    /// Length of the prompt in bytes of its texts.
+    pub prompt_bytes: u64,
     /// Most tokens that may be generated, where the request sets a limit.
     pub max_tokens: Option<u64>,
     /// Priority of its objective; higher is more urgent.
     pub priority: i64,
     /// When the client stops waiting, where it said so.
     pub deadline: Option<Timestamp>,
-}
-
-/// Bytes of prompt text that make one token, about: English text under the vocabularies of current models has 3.5 to 4.5.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// Tokens of a prompt of so many bytes, about.
-#[must_use]
-pub const fn estimated_tokens(prompt_bytes: u64) -> u64 {
-    prompt_bytes.div_ceil(BYTES_PER_TOKEN)
+    /// The only endpoint that can answer: it made the response that is asked for.
+    pub pinned: Option<EndpointId>,
+    /// The endpoint that served the client's session so far.
+    pub session: Option<EndpointId>,
 }
 
 /// What became of a request at an endpoint.

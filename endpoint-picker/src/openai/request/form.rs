@@ -7,6 +7,7 @@ use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, w
 use crate::openai::api::Api;
 use crate::openai::json::Scalar;
 use crate::openai::multipart::Parts;
+use crate::openai::prefix::PromptDigest;
 
 /// A part that says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Form {
             max_tokens: self.max_tokens,
             priority: self.priority,
             prompt_bytes: 0,
-            prefix_hashes: Vec::new(),
+            prompt: PromptDigest::default(),
         })
     }
 

@@ -1,13 +1,13 @@
 //! The facts of a JSON body.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String};
 use core::ops::Range;
 
 use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
 use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch};
-use crate::openai::prefix::{PromptHasher, Section};
+use crate::openai::prefix::{PromptDigest, PromptHasher, Section};
 
 const MODEL: Node = 2;
 const STREAM: Node = 3;
@@ -40,6 +40,8 @@ pub(super) struct JsonBody {
     /// `None` while hashing is off.
     hasher: Option<Box<PromptHasher>>,
     prompt_bytes: u64,
+    /// Arrays and objects of the prompt that are open.
+    prompt_depth: u32,
 }
 
 impl JsonBody {
@@ -59,6 +61,7 @@ impl JsonBody {
             priority: None,
             hasher: PromptHasher::new(options.prefix_block_bytes, options.max_prefix_blocks).map(Box::new),
             prompt_bytes: 0,
+            prompt_depth: 0,
         }
     }
 
@@ -68,10 +71,10 @@ impl JsonBody {
             return Err(RequestError::NotAnObject);
         }
         let model = self.models.model(Notation::Json)?;
-        let prefix_hashes = match (self.hasher, &model) {
-            (None, _) => Vec::new(),
-            (Some(hasher), Model::Missing) => hasher.hashes(""),
-            (Some(hasher), Model::Named { name, .. }) => hasher.hashes(name),
+        let prompt = match (self.hasher, &model) {
+            (None, _) => PromptDigest::default(),
+            (Some(hasher), Model::Missing) => hasher.digest(""),
+            (Some(hasher), Model::Named { name, .. }) => hasher.digest(name),
         };
         let stream = self.stream || self.event_format;
         let always_includes_usage = matches!(self.api, Api::Messages | Api::Responses);
@@ -84,7 +87,7 @@ impl JsonBody {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             priority: self.priority,
             prompt_bytes: self.prompt_bytes,
-            prefix_hashes,
+            prompt,
         })
     }
 
@@ -223,13 +226,23 @@ impl Watch for JsonBody {
             PRIORITY => self.priority = None,
             STREAM_FORMAT => self.event_format = false,
             SALT => self.end_salt(false),
+            PROMPT => self.prompt_depth = self.prompt_depth.saturating_add(1),
             _ => {}
         }
     }
 
     fn close(&mut self, node: Node, end: u64) {
-        if node == MODEL {
-            self.models.add(ModelValue::NotAString, self.model_at..end);
+        match node {
+            MODEL => self.models.add(ModelValue::NotAString, self.model_at..end),
+            PROMPT => {
+                self.prompt_depth = self.prompt_depth.saturating_sub(1);
+                if self.prompt_depth == 1
+                    && let Some(hasher) = &mut self.hasher
+                {
+                    hasher.end_head();
+                }
+            }
+            _ => {}
         }
     }
 }
