@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod openai;
 pub mod picker;
 pub mod pool;
+pub mod prefix_index;
 pub mod record;
 pub mod reply;
 pub mod rewrite;
