@@ -200,13 +200,7 @@ impl Config {
             .list("scorers", errors)
             .map(|items| items.into_iter().filter_map(|item| read_scorer(item, errors)).collect());
         let profile = Profile {
-            scorers: scorers.unwrap_or_else(|| {
-                alloc::vec![
-                    (Scorer::Queue, DEFAULT_WEIGHT),
-                    (Scorer::KvCacheUtilization, DEFAULT_WEIGHT),
-                    (Scorer::ActiveRequests, DEFAULT_IN_FLIGHT_WEIGHT),
-                ]
-            }),
+            scorers: scorers.unwrap_or_else(|| alloc::vec![(Scorer::PredictedLatency, 1.0)]),
             picker: scheduling
                 .choice("picker", &[("max-score-picker", Picker::MaxScore), ("random-picker", Picker::Random)], errors)
                 .unwrap_or(Picker::MaxScore),
@@ -424,8 +418,7 @@ mod tests {
         let config = filter("");
         assert_eq!(config, filter("{}"));
         assert_eq!(config.pool, "default");
-        let scorers = [(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
-        assert_eq!(config.profile.scorers, scorers);
+        assert_eq!(config.profile.scorers, [(Scorer::PredictedLatency, 1.0)]);
         assert_eq!(config.sidecar.cluster, DEFAULT_SIDECAR_CLUSTER);
         assert_eq!(config.stats, StatsConfig::default());
     }

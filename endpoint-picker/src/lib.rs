@@ -24,6 +24,7 @@ pub mod flusher;
 pub mod gauges;
 pub mod head;
 pub mod holder;
+pub mod learning;
 pub mod lease;
 pub mod ledger;
 pub mod openai;

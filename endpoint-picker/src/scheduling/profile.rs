@@ -19,6 +19,14 @@ pub struct Profile {
     pub max_excluded_percent: u8,
 }
 
+impl Profile {
+    /// Whether some scorer asks what a request would take, so that prompts are hashed and answers taught.
+    #[must_use]
+    pub fn needs_outlooks(&self) -> bool {
+        self.scorers.iter().any(|(scorer, _)| scorer.needs_outlooks())
+    }
+}
+
 /// What ranks the scores.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Picker {

@@ -14,6 +14,7 @@ use crate::pool::{Endpoint, Pool};
 use crate::time::Timestamp;
 
 use super::candidate::Candidate;
+use super::forecast::Outlook;
 
 /// Requests waiting that cost a whole score. One then weighs as much as a tenth of the KV cache: at the depth of 5 that pickers take for
 /// saturation, a queue costs as much as a cache that is half full.
@@ -36,6 +37,10 @@ pub enum Scorer {
     RunningRequests,
     /// `active-request-scorer`: requests of this proxy in flight.
     ActiveRequests,
+    /// `predicted-latency-scorer`: what the request would cost, in time.
+    PredictedLatency,
+    /// `lmetric-scorer`: tokens to compute times requests.
+    LMetric,
 }
 
 /// What the signals of one pick are worth.
@@ -48,7 +53,14 @@ pub(super) struct Validity {
 
 impl Scorer {
     /// Every scorer.
-    pub const ALL: [Self; 4] = [Self::Queue, Self::KvCacheUtilization, Self::RunningRequests, Self::ActiveRequests];
+    pub const ALL: [Self; 6] = [
+        Self::Queue,
+        Self::KvCacheUtilization,
+        Self::RunningRequests,
+        Self::ActiveRequests,
+        Self::PredictedLatency,
+        Self::LMetric,
+    ];
 
     /// The plugin's name in configurations.
     #[must_use]
@@ -58,6 +70,8 @@ impl Scorer {
             Self::KvCacheUtilization => "kv-cache-utilization-scorer",
             Self::RunningRequests => "running-requests-size-scorer",
             Self::ActiveRequests => "active-request-scorer",
+            Self::PredictedLatency => "predicted-latency-scorer",
+            Self::LMetric => "lmetric-scorer",
         }
     }
 
@@ -68,9 +82,18 @@ impl Scorer {
         candidates: &[Candidate],
         validity: Validity,
         weight: f64,
+        outlooks: &[Outlook],
         scores: &mut [f64],
         known: &mut Vec<f64>,
     ) {
+        if self.needs_outlooks() {
+            let cost = |outlook: &Outlook| if self == Self::LMetric { outlook.product } else { outlook.cost };
+            let lowest = outlooks.iter().map(cost).fold(f64::INFINITY, f64::min);
+            for (score, outlook) in scores.iter_mut().zip(outlooks) {
+                *score += weight * lowest / cost(outlook).max(f64::MIN_POSITIVE);
+            }
+            return;
+        }
         if self == Self::ActiveRequests {
             // Always known: nothing to assume, and no age.
             for (score, endpoint) in scores.iter_mut().zip(endpoints(pool, candidates)) {
@@ -91,10 +114,15 @@ impl Scorer {
             let cost = match self {
                 Self::Queue => (signal + unseen()) / WAITING_SCALE,
                 Self::RunningRequests => (signal + unseen()) / RUNNING_SCALE,
-                Self::KvCacheUtilization | Self::ActiveRequests => signal.min(1.0),
+                _ => signal.min(1.0),
             };
             *score += weight * (1.0 - cost);
         }
+    }
+
+    /// Whether it asks what a request would take.
+    pub(super) const fn needs_outlooks(self) -> bool {
+        matches!(self, Self::PredictedLatency | Self::LMetric)
     }
 
     fn signal(self, endpoint: &Endpoint) -> Option<f64> {
@@ -103,7 +131,7 @@ impl Scorer {
             Self::Queue => load.waiting.map(f64::from),
             Self::KvCacheUtilization => load.kv_cache_usage,
             Self::RunningRequests => load.running.map(f64::from),
-            Self::ActiveRequests => None,
+            Self::ActiveRequests | Self::PredictedLatency | Self::LMetric => None,
         }
     }
 }
