@@ -30,7 +30,7 @@ pub struct Flags {
     #[arg(long, default_value_t = 1)]
     out_min: u32,
     /// Seconds for which conversations begin.
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 20.0)]
     seconds: f64,
     /// Policies to compare, by comma.
     #[arg(long, value_delimiter = ',', default_value = "round-robin,random,least-request,epp,cache-aware,lmetric,oracle,ours")]
