@@ -300,7 +300,10 @@ impl Learner {
         if let (Some(first), None) = (first, answer.first_token_micros) {
             self.learn(id, forecast, first);
         }
-        let waited = f64::from(forecast.slot_wait_micros).min(first.unwrap_or(total) * 0.9);
+        let waited = match answer.first_token_micros {
+            Some(first) => (first as f64 - self.rates(id).compute_micros(forecast)).max(0.0),
+            None => f64::from(forecast.slot_wait_micros).min(total * 0.9),
+        };
         self.slot_held(id, total - waited);
         self.cache_judged(id, forecast, &answer.usage);
         self.bytes_counted(answer);
@@ -343,9 +346,11 @@ impl Learner {
         let x = forecast.features();
         let y = expected * ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO);
         let weight = share * share / (expected * expected);
-        own.sums.add(&x, y, weight, KEPT);
+        // What says little makes little of what is known fade.
+        let fading = share * share;
+        own.sums.add(&x, y, weight, 1.0 - (1.0 - KEPT) * fading);
         let mut sums = own.sums;
-        self.sums.add(&x, y, weight, KEPT_BY_POOL);
+        self.sums.add(&x, y, weight, 1.0 - (1.0 - KEPT_BY_POOL) * fading);
         let mut pool_sums = self.sums;
         add_belief(&mut pool_sums, &believed(prior));
         if let Some(solved) = pool_sums.solve() {
