@@ -31,6 +31,7 @@ pub mod openai;
 pub mod picker;
 pub mod pool;
 pub mod prefix_index;
+pub mod prefix_news;
 pub mod record;
 pub mod reply;
 pub mod rewrite;

@@ -82,9 +82,9 @@ pub struct Forecast {
     pub ahead_tokens: u32,
     /// Requests in its batch.
     pub running: u32,
-    /// Wait for a slot.
-    pub slot_wait_micros: u32,
-    /// Time to the first token, the wait included.
+    /// Wait for a slot, in thousandths of the time for which a request holds one.
+    pub slot_wait_milli: u32,
+    /// Time to the first token in microseconds, the wait included.
     pub ttft_micros: u32,
 }
 
@@ -126,6 +126,12 @@ impl Rates {
             + self.cached * f64::from(forecast.cached_tokens)
             + self.ahead * f64::from(forecast.ahead_tokens)
             + self.running * f64::from(forecast.running)
+    }
+
+    /// Microseconds of the wait for a slot.
+    #[must_use]
+    pub fn slot_wait_micros(&self, forecast: &Forecast) -> f64 {
+        self.slot * f64::from(forecast.slot_wait_milli) / 1_000.0
     }
 }
 
@@ -177,7 +183,7 @@ struct Learned {
 #[derive(Clone, Copy, Debug)]
 struct Gain {
     value: f64,
-    /// Answers in a row on one side.
+    /// Answers in a row on one side of it.
     streak: u8,
     is_rising: bool,
 }
@@ -185,16 +191,19 @@ struct Gain {
 impl Gain {
     const ONE: Self = Self { value: 1.0, streak: 0, is_rising: false };
 
+    /// Takes in how many times the ungained time an answer took. Answers are old news, and many come of one state of the gain: each is
+    /// compared with what the gain is now, so that none of them pushes it beyond what they say.
     fn follow(&mut self, ratio: f64) {
-        let is_rising = ratio > 1.0;
-        if (ratio - 1.0).abs() <= GAIN_DEAD_ZONE {
+        let error = ratio / self.value;
+        let is_rising = error > 1.0;
+        if (error - 1.0).abs() <= GAIN_DEAD_ZONE {
             self.streak = 0;
             return;
         }
         self.streak = if is_rising == self.is_rising { (self.streak + 1).min(MAX_GAIN_STREAK) } else { 0 };
         self.is_rising = is_rising;
         let step = 1.0 + GAIN_STEP * f64::from(1 + self.streak);
-        let value = if is_rising { self.value * step } else { self.value / step };
+        let value = if is_rising { (self.value * step).min(ratio) } else { (self.value / step).max(ratio) };
         self.value = value.clamp(1.0 / MAX_GAIN, MAX_GAIN);
     }
 }
@@ -302,7 +311,7 @@ impl Learner {
         }
         let waited = match answer.first_token_micros {
             Some(first) => (first as f64 - self.rates(id).compute_micros(forecast)).max(0.0),
-            None => f64::from(forecast.slot_wait_micros).min(total * 0.9),
+            None => self.rates(id).slot_wait_micros(forecast).min(total * 0.9),
         };
         self.slot_held(id, total - waited);
         self.cache_judged(id, forecast, &answer.usage);
@@ -315,7 +324,8 @@ impl Learner {
         if generated <= 1.0 {
             return Some(total);
         }
-        let expected = self.rates(id).compute_micros(forecast) + f64::from(forecast.slot_wait_micros);
+        let rates = self.rates(id);
+        let expected = rates.compute_micros(forecast) + rates.slot_wait_micros(forecast);
         let each = (total - expected).max(0.0) / (generated - 1.0);
         let mean = *self.token_micros.get_or_insert(each);
         let rest = total - mean * (generated - 1.0);
@@ -330,18 +340,18 @@ impl Learner {
     fn learn(&mut self, id: EndpointId, forecast: &Forecast, first_token_micros: f64) {
         let rates = self.rates(id);
         let expected = rates.compute_micros(forecast).max(1.0);
-        let waited = f64::from(forecast.slot_wait_micros);
+        let waited = rates.slot_wait_micros(forecast);
         let prior = self.prior;
         let Some(own) = self.learned_mut(id) else { return };
         if waited > 0.0 {
-            own.wait_gain.follow(((first_token_micros - expected).max(0.0) / waited).min(MAX_RATIO));
+            own.wait_gain.follow((first_token_micros - expected).max(0.0) / waited * own.wait_gain.value);
         }
         let computed = (first_token_micros - waited).max(expected / MAX_RATIO);
         let ratio = computed / expected;
         // How much of the answer's time is the wait, and so beside the point.
         let share = expected / (expected + waited);
         if waited <= expected {
-            own.gain.follow(ratio);
+            own.gain.follow(ratio * own.gain.value);
         }
         let x = forecast.features();
         let y = expected * ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO);

@@ -18,12 +18,14 @@ const KV_PRESSURE: f64 = 0.9;
 /// The part of a slot's time that a request is expected to lose where the KV cache is full.
 const PREEMPTION_COST: f64 = 0.5;
 /// The part of a slot's time that a batch costs its requests when it is full: a step takes longer the more requests it has.
-const BATCH_COST: f64 = 0.02;
+const BATCH_COST: f64 = 0.1;
+/// The part of a prompt's time by which it delays each request of the batch: a step that computes a prompt lasts longer for all of them.
+const BATCH_DELAY: f64 = 0.2;
 /// A batch of this size counts as full where the engine's slots are unknown.
 const TYPICAL_SLOTS: f64 = 64.0;
 /// Costs within this part of the best one, or this time, are equal: what is learned is not more exact.
-const EQUAL_PART: f64 = 0.08;
-const EQUAL_MICROS: f64 = 1_000.0;
+const EQUAL_PART: f64 = 0.03;
+const EQUAL_MICROS: f64 = 500.0;
 
 /// What a request would take at a candidate, and its cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,9 +96,9 @@ impl Ground<'_> {
         let waiting = business.requests - running;
         let is_full = slots.is_some_and(|slots| business.requests >= slots);
         // The slots that must become free before this request has one, at the pace at which they do.
-        let slot_wait = match slots {
-            Some(slots) if is_full => f64::from(business.requests + 1 - slots) * rates.slot / f64::from(slots),
-            _ => 0.0,
+        let slot_wait_milli = match slots {
+            Some(slots) if is_full => whole(f64::from(business.requests + 1 - slots) * 1_000.0 / f64::from(slots)),
+            _ => 0,
         };
         // Prompts of requests that wait are computed in the time of the slots that they wait for.
         let in_batch = if business.requests > 0 { f64::from(running) / f64::from(business.requests) } else { 1.0 };
@@ -107,14 +109,14 @@ impl Ground<'_> {
             cached_tokens,
             ahead_tokens: whole(ahead_tokens),
             running,
-            slot_wait_micros: whole(slot_wait),
+            slot_wait_milli,
             ttft_micros: 0,
         };
         let overdue = endpoint.prefill().overdue_micros(self.now) as f64;
-        let ttft = slot_wait + rates.compute_micros(&forecast) + overdue;
+        let ttft = rates.slot_wait_micros(&forecast) + rates.compute_micros(&forecast) + overdue;
         forecast.ttft_micros = whole(ttft);
         let prefill = rates.uncached * f64::from(uncached_tokens) + rates.cached * f64::from(cached_tokens);
-        let delay = prefill * f64::from(waiting);
+        let delay = prefill * (f64::from(waiting) + BATCH_DELAY * f64::from(running));
         let batch = rates.slot * BATCH_COST * (f64::from(running) / slots.map_or(TYPICAL_SLOTS, f64::from)).min(1.0);
         let pressure = rates.slot * PREEMPTION_COST * kv_pressure(endpoint.load(), uncached_tokens);
         Outlook {

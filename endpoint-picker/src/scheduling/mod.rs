@@ -21,7 +21,7 @@ pub use request::{Failure, Observation, PickRequest};
 pub use scorer::Scorer;
 
 use crate::learning::{Answer, Forecast, Learner};
-use crate::openai::PromptDigest;
+use crate::openai::{PrefixMark, PromptDigest};
 use crate::pool::{EndpointId, Pool};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
@@ -140,6 +140,11 @@ impl Scheduler {
     /// A request with that prompt goes to that endpoint. Gives how many of the prompt's marks it held before.
     pub fn prompt_sent(&mut self, endpoint: EndpointId, prompt: &PromptDigest) -> usize {
         self.index.insert(endpoint.slot(), &prompt.marks)
+    }
+
+    /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.
+    pub fn prompt_learnt(&mut self, endpoint: EndpointId, tail: u64, marks: &[PrefixMark]) {
+        self.index.insert_behind(endpoint.slot(), tail, marks);
     }
 
     /// A request whose prompt ends with the mark of that hash went to that endpoint as well.
