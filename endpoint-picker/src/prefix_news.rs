@@ -217,7 +217,7 @@ mod tests {
             record.api = Some(Api::ChatCompletions);
             let id = self.picker.pool().members()[member];
             record.pick = Pick::Ranked(id.into(), Reason::BestScore);
-            let prompt = PromptDigest { marks: marks(count), family: 977 };
+            let prompt = PromptDigest { marks: marks(count), ..PromptDigest::default() };
             let charge = self.picker.charge(&record, &prompt, Timestamp::default());
             self.picker.settle(Some(charge), record.into(), Timestamp::default());
         }

@@ -44,6 +44,9 @@ const MEAN_WEIGHT: f64 = 0.05;
 const LOST_HIT: f64 = 0.97;
 const KEPT_HIT: f64 = 1.004;
 const MIN_CACHE_PART: f64 = 0.02;
+/// What is believed of other gateways' prompts before any answer tells. A gateway that stands alone finds out soon that there are none.
+const FAMILY_CHANCE: f64 = 0.5;
+const CONVERSATION_PART: f64 = 0.3;
 /// Fewer predicted tokens than this say nothing of a cache: templates and block limits move as many.
 const MIN_JUDGED_TOKENS: u32 = 64;
 /// Fewer tokens of prompt than this say nothing of bytes a token: the template's own are among them.
@@ -78,6 +81,8 @@ pub struct Forecast {
     pub uncached_tokens: u32,
     /// Tokens that it should have in its cache.
     pub cached_tokens: u32,
+    /// What of them rests on a guess.
+    pub guess: Guess,
     /// Tokens of earlier requests of this proxy that it has yet to compute.
     pub ahead_tokens: u32,
     /// Requests in its batch.
@@ -86,6 +91,17 @@ pub struct Forecast {
     pub slot_wait_milli: u32,
     /// Time to the first token in microseconds, the wait included.
     pub ttft_micros: u32,
+}
+
+/// Tokens that an endpoint has if another gateway sent it what all gateways would send there, see [`Learner::family_chance`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Guess {
+    /// Tokens that it is known to have.
+    pub known_tokens: u32,
+    /// Tokens that it has with the prompt's family; no more than those known: nothing is guessed of it.
+    pub family_tokens: u32,
+    /// Tokens that it has with all the prompt; `None`: it is not the endpoint that conversations of this key go to.
+    pub conversation_tokens: Option<u32>,
 }
 
 impl Forecast {
@@ -162,6 +178,8 @@ pub struct Learner {
     endpoints: Vec<Learned>,
     bytes_per_token: f64,
     models: HashMap<u64, f64>,
+    family_chance: f64,
+    conversation_part: f64,
 }
 
 /// What was learned of one endpoint.
@@ -241,7 +259,22 @@ impl Learner {
             endpoints: Vec::new(),
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             models: HashMap::new(),
+            family_chance: FAMILY_CHANCE,
+            conversation_part: CONVERSATION_PART,
         }
+    }
+
+    /// How likely an endpoint has a family's prompt of which this gateway does not know, because rendezvous gives the family to it and other
+    /// gateways have sent it there, 0 to 1.
+    #[must_use]
+    pub const fn family_chance(&self) -> f64 {
+        self.family_chance
+    }
+
+    /// How much of the rest of a prompt an endpoint has for the same reason, 0 to 1.
+    #[must_use]
+    pub const fn conversation_part(&self) -> f64 {
+        self.conversation_part
     }
 
     /// True: no answer has taught anything yet.
@@ -385,16 +418,30 @@ impl Learner {
     }
 
     fn cache_judged(&mut self, id: EndpointId, forecast: &Forecast, usage: &Usage) {
-        let Some(reported) = usage.cached_tokens else { return };
-        if forecast.cached_tokens < MIN_JUDGED_TOKENS {
+        let Some(reported) = usage.cached_tokens.map(|tokens| tokens as f64) else { return };
+        self.guess_judged(&forecast.guess, reported);
+        let known = forecast.guess.known_tokens;
+        if known < MIN_JUDGED_TOKENS {
             return;
         }
-        let part = reported as f64 / f64::from(forecast.cached_tokens);
+        let part = reported / f64::from(known);
         let Some(own) = self.learned_mut(id) else { return };
         if part < 0.7 {
             own.cache_part = (own.cache_part * LOST_HIT).max(MIN_CACHE_PART);
         } else if part > 0.9 {
             own.cache_part = (own.cache_part * KEPT_HIT).min(1.0);
+        }
+    }
+
+    fn guess_judged(&mut self, guess: &Guess, reported: f64) {
+        let base = guess.known_tokens.max(guess.family_tokens);
+        if guess.family_tokens >= guess.known_tokens.saturating_add(MIN_JUDGED_TOKENS) {
+            let part = (reported - f64::from(guess.known_tokens)) / f64::from(guess.family_tokens - guess.known_tokens);
+            self.family_chance += MEAN_WEIGHT * (part.clamp(0.0, 1.0) - self.family_chance);
+        }
+        if let Some(all) = guess.conversation_tokens.filter(|&all| all >= base.saturating_add(MIN_JUDGED_TOKENS)) {
+            let part = (reported - f64::from(base)) / f64::from(all - base);
+            self.conversation_part += MEAN_WEIGHT * (part.clamp(0.0, 1.0) - self.conversation_part);
         }
     }
 

@@ -7,7 +7,7 @@ use snapshot::Load;
 use super::candidate::Candidate;
 use super::rendezvous;
 use super::request::PickRequest;
-use crate::learning::{Forecast, Learner, Rates};
+use crate::learning::{Forecast, Guess, Learner, Rates};
 use crate::pool::{Endpoint, Pool};
 use crate::time::Timestamp;
 
@@ -49,6 +49,13 @@ pub(super) struct Ground<'a> {
     pub(super) model: u64,
 }
 
+/// Places among the candidates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    family: Option<usize>,
+    conversation: Option<usize>,
+}
+
 /// How busy an endpoint is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Business {
@@ -70,13 +77,20 @@ impl Ground<'_> {
         let typical = self.typical(candidates, counts);
         let bytes_per_token = self.learner.bytes_per_token(self.model);
         let prompt_tokens = tokens(request.prompt_bytes as f64, bytes_per_token);
+        let places = self.places(request, candidates);
         outlooks.clear();
-        for candidate in candidates {
+        for (place, candidate) in candidates.iter().enumerate() {
             let outlook = self.pool.endpoint(candidate.id).map_or_else(Outlook::default, |endpoint| {
                 let business = self.business(endpoint, &typical);
-                let cached = cached_tokens(candidate.matched_bytes, bytes_per_token, prompt_tokens, endpoint.load());
+                let tokens = |bytes| cached_tokens(bytes, bytes_per_token, prompt_tokens, endpoint.load());
+                let known_tokens = tokens(candidate.matched_bytes);
+                let mut guess = Guess { known_tokens, ..Guess::default() };
+                if let Some(prompt) = request.prompt {
+                    guess.family_tokens = if places.family == Some(place) { tokens(prompt.family_end) } else { 0 };
+                    guess.conversation_tokens = (places.conversation == Some(place)).then(|| tokens(prompt.end()));
+                }
                 let rates = self.learner.rates(candidate.id);
-                self.outlook(endpoint, &business, &rates, prompt_tokens, cached)
+                self.outlook(endpoint, &business, &rates, prompt_tokens, guess)
             });
             outlooks.push(outlook);
         }
@@ -89,8 +103,9 @@ impl Ground<'_> {
         business: &Business,
         rates: &Rates,
         prompt_tokens: u32,
-        cached_tokens: u32,
+        guess: Guess,
     ) -> Outlook {
+        let cached_tokens = self.expected_tokens(&guess);
         let slots = business.slots.map(|slots| slots.max(1));
         let running = slots.map_or(business.requests, |slots| business.requests.min(slots));
         let waiting = business.requests - running;
@@ -107,6 +122,7 @@ impl Ground<'_> {
         let mut forecast = Forecast {
             uncached_tokens,
             cached_tokens,
+            guess,
             ahead_tokens: whole(ahead_tokens),
             running,
             slot_wait_milli,
@@ -130,17 +146,53 @@ impl Ground<'_> {
     /// Where the prompt is new to all that cost the same, its family decides, so that all gateways begin it at one endpoint.
     fn settle_equals(&self, request: &PickRequest<'_>, candidates: &[Candidate], outlooks: &mut [Outlook]) {
         let best = outlooks.iter().map(|outlook| outlook.cost).fold(f64::INFINITY, f64::min);
-        let family = request.prompt.map_or(0, |prompt| prompt.family);
+        let (family, family_end, conversation) =
+            request.prompt.map_or((0, 0, 0), |prompt| (prompt.family, prompt.family_end, prompt.conversation));
         let equal = best + (best * EQUAL_PART).max(EQUAL_MICROS);
         for (outlook, candidate) in outlooks.iter_mut().zip(candidates).filter(|(outlook, _)| outlook.cost <= equal) {
             outlook.cost = best;
             if family != 0
                 && let Some(endpoint) = self.pool.endpoint(candidate.id)
             {
-                let weight = rendezvous::weight(family, endpoint.key()) as f64 / u64::MAX as f64;
+                let has_family = conversation != 0 && candidate.matched_bytes >= family_end;
+                let key = if has_family { conversation } else { family };
+                let weight = rendezvous::weight(key, endpoint.key()) as f64 / u64::MAX as f64;
                 outlook.cost = best + (1.0 - weight) * EQUAL_MICROS / 1_000.0;
             }
         }
+    }
+
+    /// What an endpoint should have, the guess by its chance.
+    fn expected_tokens(&self, guess: &Guess) -> u32 {
+        let known = f64::from(guess.known_tokens);
+        let family = (f64::from(guess.family_tokens) - known).max(0.0);
+        let base = known + family * self.learner.family_chance();
+        let all = guess.conversation_tokens.map_or(base, |all| f64::from(all).max(base));
+        whole(base + (all - base) * self.learner.conversation_part())
+    }
+
+    /// Where all gateways would send the prompt's family, and its conversation: to one of those that have the family.
+    fn places(&self, request: &PickRequest<'_>, candidates: &[Candidate]) -> Places {
+        let Some(prompt) = request.prompt.filter(|prompt| prompt.family != 0) else { return Places::default() };
+        let (mut family, mut conversation) = (None, None);
+        let mut highest = 0;
+        for (place, candidate) in candidates.iter().enumerate() {
+            let Some(endpoint) = self.pool.endpoint(candidate.id) else { continue };
+            let weight = rendezvous::weight(prompt.family, endpoint.key());
+            if weight >= highest {
+                (family, highest) = (Some(place), weight);
+            }
+        }
+        highest = 0;
+        for (place, candidate) in candidates.iter().enumerate().filter(|_| prompt.conversation != 0) {
+            let has_family = candidate.matched_bytes >= prompt.family_end || family == Some(place);
+            let Some(endpoint) = self.pool.endpoint(candidate.id).filter(|_| has_family) else { continue };
+            let weight = rendezvous::weight(prompt.conversation, endpoint.key());
+            if weight >= highest {
+                (conversation, highest) = (Some(place), weight);
+            }
+        }
+        Places { family, conversation }
     }
 
     fn business(&self, endpoint: &Endpoint, typical: &Typical) -> Business {
