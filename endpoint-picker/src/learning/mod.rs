@@ -45,8 +45,12 @@ const LOST_HIT: f64 = 0.97;
 const KEPT_HIT: f64 = 1.004;
 const MIN_CACHE_PART: f64 = 0.02;
 /// What is believed of other gateways' prompts before any answer tells. A gateway that stands alone finds out soon that there are none.
-const FAMILY_CHANCE: f64 = 0.5;
-const CONVERSATION_PART: f64 = 0.3;
+const FAMILY_CHANCE: f64 = 0.8;
+const CONVERSATION_PART: f64 = 0.5;
+/// Weight of one page in the share of the load that other gateways bring.
+const SHARE_WEIGHT: f64 = 0.05;
+/// Below this share there are no other gateways: requests that end while a page is made seem to be theirs.
+const MIN_FOREIGN_SHARE: f64 = 0.15;
 /// Fewer predicted tokens than this say nothing of a cache: templates and block limits move as many.
 const MIN_JUDGED_TOKENS: u32 = 64;
 /// Fewer tokens of prompt than this say nothing of bytes a token: the template's own are among them.
@@ -180,6 +184,8 @@ pub struct Learner {
     models: HashMap<u64, f64>,
     family_chance: f64,
     conversation_part: f64,
+    foreign_share: f64,
+    has_peers: bool,
 }
 
 /// What was learned of one endpoint.
@@ -261,20 +267,41 @@ impl Learner {
             models: HashMap::new(),
             family_chance: FAMILY_CHANCE,
             conversation_part: CONVERSATION_PART,
+            foreign_share: 0.0,
+            has_peers: false,
         }
     }
 
     /// How likely an endpoint has a family's prompt of which this gateway does not know, because rendezvous gives the family to it and other
     /// gateways have sent it there, 0 to 1.
     #[must_use]
-    pub const fn family_chance(&self) -> f64 {
-        self.family_chance
+    pub fn family_chance(&self) -> f64 {
+        if self.has_foreign() { self.family_chance } else { 0.0 }
     }
 
     /// How much of the rest of a prompt an endpoint has for the same reason, 0 to 1.
     #[must_use]
-    pub const fn conversation_part(&self) -> f64 {
-        self.conversation_part
+    pub fn conversation_part(&self) -> f64 {
+        if self.has_foreign() { self.conversation_part } else { 0.0 }
+    }
+
+    /// Others send requests to the same endpoints: other gateways, or workers of this one, whose prompts are known a little later.
+    #[must_use]
+    pub fn has_foreign(&self) -> bool {
+        self.has_peers || self.foreign_share >= MIN_FOREIGN_SHARE
+    }
+
+    /// Other workers have requests in flight.
+    pub const fn peers_seen(&mut self) {
+        self.has_peers = true;
+    }
+
+    /// An engine's page came: so many requests, of which this proxy had `own` in flight.
+    pub fn page_read(&mut self, requests: u32, own: u32) {
+        if requests > 0 {
+            let foreign = f64::from(requests.saturating_sub(own)) / f64::from(requests);
+            self.foreign_share += SHARE_WEIGHT * (foreign - self.foreign_share);
+        }
     }
 
     /// True: no answer has taught anything yet.

@@ -165,7 +165,13 @@ impl Scheduler {
                 *known = incarnation;
                 self.index.forget(id.slot());
             }
+            if endpoint.in_flight().total() > endpoint.in_flight().own() {
+                self.learner.peers_seen();
+            }
             let load = endpoint.load();
+            if let (Some(waiting), Some(running)) = (load.waiting, load.running) {
+                self.learner.page_read(waiting.saturating_add(running), endpoint.in_flight().at_page());
+            }
             if let (Some(blocks), Some(size)) = (load.num_gpu_blocks, load.block_size) {
                 let tokens = f64::from(blocks) * f64::from(size) * self.learner.cache_part(id);
                 #[allow(
