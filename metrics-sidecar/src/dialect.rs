@@ -289,22 +289,27 @@ impl Engine {
 }
 
 /// For each engine, which letters its families have in the first and in the third place.
-const INITIALS: [(u64, u64); Engine::ALL.len()] = {
-    let mut table = [(0, 0); Engine::ALL.len()];
-    let mut engine = 0;
-    while engine < Engine::ALL.len() {
-        let families = Engine::ALL[engine].dialect().families;
-        let mut family = 0;
-        while family < families.len() {
-            let name = families[family].0;
-            table[engine].0 |= letter(name[0]);
-            table[engine].1 |= letter(name[2]);
-            family += 1;
+const INITIALS: [(u64, u64); Engine::ALL.len()] = [
+    initials(VLLM.families),
+    initials(SGLANG.families),
+    initials(TRTLLM_SERVE.families),
+    initials(TRITON_TENSORRT_LLM.families),
+    initials(TRITON.families),
+    initials(LLAMA_CPP.families),
+    initials(TGI.families),
+];
+
+const fn initials(mut families: &[(&[u8], Role)]) -> (u64, u64) {
+    let (mut first, mut third) = (0, 0);
+    while let [(name, _), rest @ ..] = families {
+        if let [one, _, three, ..] = name {
+            first |= letter(*one);
+            third |= letter(*three);
         }
-        engine += 1;
+        families = rest;
     }
-    table
-};
+    (first, third)
+}
 
 /// A bit for a letter. Others share the bits of letters, which costs a second look and nothing else.
 const fn letter(byte: u8) -> u64 {

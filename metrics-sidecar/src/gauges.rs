@@ -327,6 +327,30 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_are_counted_by_their_engine() {
+        let mut fleet = fleet(&[("a", Some(1)), ("b", None), ("c", None), ("d", None)]);
+        let addresses: Vec<_> = fleet.pools()[0].endpoints().iter().map(|one| one.target.address).collect();
+        for address in &addresses[1..3] {
+            let signals = Signals::read(b"tgi_queue_size 3\n").unwrap();
+            fleet.scraped(0, *address, Duration::ZERO, Duration::ZERO, signals);
+        }
+        let text = text(&fleet);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("inpick_sidecar_engines")).collect();
+        assert_eq!(
+            lines,
+            [
+                "inpick_sidecar_engines{engine=\"tgi\",pool=\"p\\\"1\"} 2",
+                "inpick_sidecar_engines{engine=\"unknown\",pool=\"p\\\"1\"} 1"
+            ]
+        );
+        let missing = format!(
+            "inpick_sidecar_missing_signals{{endpoint=\"{}\",pool=\"p\\\"1\",signal=\"progress\"}} 1\n",
+            addresses[1]
+        );
+        assert!(text.contains(&missing), "{text}");
+    }
+
+    #[test]
     fn failures_are_counted_by_outcome() {
         let mut fleet = fleet(&[("a", None)]);
         let address = fleet.pools()[0].endpoints()[0].target.address;

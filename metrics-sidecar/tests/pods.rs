@@ -116,31 +116,22 @@ async fn a_page_has_a_port_a_path_and_a_token_of_its_own() {
     running.stop().await;
 }
 
-/// What each endpoint is said to serve: name, parent and length of each model.
-type Served = Vec<Option<Vec<(String, String, Option<u32>)>>>;
+/// Name, parent and length of a model.
+type Model<'a> = (&'a str, &'a str, Option<u32>);
 
-async fn until_served(sidecar: &Running, wanted: &[Option<&[(&str, &str, Option<u32>)]>]) {
-    let wanted: Served = wanted
-        .iter()
-        .map(|models| {
-            models.map(|models| {
-                models.iter().map(|(name, parent, len)| (name.to_string(), parent.to_string(), *len)).collect()
-            })
-        })
-        .collect();
+/// Waits until each endpoint is said to serve these; `None`: it is not said what it serves.
+async fn until_served(sidecar: &Running, wanted: &[Option<&[Model<'_>]>]) {
     let began = Instant::now();
     loop {
         let pool = snapshot(sidecar).await.membership.unwrap().pools.remove(0);
-        let model = |at: u32| {
-            let model = &pool.models[at as usize];
-            (model.name.clone(), model.parent.clone(), model.max_model_len)
+        let model = |at: &u32| {
+            let model = &pool.models[*at as usize];
+            (model.name.as_str(), model.parent.as_str(), model.max_model_len)
         };
-        let seen: Served = pool
-            .endpoints
-            .iter()
-            .map(|one| one.models.as_ref().map(|models| models.iter().copied().map(model).collect()))
-            .collect();
-        if seen == wanted {
+        let served =
+            pool.endpoints.iter().map(|one| one.models.as_deref().map(|models| models.iter().map(model).collect()));
+        let seen: Vec<Option<Vec<Model<'_>>>> = served.collect();
+        if seen.iter().map(Option::as_deref).eq(wanted.iter().copied()) {
             return;
         }
         assert!(began.elapsed() < Duration::from_secs(10), "{seen:?}");
@@ -167,7 +158,7 @@ async fn models_are_listed_at_once_and_again_after_a_restart() {
     let base = [("m", "", Some(4096))];
     let both = [("lora-a", "m", None), base[0]];
     let other = [("other", "", None)];
-    let expect = async |of_one: &[(&str, &str, Option<u32>)]| {
+    let expect = async |of_one: &[Model<'_>]| {
         let of = |pod: &&Server| match pod.address {
             address if address == one.address => Some(of_one),
             address if address == two.address => Some(base.as_slice()),
