@@ -1,8 +1,8 @@
 //! A workload, pods and contenders, run with several seeds on all processors.
 
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use endpoint_picker::rng::Rng;
 
@@ -11,25 +11,31 @@ use crate::contender::Contender;
 use crate::distribution::mean;
 use crate::pod::Pod;
 use crate::prompt::Tokenizer;
+use crate::scenario::Purpose;
 use crate::score::Score;
 use crate::text::{seed_of, unit};
 use crate::workload::Workload;
 use crate::workload::chats::{ChatSettings, Chats};
+use crate::workload::trace::{Replay, Scale, Trace};
 use crate::world::{BEGIN_MICROS, Mishap, START_MICROS, World};
 
 /// What clients send.
 #[derive(Clone, Debug)]
 pub(crate) enum Traffic {
     Chats(ChatSettings),
+    Trace(Arc<Trace>, Scale),
 }
 
 /// One row of a table, before it is run.
 #[derive(Clone, Debug)]
 pub(crate) struct Experiment {
     pub(crate) name: String,
+    pub(crate) purpose: Purpose,
     pub(crate) traffic: Traffic,
     pub(crate) pods: usize,
     pub(crate) calibration: Calibration,
+    /// All times of all pods are that many times as long.
+    pub(crate) slowness: f64,
     /// What happens to pods, in microseconds from the first arrival.
     pub(crate) mishaps: Vec<(u64, Mishap)>,
     /// Requests sent in this time from the first arrival count, in microseconds.
@@ -45,6 +51,18 @@ pub(crate) struct Result {
     pub(crate) scores: Vec<Vec<Score>>,
 }
 
+/// How much of the traffic is left where it is quick.
+const QUICK_SECONDS: f64 = 5.0;
+const QUICK_LINES: usize = 60;
+
+impl Result {
+    /// What the contender of that name came to, by seed.
+    pub(crate) fn scores_of(&self, name: &str) -> Option<&[Score]> {
+        let place = self.experiment.contenders.iter().position(|contender| contender.name == name)?;
+        self.scores.get(place).map(Vec::as_slice)
+    }
+}
+
 impl Experiment {
     fn tokenizer(seed: u64) -> Tokenizer {
         // Between 3.6 and 4.4 bytes a token: nobody in front of the engine knows.
@@ -54,16 +72,31 @@ impl Experiment {
     fn workload(&self, seed: u64, tokenizer: Tokenizer) -> Box<dyn Workload> {
         match &self.traffic {
             Traffic::Chats(settings) => Box::new(Chats::new(*settings, seed, tokenizer)),
+            Traffic::Trace(trace, scale) => Box::new(Replay::new(Arc::clone(trace), *scale, seed, tokenizer)),
         }
+    }
+
+    /// A few seconds are enough to see that it works.
+    pub(crate) fn shorten(&mut self) {
+        match &mut self.traffic {
+            Traffic::Chats(settings) => settings.seconds = settings.seconds.min(QUICK_SECONDS),
+            Traffic::Trace(trace, _) => *trace = Arc::new(trace.beginning(QUICK_LINES)),
+        }
+        self.counted = 0..u64::MAX;
     }
 
     /// One contender's run with one seed.
     pub(crate) fn run(&self, contender: &Contender, seed: u64) -> Score {
         let tokenizer = Self::tokenizer(seed);
         let workload = self.workload(seed, tokenizer);
-        let pods: Vec<Pod> = (0..self.pods).map(|pod| Pod::new(pod, self.calibration, START_MICROS)).collect();
+        let pod = |pod| {
+            let mut pod = Pod::new(pod, self.calibration, START_MICROS);
+            pod.engine_mut().slow_down(self.slowness);
+            pod
+        };
+        let pods: Vec<Pod> = (0..self.pods).map(pod).collect();
         let lengths = workload.arrivals().into_iter().take(200);
-        let mean_output = mean(lengths.map(|(_, ticket)| f64::from(workload.chat(ticket).output_tokens)));
+        let mean_output = mean(lengths.map(|(_, ticket)| f64::from(workload.output_tokens(ticket))));
         let gateway = contender.gateway(&self.calibration, &pods, &workload.models(), mean_output, seed);
         let record = World::new(workload.as_ref(), tokenizer, gateway, pods, &self.mishaps).run();
         let sent = BEGIN_MICROS.saturating_add(self.counted.start)..BEGIN_MICROS.saturating_add(self.counted.end);
