@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::experiment::Result;
-use crate::scenario::{OURS, OURS_SPREAD, Purpose, is_rival};
+use crate::experiment::{Comparison, Purpose};
+use crate::scenario::{OURS, OURS_SPREAD, is_rival};
 use crate::score::Score;
 
 /// One aim and what came of it.
@@ -35,11 +35,11 @@ impl Aim {
 }
 
 /// Every aim of these results.
-pub(crate) fn aims(results: &[Result]) -> Vec<Aim> {
+pub(crate) fn aims(results: &[Comparison]) -> Vec<Aim> {
     results.iter().flat_map(|result| of(result, results)).collect()
 }
 
-fn of(result: &Result, all: &[Result]) -> Vec<Aim> {
+fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
     let mut aims = Vec::new();
     let Some(ours) = result.scores_of(OURS) else { return aims };
     let name = &result.experiment.name;
@@ -106,4 +106,61 @@ pub(crate) fn table(aims: &[Aim]) -> String {
         let _ = writeln!(text, "| {what} | {figure:.1} | {limit:.1} | {verdict} | {reason} |");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::Calibration;
+    use crate::contender::{Contender, ContenderSettings};
+    use crate::experiment::{Experiment, Traffic};
+    use crate::sidecar::Mishaps;
+    use crate::workload::chats::ChatSettings;
+
+    /// One seed a contender, with these TTFT P50 and P90 and hits.
+    fn result(name: &str, purpose: Purpose, rows: &[(&str, f64, f64, f64)]) -> Comparison {
+        let settings = ContenderSettings { config: "{}".into(), replicas: 1, workers: 1, mishaps: Mishaps::default() };
+        Comparison {
+            experiment: Experiment {
+                name: name.into(),
+                purpose,
+                traffic: Traffic::Chats(ChatSettings::measured(1.0, 1, 1)),
+                pods: 1,
+                calibration: Calibration::INFERENCE_SIM,
+                slowness: 1.0,
+                mishaps: Vec::new(),
+                counted: 0..1,
+                contenders: rows.iter().map(|row| Contender::named(row.0, &settings).unwrap()).collect(),
+            },
+            scores: rows
+                .iter()
+                .map(|&(_, p50, p90, hits)| vec![Score { first_token: [p50, p90, p90], hits, ..Score::default() }])
+                .collect(),
+        }
+    }
+
+    fn unmet(results: &[Comparison]) -> Vec<String> {
+        aims(results).into_iter().filter(|aim| !aim.is_met()).map(|aim| aim.what).collect()
+    }
+
+    #[test]
+    fn ours_has_to_beat_every_rival_but_not_the_oracle() {
+        let rows = [("epp", 40.0, 60.0, 0.9), ("lmetric", 50.0, 55.0, 0.8), ("oracle", 1.0, 1.0, 1.0)];
+        let with = |ours: (&'static str, f64, f64, f64)| {
+            unmet(&[result("load", Purpose::Load, &[&rows[..], &[ours]].concat())])
+        };
+        assert_eq!(with(("ours", 42.0, 55.0, 0.87)), [""; 0]);
+        assert_eq!(with(("ours", 42.0, 56.0, 0.87)), ["load: mean TTFT P90", "load: worst TTFT P90"]);
+        assert_eq!(with(("ours", 43.0, 55.0, 0.87)), ["load: mean TTFT P50", "load: worst TTFT P50"]);
+        assert_eq!(with(("ours", 42.0, 55.0, 0.86)), ["load: mean misses, %", "load: worst misses, %"]);
+    }
+
+    #[test]
+    fn many_workers_and_a_slow_pod_are_compared_with_ours() {
+        let healthy = result("well", Purpose::Load, &[("ours", 40.0, 50.0, 0.9), ("ours@4x8", 40.0, 53.0, 0.9)]);
+        let slow = |p90| result("slow", Purpose::SlowPod { healthy: "well".into() }, &[("ours", 40.0, p90, 0.9)]);
+        assert_eq!(unmet(&[healthy.clone(), slow(54.0)]), ["well: TTFT P90 of 4 Envoys with 8 workers"]);
+        assert_eq!(unmet(&[healthy, slow(56.0)]).len(), 2);
+        assert!(table(&aims(&[slow(1.0)])).contains("0 of 0"));
+    }
 }

@@ -11,7 +11,6 @@ use crate::contender::Contender;
 use crate::distribution::mean;
 use crate::pod::Pod;
 use crate::prompt::Tokenizer;
-use crate::scenario::Purpose;
 use crate::score::Score;
 use crate::text::{seed_of, unit};
 use crate::workload::Workload;
@@ -26,7 +25,20 @@ pub(crate) enum Traffic {
     Trace(Arc<Trace>, Scale),
 }
 
-/// One row of a table, before it is run.
+/// What an experiment is there to show.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Ours beats the others, and many workers are as good as one.
+    Load,
+    /// Ours beats the others, once it has had time to learn.
+    Prior,
+    /// One slow pod costs little, against the experiment of that name.
+    SlowPod { healthy: String },
+    /// A figure without an aim.
+    Figure,
+}
+
+/// One table, before it is run.
 #[derive(Clone, Debug)]
 pub(crate) struct Experiment {
     pub(crate) name: String,
@@ -45,17 +57,17 @@ pub(crate) struct Experiment {
 
 /// What the contenders of an experiment came to.
 #[derive(Clone, Debug)]
-pub(crate) struct Result {
+pub(crate) struct Comparison {
     pub(crate) experiment: Experiment,
     /// By contender, then by seed.
     pub(crate) scores: Vec<Vec<Score>>,
 }
 
 /// How much of the traffic is left where it is quick.
-const QUICK_SECONDS: f64 = 5.0;
-const QUICK_LINES: usize = 60;
+const QUICK_SECONDS: f64 = 3.0;
+const QUICK_LINES: usize = 40;
 
-impl Result {
+impl Comparison {
     /// What the contender of that name came to, by seed.
     pub(crate) fn scores_of(&self, name: &str) -> Option<&[Score]> {
         let place = self.experiment.contenders.iter().position(|contender| contender.name == name)?;
@@ -105,7 +117,7 @@ impl Experiment {
 }
 
 /// Runs every experiment with seeds 1 to `seeds`, on so many threads.
-pub(crate) fn run_all(experiments: &[Experiment], seeds: u64, threads: usize) -> Vec<Result> {
+pub(crate) fn run_all(experiments: &[Experiment], seeds: u64, threads: usize) -> Vec<Comparison> {
     let mut jobs = Vec::new();
     for (index, experiment) in experiments.iter().enumerate() {
         for contender in 0..experiment.contenders.len() {
@@ -131,9 +143,12 @@ pub(crate) fn run_all(experiments: &[Experiment], seeds: u64, threads: usize) ->
     let of = |index: usize, contender: usize| {
         done.iter().filter(move |entry| (entry.0, entry.1) == (index, contender)).map(|entry| entry.3).collect()
     };
-    let result = |(index, experiment): (usize, &Experiment)| Result {
+    let result = |(index, experiment): (usize, &Experiment)| Comparison {
         experiment: experiment.clone(),
         scores: (0..experiment.contenders.len()).map(|contender| of(index, contender)).collect(),
     };
     experiments.iter().enumerate().map(result).collect()
 }
+
+#[cfg(test)]
+mod tests;

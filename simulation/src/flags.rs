@@ -10,10 +10,10 @@ use clap::{Parser, ValueEnum};
 use crate::aims::{self, aims};
 use crate::calibration::Calibration;
 use crate::contender::{Contender, ContenderSettings};
-use crate::experiment::{Experiment, Traffic, run_all};
+use crate::experiment::{Experiment, Purpose, Traffic, run_all};
 use crate::picture::picture;
 use crate::report;
-use crate::scenario::{Purpose, standard};
+use crate::scenario::standard;
 use crate::sidecar::Mishaps;
 use crate::workload::chats::ChatSettings;
 use crate::workload::trace::{Scale, Trace};
@@ -24,7 +24,7 @@ const SAMPLE: &str = include_str!("../traces/mooncake-conversation-sample.jsonl"
 /// Compares ways to pick an endpoint in virtual time.
 #[derive(Debug, Parser)]
 #[command(name = "simulation")]
-pub struct Flags {
+pub struct SimulationFlags {
     /// What clients send.
     #[arg(long, value_enum, default_value = "standard")]
     workload: WorkloadFlag,
@@ -116,7 +116,7 @@ enum WorkloadFlag {
     Trace,
 }
 
-impl Flags {
+impl SimulationFlags {
     fn settings(&self) -> ContenderSettings {
         ContenderSettings {
             config: self.config.clone(),
@@ -183,7 +183,7 @@ impl Flags {
 /// # Errors
 ///
 /// When a flag's value is none, or a file cannot be read or written; with `--enforce` when an aim is not met.
-pub fn run(flags: &Flags) -> Result<()> {
+pub fn run(flags: &SimulationFlags) -> Result<()> {
     ensure!(flags.pods > 0 && flags.seeds > 0, "at least one pod and one seed");
     ensure!(flags.rate > 0.0 && flags.rate_scale > 0.0, "rates are above 0");
     ensure!(flags.length_scale > 0.0 && flags.slowness > 0.0, "scales are above 0");

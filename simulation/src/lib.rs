@@ -28,4 +28,4 @@ mod text;
 mod workload;
 mod world;
 
-pub use flags::{Flags, run};
+pub use flags::{SimulationFlags, run};

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::experiment::Result;
-use crate::scenario::{OURS, OURS_SPREAD, Purpose, is_rival};
+use crate::experiment::{Comparison, Purpose};
+use crate::scenario::{OURS, OURS_SPREAD, is_rival};
 use crate::score::Score;
 
 const WIDTH: usize = 900;
@@ -37,8 +37,8 @@ const STYLE: &str = "\
 ";
 
 /// A panel for each experiment with a load.
-pub(crate) fn picture(results: &[Result]) -> String {
-    let panels: Vec<&Result> = results.iter().filter(|result| result.experiment.purpose == Purpose::Load).collect();
+pub(crate) fn picture(results: &[Comparison]) -> String {
+    let panels: Vec<&Comparison> = results.iter().filter(|result| result.experiment.purpose == Purpose::Load).collect();
     let rows = panels.iter().map(|result| result.scores.len()).max().unwrap_or(0);
     let panel_height = TITLE_HEIGHT + rows * ROW_HEIGHT;
     let height = HEAD_HEIGHT + panels.len().div_ceil(COLUMNS) * panel_height + 12;
@@ -57,7 +57,7 @@ pub(crate) fn picture(results: &[Result]) -> String {
     svg
 }
 
-fn panel(svg: &mut String, result: &Result, left: usize, top: usize) {
+fn panel(svg: &mut String, result: &Comparison, left: usize, top: usize) {
     let name = result.experiment.name.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(svg, "  <text class=\"panel\" x=\"{}\" y=\"{}\">{name}</text>", left + 12, top + 26);
     let longest = result.scores.iter().map(|scores| Score::worst(scores).first_token[1]).fold(1.0, f64::max);

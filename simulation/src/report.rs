@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::aims::{self, Aim};
-use crate::experiment::Result;
+use crate::experiment::Comparison;
 use crate::score::Score;
 
 const HEAD: &str = "| policy | TTFT P50 | P90 | worst P90 | P99 | end to end P50 | P90 | P99 | hits | load spread | prefilled, k | failed, % |
@@ -11,7 +11,7 @@ const HEAD: &str = "| policy | TTFT P50 | P90 | worst P90 | P99 | end to end P50
 ";
 
 /// The whole report: aims, where there are any, and a table an experiment.
-pub(crate) fn text(results: &[Result], aims: &[Aim], seeds: u64) -> String {
+pub(crate) fn text(results: &[Comparison], aims: &[Aim], seeds: u64) -> String {
     let mut text = format!(
         "Means over {seeds} seeds, times in milliseconds; worst P90: of the seeds. Hits: cached part of the prompt tokens. Load spread: mean \
          load of the busiest pod over the mean of all. Prefilled: prompt tokens that the engines computed. `ours` is the real core, every \
@@ -29,7 +29,7 @@ pub(crate) fn text(results: &[Result], aims: &[Aim], seeds: u64) -> String {
 }
 
 /// One experiment: a row a contender.
-fn table(result: &Result) -> String {
+fn table(result: &Comparison) -> String {
     let mut text = format!("### {}\n\n{HEAD}", result.experiment.name);
     for (contender, scores) in result.experiment.contenders.iter().zip(&result.scores) {
         let mean = Score::mean(scores);

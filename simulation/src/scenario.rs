@@ -6,23 +6,10 @@ use anyhow::Result;
 
 use crate::calibration::Calibration;
 use crate::contender::{Contender, ContenderSettings};
-use crate::experiment::{Experiment, Traffic};
+use crate::experiment::{Experiment, Purpose, Traffic};
 use crate::workload::chats::{Bursts, ChatSettings};
 use crate::workload::trace::{Scale, Trace};
 use crate::world::Mishap;
-
-/// What an experiment is there to show.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Purpose {
-    /// Ours beats the others, and many workers are as good as one.
-    Load,
-    /// Ours beats the others, once it has had time to learn.
-    Prior,
-    /// One slow pod costs little, against the experiment of that name.
-    SlowPod { healthy: String },
-    /// A figure without an aim.
-    Figure,
-}
 
 /// Ours, as one worker and as 8 in each of 4 Envoys.
 pub(crate) const OURS: &str = "ours";
