@@ -15,9 +15,7 @@ use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BY
 use crate::rewrite::{Rule, Target};
 use crate::scheduling::Profile;
 
-pub use self::scheduling::{
-    DEFAULT_IN_FLIGHT_WEIGHT, DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS, DEFAULT_WEIGHT,
-};
+pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
 use fields::Fields;
 
 /// Distinct model names that get series of their own; later ones share the name `other`. Names come from clients and Envoy never
@@ -295,12 +293,7 @@ mod tests {
         let config = filter("");
         assert_eq!(config, filter("{}"));
         assert_eq!(config.pool, "default");
-        let scorers = [
-            (Scorer::Queue, 2.0),
-            (Scorer::KvCacheUtilization, 2.0),
-            (Scorer::ActiveRequests(ActiveRequests::DEFAULT), 1.0),
-        ];
-        assert_eq!(config.profile.scorers, scorers);
+        assert_eq!(config.profile.scorers, [(Scorer::PredictedLatency, 1.0)]);
         assert_eq!(config.sidecar.cluster, DEFAULT_SIDECAR_CLUSTER);
         assert_eq!(config.stats, StatsConfig::default());
     }

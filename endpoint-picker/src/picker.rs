@@ -6,11 +6,13 @@ use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
+use crate::learning::Answer;
+use crate::openai::{PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::record::ExchangeRecord;
 use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler, model_key};
 use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
 
@@ -76,6 +78,7 @@ impl EndpointPicker {
     pub fn install_membership(&mut self, membership: &Membership) {
         let name = self.config.pool.as_str();
         self.routing.pool.install_membership(membership, name);
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
         let models = membership.pool(name).map(|(pool, _)| pool.models.as_slice()).unwrap_or_default();
         self.telemetry.membership_installed(&self.routing.pool, models.iter().map(|model| model.name.as_str()));
     }
@@ -86,7 +89,9 @@ impl EndpointPicker {
     ///
     /// When the loads are those of another membership: then nothing changes.
     pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
-        self.routing.pool.install_loads(loads, received_at)
+        self.routing.pool.install_loads(loads, received_at)?;
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
+        Ok(())
     }
 
     /// The installed loads were still true at that moment.
@@ -94,8 +99,9 @@ impl EndpointPicker {
         self.routing.pool.confirm(at);
     }
 
-    /// Takes over what the other workers have in flight to the members, in the order of the membership.
-    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+    /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts
+    /// that are yet to be computed.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         self.routing.pool.set_others_in_flight(counts);
     }
 
@@ -126,22 +132,68 @@ impl EndpointPicker {
         scheduler.pick(pool, &self.config.profile, request, rng, now)
     }
 
-    /// Charges a request that is sent now; `model` is what the client asked for, where it asked for a model.
-    pub(crate) fn charge(&mut self, endpoint: Option<EndpointId>, model: Option<&str>, now: Timestamp) -> Charge {
-        let model = model.map(|model| self.telemetry.running_label(model));
-        self.accounts.charge(&mut self.routing.pool, endpoint, model, now)
+    /// Charges a request that is sent now to the first of its ranked list.
+    pub(crate) fn charge(&mut self, record: &ExchangeRecord, prompt: &PromptDigest, now: Timestamp) -> Charge {
+        let model = record.api.map(|_| self.telemetry.running_label(&record.model));
+        let first = record.ranked().map(|ranked| ranked.first());
+        let forecast = record.forecast(first);
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        if let Some(endpoint) = first.filter(|_| !prompt.marks.is_empty()) {
+            scheduler.prompt_sent(endpoint, prompt);
+        }
+        self.accounts.charge(pool, first, forecast, record.request.stream, model, now)
     }
 
-    /// Moves a request to the endpoint that turned out to serve it.
-    pub(crate) fn transfer(&mut self, charge: Charge, to: Option<EndpointId>) -> Charge {
-        self.accounts.transfer(&mut self.routing.pool, charge, to)
+    /// Moves a request to the endpoint that turned out to serve it; `tail` is [`PromptDigest::tail`] of its prompt.
+    pub(crate) fn transfer(
+        &mut self,
+        charge: Charge,
+        to: Option<EndpointId>,
+        record: &ExchangeRecord,
+        tail: u64,
+        now: Timestamp,
+    ) -> Charge {
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        if let Some(endpoint) = to.filter(|_| tail != 0 && charge.endpoint() != to) {
+            scheduler.prompt_moved(endpoint, tail);
+        }
+        self.accounts.transfer(pool, charge, to, record.forecast(to), now)
+    }
+
+    /// The first token of a request came from its endpoint.
+    pub(crate) fn first_token_came(&mut self, charge: &mut Charge, record: &ExchangeRecord, now: Timestamp) {
+        let Some(endpoint) = charge.endpoint() else { return };
+        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        self.observe(endpoint, &Observation::FirstToken { after_micros }, sent_at, now);
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        if record.teaches() && self.config.profile.needs_outlooks() {
+            scheduler.first_token_came(endpoint, charge.forecast(), after_micros);
+        }
+        self.accounts.computed(pool, charge, now);
+    }
+
+    /// An endpoint served a request to its end.
+    pub(crate) fn answer_ended(&mut self, charge: &Charge, record: &ExchangeRecord, usage: Usage, now: Timestamp) {
+        let Some(endpoint) = charge.endpoint() else { return };
+        let (sent_at, total_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        self.observe(endpoint, &Observation::Finished { usage, after_micros: total_micros }, sent_at, now);
+        if record.teaches() && self.config.profile.needs_outlooks() {
+            let answer = Answer {
+                first_token_micros: record.times.first_content.map(|at| at.micros_since(sent_at)),
+                total_micros,
+                usage,
+                prompt_bytes: record.request.prompt_bytes,
+                model: model_key(&record.target_model),
+            };
+            self.routing.scheduler.answer_ended(endpoint, charge.forecast(), &answer);
+        }
     }
 
     /// Takes a request off the accounts and counts what it was.
-    pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>) {
+    pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>, now: Timestamp) {
         self.telemetry.record(&self.routing.pool, record);
         if let Some(charge) = charge {
-            self.accounts.finish(&mut self.routing.pool, charge);
+            self.accounts.finish(&mut self.routing.pool, charge, now);
         }
     }
 

@@ -112,7 +112,10 @@ fn a_confirmation_writes_one_moment() {
 #[test]
 fn the_other_workers_counts_are_taken_over_in_place() {
     let mut picker = picker();
-    assert_eq!(measure(|| picker.set_others_in_flight(0..u32::from(ENDPOINTS))).count_total, 0);
+    assert_eq!(
+        measure(|| picker.set_others_in_flight((0..u32::from(ENDPOINTS)).map(|requests| (requests, 0)))).count_total,
+        0
+    );
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn pool(members: &[Member]) -> Pool {
     let endpoints = members.iter().map(|member| member.load).collect();
     let loads = Loads { epoch: 1, membership_version: 2, captured_at_ms: 1_000_000, endpoints, ..Loads::default() };
     pool.install_loads(&loads, NOW).unwrap();
-    pool.set_others_in_flight(members.iter().map(|member| member.in_flight));
+    pool.set_others_in_flight(members.iter().map(|member| (member.in_flight, 0)));
     for (id, member) in pool.members().to_vec().into_iter().zip(members) {
         let mut history = member.history.clone();
         history.sort_unstable_by_key(|&(ago, _)| std::cmp::Reverse(ago));
@@ -188,7 +188,7 @@ proptest! {
             let (ranked, _) = pick(&pool, &profile, seed.wrapping_add(round), NOW);
             let place = pool.members().iter().position(|id| *id == ranked[0]).unwrap();
             taken[place] += 1;
-            pool.set_others_in_flight(taken.iter().copied());
+            pool.set_others_in_flight(taken.iter().map(|&requests| (requests, 0)));
         }
         let silent = taken[members.len() - 1];
         prop_assert!((1..200).contains(&silent), "{taken:?}");

@@ -14,10 +14,6 @@ use crate::scheduling::{
 /// Two seconds without a confirmed snapshot: forty missed polls of the sidecar at its default, so not a hiccup, and the age at
 /// which other pickers stop trusting a pod's metrics.
 pub const DEFAULT_MAX_SNAPSHOT_AGE_MS: u64 = 2_000;
-/// The weight of queue and KV cache in the profile that pickers ship: both count the same.
-pub const DEFAULT_WEIGHT: f64 = 2.0;
-/// Requests in flight weigh half as much: they decide where the engines' own figures are equal or missing.
-pub const DEFAULT_IN_FLIGHT_WEIGHT: f64 = 1.0;
 /// Staleness and ejection leave out at most half of a pool: more at once has a cause outside the endpoints, and the rest could not
 /// carry the load of all.
 pub const DEFAULT_MAX_EXCLUDED_PERCENT: u8 = 50;
@@ -34,13 +30,7 @@ pub(super) fn read(mut section: Fields, errors: &mut Vec<String>) -> Profile {
     let ranked = read_ranked(&mut section, "ranked", errors);
     let (picker, most) = read_picker(&mut section, ranked.is_some(), errors);
     let profile = Profile {
-        scorers: scorers.unwrap_or_else(|| {
-            alloc::vec![
-                (Scorer::Queue, DEFAULT_WEIGHT),
-                (Scorer::KvCacheUtilization, DEFAULT_WEIGHT),
-                (Scorer::ActiveRequests(ActiveRequests::DEFAULT), DEFAULT_IN_FLIGHT_WEIGHT),
-            ]
-        }),
+        scorers: scorers.unwrap_or_else(|| alloc::vec![(Scorer::PredictedLatency, 1.0)]),
         picker,
         ranked: ranked.or(most).unwrap_or(MAX_RANKED),
         max_snapshot_age_micros: section

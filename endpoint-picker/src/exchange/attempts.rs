@@ -12,8 +12,8 @@ use super::stream_info::StreamInfo;
 
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info: &mut impl StreamInfo) -> Sent {
-    let Sent { mut record, mut charge } = sent;
-    let Some(address) = info.upstream_address() else { return Sent { record, charge } };
+    let Sent { mut record, mut charge, tail } = sent;
+    let Some(address) = info.upstream_address() else { return Sent { record, charge, tail } };
     let endpoint = picker.pool().find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
@@ -24,7 +24,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info:
         let now = info.now();
         blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
     }
-    charge = picker.transfer(charge, endpoint);
+    charge = picker.transfer(charge, endpoint, &record, tail, info.now());
     record.served = Some(Served { address, endpoint, reason });
     if is_endpoint_trouble(status)
         && let Some(endpoint) = endpoint
@@ -33,7 +33,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info:
         let now = info.now();
         picker.observe_failed(&mut record, endpoint, Failure::ServerError, charge.sent_at(), now);
     }
-    Sent { record, charge }
+    Sent { record, charge, tail }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -45,7 +45,7 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge } = sent;
+    let Sent { mut record, charge, tail } = sent;
     let attempts = info.attempts();
     if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
         let last = info.upstream_address().and_then(|address| picker.pool().find(address));
@@ -56,7 +56,7 @@ pub(super) fn unserved(
             }
         }
     }
-    Sent { record, charge }
+    Sent { record, charge, tail }
 }
 
 /// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy

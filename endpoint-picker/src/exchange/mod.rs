@@ -26,7 +26,7 @@ use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest};
+use crate::scheduling::{Decision, Failure, PickRequest};
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
@@ -92,7 +92,11 @@ impl Exchange {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
             return self.ready(request, None, PromptDigest::default());
         }
-        let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
+        let scanner = match RequestScanner::for_content_type(
+            api,
+            head.content_type,
+            scan_options(picker.config().profile.needs_prefixes()),
+        ) {
             Ok(scanner) => scanner,
             Err(error) => return self.refuse_body(picker, request.record, &error, now),
         };
@@ -172,10 +176,9 @@ impl Exchange {
             }
         }
         record.times.sent = Some(now);
-        let first = record.ranked().map(|ranked| ranked.first());
-        let charge = picker.charge(first, record.api.map(|_| record.model.as_str()), now);
+        let charge = picker.charge(&record, &prompt, now);
         let ask_identity = accepts_encoded && record.api.is_some();
-        self.state = State::Sent(Sent { record, charge });
+        self.state = State::Sent(Sent { record, charge, tail: prompt.tail() });
         Directive::Send(Outbound { destination, ask_identity, splice, has_content_length })
     }
 
@@ -265,14 +268,11 @@ impl Exchange {
         }
         if has_content && answering.streamed {
             let now = info.now();
-            let Sent { record, charge } = &mut answering.sent;
+            let Sent { record, charge, .. } = &mut answering.sent;
             record.times.last_content = Some(now);
             if record.times.first_content.is_none() {
                 record.times.first_content = Some(now);
-                if let Some(endpoint) = charge.endpoint() {
-                    let after_micros = now.micros_since(charge.sent_at());
-                    picker.observe(endpoint, &Observation::FirstToken { after_micros }, charge.sent_at(), now);
-                }
+                picker.first_token_came(charge, record, now);
             }
         }
         if end {

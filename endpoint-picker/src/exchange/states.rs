@@ -52,6 +52,8 @@ pub(super) struct Ready {
 pub(super) struct Sent {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) charge: Charge,
+    /// Hash of the end of its prompt, by which the prompt is known.
+    pub(super) tail: u64,
 }
 
 #[derive(Debug)]

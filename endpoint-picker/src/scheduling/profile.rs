@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::cold::NoHitLru;
-use super::scorer::Scorer;
+use super::scorer::{PrefixCache, Scorer};
 
 /// How to pick.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Whether some scorer asks what a request would take at each endpoint.
+    /// Whether some scorer asks what a request would take at each endpoint, so that answers must teach.
     #[must_use]
     pub fn needs_outlooks(&self) -> bool {
         self.scorers.iter().any(|(scorer, _)| scorer.needs_outlooks())
@@ -31,6 +31,14 @@ impl Profile {
     #[must_use]
     pub fn needs_prefixes(&self) -> bool {
         self.scorers.iter().any(|(scorer, _)| scorer.needs_prefixes())
+    }
+
+    /// The parameters of its `prefix-cache-scorer`, if it has one.
+    pub(super) fn prefix_cache(&self) -> Option<PrefixCache> {
+        self.scorers.iter().find_map(|(scorer, _)| match scorer {
+            Scorer::PrefixCache(parameters) => Some(*parameters),
+            _ => None,
+        })
     }
 
     /// The parameters of its `no-hit-lru-scorer`, if it has one.

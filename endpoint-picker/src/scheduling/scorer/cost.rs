@@ -1,11 +1,12 @@
 //! Scores of costs: the lowest cost among the candidates scores 1, twice that cost 0.5.
 
+use crate::scheduling::forecast::Outlook;
+
 use super::sight::{Memory, Sight};
 
-/// Fills the memory's values. A candidate whose cost is unknown, which is no finite number, scores 0.
-pub(super) fn rate(sight: &Sight<'_>, memory: &mut Memory) {
-    let known = |cost: f64| cost.is_finite().then(|| cost.max(f64::MIN_POSITIVE));
-    let lowest = sight.costs.iter().copied().filter_map(known).fold(f64::INFINITY, f64::min);
-    let costs = sight.costs.iter().copied().chain(core::iter::repeat(f64::NAN));
-    memory.set(costs.take(sight.candidates.len()).map(|cost| known(cost).map_or(0.0, |cost| lowest / cost)));
+/// Fills the memory's values. A candidate whose cost is no finite number scores 0.
+pub(super) fn rate(cost: impl Fn(&Outlook) -> f64, sight: &Sight<'_>, memory: &mut Memory) {
+    memory.set(sight.outlooks.iter().map(|outlook| cost(outlook).max(f64::MIN_POSITIVE)));
+    let lowest = memory.values.iter().copied().fold(f64::INFINITY, f64::min);
+    memory.values.iter_mut().for_each(|value| *value = if value.is_finite() { lowest / *value } else { 0.0 });
 }

@@ -119,7 +119,8 @@ impl Scorer {
     /// Fills [`Memory::values`] with one score for each candidate.
     fn rate(&self, sight: &Sight<'_>, memory: &mut Memory) {
         match self {
-            Self::PredictedLatency | Self::LMetric => cost::rate(sight, memory),
+            Self::PredictedLatency => cost::rate(|outlook| outlook.cost, sight, memory),
+            Self::LMetric => cost::rate(|outlook| outlook.product, sight, memory),
             Self::Queue => load::rate_queue(sight, memory),
             Self::KvCacheUtilization => load::rate_kv_cache(sight, memory),
             Self::RunningRequests => load::rate_running(sight, memory),

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::pool::{Endpoint, Pool};
 use crate::scheduling::candidate::Candidate;
 use crate::scheduling::cold::ColdEndpoints;
+use crate::scheduling::forecast::Outlook;
 use crate::scheduling::request::PickRequest;
 use crate::time::Timestamp;
 
@@ -28,8 +29,8 @@ pub(crate) struct Sight<'a> {
     pub(crate) validity: Validity,
     /// Who got cold prompts so far.
     pub(crate) cold: &'a ColdEndpoints,
-    /// What the request costs on each candidate, by the forecast of the scorer that is asked; less is better.
-    pub(crate) costs: &'a [f64],
+    /// What the request would take at each candidate, where a scorer asks that.
+    pub(crate) outlooks: &'a [Outlook],
 }
 
 /// Working memory of a pick, so that it allocates nothing.

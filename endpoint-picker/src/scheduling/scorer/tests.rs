@@ -11,6 +11,7 @@ use crate::pool::{EndpointId, Pool};
 use crate::scheduling::PickRequest;
 use crate::scheduling::candidate::{AdapterState, Candidate};
 use crate::scheduling::cold::ColdEndpoints;
+use crate::scheduling::forecast::Outlook;
 use crate::time::Timestamp;
 
 use super::*;
@@ -48,7 +49,7 @@ struct Scene {
     prompt: Option<PromptDigest>,
     session: Option<EndpointId>,
     cold: ColdEndpoints,
-    costs: Vec<f64>,
+    outlooks: Vec<Outlook>,
 }
 
 impl Scene {
@@ -64,7 +65,7 @@ impl Scene {
         pool.install_loads(&loads, NOW).unwrap();
         let candidates = pool.members().iter().map(|&id| Candidate::new(id, false)).collect();
         let cold = ColdEndpoints::default();
-        Self { pool, candidates, prompt: None, session: None, cold, costs: Vec::new() }
+        Self { pool, candidates, prompt: None, session: None, cold, outlooks: Vec::new() }
     }
 
     fn id(&self, place: usize) -> EndpointId {
@@ -106,7 +107,7 @@ impl Scene {
             request: &request,
             validity: Validity { now: NOW, max_age_micros: 2_000_000 },
             cold: &self.cold,
-            costs: &self.costs,
+            outlooks: &self.outlooks,
         };
         let mut scores = vec![0.0; self.candidates.len()];
         scorer.add(&sight, weight, &mut Memory::default(), &mut scores);
@@ -265,17 +266,21 @@ fn only_so_many_endpoints_are_remembered_for_cold_prompts() {
     assert_eq!(scene.scores(Scorer::NoHitLru(two)), [1.0, 0.0, 0.5]);
 }
 
+fn outlook(cost: f64, product: f64) -> Outlook {
+    Outlook { cost, product, ..Outlook::default() }
+}
+
 #[test]
 fn the_lowest_cost_scores_1_and_twice_that_a_half() {
-    let mut scene = Scene::new(&[SILENT; 5]);
-    scene.costs = vec![0.2, 0.1, 0.4, f64::INFINITY, f64::NAN];
-    for scorer in [Scorer::PredictedLatency, Scorer::LMetric] {
-        assert_eq!(scene.scores(scorer), [0.5, 1.0, 0.25, 0.0, 0.0]);
-    }
-    scene.costs = vec![0.0, 1.0];
+    let mut scene = Scene::new(&[SILENT; 4]);
+    let costs = [(200.0, 8.0), (100.0, 4.0), (400.0, 2.0), (f64::INFINITY, f64::INFINITY)];
+    scene.outlooks = costs.map(|(cost, product)| outlook(cost, product)).to_vec();
+    assert_eq!(scene.scores(Scorer::PredictedLatency), [0.5, 1.0, 0.25, 0.0]);
+    assert_eq!(scene.scores(Scorer::LMetric), [0.25, 0.5, 1.0, 0.0]);
+    scene.outlooks = [0.0, 1.0, 0.0, 2.0].map(|cost| outlook(cost, cost)).to_vec();
     let scores = scene.scores(Scorer::LMetric);
-    assert_eq!((scores[0], scores[2..].to_vec()), (1.0, vec![0.0; 3]));
-    assert!((0.0..1e-300).contains(&scores[1]));
+    assert_eq!((scores[0], scores[2]), (1.0, 1.0), "nothing to do is as good as it gets");
+    assert!(scores[1] < 1e-300 && scores[3] < 1e-300);
 }
 
 #[test]
@@ -310,7 +315,7 @@ mod properties {
             any::<bool>().prop_map(|has_room| AdapterState::Waiting { has_room }),
             any::<bool>().prop_map(|has_room| AdapterState::Absent { has_room }),
         ];
-        let cost = prop_oneof![8 => 0.0..1e9, 1 => Just(f64::INFINITY), 1 => Just(f64::NAN)];
+        let cost = prop_oneof![8 => 0.0..1e9, 1 => Just(f64::INFINITY)];
         (load, 0_u32..40, prop_oneof![Just(0_u32), 0_u32..4_096], adapter, any::<bool>(), cost)
     }
 
@@ -325,7 +330,7 @@ mod properties {
                 scene.cold.note(scene.id(place), NoHitLru::DEFAULT);
             }
         }
-        scene.costs = members.iter().map(|member| member.5).collect();
+        scene.outlooks = members.iter().map(|member| outlook(member.5, member.5 * 2.0)).collect();
         scene.session = scene.candidates.first().map(|candidate| candidate.id);
         scene
     }
@@ -351,7 +356,7 @@ mod properties {
                 for places in places.chunks(2) {
                     let (left, right) = (places[0].index(members.len()), places[1].index(members.len()));
                     scene.candidates.swap(left, right);
-                    scene.costs.swap(left, right);
+                    scene.outlooks.swap(left, right);
                 }
                 let mut after: Vec<_> = scene.candidates.iter().map(|candidate| candidate.id).zip(scene.scores(scorer)).collect();
                 before.sort_by_key(|&(id, _)| id);

@@ -1,0 +1,56 @@
+//! What an engine is and how long its work takes.
+
+/// One kind of engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calibration {
+    pub(crate) name: &'static str,
+    /// Sequences that run at once.
+    pub(crate) max_num_seqs: usize,
+    pub(crate) num_gpu_blocks: usize,
+    /// The answer takes blocks too, and the next turn finds it in the cache.
+    pub(crate) keeps_output: bool,
+    pub(crate) timing: Timing,
+    /// Adapters in the batch at once.
+    pub(crate) max_lora: usize,
+    pub(crate) lora_load_micros: u64,
+}
+
+/// How long work takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Timing {
+    /// Each sequence for itself: a fixed time and one for each uncached token, then one for each further token of the answer; all of them
+    /// times a factor that grows straight from 1 (one sequence runs) to `max_factor` (all slots do).
+    Apart { first_micros: f64, uncached_token_micros: f64, output_token_micros: f64, max_factor: f64 },
+    /// All together, iteration by iteration, prompts in chunks: each takes a fixed time, one for each prompt token in it, one for
+    /// each sequence that decodes, and one for each 1 000 tokens of context that they attend to.
+    Together {
+        iteration_micros: f64,
+        prefill_token_micros: f64,
+        decode_sequence_micros: f64,
+        context_kilotoken_micros: f64,
+        token_budget: u32,
+    },
+}
+
+impl Calibration {
+    /// `llm-d-inference-sim` with 8 slots, 1 024 blocks, 20 ms and 200 us an uncached token, 10 ms a token out, and a load factor of 2.
+    pub(crate) const INFERENCE_SIM: Self = Self {
+        name: "inference-sim",
+        max_num_seqs: 8,
+        num_gpu_blocks: 1_024,
+        keeps_output: false,
+        timing: Timing::Apart {
+            first_micros: 20_000.0,
+            uncached_token_micros: 200.0,
+            output_token_micros: 10_000.0,
+            max_factor: 2.0,
+        },
+        max_lora: 4,
+        lora_load_micros: 200_000,
+    };
+
+    /// The calibration of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::INFERENCE_SIM].into_iter().find(|calibration| calibration.name == name)
+    }
+}
