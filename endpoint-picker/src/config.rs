@@ -16,7 +16,7 @@ use crate::rewrite::{Rule, Target};
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
-use fields::Fields;
+pub use fields::Fields;
 
 /// Distinct model names that get series of their own; later ones share the name `other`. Names come from clients and Envoy never
 /// frees a stat.

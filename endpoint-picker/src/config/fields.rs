@@ -8,15 +8,17 @@ use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 /// The members of one JSON object, taken out one by one; what is left at the end is unknown.
-#[derive(Default)]
-pub(super) struct Fields {
+#[derive(Debug, Default)]
+pub struct Fields {
     /// Where the object stands in the document, up to the dot before its members' names.
-    pub(super) path: String,
-    pub(super) values: Map<String, Value>,
+    pub path: String,
+    /// The members that nobody has taken out yet.
+    pub values: Map<String, Value>,
 }
 
 impl Fields {
-    pub(super) fn of(value: Value, path: &str, errors: &mut Vec<String>) -> Self {
+    /// The members of `value`, which stands at `path`; none of them when it is no object, which is an error.
+    pub fn of(value: Value, path: &str, errors: &mut Vec<String>) -> Self {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
         match value {
             Value::Object(values) => Self { path: prefix, values },
@@ -45,25 +47,28 @@ impl Fields {
         read
     }
 
-    pub(super) fn text(&mut self, name: &str, errors: &mut Vec<String>) -> Option<String> {
+    /// A text that is not empty.
+    pub fn text(&mut self, name: &str, errors: &mut Vec<String>) -> Option<String> {
         self.take(name, "a text that is not empty", errors, |value| {
             value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned)
         })
     }
 
-    pub(super) fn required_text(&mut self, name: &str, errors: &mut Vec<String>) -> String {
+    /// Like [`Self::text`], but it must be there. Empty when it is not, which is an error.
+    pub fn required_text(&mut self, name: &str, errors: &mut Vec<String>) -> String {
         if !self.values.contains_key(name) {
             errors.push(format!("{}{name}: missing", self.path));
         }
         self.text(name, errors).unwrap_or_default()
     }
 
-    pub(super) fn boolean(&mut self, name: &str, errors: &mut Vec<String>) -> Option<bool> {
+    /// True or false.
+    pub fn boolean(&mut self, name: &str, errors: &mut Vec<String>) -> Option<bool> {
         self.take(name, "true or false", errors, Value::as_bool)
     }
 
-    /// Integers may be written as `2.0`: Envoy turns a protobuf Struct into such JSON.
-    pub(super) fn integer(
+    /// An integer of that range. Integers may be written as `2.0`: Envoy turns a protobuf Struct into such JSON.
+    pub fn integer(
         &mut self,
         name: &str,
         range: core::ops::RangeInclusive<u64>,
@@ -81,7 +86,8 @@ impl Fields {
         })
     }
 
-    pub(super) fn number(
+    /// A number of that range.
+    pub fn number(
         &mut self,
         name: &str,
         range: core::ops::RangeInclusive<f64>,
@@ -91,7 +97,8 @@ impl Fields {
         self.take(name, &wanted, errors, |value| value.as_f64().filter(|number| range.contains(number)))
     }
 
-    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], errors: &mut Vec<String>) -> Option<T> {
+    /// One of the words, as what it stands for.
+    pub fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], errors: &mut Vec<String>) -> Option<T> {
         let wanted = format!("one of {}", choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "));
         self.take(name, &wanted, errors, |value| {
             choices.iter().find(|(word, _)| value.as_str() == Some(word)).map(|&(_, choice)| choice)
@@ -99,7 +106,7 @@ impl Fields {
     }
 
     /// Like [`Self::choice`], but it must be there.
-    pub(super) fn required_choice<T: Copy>(
+    pub fn required_choice<T: Copy>(
         &mut self,
         name: &str,
         choices: &[(&str, T)],
@@ -111,18 +118,21 @@ impl Fields {
         self.choice(name, choices, errors)
     }
 
-    pub(super) fn object(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Self> {
+    /// An object; a member of another kind is an error and has no members.
+    pub fn object(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Self> {
         let value = self.values.remove(name)?;
         Some(Self::of(value, &format!("{}{name}", self.path), errors))
     }
 
-    pub(super) fn list(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
+    /// The items of a list, each with its path.
+    pub fn list(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
         let path = format!("{}{name}", self.path);
         let items = self.take(name, "a list", errors, |value| value.as_array().cloned())?;
         Some(items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect())
     }
 
-    pub(super) fn finish(self, errors: &mut Vec<String>) {
+    /// Names what is left as unknown.
+    pub fn finish(self, errors: &mut Vec<String>) {
         errors.extend(self.values.keys().map(|name| format!("{}{name}: unknown", self.path)));
     }
 }
