@@ -113,7 +113,7 @@ impl EndpointPicker {
     pub fn install_membership(&mut self, membership: &Membership) {
         let name = self.config.pool.as_str();
         self.routing.pool.install_membership(membership, name);
-        self.routing.scheduler.pool_installed(&self.routing.pool);
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
         let models = membership.pool(name).map(|(pool, _)| pool.models.as_slice()).unwrap_or_default();
         self.telemetry.membership_installed(&self.routing.pool, models.iter().map(|model| model.name.as_str()));
     }
@@ -125,7 +125,7 @@ impl EndpointPicker {
     /// When the loads are those of another membership: then nothing changes.
     pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
         self.routing.pool.install_loads(loads, received_at)?;
-        self.routing.scheduler.pool_installed(&self.routing.pool);
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use allocation_counter::measure;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::pool::Pool;
 use endpoint_picker::rng::Rng;
-use endpoint_picker::scheduling::{Decision, Observation, PickRequest, Scheduler};
+use endpoint_picker::scheduling::{Decision, Observation, PickRequest, Picker, Profile, Scheduler, Scorer};
 use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use snapshot::{AdapterUse, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, ServedModel, State};
 
@@ -122,15 +122,27 @@ fn the_other_workers_counts_are_taken_over_in_place() {
 fn a_pick_and_what_is_observed_of_it_use_the_memory_of_the_first_pick() {
     let mut pool = Pool::default();
     pool.install_membership(&membership(), "default");
-    let profile = config().profile;
+    for picker in Picker::ALL {
+        let scorers = Scorer::ALL.map(|scorer| (scorer, 1.0)).to_vec();
+        picks_of(&mut pool, &Profile { scorers, picker, ..config().profile });
+    }
+    picks_of(&mut pool, &config().profile);
+}
+
+fn picks_of(pool: &mut Pool, profile: &Profile) {
     let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
     let request = PickRequest { target_model: "m", ..PickRequest::default() };
+    // Endpoints are remembered by their last cold prompt, and each is new to that memory once.
+    let warm_up = if profile.scorers.len() == Scorer::ALL.len() { 2_000 } else { 0 };
+    for _ in 0..warm_up {
+        scheduler.pick(pool, profile, &request, &mut rng, NOW);
+    }
     for generation in 1..20 {
         pool.install_loads(&loads(generation), NOW).unwrap();
         // The last rounds pick without any load that is still confirmed.
         let now = NOW.plus_micros(if generation < 15 { 1_000 } else { 10_000_000 });
         let taken = measure(|| {
-            let Decision::Picked(ranked, _) = scheduler.pick(&pool, &profile, &request, &mut rng, now) else {
+            let Decision::Picked(ranked, _) = scheduler.pick(pool, profile, &request, &mut rng, now) else {
                 panic!("there are endpoints")
             };
             let observation = if generation % 2 == 0 {
@@ -138,7 +150,7 @@ fn a_pick_and_what_is_observed_of_it_use_the_memory_of_the_first_pick() {
             } else {
                 Observation::FirstToken { after_micros: 1 }
             };
-            scheduler.observe(&mut pool, ranked.first(), &observation, now, now);
+            scheduler.observe(pool, ranked.first(), &observation, now, now);
         });
         // The first pick of each kind may grow the working memory: in generation 15 all are stale for the first time.
         let may_grow = matches!(generation, 1 | 15);

@@ -95,7 +95,7 @@ impl Exchange {
         let scanner = match RequestScanner::for_content_type(
             api,
             head.content_type,
-            scan_options(picker.config().profile.needs_outlooks()),
+            scan_options(picker.config().profile.needs_prefixes()),
         ) {
             Ok(scanner) => scanner,
             Err(error) => return self.refuse_body(picker, request.record, &error, now),

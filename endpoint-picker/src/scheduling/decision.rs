@@ -22,7 +22,7 @@ pub enum Reason {
     BestScore,
     /// Several had it; chance decided between them.
     Tie,
-    /// The random picker was asked for.
+    /// A picker by chance was asked for.
     Random,
     /// No endpoint had fresh load: the one with the fewest requests in flight was taken.
     InFlightOnly,

@@ -2,6 +2,7 @@
 //! to whoever learns from it.
 
 mod candidate;
+mod cold;
 mod decision;
 mod eligibility;
 mod forecast;
@@ -15,10 +16,11 @@ use alloc::vec::Vec;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use cold::NoHitLru;
 pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
-pub use scorer::Scorer;
+pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer};
 
 use crate::learning::{Answer, Forecast, Learner};
 use crate::openai::{PrefixMark, PromptDigest};
@@ -27,9 +29,10 @@ use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 use candidate::Candidate;
+use cold::ColdEndpoints;
 use eligibility::{Excluded, Ground};
 use forecast::Outlook;
-use scorer::Validity;
+use scorer::{Memory, Sight, Validity};
 
 /// Picks endpoints, and takes in how that went. It keeps its working memory, so that a pick allocates nothing.
 #[derive(Clone, Debug, Default)]
@@ -37,13 +40,14 @@ pub struct Scheduler {
     candidates: Vec<Candidate>,
     excluded: Excluded,
     scores: Vec<f64>,
-    known: Vec<f64>,
+    memory: Memory,
     outlooks: Vec<Outlook>,
     counts: Vec<u32>,
     /// Matched bytes by slot.
     matched: Vec<u32>,
     index: PrefixIndex,
     learner: Learner,
+    cold: ColdEndpoints,
     /// Incarnation of each endpoint's engine by slot, as it was when its cache was last emptied.
     incarnations: Vec<Option<(u32, u32)>>,
 }
@@ -61,50 +65,68 @@ impl Scheduler {
         let ground = eligibility::narrow(pool, profile, now, &mut self.candidates, &mut self.excluded);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
-        if profile.picker == Picker::MaxScore {
-            if profile.needs_outlooks() {
-                self.look(pool, profile, request, now);
-            }
-            let validity = Validity { now, max_age_micros: profile.max_snapshot_age_micros };
-            for (scorer, weight) in &profile.scorers {
-                scorer.add(
-                    pool,
-                    &self.candidates,
-                    validity,
-                    *weight,
-                    &self.outlooks,
-                    &mut self.scores,
-                    &mut self.known,
-                );
-            }
+        let mut picker = profile.picker;
+        let scores = picker != Picker::Random;
+        if scores {
+            self.score(pool, profile, request, ground, now);
             if ground == Ground::InFlight {
-                self.rank_by_in_flight(pool, profile, now);
+                self.rank_by_in_flight(pool);
+                picker = Picker::MaxScore;
             }
         }
+        if picker == Picker::WeightedRandom {
+            ranking::draw(&mut self.scores, rng);
+        }
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
-        let is_looked = profile.needs_outlooks() && profile.picker == Picker::MaxScore;
+        let is_looked = scores && profile.needs_outlooks();
         let mut entries = positions.into_iter().flatten().filter_map(|position| {
             let outlook = self.outlooks.get(position).filter(|_| is_looked);
             let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
             Some(Entry { id: self.candidates.get(position)?.id, forecast })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
-        let reason = match (profile.picker, ground) {
+        let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
+        if let Some(parameters) = profile.no_hit_lru()
+            && cold::is_cold(&self.candidates)
+        {
+            self.cold.note(ranked.first(), parameters);
+        }
+        let reason = match (picker, ground) {
             (_, Ground::InFlight) => Reason::InFlightOnly,
-            (Picker::Random, Ground::Load) => Reason::Random,
+            (Picker::Random | Picker::WeightedRandom, Ground::Load) => Reason::Random,
             (Picker::MaxScore, Ground::Load) if tied => Reason::Tie,
             (Picker::MaxScore, Ground::Load) => Reason::BestScore,
         };
-        Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| entries.next()) }, reason)
+        Decision::Picked(ranked, reason)
     }
 
-    /// Where no load is fresh, the fewest requests in flight win. What the old loads said decides between equals while the sidecar
-    /// confirms that they are the newest there are; after that, chance does.
-    fn rank_by_in_flight(&mut self, pool: &Pool, profile: &Profile, now: Timestamp) {
-        let age_micros = pool.confirmed_at().map(|at| now.micros_since(at));
-        if age_micros.is_none_or(|age| age > profile.max_snapshot_age_micros) {
-            self.scores.fill(0.0);
+    /// Adds up what the profile's scorers say. Engines' figures that the sidecar no longer confirms say nothing.
+    fn score(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, ground: Ground, now: Timestamp) {
+        if profile.needs_prefixes() {
+            self.find_prefixes(request);
         }
+        if profile.needs_outlooks() {
+            self.look(pool, profile, request, now);
+        }
+        let max_age_micros = profile.max_snapshot_age_micros;
+        let is_confirmed = pool.confirmed_at().is_some_and(|at| now.micros_since(at) <= max_age_micros);
+        let sight = Sight {
+            pool,
+            candidates: &self.candidates,
+            request,
+            validity: Validity { now, max_age_micros },
+            cold: &self.cold,
+            outlooks: &self.outlooks,
+        };
+        for (scorer, weight) in &profile.scorers {
+            if ground == Ground::Load || is_confirmed || !scorer.reads_load() {
+                scorer.add(&sight, *weight, &mut self.memory, &mut self.scores);
+            }
+        }
+    }
+
+    /// Where no load is fresh, the fewest requests in flight win, and the scores decide between equals.
+    fn rank_by_in_flight(&mut self, pool: &Pool) {
         let lowest = self.scores.iter().copied().fold(f64::INFINITY, f64::min);
         let span = 1.0 + self.scores.iter().copied().fold(lowest, f64::max) - lowest;
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
@@ -113,20 +135,23 @@ impl Scheduler {
         }
     }
 
+    /// Notes how much of the request's prompt each candidate should have.
+    fn find_prefixes(&mut self, request: &PickRequest<'_>) {
+        let Some(prompt) = request.prompt.filter(|prompt| !prompt.marks.is_empty()) else { return };
+        self.matched.fill(0);
+        let matched = &mut self.matched;
+        self.index.find(&prompt.marks, |slot, bytes| {
+            if let Some(known) = matched.get_mut(slot as usize).filter(|known| **known == 0) {
+                *known = bytes;
+            }
+        });
+        for candidate in &mut self.candidates {
+            candidate.matched_bytes = self.matched.get(candidate.id.slot() as usize).copied().unwrap_or(0);
+        }
+    }
+
     /// What the request would take at each candidate.
     fn look(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) {
-        if let Some(prompt) = request.prompt.filter(|prompt| !prompt.marks.is_empty()) {
-            self.matched.fill(0);
-            let matched = &mut self.matched;
-            self.index.find(&prompt.marks, |slot, bytes| {
-                if let Some(known) = matched.get_mut(slot as usize).filter(|known| **known == 0) {
-                    *known = bytes;
-                }
-            });
-            for candidate in &mut self.candidates {
-                candidate.matched_bytes = self.matched.get(candidate.id.slot() as usize).copied().unwrap_or(0);
-            }
-        }
         let ground = forecast::Ground {
             pool,
             learner: &self.learner,
@@ -153,7 +178,8 @@ impl Scheduler {
     }
 
     /// The pool has new members or loads: caches of engines that began anew are empty, and others may have another size.
-    pub fn pool_installed(&mut self, pool: &Pool) {
+    pub fn pool_installed(&mut self, pool: &Pool, profile: &Profile) {
+        let parameters = profile.prefix_cache();
         for (id, endpoint) in pool.endpoints() {
             let place = id.slot() as usize;
             if self.incarnations.len() <= place {
@@ -172,7 +198,8 @@ impl Scheduler {
             if let (Some(waiting), Some(running)) = (load.waiting, load.running) {
                 self.learner.page_read(waiting.saturating_add(running), endpoint.in_flight().at_page());
             }
-            if let (Some(blocks), Some(size)) = (load.num_gpu_blocks, load.block_size) {
+            let blocks = load.num_gpu_blocks.filter(|_| parameters.is_none_or(|parameters| parameters.reads_capacity));
+            if let (Some(blocks), Some(size)) = (blocks, load.block_size) {
                 let tokens = f64::from(blocks) * f64::from(size) * self.learner.cache_part(id);
                 #[allow(
                     clippy::cast_possible_truncation,
@@ -180,6 +207,8 @@ impl Scheduler {
                     reason = "a cast from a float saturates"
                 )]
                 self.index.set_capacity(id.slot(), (tokens * self.learner.mean_bytes_per_token()) as u64);
+            } else if let Some(parameters) = parameters {
+                self.index.set_capacity(id.slot(), parameters.capacity_bytes);
             }
         }
     }
