@@ -8,9 +8,11 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use crate::affinity::ResponseMakers;
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::scheduling::{MAX_RANKED, Picker, Profile, Scorer};
+use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, SubsetHint, UnknownModel};
+use crate::scheduling::{MAX_RANKED, Picker, Profile, Saturation, Scorer};
 
 /// Two seconds without a confirmed snapshot: forty missed polls of the sidecar at its default, so not a hiccup, and the age at
 /// which other pickers stop trusting a pod's metrics.
@@ -60,6 +62,8 @@ pub struct Config {
     pub no_endpoint: NoEndpoint,
     /// What to do with a body that names no model.
     pub missing_model: MissingModel,
+    /// What holds for every request besides the pick itself.
+    pub rules: Rules,
     /// Model rewrites.
     pub rewrites: Vec<Rule>,
     /// Priorities by objective name; an unknown objective has priority 0.
@@ -270,7 +274,35 @@ impl Config {
         };
         metrics.finish(errors);
         let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
-        Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats, sidecar }
+        let rules = read_rules(root, sidecar.wait_ms, errors);
+        Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, sidecar }
+    }
+}
+
+/// `wait_ms`: for so long the sidecar's word stands while nothing changes, so figures are not old before that.
+fn read_rules(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) -> Rules {
+    let (queue_depth, kv_cache_usage, staleness_ms) = DEFAULT_SATURATION;
+    let mut saturation = root.object("saturation", errors).unwrap_or_default();
+    let is_shedding = saturation.boolean("shed", errors).unwrap_or(true);
+    let limits = Saturation {
+        queue_depth: saturation
+            .integer("queue_depth", 1..=1_000_000, errors)
+            .and_then(|depth| u32::try_from(depth).ok())
+            .unwrap_or(queue_depth),
+        kv_cache_usage: saturation.number("kv_cache_usage", 0.01..=1.0, errors).unwrap_or(kv_cache_usage),
+        staleness_micros: (saturation.integer("staleness_ms", 1..=3_600_000, errors).unwrap_or(staleness_ms) + wait_ms)
+            * 1_000,
+    };
+    saturation.finish(errors);
+    let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
+    let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
+    let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
+    Rules {
+        unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
+        response_makers: ResponseMakers::new(max_ids),
+        shedding: is_shedding.then_some(limits),
+        subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
+        conformance: root.boolean("conformance", errors).unwrap_or(false),
     }
 }
 

@@ -8,6 +8,10 @@ pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
 const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
+/// Lists the only endpoints that may be picked.
+const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
+/// Lists the endpoints to pick, in conformance tests.
+const SELECTION_HEADER: &str = "test-epp-endpoint-selection";
 
 /// What a request's headers say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,6 +38,10 @@ pub struct RequestHead<'a> {
     pub timeout_ms: Option<u64>,
     /// `content-type`, which tells how the body is to be read.
     pub content_type: Option<&'a [u8]>,
+    /// The only endpoints that may be picked, as a list.
+    pub subset_hint: Option<&'a [u8]>,
+    /// The endpoints that a conformance test chooses, as a list.
+    pub selection: Option<&'a [u8]>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -60,6 +68,8 @@ impl<'a> RequestHead<'a> {
                 _ if name == OBJECTIVE_HEADER.as_bytes() || name == OBJECTIVE_HEADER_LLM_D.as_bytes() => {
                     head.objective = Some(value);
                 }
+                _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),
+                _ if name == SELECTION_HEADER.as_bytes() => head.selection = Some(value),
                 _ => {}
             }
         }

@@ -16,6 +16,7 @@ extern crate std;
 
 pub mod accounts;
 pub mod admission;
+pub mod affinity;
 pub mod board;
 pub mod config;
 mod ending;
@@ -33,6 +34,7 @@ pub mod record;
 pub mod reply;
 pub mod rewrite;
 pub mod rng;
+pub mod rules;
 pub mod scheduling;
 pub mod shared_data;
 pub mod slab;

@@ -11,6 +11,7 @@ use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use crate::envoy::Envoy;
 use crate::host::{self, Buffer, Map};
 use crate::picker::SharedPicker;
 
@@ -53,6 +54,7 @@ impl Stream {
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
         let mut directive = step(&mut self.exchange, &mut picker);
         if directive == Directive::Pick {
+            self.exchange.find_maker(&picker, &mut Envoy);
             let before = host::now();
             directive = self.exchange.pick(&mut picker, before);
             picker.record_pick_duration(host::now().micros_since(before));
@@ -145,7 +147,10 @@ impl HttpContext for Stream {
             return Action::Continue;
         }
         match host::buffer(Buffer::ResponseBody, 0, size) {
-            Ok(bytes) => exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end),
+            Ok(bytes) => {
+                exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end);
+                exchange.note_maker(&picker, &mut Envoy);
+            }
             Err(refused) => {
                 log::warn!("a response body cannot be read: {refused:?}");
                 exchange.on_response_size(&mut picker, size as u64, true, info, end);
@@ -207,12 +212,13 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
 
 fn answer(reply: &LocalReply) -> Result<(), Refused> {
     let details = format!("inpick_{}", reply.error_code.as_str());
-    host::send_local_reply(reply.status, &details, &[("content-type", "application/json")], &reply.body).map_err(
-        |refused| {
-            log::warn!("a request cannot be answered: {refused:?}");
-            Refused::Reply
-        },
-    )
+    let seconds = reply.retry_after.map(|seconds| seconds.to_string());
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(seconds.as_deref().map(|seconds| ("retry-after", seconds)));
+    host::send_local_reply(reply.status, &details, &headers, &reply.body).map_err(|refused| {
+        log::warn!("a request cannot be answered: {refused:?}");
+        Refused::Reply
+    })
 }
 
 /// The stream that the current callback is about.

@@ -8,6 +8,7 @@
 
 mod attempts;
 mod directive;
+mod entry;
 mod settling;
 mod states;
 mod stream_info;
@@ -15,18 +16,20 @@ mod stream_info;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
 pub use stream_info::StreamInfo;
 
-use crate::config::{MissingModel, NoEndpoint, scan_options};
+use crate::config::{MissingModel, scan_options};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner};
+use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
 use crate::scheduling::{Decision, Failure, Observation, PickRequest};
+use crate::shared_data::SharedData;
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
@@ -38,6 +41,8 @@ pub struct Exchange {
     state: State,
     /// What is left of the request must not reach an endpoint.
     is_sealed: bool,
+    /// The response that came under this id, and who made it, to be noted.
+    made: Option<(ResponseId, SocketAddr)>,
 }
 
 impl Exchange {
@@ -70,6 +75,9 @@ impl Exchange {
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
             accepts_encoded: head.accepts_encoded,
             has_content_length: head.has_content_length,
+            subset: entry::subset(picker, head, route),
+            asked: ResponseId::from_path(head.path),
+            maker: None,
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -130,13 +138,33 @@ impl Exchange {
         }
     }
 
+    /// Looks up who made the response that a request asks for, which only that endpoint can serve. To be called before [`Self::pick`];
+    /// it asks the host only when a request asks for a response.
+    pub fn find_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        let State::Ready(Ready { request, .. }) = &mut self.state else { return };
+        let makers = picker.config().rules.response_makers;
+        let maker = request.asked.and_then(|id| makers.find(shared, id));
+        request.maker = maker.and_then(|address| picker.pool().find(address));
+    }
+
+    /// Notes who made the response that came, if it came with an id. To be called after the callback that brought a part of it and before
+    /// the client sees that part.
+    pub fn note_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        if let Some((id, maker)) = self.made.take() {
+            picker.config().rules.response_makers.note(shared, id, maker);
+        }
+    }
+
     /// Picks an endpoint for a request that is ready for it.
     pub fn pick(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
         let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
-        let Request { mut record, deadline, accepts_encoded, has_content_length } = request;
+        let Request { mut record, deadline, accepts_encoded, has_content_length, subset, maker, .. } = request;
+        if let Some(reply) = entry::refusal(picker, &record, now) {
+            return self.refuse(picker, record, reply, now);
+        }
         let decision = picker.pick(
             &PickRequest {
                 target_model: &record.target_model,
@@ -145,8 +173,9 @@ impl Exchange {
                 max_tokens: record.request.max_tokens,
                 priority: record.priority,
                 deadline,
-                pinned: None,
+                pinned: maker,
                 session: None,
+                subset: subset.as_ref(),
             },
             now,
         );
@@ -165,8 +194,7 @@ impl Exchange {
             }
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
-                if picker.config().no_endpoint == NoEndpoint::FailClosed {
-                    let reply = LocalReply::no_endpoint(record.api, &picker.config().pool);
+                if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
                     return self.refuse(picker, record, reply, now);
                 }
             }
@@ -262,6 +290,9 @@ impl Exchange {
             } else {
                 has_content |= answering.reader.feed(slice).content_events > 0;
             }
+        }
+        if let Some(made) = answering.newly_made() {
+            self.made = Some(made);
         }
         if has_content && answering.streamed {
             let now = info.now();
@@ -428,6 +459,7 @@ impl Exchange {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
+        request.asked = facts.previous_response;
         let (model, value_ranges, notation) = match facts.model {
             Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
             Model::Missing if picker.config().missing_model == MissingModel::Reject => {

@@ -18,7 +18,7 @@ const MAX_TOKENS: u64 = u32::MAX as u64;
 
 /// An answer is over: judges it, tells the scheduler, and settles.
 pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes } = answering;
+    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes, .. } = answering;
     let complete = end == End::Complete;
     let facts = reader.finish();
     let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });

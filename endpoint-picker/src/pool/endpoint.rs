@@ -31,6 +31,7 @@ pub struct Endpoint {
     health: Health,
     in_flight: InFlight,
     is_member: bool,
+    place: u32,
 }
 
 /// The page that an endpoint's load was read from.
@@ -55,6 +56,7 @@ impl Endpoint {
             health: Health::default(),
             in_flight: InFlight::default(),
             is_member: true,
+            place: 0,
         }
     }
 
@@ -98,6 +100,12 @@ impl Endpoint {
     #[must_use]
     pub const fn is_member(&self) -> bool {
         self.is_member
+    }
+
+    /// A member's place in the membership.
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        self.place
     }
 
     /// When its load was true, given when the sidecar last confirmed all loads; `None`: it never was.
@@ -149,6 +157,10 @@ impl Endpoint {
 
     pub(super) const fn set_member(&mut self, is_member: bool) {
         self.is_member = is_member;
+    }
+
+    pub(super) const fn set_place(&mut self, place: u32) {
+        self.place = place;
     }
 
     /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.

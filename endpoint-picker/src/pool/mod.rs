@@ -7,12 +7,13 @@
 mod endpoint;
 mod health;
 mod in_flight;
+mod served;
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use hashbrown::HashMap;
-use snapshot::{Loads, Membership, State};
+use snapshot::{AdapterUse, Loads, Membership, State};
 
 pub use endpoint::{Endpoint, EndpointId};
 pub use health::{
@@ -20,6 +21,7 @@ pub use health::{
     SUSPECT_MICROS, Standing, Suspicion, TRIAL_MICROS,
 };
 pub use in_flight::InFlight;
+pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
 use crate::time::Timestamp;
 
@@ -37,6 +39,9 @@ pub struct Pool {
     /// Where the pool's loads begin in [`Loads::endpoints`].
     first_load: usize,
     confirmed_at: Option<Timestamp>,
+    served: ServedModels,
+    /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
+    adapter_uses: Vec<AdapterUse>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -83,7 +88,7 @@ impl Pool {
                 endpoint.set_member(false);
             }
         }
-        for identity in identities {
+        for (place, identity) in (0..).zip(identities) {
             let known = self
                 .by_address
                 .get(&identity.address)
@@ -99,9 +104,15 @@ impl Pool {
                 }
                 None => self.occupy(Endpoint::new(identity.clone())),
             };
+            if let Some(endpoint) = self.endpoint_mut(id) {
+                endpoint.set_place(place);
+            }
             self.members.push(id);
             self.by_address.insert(identity.address, id);
         }
+        self.served = membership.pool(name).map(|(pool, _)| ServedModels::of(pool)).unwrap_or_default();
+        // They are told in the places and names of the old membership.
+        self.adapter_uses.clear();
         self.first_load = first;
         self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
         self.release_idle();
@@ -122,8 +133,30 @@ impl Pool {
                 endpoint.install(load, loads.captured_at_ms, received_at);
             }
         }
+        let (first, end) = (self.first_load, end);
+        let uses = loads.adapters.iter().filter(|used| (first..end).contains(&(used.endpoint as usize)));
+        self.adapter_uses.clear();
+        self.adapter_uses.extend(uses.map(|used| AdapterUse {
+            endpoint: used.endpoint - u32::try_from(first).unwrap_or(used.endpoint),
+            ..*used
+        }));
+        self.adapter_uses.sort_unstable_by_key(|used| (used.endpoint, used.adapter, used.waiting));
         self.confirm(received_at);
         Ok(())
+    }
+
+    /// What the members serve.
+    #[must_use]
+    pub const fn served(&self) -> &ServedModels {
+        &self.served
+    }
+
+    /// The adapters in use at a member, by its place in the membership: sorted by adapter, the batch before the queue.
+    #[must_use]
+    pub fn adapter_uses(&self, place: u32) -> &[AdapterUse] {
+        let first = self.adapter_uses.partition_point(|used| used.endpoint < place);
+        let rest = self.adapter_uses.get(first..).unwrap_or_default();
+        rest.get(..rest.partition_point(|used| used.endpoint == place)).unwrap_or_default()
     }
 
     /// The loads in use were still true at that moment.

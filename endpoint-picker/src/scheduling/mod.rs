@@ -1,22 +1,28 @@
 //! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it; and what is observed of a request goes back
 //! to whoever learns from it.
 
+mod adapters;
 mod candidate;
 mod decision;
 mod eligibility;
 mod profile;
 mod ranking;
+pub mod rendezvous;
 mod request;
+mod saturation;
 mod scorer;
+mod subset;
 
 use alloc::vec::Vec;
 
 pub use decision::{Decision, MAX_RANKED, Ranked, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
+pub use saturation::Saturation;
 pub use scorer::Scorer;
+pub use subset::Subset;
 
-use crate::pool::{EndpointId, Pool};
+use crate::pool::{Endpoint, EndpointId, Pool};
 use crate::rng::Rng;
 use crate::time::Timestamp;
 use candidate::Candidate;
@@ -38,11 +44,17 @@ impl Scheduler {
         &mut self,
         pool: &Pool,
         profile: &Profile,
-        _request: &PickRequest<'_>,
+        request: &PickRequest<'_>,
         rng: &mut Rng,
         now: Timestamp,
     ) -> Decision {
-        let ground = eligibility::narrow(pool, profile, now, &mut self.candidates, &mut self.excluded);
+        if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
+            // Each attempt goes there: elsewhere it would only be told that there is no such response.
+            let again = |entry| (entry + 1 < profile.ranked).then_some(id);
+            return Decision::Picked(Ranked { first: id, rest: core::array::from_fn(again) }, Reason::Pinned);
+        }
+        let ground = eligibility::narrow(pool, profile, request, now, &mut self.candidates, &mut self.excluded);
+        adapters::note(pool, request.target_model, &mut self.candidates);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
         if profile.picker == Picker::MaxScore {
@@ -54,6 +66,7 @@ impl Scheduler {
                 self.rank_by_in_flight(pool, profile, now);
             }
         }
+        self.prefer(pool, request);
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
         let mut ids = positions.into_iter().flatten().filter_map(|position| Some(self.candidates.get(position)?.id));
         let Some(first) = ids.next() else { return Decision::NoEndpoint };
@@ -64,6 +77,22 @@ impl Scheduler {
             (Picker::MaxScore, Ground::Load) => Reason::BestScore,
         };
         Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| ids.next()) }, reason)
+    }
+
+    /// What stands above all scores: the order of the subset, or the endpoint of the client's session.
+    fn prefer(&mut self, pool: &Pool, request: &PickRequest<'_>) {
+        let order = request.subset.filter(|subset| subset.is_order());
+        if order.is_none() && request.session.is_none() {
+            return;
+        }
+        for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
+            let address = pool.endpoint(candidate.id).map(|endpoint| endpoint.identity().address);
+            if let Some(position) = order.and_then(|order| order.position(address?)) {
+                *score = -(position as f64);
+            } else if request.session == Some(candidate.id) {
+                *score = f64::INFINITY;
+            }
+        }
     }
 
     /// Where no load is fresh, the fewest requests in flight win. What the old loads said decides between equals while the sidecar

@@ -4,6 +4,12 @@ use crate::openai::{PromptDigest, Usage};
 use crate::pool::EndpointId;
 use crate::time::Timestamp;
 
+use super::subset::Subset;
+
+/// Bytes of text that tokenizers make one token of: some four of English, fewer of anything else. So an estimate is rather too low, and a
+/// request is kept from an endpoint only if it is clearly too long for it.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// One request, as far as a pick may depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PickRequest<'a> {
@@ -23,6 +29,19 @@ pub struct PickRequest<'a> {
     pub pinned: Option<EndpointId>,
     /// The endpoint that served the client's session so far.
     pub session: Option<EndpointId>,
+    /// The only endpoints that it may go to.
+    pub subset: Option<&'a Subset>,
+}
+
+impl PickRequest<'_> {
+    /// Tokens that the request needs room for: its prompt's, estimated, and those that it may have generated.
+    pub(super) const fn tokens(&self) -> u64 {
+        let generated = match self.max_tokens {
+            Some(tokens) => tokens,
+            None => 0,
+        };
+        (self.prompt_bytes / BYTES_PER_TOKEN).saturating_add(generated)
+    }
 }
 
 /// What became of a request at an endpoint.
