@@ -20,6 +20,7 @@ mod open_paths;
 mod page;
 mod picking;
 mod protocols;
+mod responses;
 mod rewriting;
 mod trust;
 mod upstream_connections;
