@@ -13,6 +13,7 @@ use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BY
 use crate::rewrite::{Rule, Target};
 use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, SubsetHint, UnknownModel};
 use crate::scheduling::{MAX_RANKED, Picker, Profile, Saturation, Scorer};
+use crate::session::{Carrier, Session};
 
 /// Two seconds without a confirmed snapshot: forty missed polls of the sidecar at its default, so not a hiccup, and the age at
 /// which other pickers stop trusting a pod's metrics.
@@ -303,7 +304,33 @@ fn read_rules(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) -> Rule
         shedding: is_shedding.then_some(limits),
         subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
         conformance: root.boolean("conformance", errors).unwrap_or(false),
+        orca: root.boolean("orca", errors).unwrap_or(false),
+        session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
     }
+}
+
+fn read_session(mut fields: Fields, errors: &mut Vec<String>) -> Option<Session> {
+    let carrier = match (fields.text("header", errors), fields.text("cookie", errors)) {
+        (Some(name), None) => Some(Carrier::Header(name.to_ascii_lowercase())),
+        (None, Some(name)) => Some(Carrier::Cookie(name)),
+        _ => {
+            errors.push(format!("{}header, {}cookie: exactly one of them must be given", fields.path, fields.path));
+            None
+        }
+    };
+    let is_token =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if let Some(Carrier::Header(name) | Carrier::Cookie(name)) = &carrier
+        && !is_token(name)
+    {
+        errors.push(format!("{}: {name:?} is no name of a header or a cookie", fields.path.trim_end_matches('.')));
+    }
+    let ttl_seconds = fields.integer("ttl_s", 1..=31_536_000, errors);
+    if ttl_seconds.is_some() && !matches!(carrier, Some(Carrier::Cookie(_))) {
+        errors.push(format!("{}ttl_s: only a cookie has one", fields.path));
+    }
+    fields.finish(errors);
+    Some(Session { carrier: carrier?, ttl_seconds })
 }
 
 fn read_scorer((path, value): (String, Value), errors: &mut Vec<String>) -> Option<(Scorer, f64)> {

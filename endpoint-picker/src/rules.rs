@@ -2,6 +2,7 @@
 
 use crate::affinity::ResponseMakers;
 use crate::scheduling::Saturation;
+use crate::session::Session;
 
 /// Ids of responses whose makers are known: 1.7 MB once they are all in use.
 pub const DEFAULT_MAX_RESPONSE_IDS: u64 = 65_536;
@@ -9,7 +10,7 @@ pub const DEFAULT_MAX_RESPONSE_IDS: u64 = 65_536;
 pub const DEFAULT_SATURATION: (u32, f64, u64) = (5, 0.8, 200);
 
 /// What holds for every request besides the pick itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// What to do with a model that nobody in the pool serves.
     pub unknown_model: UnknownModel,
@@ -21,6 +22,10 @@ pub struct Rules {
     pub subset_hint: SubsetHint,
     /// The header of the conformance tests chooses the endpoints.
     pub conformance: bool,
+    /// Engines are asked for load reports in their answers, which then count between polls.
+    pub orca: bool,
+    /// Clients that hand back a token stay with their endpoint.
+    pub session: Option<Session>,
 }
 
 /// What to do with a model that nobody in the pool serves.

@@ -15,8 +15,9 @@ mod stats;
 
 use std::net::SocketAddr;
 
-use endpoint_picker::exchange::Outbound;
+use endpoint_picker::exchange::{Inbound, Outbound};
 use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::pool::Standing;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
@@ -374,4 +375,171 @@ fn a_subset_hint_counts_where_it_is_to_be_taken_from_and_confines() {
         let (answer, body) = reply(ask(&mut on, "m", &hint(list)));
         assert_eq!((answer.status, body["error"]["code"].as_str()), (503, Some("no_endpoint")), "{list:?}");
     }
+}
+
+#[test]
+fn a_hint_in_the_proxys_metadata_is_no_clients_header() {
+    let lists: [Option<&[&str]>; 3] = [None; 3];
+    let mut picker = picker(r#"{"subset_hint": "metadata"}"#, &lists, &[IDLE; 3]);
+    let hint = [("x-gateway-destination-endpoint-subset", "10.0.0.1")];
+    assert_eq!(hosts(&ask(&mut picker, "m", &hint)).len(), 3);
+    // A `google.protobuf.ListValue` of two texts, as Envoy hands out a list.
+    let list = b"\x0a\x0f\x1a\x0d10.0.0.3:8000\x0a\x0a\x1a\x0810.0.0.9";
+    for (metadata, expected) in [(&list[..], &[3][..]), (b"10.0.0.2", &[2]), (b"", &[])] {
+        let head = RequestHead {
+            method: b"GET",
+            path: b"/v1/models",
+            subset_metadata: Some(metadata),
+            ..RequestHead::default()
+        };
+        let mut exchange = Exchange::default();
+        let now = Timestamp::from_micros(START_MICROS);
+        assert_eq!(exchange.on_request_headers(&mut picker, &head, true, now), Directive::Pick);
+        let directive = exchange.pick(&mut picker, now);
+        if expected.is_empty() {
+            assert_eq!(reply(directive).0.status, 503);
+        } else {
+            assert_eq!(hosts(&directive), expected);
+        }
+    }
+}
+
+fn answered(exchange: &mut Exchange, picker: &mut EndpointPicker, by: u8, headers: &[(&str, &str)]) -> Inbound {
+    let mut info = Info {
+        micros: START_MICROS + 5_000,
+        upstream: Some(address(by)),
+        attempts: Some(1),
+        details: Some("via_upstream"),
+        flags: None,
+    };
+    let pairs = [(":status", "200"), ("content-type", "application/json")];
+    let pairs = pairs.iter().chain(headers).map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    exchange.on_response_headers(picker, &ResponseHead::read(pairs), &mut info, false)
+}
+
+#[test]
+fn a_load_report_is_asked_for_counts_until_the_next_page_and_stays_here() {
+    let lists: [Option<&[&str]>; 2] = [None; 2];
+    let pairs = |extra: &'static [(&str, &str)]| {
+        let mut pairs = vec![(":method", "POST"), (":path", "/v1/chat/completions")];
+        pairs.extend_from_slice(extra);
+        pairs
+    };
+    let report = [(
+        "endpoint-load-metrics",
+        "TEXT named_metrics.num_requests_waiting=9.0, named_metrics.kv_cache_usage_perc=0.5",
+    )];
+    let mut picker = picker(r#"{"orca": true}"#, &lists, &[IDLE; 2]);
+    let send = |picker: &mut EndpointPicker, pairs: &[(&str, &str)], body: &str| {
+        let (exchange, directive) = request(picker, &mut Shared::default(), pairs, Some(body), 1_000);
+        let Directive::Send(outbound) = directive else { panic!("{directive:?}") };
+        (exchange, outbound.ask_load)
+    };
+    let (mut exchange, asks) = send(&mut picker, &pairs(&[]), &chat("m"));
+    assert!(asks);
+    let changes = answered(&mut exchange, &mut picker, 1, &report);
+    assert_eq!(changes.remove, ["endpoint-load-metrics", "endpoint-load-metrics-bin"]);
+    let load =
+        |picker: &EndpointPicker| *picker.pool().endpoint(picker.pool().find(address(1)).unwrap()).unwrap().load();
+    assert_eq!(
+        (load(&picker).waiting, load(&picker).running, load(&picker).kv_cache_usage),
+        (Some(9), Some(0), Some(0.5))
+    );
+    assert_eq!(hosts(&ask(&mut picker, "m", &[]))[0], 2);
+    // Loads that come later and were taken earlier do not take it back; those of a later page do.
+    for (captured_at_ms, received_after, waiting) in [(10, 4_000, 9), (20, 6_000, 0)] {
+        let mut loads = Loads { epoch: 1, membership_version: 1, endpoints: vec![IDLE; 2], ..Loads::default() };
+        loads.captured_at_ms = captured_at_ms;
+        picker.install_loads(&loads, Timestamp::from_micros(START_MICROS + received_after)).unwrap();
+        assert_eq!(load(&picker).waiting, Some(waiting));
+    }
+    // A client that asks for itself gets its report; a stream has none.
+    let (mut exchange, asks) = send(&mut picker, &pairs(&[("endpoint-load-metrics-format", "JSON")]), &chat("m"));
+    assert!(!asks);
+    assert_eq!(answered(&mut exchange, &mut picker, 1, &report), Inbound::default());
+    let stream = r#"{"model":"m","stream":true,"messages":[]}"#;
+    assert!(!send(&mut picker, &pairs(&[]), stream).1);
+}
+
+#[test]
+fn without_the_switch_nothing_is_asked_for_and_a_report_counts_for_nothing() {
+    let mut picker = picker("{}", &[None], &[IDLE]);
+    let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
+    let (mut exchange, directive) = request(&mut picker, &mut Shared::default(), &pairs, Some(&chat("m")), 0);
+    assert!(matches!(directive, Directive::Send(Outbound { ask_load: false, .. })));
+    let report = [("endpoint-load-metrics", "TEXT named_metrics.num_requests_waiting=9.0")];
+    assert_eq!(answered(&mut exchange, &mut picker, 1, &report), Inbound::default());
+    let (_, endpoint) = picker.pool().endpoints().next().unwrap();
+    assert_eq!(endpoint.load().waiting, Some(0));
+}
+
+#[test]
+fn a_session_stays_with_its_endpoint_and_gets_a_new_token_when_it_had_to_move() {
+    let lists: [Option<&[&str]>; 4] = [None; 4];
+    for (config, request_header, response_header) in [
+        (r#"{"session": {"header": "X-Session-Token"}}"#, "x-session-token", "x-session-token"),
+        (r#"{"session": {"cookie": "pod", "ttl_s": 60}}"#, "cookie", "set-cookie"),
+    ] {
+        let mut picker = picker(config, &lists, &[IDLE; 4]);
+        let session = picker.config().rules.session.clone().unwrap();
+        let send = |picker: &mut EndpointPicker, token: Option<&str>| {
+            let mut headers = vec![(":method", "GET"), (":path", "/v1/models")];
+            headers.extend(token.map(|token| (request_header, token)));
+            let pairs = || headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let head = RequestHead { session: session.token(pairs()), ..RequestHead::read(pairs()) };
+            let now = Timestamp::from_micros(START_MICROS);
+            let mut exchange = Exchange::default();
+            assert_eq!(exchange.on_request_headers(picker, &head, true, now), Directive::Pick);
+            let first = hosts(&exchange.pick(picker, now))[0];
+            (exchange, first)
+        };
+        let (mut exchange, first) = send(&mut picker, None);
+        let changes = answered(&mut exchange, &mut picker, first, &[]);
+        let [(name, value)] = changes.add.as_slice() else { panic!("{changes:?}") };
+        assert_eq!(name, response_header);
+        let token = value.split(';').next().unwrap();
+        for _ in 0..20 {
+            let (mut exchange, again) = send(&mut picker, Some(token));
+            assert_eq!(again, first);
+            assert_eq!(answered(&mut exchange, &mut picker, first, &[]), Inbound::default(), "it has its token");
+        }
+        let (mut exchange, _) = send(&mut picker, Some(token));
+        let moved = answered(&mut exchange, &mut picker, 1 + first % 4, &[]);
+        assert_eq!(moved.add.len(), 1, "a retry served it");
+        assert_ne!(moved.add[0].1, *value);
+    }
+}
+
+#[test]
+fn a_full_engine_ranks_last_for_a_moment_and_is_never_ejected() {
+    let lists: [Option<&[&str]>; 2] = [None; 2];
+    let mut picker = picker("{}", &lists, &[IDLE; 2]);
+    let turn_away = |picker: &mut EndpointPicker, after: u64, retry_after: &str| {
+        let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
+        let (mut exchange, _) = request(picker, &mut Shared::default(), &pairs, Some(&chat("m")), after);
+        let mut info =
+            Info { micros: START_MICROS + after, upstream: Some(address(1)), attempts: Some(1), ..Info::default() };
+        info.details = Some("via_upstream");
+        let mut pairs = vec![(":status", "503"), ("content-type", "application/json")];
+        if !retry_after.is_empty() {
+            pairs.push(("retry-after", retry_after));
+        }
+        let pairs = pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        exchange.on_response_headers(picker, &ResponseHead::read(pairs), &mut info, false);
+        exchange.on_response_size(picker, 10, false, &mut info, true);
+    };
+    let standing = |picker: &EndpointPicker, after| {
+        let endpoint = picker.pool().endpoint(picker.pool().find(address(1)).unwrap()).unwrap();
+        endpoint.health().standing(Timestamp::from_micros(START_MICROS + after))
+    };
+    for after in [0, 10_000, 20_000, 30_000] {
+        turn_away(&mut picker, after, "");
+        assert_eq!(standing(&picker, after), Standing::Suspect);
+    }
+    assert_eq!(standing(&picker, 1_040_000), Standing::OnTrial);
+    turn_away(&mut picker, 2_000_000, "7");
+    assert_eq!([8_999_999, 9_000_000].map(|after| standing(&picker, after)), [Standing::Suspect, Standing::OnTrial]);
+    let stats = stats(&mut picker);
+    assert_stat(&stats, "pool=default;endpoint=10.0.0.1:8000;reason=busy;inpick_endpoint_failures_total", 5);
+    assert!(!stats.iter().any(|(name, _)| name.contains("ejections")), "{stats:#?}");
 }

@@ -24,6 +24,13 @@ unsafe extern "C" {
         value: *const u8,
         value_size: usize,
     ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, length: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
@@ -151,6 +158,12 @@ pub(crate) fn headers(map: Map) -> Result<Pairs, Refused> {
 pub(crate) fn set_header(map: Map, name: &str, value: &[u8]) -> Result<(), Refused> {
     // SAFETY: both slices outlive the call.
     check(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// Adds a header beside others of that name.
+pub(crate) fn add_header(map: Map, name: &str, value: &[u8]) -> Result<(), Refused> {
+    // SAFETY: both slices outlive the call.
+    check(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
 /// Removes a header.

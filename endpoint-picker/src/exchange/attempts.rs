@@ -1,8 +1,9 @@
 //! Which endpoints were tried for a request, and which of them failed it.
 
 use crate::ending::{Flags, is_endpoint_trouble};
+use crate::head::ResponseHead;
 use crate::picker::EndpointPicker;
-use crate::pool::EndpointId;
+use crate::pool::{Availability, EndpointId};
 use crate::record::{ExchangeRecord, Pick, Served};
 use crate::scheduling::{Failure, Reason};
 use crate::time::Timestamp;
@@ -10,10 +11,13 @@ use crate::time::Timestamp;
 use super::states::Sent;
 use super::stream_info::StreamInfo;
 
+/// What a model server answers whose queue is full.
+const SERVICE_UNAVAILABLE: u16 = 503;
+
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
-pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info: &mut impl StreamInfo) -> Sent {
-    let Sent { mut record, mut charge } = sent;
-    let Some(address) = info.upstream_address() else { return Sent { record, charge } };
+pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
+    let Some(address) = info.upstream_address() else { return sent };
+    let Sent { mut record, mut charge, asks_load, session } = sent;
     let endpoint = picker.pool().find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
@@ -26,14 +30,23 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info:
     }
     charge = picker.transfer(charge, endpoint);
     record.served = Some(Served { address, endpoint, reason });
-    if is_endpoint_trouble(status)
+    if is_endpoint_trouble(head.status)
         && let Some(endpoint) = endpoint
     {
         // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
         let now = info.now();
-        picker.observe_failed(&mut record, endpoint, Failure::ServerError, charge.sent_at(), now);
+        let failure = match head.status {
+            SERVICE_UNAVAILABLE => Failure::Busy { seconds: head.retry_after.unwrap_or(0) },
+            _ => Failure::ServerError,
+        };
+        picker.observe_failed(&mut record, endpoint, failure, charge.sent_at(), now);
     }
-    Sent { record, charge }
+    if let (Some(report), Some(endpoint)) = (&head.load, endpoint)
+        && picker.config().rules.orca
+    {
+        picker.report_load(endpoint, report, info.now());
+    }
+    Sent { record, charge, asks_load, session }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -45,7 +58,7 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge } = sent;
+    let Sent { mut record, charge, asks_load, session } = sent;
     let attempts = info.attempts();
     if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
         let last = info.upstream_address().and_then(|address| picker.pool().find(address));
@@ -56,7 +69,7 @@ pub(super) fn unserved(
             }
         }
     }
-    Sent { record, charge }
+    Sent { record, charge, asks_load, session }
 }
 
 /// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy
@@ -75,8 +88,21 @@ fn blame_those_before(
         return;
     }
     for endpoint in ranked.iter().take(before) {
-        picker.observe_failed(record, endpoint, Failure::NoAnswer, sent_at, now);
+        let failure = silence(picker, endpoint, now);
+        picker.observe_failed(record, endpoint, failure, sent_at, now);
     }
+}
+
+/// Why an endpoint gave an attempt nothing to pass on. The proxy does not say whether it was unreachable or turned the request away with a status
+/// that is tried elsewhere. One that was seen to have a queue a moment ago has most likely turned it away.
+fn silence(picker: &EndpointPicker, endpoint: EndpointId, now: Timestamp) -> Failure {
+    let pool = picker.pool();
+    let is_queueing = pool.endpoint(endpoint).is_some_and(|endpoint| {
+        let max_age_micros = picker.config().profile.max_snapshot_age_micros;
+        pool.availability(endpoint, now, max_age_micros) == Availability::Fresh
+            && endpoint.load().waiting.is_some_and(|waiting| waiting > 0)
+    });
+    if is_queueing { Failure::Busy { seconds: 0 } } else { Failure::NoAnswer }
 }
 
 pub(super) fn flags(info: &mut impl StreamInfo) -> Flags {

@@ -21,7 +21,11 @@ pub(super) fn subset(picker: &EndpointPicker, head: &RequestHead<'_>, route: Rou
             (None, Route::Inference(_)) => Some(Subset::default()),
         };
     }
-    let hint = head.subset_hint.filter(|_| rules.subset_hint != SubsetHint::Off);
+    let hint = match rules.subset_hint {
+        SubsetHint::Off => None,
+        SubsetHint::Metadata => head.subset_metadata,
+        SubsetHint::Header => head.subset_hint,
+    };
     hint.map(|list| Subset::parse(list, pool))
 }
 

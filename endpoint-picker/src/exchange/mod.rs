@@ -9,6 +9,7 @@
 mod attempts;
 mod directive;
 mod entry;
+mod inbound;
 mod settling;
 mod states;
 mod stream_info;
@@ -19,6 +20,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
+pub use inbound::Inbound;
 pub use stream_info::StreamInfo;
 
 use crate::config::{MissingModel, scan_options};
@@ -29,6 +31,7 @@ use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseO
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
 use crate::scheduling::{Decision, Failure, Observation, PickRequest};
+use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
@@ -78,6 +81,8 @@ impl Exchange {
             subset: entry::subset(picker, head, route),
             asked: ResponseId::from_path(head.path),
             maker: None,
+            asks_load: head.asks_load,
+            session: head.session.and_then(|token| session::find(picker.pool(), token)),
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -161,7 +166,17 @@ impl Exchange {
             return Directive::Continue;
         }
         let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
-        let Request { mut record, deadline, accepts_encoded, has_content_length, subset, maker, .. } = request;
+        let Request {
+            mut record,
+            deadline,
+            accepts_encoded,
+            has_content_length,
+            subset,
+            maker,
+            asks_load,
+            session,
+            ..
+        } = request;
         if let Some(reply) = entry::refusal(picker, &record, now) {
             return self.refuse(picker, record, reply, now);
         }
@@ -174,7 +189,7 @@ impl Exchange {
                 priority: record.priority,
                 deadline,
                 pinned: maker,
-                session: None,
+                session,
                 subset: subset.as_ref(),
             },
             now,
@@ -203,8 +218,10 @@ impl Exchange {
         let first = record.ranked().map(|ranked| ranked.first());
         let charge = picker.charge(first, record.api.map(|_| record.model.as_str()), now);
         let ask_identity = accepts_encoded && record.api.is_some();
-        self.state = State::Sent(Sent { record, charge });
-        Directive::Send(Outbound { destination, ask_identity, splice, has_content_length })
+        // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
+        let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;
+        self.state = State::Sent(Sent { record, charge, asks_load: ask_load, session });
+        Directive::Send(Outbound { destination, ask_identity, ask_load, splice, has_content_length })
     }
 
     /// The host refused what it was told, or what it was asked for.
@@ -226,27 +243,29 @@ impl Exchange {
         }
     }
 
-    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself.
+    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself. Gives what is to be changed in them.
     pub fn on_response_headers(
         &mut self,
         picker: &mut EndpointPicker,
         head: &ResponseHead,
         info: &mut impl StreamInfo,
         end: bool,
-    ) {
+    ) -> Inbound {
         match self.take() {
             State::Sent(sent) => {
                 if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
                     let sent = unserved(picker, sent, flags, info, now);
                     settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
-                    return;
+                    return Inbound::default();
                 }
-                let sent = served(picker, sent, head.status, info);
+                let sent = served(picker, sent, head, info);
+                let changes = inbound::changes(picker, &sent, head.has_load);
                 self.state = State::Answering(Box::new(Answering::begin(sent, head)));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
+                return changes;
             }
             // Envoy gave up on the request while its body was still coming.
             State::Reading(reading) => {
@@ -266,6 +285,7 @@ impl Exchange {
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
+        Inbound::default()
     }
 
     /// Whether the response's body is to be given to [`Self::on_response_body`]; else its size is all that matters.
@@ -296,7 +316,7 @@ impl Exchange {
         }
         if has_content && answering.streamed {
             let now = info.now();
-            let Sent { record, charge } = &mut answering.sent;
+            let Sent { record, charge, .. } = &mut answering.sent;
             record.times.last_content = Some(now);
             if record.times.first_content.is_none() {
                 record.times.first_content = Some(now);

@@ -42,6 +42,10 @@ pub(super) struct Request {
     pub(super) asked: Option<ResponseId>,
     /// Who made that response.
     pub(super) maker: Option<EndpointId>,
+    /// The client asks for a load report itself.
+    pub(super) asks_load: bool,
+    /// The endpoint of the client's session.
+    pub(super) session: Option<EndpointId>,
 }
 
 #[derive(Debug)]
@@ -61,6 +65,10 @@ pub(super) struct Ready {
 pub(super) struct Sent {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) charge: Charge,
+    /// A load report was asked for that the client does not want to see.
+    pub(super) asks_load: bool,
+    /// The endpoint of the client's session.
+    pub(super) session: Option<EndpointId>,
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use snapshot::{EndpointIdentity, Load, State};
 
 use super::{Health, InFlight};
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// A page that was at most this old when its figures came is one that the sidecar reads regularly: while nothing changes, its
@@ -28,6 +29,8 @@ pub struct Endpoint {
     name: String,
     load: Load,
     page: Option<Page>,
+    /// What it said of its load since that page was made, and when.
+    reported: Option<(Timestamp, LoadReport)>,
     health: Health,
     in_flight: InFlight,
     is_member: bool,
@@ -53,6 +56,7 @@ impl Endpoint {
             identity,
             load: Load::default(),
             page: None,
+            reported: None,
             health: Health::default(),
             in_flight: InFlight::default(),
             is_member: true,
@@ -114,7 +118,10 @@ impl Endpoint {
         let page = self.page?;
         let confirmed =
             confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
-        Some(confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at)))
+        let load_at = confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at));
+        // A report of the queue without the batch says nothing of what became of requests that were sent before it.
+        let reported = self.reported.filter(|(_, report)| report.waiting.is_some() && report.running.is_some());
+        Some(reported.map_or(load_at, |(at, _)| at.max(load_at)))
     }
 
     /// Requests of this proxy that the engine's figures cannot contain: those sent since they were true, or those in flight beyond
@@ -159,6 +166,22 @@ impl Endpoint {
         self.is_member = is_member;
     }
 
+    /// Takes over what it said of its load in an answer that came `at`: newer than any page that is known, until the next one that was made
+    /// after that.
+    pub(super) fn report(&mut self, report: LoadReport, at: Timestamp) {
+        if self.page.is_some() {
+            self.reported = Some((at, report));
+            self.apply(report);
+        }
+    }
+
+    fn apply(&mut self, report: LoadReport) {
+        let LoadReport { waiting, running, kv_cache_usage } = report;
+        self.load.waiting = waiting.or(self.load.waiting);
+        self.load.running = running.or(self.load.running);
+        self.load.kv_cache_usage = kv_cache_usage.or(self.load.kv_cache_usage);
+    }
+
     pub(super) const fn set_place(&mut self, place: u32) {
         self.place = place;
     }
@@ -182,6 +205,10 @@ impl Endpoint {
                 self.page = Some(page);
                 self.in_flight.page_installed(page.at);
             }
+        }
+        self.reported = self.reported.filter(|(at, _)| *at > page.at && !restarted);
+        if let Some((_, report)) = self.reported {
+            self.apply(report);
         }
         if load.state == State::Fresh && (came_back || restarted) {
             self.health.returned(page.at);

@@ -23,6 +23,7 @@ pub use health::{
 pub use in_flight::InFlight;
 pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// The endpoints of one pool.
@@ -253,6 +254,21 @@ impl Pool {
     /// A request sent at `sent_at` failed through that endpoint's fault. True: the endpoint is ejected from now on.
     pub(crate) fn request_failed(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) -> bool {
         self.endpoint_mut(id).is_some_and(|endpoint| endpoint.health_mut().failed(sent_at, now))
+    }
+
+    /// A request sent at `sent_at` was turned away by that endpoint, which is full and wants to be asked again after `seconds`, where it
+    /// says so (0: it does not).
+    pub(crate) fn request_turned_away(&mut self, id: EndpointId, seconds: u32, sent_at: Timestamp, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.health_mut().turned_away(u64::from(seconds) * 1_000_000, sent_at, now);
+        }
+    }
+
+    /// Takes over what that endpoint said of its load in an answer that came `at`.
+    pub(crate) fn report_load(&mut self, id: EndpointId, report: &LoadReport, at: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.report(*report, at);
+        }
     }
 
     /// Takes over what the other workers have in flight to the members, in the order of the membership; a member beyond the list has

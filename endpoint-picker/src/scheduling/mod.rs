@@ -128,6 +128,10 @@ impl Scheduler {
                 pool.request_succeeded(endpoint, sent_at, now);
                 false
             }
+            Observation::Failed(Failure::Busy { seconds }) => {
+                pool.request_turned_away(endpoint, *seconds, sent_at, now);
+                false
+            }
             Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),
             Observation::Abandoned => false,
         }

@@ -70,6 +70,11 @@ pub enum Observation {
 pub enum Failure {
     /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
     NoAnswer,
+    /// It turned the request away because it is full: 503, or as it seems. It is well, and has no room for a moment.
+    Busy {
+        /// Seconds after which it wants to be asked again; 0: it does not say.
+        seconds: u32,
+    },
     /// It answered 5xx.
     ServerError,
     /// The answer broke off, or ended before its time.
@@ -84,6 +89,7 @@ impl Failure {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
+            Self::Busy { .. } => "busy",
             Self::ServerError => "server_error",
             Self::BrokenOff => "broken_off",
             Self::BadAnswer => "bad_answer",
