@@ -383,9 +383,7 @@ fn a_hint_in_the_proxys_metadata_is_no_clients_header() {
     let mut picker = picker(r#"{"subset_hint": "metadata"}"#, &lists, &[IDLE; 3]);
     let hint = [("x-gateway-destination-endpoint-subset", "10.0.0.1")];
     assert_eq!(hosts(&ask(&mut picker, "m", &hint)).len(), 3);
-    // A `google.protobuf.ListValue` of two texts, as Envoy hands out a list.
-    let list = b"\x0a\x0f\x1a\x0d10.0.0.3:8000\x0a\x0a\x1a\x0810.0.0.9";
-    for (metadata, expected) in [(&list[..], &[3][..]), (b"10.0.0.2", &[2]), (b"", &[])] {
+    for (metadata, expected) in [(&b"10.0.0.3:8000,10.0.0.9"[..], &[3][..]), (b"10.0.0.2", &[2]), (b"", &[])] {
         let head = RequestHead {
             method: b"GET",
             path: b"/v1/models",

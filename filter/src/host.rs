@@ -215,6 +215,16 @@ pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
 }
 
+/// The texts of a property, one or a list, joined by commas.
+pub(crate) fn texts(property: Vec<u8>) -> Vec<u8> {
+    // A list comes as pairs whose names are its members, and its count alone has a NUL, which no text has that is an address.
+    if !property.contains(&0) {
+        return property;
+    }
+    let pairs = Pairs(property);
+    pairs.iter().map(|(name, _)| name).collect::<Vec<_>>().join(&b","[..])
+}
+
 /// Defines a stat. 0 is a counter, 1 a gauge.
 pub(crate) fn define_metric(kind: u32, name: &str) -> Result<u32, Refused> {
     let mut id = 0;

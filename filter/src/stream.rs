@@ -57,7 +57,7 @@ impl Stream {
     fn subset_hint(&self) -> Option<Vec<u8>> {
         let is_wanted =
             self.picker.try_borrow().is_ok_and(|picker| picker.config().rules.subset_hint == SubsetHint::Metadata);
-        if is_wanted { host::property(SUBSET_HINT) } else { None }
+        if is_wanted { host::property(SUBSET_HINT).map(host::texts) } else { None }
     }
 
     /// Runs one step of the request's way in and carries out what it directs.

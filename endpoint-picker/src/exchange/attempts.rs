@@ -3,7 +3,7 @@
 use crate::ending::{Flags, is_endpoint_trouble};
 use crate::head::ResponseHead;
 use crate::picker::EndpointPicker;
-use crate::pool::{Availability, EndpointId};
+use crate::pool::EndpointId;
 use crate::record::{ExchangeRecord, Pick, Served};
 use crate::scheduling::{Failure, Reason};
 use crate::time::Timestamp;
@@ -88,21 +88,8 @@ fn blame_those_before(
         return;
     }
     for endpoint in ranked.iter().take(before) {
-        let failure = silence(picker, endpoint, now);
-        picker.observe_failed(record, endpoint, failure, sent_at, now);
+        picker.observe_failed(record, endpoint, Failure::NoAnswer, sent_at, now);
     }
-}
-
-/// Why an endpoint gave an attempt nothing to pass on. The proxy does not say whether it was unreachable or turned the request away with a status
-/// that is tried elsewhere. One that was seen to have a queue a moment ago has most likely turned it away.
-fn silence(picker: &EndpointPicker, endpoint: EndpointId, now: Timestamp) -> Failure {
-    let pool = picker.pool();
-    let is_queueing = pool.endpoint(endpoint).is_some_and(|endpoint| {
-        let max_age_micros = picker.config().profile.max_snapshot_age_micros;
-        pool.availability(endpoint, now, max_age_micros) == Availability::Fresh
-            && endpoint.load().waiting.is_some_and(|waiting| waiting > 0)
-    });
-    if is_queueing { Failure::Busy { seconds: 0 } } else { Failure::NoAnswer }
 }
 
 pub(super) fn flags(info: &mut impl StreamInfo) -> Flags {

@@ -70,7 +70,7 @@ pub enum Observation {
 pub enum Failure {
     /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
     NoAnswer,
-    /// It turned the request away because it is full: 503, or as it seems. It is well, and has no room for a moment.
+    /// It turned the request away because it is full: 503. It is well, and has no room for a moment.
     Busy {
         /// Seconds after which it wants to be asked again; 0: it does not say.
         seconds: u32,

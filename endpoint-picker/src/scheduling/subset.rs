@@ -1,25 +1,9 @@
 //! A list of endpoints that a request is confined to.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use prost::Message;
-
 use crate::pool::Pool;
-
-/// The parts of `google.protobuf.ListValue` and `Value` that hold a list of texts.
-#[derive(Clone, PartialEq, Message)]
-struct ListValue {
-    #[prost(message, repeated, tag = "1")]
-    values: Vec<TextValue>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TextValue {
-    #[prost(string, tag = "3")]
-    string_value: String,
-}
 
 /// The only endpoints that a request may go to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,20 +13,13 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// Reads a list of `ip` and `ip:port`: separated by commas, or the `google.protobuf.ListValue` as which Envoy hands out a list in its
-    /// metadata. What is no address matches nobody, so that a list of nonsense confines a
+    /// Reads a list of `ip` and `ip:port`, separated by commas. What is no address matches nobody, so that a list of nonsense confines a
     /// request to nobody.
     ///
     /// An entry with a port means that endpoint where `pool` has it, else all endpoints of its IP: those who write such lists may
     /// know another port of a pod than the one that serves.
     #[must_use]
     pub fn parse(list: &[u8], pool: &Pool) -> Self {
-        // The tag of the first member of a `ListValue`; no list of addresses begins with a line's end.
-        if list.first() == Some(&b'\n') {
-            let values = ListValue::decode(list).map(|list| list.values).unwrap_or_default();
-            let entries = values.iter().filter_map(|value| entry(&value.string_value, pool));
-            return Self { entries: entries.collect(), is_order: false };
-        }
         let entries = list.split(|&byte| byte == b',').filter_map(|text| entry(core::str::from_utf8(text).ok()?, pool));
         Self { entries: entries.collect(), is_order: false }
     }

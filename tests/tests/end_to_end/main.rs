@@ -7,6 +7,7 @@ mod answers;
 mod bad_bodies;
 mod bootstraps;
 mod clients;
+mod conformance;
 mod counting;
 mod crash;
 mod endings;

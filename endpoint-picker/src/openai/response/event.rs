@@ -338,7 +338,9 @@ impl Watch for Event {
             (MODEL, Scalar::Text { text, cut: false }) if self.model.is_none() => {
                 self.model = core::str::from_utf8(text).ok().map(String::from);
             }
-            (ID, Scalar::Text { text, cut: false }) => self.response_id = ResponseId::of(text),
+            (ID, Scalar::Text { text, cut: false }) if self.response_id.is_none() => {
+                self.response_id = ResponseId::of(text);
+            }
             (ERROR, Scalar::Text { text, .. }) if !text.is_empty() => self.has_error = true,
             (ERROR_TYPE, Scalar::Text { text, .. }) => set_bounded(&mut self.error_type, text),
             (ERROR_CODE, Scalar::Text { text, .. }) => set_bounded(&mut self.error_text_code, text),
