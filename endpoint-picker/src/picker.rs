@@ -8,6 +8,7 @@ use snapshot::{Loads, Membership};
 use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
 use crate::learning::{Answer, Learner};
+use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::prefix_index::PrefixIndex;
@@ -265,6 +266,11 @@ impl EndpointPicker {
         if is_ejected {
             self.telemetry.count_ejection(pool, endpoint);
         }
+    }
+
+    /// Takes over what an endpoint said of its load in an answer that came `at`.
+    pub(crate) fn report_load(&mut self, endpoint: EndpointId, report: &LoadReport, at: Timestamp) {
+        self.routing.pool.report_load(endpoint, report, at);
     }
 
     /// Takes in that an endpoint was tried first, or among the first, and failed.

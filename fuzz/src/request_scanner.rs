@@ -6,7 +6,7 @@
 use endpoint_picker::openai::json::{Container, Node, ROOT, Scalar, ScanError, Scanner, Want, Watch};
 use endpoint_picker::openai::request::MAX_MODEL_MEMBERS;
 use endpoint_picker::openai::{
-    Api, Model, Notation, PrefixMark, PromptDigest, RequestError, RequestFacts, RequestScanner, ScanOptions,
+    Api, Model, Notation, PrefixMark, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId, ScanOptions,
 };
 use endpoint_picker::rewrite::Splice;
 use serde_json::{Map, Value};
@@ -28,7 +28,7 @@ const NEW_MODEL: &str = "new \"one\"\n\u{1f980}";
 pub(crate) const MADE: u8 = 0x40;
 
 /// Every member that matters, and one that does not.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "x",
     "model",
     "stream",
@@ -39,6 +39,7 @@ const NAMES: [&str; 32] = [
     "max_output_tokens",
     "priority",
     "cache_salt",
+    "previous_response_id",
     "tools",
     "system",
     "instructions",
@@ -199,6 +200,11 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize, digest: &PromptDigest) -> R
             Api::Responses => limit("max_output_tokens"),
             _ => None,
         },
+        previous_response: json
+            .last("previous_response_id")
+            .filter(|_| api == Api::Responses)
+            .and_then(Json::text)
+            .and_then(|id| ResponseId::of(id.as_bytes())),
         priority: json.last("priority").and_then(spelt).and_then(|text| signed(&text)),
         prompt_bytes,
         prompt: PromptDigest { marks: marks(&preamble, &prompt, seed), ..digest.clone() },

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use snapshot::Load;
 
-use super::candidate::Candidate;
+use super::candidate::{AdapterState, Candidate};
 use super::rendezvous;
 use super::request::PickRequest;
 use crate::learning::{Forecast, Guess, Learner, Rates};
@@ -23,6 +23,12 @@ const BATCH_COST: f64 = 0.1;
 const BATCH_DELAY: f64 = 0.2;
 /// A batch of this size counts as full where the engine's slots are unknown.
 const TYPICAL_SLOTS: f64 = 64.0;
+/// Microseconds in which an engine loads an adapter: a hundred megabytes from the host's memory, or from a disk's cache.
+const ADAPTER_LOAD_MICROS: f64 = 300_000.0;
+/// The part of that by which an adapter that is in use nowhere costs more at any endpoint but the one where all gateways would load it.
+const STRANGER_PART: f64 = 0.5;
+/// The part of a slot's time until an engine that holds as many adapters as it can has room for another.
+const ADAPTER_WAIT: f64 = 0.5;
 /// Costs within this part of the best one, or this time, are equal: what is learned is not more exact.
 const EQUAL_PART: f64 = 0.03;
 const EQUAL_MICROS: f64 = 500.0;
@@ -90,7 +96,9 @@ impl Ground<'_> {
                     guess.conversation_tokens = (places.conversation == Some(place)).then(|| tokens(prompt.end()));
                 }
                 let rates = self.learner.rates(candidate.id);
-                self.outlook(endpoint, &business, &rates, prompt_tokens, guess)
+                let mut outlook = self.outlook(endpoint, &business, &rates, prompt_tokens, guess);
+                outlook.cost += adapter_cost(candidate, &rates);
+                outlook
             });
             outlooks.push(outlook);
         }
@@ -156,7 +164,7 @@ impl Ground<'_> {
             {
                 let has_family = conversation != 0 && candidate.matched_bytes >= family_end;
                 let key = if has_family { conversation } else { family };
-                let weight = rendezvous::weight(key, endpoint.key()) as f64 / u64::MAX as f64;
+                let weight = rendezvous::weight(key, endpoint.identity().address) as f64 / u64::MAX as f64;
                 outlook.cost = best + (1.0 - weight) * EQUAL_MICROS / 1_000.0;
             }
         }
@@ -178,7 +186,7 @@ impl Ground<'_> {
         let mut highest = 0;
         for (place, candidate) in candidates.iter().enumerate() {
             let Some(endpoint) = self.pool.endpoint(candidate.id) else { continue };
-            let weight = rendezvous::weight(prompt.family, endpoint.key());
+            let weight = rendezvous::weight(prompt.family, endpoint.identity().address);
             if weight >= highest {
                 (family, highest) = (Some(place), weight);
             }
@@ -187,7 +195,7 @@ impl Ground<'_> {
         for (place, candidate) in candidates.iter().enumerate().filter(|_| prompt.conversation != 0) {
             let has_family = candidate.matched_bytes >= prompt.family_end || family == Some(place);
             let Some(endpoint) = self.pool.endpoint(candidate.id).filter(|_| has_family) else { continue };
-            let weight = rendezvous::weight(prompt.conversation, endpoint.key());
+            let weight = rendezvous::weight(prompt.conversation, endpoint.identity().address);
             if weight >= highest {
                 (conversation, highest) = (Some(place), weight);
             }
@@ -258,6 +266,18 @@ fn middle(values: &mut [u32]) -> u32 {
     }
     let middle = values.len() / 2;
     *values.select_nth_unstable(middle).1
+}
+
+/// What it takes until the engine can run the adapter that is asked for.
+fn adapter_cost(candidate: &Candidate, rates: &Rates) -> f64 {
+    let wait = rates.slot * ADAPTER_WAIT;
+    match candidate.adapter {
+        AdapterState::NotAsked | AdapterState::Running | AdapterState::Waiting { has_room: true } => 0.0,
+        AdapterState::Waiting { has_room: false } => wait,
+        AdapterState::Absent { has_room: true } if candidate.is_adapter_home => ADAPTER_LOAD_MICROS,
+        AdapterState::Absent { has_room: true } => ADAPTER_LOAD_MICROS * (1.0 + STRANGER_PART),
+        AdapterState::Absent { has_room: false } => ADAPTER_LOAD_MICROS + wait,
+    }
 }
 
 /// Whole KV blocks of the part that matches; the last token is always computed.
