@@ -40,6 +40,12 @@ pub mod key {
     /// The gauges with labels that were ever set, see [`crate::gauges`].
     pub const SERIES: &str = "inpick.series";
 
+    /// Where a worker says which prompts it sent where, see [`crate::prefix_news`].
+    #[must_use]
+    pub fn prefixes(worker: u64) -> String {
+        alloc::format!("inpick.prefixes.{worker:016x}")
+    }
+
     /// Where a worker posts.
     #[must_use]
     pub fn post(worker: u64) -> String {
@@ -389,6 +395,7 @@ impl Gatherer {
             if shared.set(key::ROSTER, &alive.encode_to_vec(), cas).is_ok() {
                 for worker in gone {
                     let _ = shared.set(&key::post(worker), b"", 0);
+                    let _ = shared.set(&key::prefixes(worker), b"", 0);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The plugin's configuration: parsed once into checked values, every bad field named in one go.
 
 mod fields;
+mod rules;
 mod scheduling;
 
 use alloc::borrow::ToOwned;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
+use crate::rules::Rules;
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
@@ -56,6 +58,8 @@ pub struct Config {
     pub no_endpoint: NoEndpoint,
     /// What to do with a body that names no model.
     pub missing_model: MissingModel,
+    /// What holds for every request besides the pick itself.
+    pub rules: Rules,
     /// Model rewrites.
     pub rewrites: Vec<Rule>,
     /// Priorities by objective name; an unknown objective has priority 0.
@@ -246,7 +250,8 @@ impl Config {
         };
         metrics.finish(errors);
         let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
-        Self { pool, profile, no_endpoint, missing_model, rewrites, objectives, stats, sidecar }
+        let rules = rules::read(root, sidecar.wait_ms, errors);
+        Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, sidecar }
     }
 }
 

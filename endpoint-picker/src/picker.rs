@@ -1,14 +1,17 @@
 //! One worker's endpoint picker: configuration, routing, accounts and telemetry, which exchanges borrow for the length of a callback.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
-use crate::learning::Answer;
-use crate::openai::{PromptDigest, Usage};
+use crate::learning::{Answer, Learner};
+use crate::load_report::LoadReport;
+use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
+use crate::prefix_index::PrefixIndex;
 use crate::record::ExchangeRecord;
 use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
@@ -31,7 +34,23 @@ struct Routing {
     pool: Pool,
     scheduler: Scheduler,
     rng: Rng,
+    /// Prompts that were sent since the other workers were told.
+    sent: Vec<SentPrompt>,
 }
+
+/// A prompt that was sent to an endpoint: its marks behind those that the endpoint was known to hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentPrompt {
+    /// Where it was sent.
+    pub endpoint: EndpointId,
+    /// Hash of the last mark that the endpoint held; 0: none.
+    pub tail: u64,
+    /// The marks that it did not hold.
+    pub marks: Vec<PrefixMark>,
+}
+
+/// Prompts that wait for the next tick at most: what a worker that serves a thousand requests a second sends in four ticks.
+const MAX_SENT_PROMPTS: usize = 200;
 
 impl EndpointPicker {
     /// A picker that knows no endpoint yet. The seed decides ties: draw it at random.
@@ -39,7 +58,12 @@ impl EndpointPicker {
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             telemetry: Telemetry::new(&config),
-            routing: Routing { pool: Pool::default(), scheduler: Scheduler::default(), rng: Rng::new(seed) },
+            routing: Routing {
+                pool: Pool::default(),
+                scheduler: Scheduler::default(),
+                rng: Rng::new(seed),
+                sent: Vec::new(),
+            },
             accounts: Accounts::default(),
             config,
         }
@@ -55,6 +79,18 @@ impl EndpointPicker {
     #[must_use]
     pub const fn pool(&self) -> &Pool {
         &self.routing.pool
+    }
+
+    /// Which endpoint should have which prefixes.
+    #[must_use]
+    pub const fn prefix_index(&self) -> &PrefixIndex {
+        self.routing.scheduler.index()
+    }
+
+    /// What was learned of the endpoints' times.
+    #[must_use]
+    pub const fn learner(&self) -> &Learner {
+        self.routing.scheduler.learner()
     }
 
     /// What is in flight.
@@ -110,6 +146,18 @@ impl EndpointPicker {
         self.routing.pool.learn_suspicion(place, suspicion, now);
     }
 
+    /// Takes over that another worker sent a prompt to the member at that place of the membership: `marks` behind the mark of hash `tail`.
+    pub fn learn_prompt(&mut self, place: usize, tail: u64, marks: &[PrefixMark]) {
+        if let Some(&endpoint) = self.routing.pool.members().get(place) {
+            self.routing.scheduler.prompt_learnt(endpoint, tail, marks);
+        }
+    }
+
+    /// Prompts that were sent since this was last asked.
+    pub fn take_sent_prompts(&mut self) -> impl Iterator<Item = SentPrompt> {
+        self.routing.sent.drain(..)
+    }
+
     /// Counts what waited for the shared table of labels, which was merged or cannot be.
     pub fn settle_pending(&mut self) {
         self.telemetry.settle_pending(&self.routing.pool);
@@ -128,7 +176,7 @@ impl EndpointPicker {
 
     /// Ranks the endpoints for one request.
     pub(crate) fn pick(&mut self, request: &PickRequest<'_>, now: Timestamp) -> Decision {
-        let Routing { pool, scheduler, rng } = &mut self.routing;
+        let Routing { pool, scheduler, rng, .. } = &mut self.routing;
         scheduler.pick(pool, &self.config.profile, request, rng, now)
     }
 
@@ -137,9 +185,14 @@ impl EndpointPicker {
         let model = record.api.map(|_| self.telemetry.running_label(&record.model));
         let first = record.ranked().map(|ranked| ranked.first());
         let forecast = record.forecast(first);
-        let Routing { pool, scheduler, .. } = &mut self.routing;
+        let Routing { pool, scheduler, sent, .. } = &mut self.routing;
         if let Some(endpoint) = first.filter(|_| !prompt.marks.is_empty()) {
-            scheduler.prompt_sent(endpoint, prompt);
+            let held = scheduler.prompt_sent(endpoint, prompt);
+            if sent.len() < MAX_SENT_PROMPTS {
+                let tail = held.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.hash);
+                let marks = prompt.marks.get(held..).unwrap_or_default().to_vec();
+                sent.push(SentPrompt { endpoint, tail, marks });
+            }
         }
         self.accounts.charge(pool, first, forecast, record.request.stream, model, now)
     }
@@ -213,6 +266,11 @@ impl EndpointPicker {
         if is_ejected {
             self.telemetry.count_ejection(pool, endpoint);
         }
+    }
+
+    /// Takes over what an endpoint said of its load in an answer that came `at`.
+    pub(crate) fn report_load(&mut self, endpoint: EndpointId, report: &LoadReport, at: Timestamp) {
+        self.routing.pool.report_load(endpoint, report, at);
     }
 
     /// Takes in that an endpoint was tried first, or among the first, and failed.

@@ -16,6 +16,7 @@ use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
+use crate::prefix_news::Correspondent;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
 use crate::time::Timestamp;
@@ -42,6 +43,7 @@ pub struct Worker {
     news: News,
     posted: Option<Posted>,
     is_enrolled: bool,
+    prefixes: Correspondent,
 }
 
 /// What was read of the others.
@@ -81,6 +83,7 @@ impl Worker {
             news: News::default(),
             posted: None,
             is_enrolled: false,
+            prefixes: Correspondent::default(),
         }
     }
 
@@ -114,6 +117,9 @@ impl Worker {
         self.news.read(self.id, self.posted.as_mut(), picker, host, now);
         admit(picker, host);
         self.post(picker, host, now);
+        if self.is_serving {
+            self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
+        }
         let interval_ms = picker.config().stats.flush_interval_ms;
         self.flusher.tick(picker.telemetry_mut().ledger_mut(), host, interval_ms, now);
         self.keep_pace(picker, host);

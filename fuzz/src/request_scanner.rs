@@ -6,7 +6,7 @@
 use endpoint_picker::openai::json::{Container, Node, ROOT, Scalar, ScanError, Scanner, Want, Watch};
 use endpoint_picker::openai::request::MAX_MODEL_MEMBERS;
 use endpoint_picker::openai::{
-    Api, Model, Notation, PrefixMark, PromptDigest, RequestError, RequestFacts, RequestScanner, ScanOptions,
+    Api, Model, Notation, PrefixMark, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId, ScanOptions,
 };
 use endpoint_picker::rewrite::Splice;
 use serde_json::{Map, Value};
@@ -28,7 +28,7 @@ const NEW_MODEL: &str = "new \"one\"\n\u{1f980}";
 pub(crate) const MADE: u8 = 0x40;
 
 /// Every member that matters, and one that does not.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "x",
     "model",
     "stream",
@@ -39,6 +39,7 @@ const NAMES: [&str; 32] = [
     "max_output_tokens",
     "priority",
     "cache_salt",
+    "previous_response_id",
     "tools",
     "system",
     "instructions",
@@ -104,10 +105,12 @@ pub fn check(data: &[u8]) {
         assert!(!error.message().is_empty());
         return;
     };
-    let family = got.as_ref().map_or(0, |facts| facts.prompt.family);
-    assert_eq!(got, expected(api, &json, body.len(), family));
+    // What families and conversations are is said by the scanner alone; the rest of the digest is computed anew.
+    let digest = got.as_ref().map(|facts| facts.prompt.clone()).unwrap_or_default();
+    assert_eq!(got, expected(api, &json, body.len(), &digest));
     if let Ok(facts) = got {
-        let is_marked = facts.prompt.marks.iter().any(|mark| mark.hash == family);
+        let family = PrefixMark { hash: digest.family, end: digest.family_end };
+        let is_marked = facts.prompt.marks.contains(&family);
         assert_eq!(is_marked, !facts.prompt.marks.is_empty(), "a family is one of the marks");
         check_unhashed(api, body, &facts);
         check_rename(api, body, facts);
@@ -148,7 +151,7 @@ fn check_rename(api: Api, body: &[u8], facts: RequestFacts) {
 }
 
 /// What the documentation of [`RequestScanner`] says of a body.
-fn expected(api: Api, json: &Json<'_>, bytes: usize, family: u64) -> Result<RequestFacts, RequestError> {
+fn expected(api: Api, json: &Json<'_>, bytes: usize, digest: &PromptDigest) -> Result<RequestFacts, RequestError> {
     let Kind::Object(members) = &json.kind else { return Err(RequestError::NotAnObject) };
     let models: Vec<_> = members.iter().filter(|(key, _)| key == "model").map(|(_, value)| value).collect();
     if models.len() > MAX_MODEL_MEMBERS {
@@ -197,9 +200,14 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize, family: u64) -> Result<Requ
             Api::Responses => limit("max_output_tokens"),
             _ => None,
         },
+        previous_response: json
+            .last("previous_response_id")
+            .filter(|_| api == Api::Responses)
+            .and_then(Json::text)
+            .and_then(|id| ResponseId::of(id.as_bytes())),
         priority: json.last("priority").and_then(spelt).and_then(|text| signed(&text)),
         prompt_bytes,
-        prompt: PromptDigest { marks: marks(&preamble, &prompt, seed), family },
+        prompt: PromptDigest { marks: marks(&preamble, &prompt, seed), ..digest.clone() },
         model,
     })
 }

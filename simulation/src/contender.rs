@@ -1,6 +1,6 @@
 //! Who takes part: a policy's name, and the gateway that follows it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use endpoint_picker::{Config, Plugin};
 
 use snapshot::ServedModel;
@@ -42,18 +42,36 @@ enum Kind {
 /// The real core with its own LMetric.
 const LMETRIC_CONFIG: &str = r#"{"scheduling":{"scorers":[{"name":"lmetric-scorer"}]}}"#;
 
+/// What the contenders with the real core have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct ContenderSettings {
+    /// The configuration of `ours`.
+    pub(crate) config: String,
+    pub(crate) replicas: usize,
+    pub(crate) workers: usize,
+    pub(crate) mishaps: Mishaps,
+}
+
 impl Contender {
-    /// Every policy by name; `ours` is the real core with the configuration that is given.
+    /// Every policy by name. `ours` is the real core with the configuration that is given; `@4x8` behind it: 4 Envoys with 8 workers.
     pub(crate) const NAMES: [&'static str; 9] =
         ["round-robin", "random", "least-request", "epp", "cache-aware", "lmetric", "oracle", "ours", "ours-lmetric"];
 
     /// The one of that name.
-    pub(crate) fn named(name: &str, config: &str, replicas: usize, workers: usize, mishaps: Mishaps) -> Result<Self> {
+    pub(crate) fn named(name: &str, settings: &ContenderSettings) -> Result<Self> {
+        let (policy, replicas, workers) = match name.split_once('@') {
+            None => (name, settings.replicas, settings.workers),
+            Some((policy, size)) => {
+                let (replicas, workers) = size.split_once('x').with_context(|| format!("{size} is not like 4x8"))?;
+                (policy, replicas.parse()?, workers.parse()?)
+            }
+        };
+        ensure!(replicas > 0 && workers > 0, "{name}: no worker");
         let envoys = |config: &str| -> Result<Kind> {
             let config = parse(config)?;
-            Ok(Kind::Envoys(Box::new(EnvoySettings { config, replicas, workers, mishaps })))
+            Ok(Kind::Envoys(Box::new(EnvoySettings { config, replicas, workers, mishaps: settings.mishaps })))
         };
-        let kind = match name {
+        let kind = match policy {
             "round-robin" => Kind::RoundRobin,
             "random" => Kind::Random,
             "least-request" => Kind::LeastRequest,
@@ -61,7 +79,7 @@ impl Contender {
             "cache-aware" => Kind::CacheAware,
             "lmetric" => Kind::Lmetric,
             "oracle" => Kind::Oracle,
-            "ours" => envoys(config)?,
+            "ours" => envoys(&settings.config)?,
             "ours-lmetric" => envoys(LMETRIC_CONFIG)?,
             _ => bail!("no policy {name}; there are: {}", Self::NAMES.join(", ")),
         };

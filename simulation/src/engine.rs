@@ -227,27 +227,20 @@ impl Engine {
     // All together.
 
     fn begin_iteration(&mut self, now: u64) {
-        let Timing::Together {
-            iteration_micros,
-            prefill_token_micros,
-            decode_sequence_micros,
-            context_kilotoken_micros,
-            token_budget,
-        } = self.calibration.timing
+        let Timing::Together { iteration_micros, prefill_token_micros, decode_sequence_micros, token_budget } =
+            self.calibration.timing
         else {
             return;
         };
         let mut budget = token_budget;
         let mut index = 0;
-        let (mut decoding, mut context) = (0_u32, 0_u64);
+        let mut decoding = 0_u32;
         while index < self.running.len() {
             if self.running[index].unprefilled == 0 {
                 let Some(place) = self.make_room_to_grow(index) else { continue };
                 index = place;
                 decoding += 1;
                 budget = budget.saturating_sub(1);
-                let sequence = &self.running[index].sequence;
-                context += u64::from(sequence.prompt.tokens + sequence.generated);
             }
             index += 1;
         }
@@ -272,8 +265,7 @@ impl Engine {
         }
         let micros = iteration_micros
             + f64::from(prefilled) * prefill_token_micros
-            + f64::from(decoding) * decode_sequence_micros
-            + context as f64 / 1e3 * context_kilotoken_micros;
+            + f64::from(decoding) * decode_sequence_micros;
         let loading = std::mem::take(&mut self.loading_micros);
         self.iteration = Some(Iteration { ends_at: now + loading + (micros * self.slowness) as u64 });
     }
@@ -314,8 +306,7 @@ impl Engine {
         let load_micros = loop {
             let sequence = self.waiting.get(place)?;
             let Some(adapter) = sequence.prompt.adapter else { break 0 };
-            let in_use =
-                |other: u16| self.running.iter().any(|running| running.sequence.prompt.adapter == Some(other));
+            let in_use = |other: u16| self.running.iter().any(|running| running.sequence.prompt.adapter == Some(other));
             match self.adapters.take(adapter, in_use) {
                 Some(micros) => break micros,
                 None => place += 1,

@@ -123,7 +123,12 @@ impl Envoys {
     }
 
     /// Takes an exchange to its end.
-    fn finish(&mut self, request: usize, info: &mut Info, answer: impl FnOnce(&mut Carried, &mut EndpointPicker, &mut Info)) {
+    fn finish(
+        &mut self,
+        request: usize,
+        info: &mut Info,
+        answer: impl FnOnce(&mut Carried, &mut EndpointPicker, &mut Info),
+    ) {
         let Some(mut carried) = self.exchanges.remove(&request) else { return };
         let picker = &mut self.envoys[carried.envoy].workers[carried.worker].picker;
         answer(&mut carried, picker, info);
@@ -187,7 +192,8 @@ impl Gateway for Envoys {
     }
 
     fn done(&mut self, request: usize, pod: usize, attempt: u64, usage: Usage, now: u64) {
-        let mut info = Info { now, upstream: self.addresses.get(pod).copied(), attempts: attempt, is_served: true, flags: 0 };
+        let mut info =
+            Info { now, upstream: self.addresses.get(pod).copied(), attempts: attempt, is_served: true, flags: 0 };
         self.finish(request, &mut info, |carried, picker, info| {
             if !carried.is_streamed {
                 let head = ResponseHead { status: 200, json: true, ..ResponseHead::default() };
@@ -200,7 +206,8 @@ impl Gateway for Envoys {
 
     fn lost(&mut self, request: usize, pod: usize, attempt: u64, is_begun: bool, now: u64) {
         let flags = if is_begun { CONNECTION_TERMINATION } else { CONNECTION_FAILURE };
-        let mut info = Info { now, upstream: self.addresses.get(pod).copied(), attempts: attempt, is_served: is_begun, flags };
+        let mut info =
+            Info { now, upstream: self.addresses.get(pod).copied(), attempts: attempt, is_served: is_begun, flags };
         self.finish(request, &mut info, |carried, picker, info| {
             if !is_begun {
                 let head = ResponseHead { status: 503, ..ResponseHead::default() };

@@ -1,6 +1,6 @@
 //! An engine's KV blocks: those of running sequences, and those that may be used again, the least recently used of which go first.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
@@ -11,16 +11,18 @@ pub(crate) struct KvCache {
     /// Blocks that hold nothing of use.
     free: usize,
     cached: HashMap<u64, CachedBlock>,
-    /// Blocks that no sequence uses, oldest first.
-    evictable: BTreeMap<u64, u64>,
+    /// Blocks in the order in which they were released, by stamp and hash. One that was taken since is of no account here.
+    released: VecDeque<(u64, u64)>,
+    /// Blocks that no sequence uses.
+    evictable: usize,
     clock: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct CachedBlock {
     users: u32,
-    /// Its key in `evictable` while nobody uses it.
-    released: u64,
+    /// Its stamp in `released` while nobody uses it.
+    stamp: u64,
 }
 
 /// The blocks of one sequence.
@@ -35,7 +37,7 @@ pub(crate) struct Allocation {
 impl KvCache {
     /// So many blocks, all free.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, free: capacity, cached: HashMap::new(), evictable: BTreeMap::new(), clock: 0 }
+        Self { capacity, free: capacity, cached: HashMap::new(), released: VecDeque::new(), evictable: 0, clock: 0 }
     }
 
     /// Leading blocks that are cached.
@@ -45,7 +47,7 @@ impl KvCache {
 
     /// Part of the blocks that sequences use.
     pub(crate) fn usage(&self) -> f64 {
-        let used = self.capacity - self.free - self.evictable.len();
+        let used = self.capacity - self.free - self.evictable;
         used as f64 / self.capacity as f64
     }
 
@@ -54,7 +56,7 @@ impl KvCache {
         let matched = &blocks[..matched];
         let idle = matched.iter().filter(|hash| self.cached.get(*hash).is_some_and(|block| block.users == 0)).count();
         let needed = total - matched.len();
-        if needed > self.free + self.evictable.len() - idle {
+        if needed > self.free + self.evictable - idle {
             return None;
         }
         for hash in matched {
@@ -67,7 +69,7 @@ impl KvCache {
 
     /// One more block; false when there is none.
     pub(crate) fn grow(&mut self, allocation: &mut Allocation) -> bool {
-        if self.free == 0 && self.evictable.is_empty() {
+        if self.free == 0 && self.evictable == 0 {
             return false;
         }
         self.make_room(1);
@@ -88,7 +90,7 @@ impl KvCache {
                 self.free += 1;
                 self.take_shared(hash);
             } else {
-                self.cached.insert(hash, CachedBlock { users: 1, released: 0 });
+                self.cached.insert(hash, CachedBlock { users: 1, stamp: 0 });
             }
             allocation.shared.push(hash);
         }
@@ -102,16 +104,21 @@ impl KvCache {
             block.users -= 1;
             if block.users == 0 {
                 self.clock += 1;
-                block.released = self.clock;
-                self.evictable.insert(self.clock, hash);
+                block.stamp = self.clock;
+                self.released.push_back((self.clock, hash));
+                self.evictable += 1;
             }
+        }
+        if self.released.len() > 2 * self.capacity {
+            let cached = &self.cached;
+            self.released.retain(|&(stamp, hash)| is_idle(cached, hash, stamp));
         }
     }
 
     fn take_shared(&mut self, hash: u64) {
         if let Some(block) = self.cached.get_mut(&hash) {
             if block.users == 0 {
-                self.evictable.remove(&block.released);
+                self.evictable -= 1;
             }
             block.users += 1;
         }
@@ -119,12 +126,20 @@ impl KvCache {
 
     fn make_room(&mut self, blocks: usize) {
         while self.free < blocks
-            && let Some((_, hash)) = self.evictable.pop_first()
+            && let Some((stamp, hash)) = self.released.pop_front()
         {
-            self.cached.remove(&hash);
-            self.free += 1;
+            if is_idle(&self.cached, hash, stamp) {
+                self.cached.remove(&hash);
+                self.evictable -= 1;
+                self.free += 1;
+            }
         }
     }
+}
+
+/// Whether nobody has used a block since it got that stamp.
+fn is_idle(cached: &HashMap<u64, CachedBlock>, hash: u64, stamp: u64) -> bool {
+    cached.get(&hash).is_some_and(|block| block.users == 0 && block.stamp == stamp)
 }
 
 #[cfg(test)]
@@ -170,7 +185,7 @@ mod tests {
         let second = cache.allocate(&[1, 2, 3], 3, 3).unwrap();
         cache.release(running);
         cache.release(second);
-        assert_eq!((cache.free, cache.evictable.len()), (1, 3));
+        assert_eq!((cache.free, cache.evictable), (1, 3));
     }
 
     #[test]
@@ -183,6 +198,6 @@ mod tests {
         assert_eq!(cache.free, 1);
         cache.release(left);
         cache.release(right);
-        assert_eq!((cache.free, cache.evictable.len()), (3, 1));
+        assert_eq!((cache.free, cache.evictable), (3, 1));
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::indexing_slicing, reason = "a simulation that is wrong about its own indices shall stop")]
 
 mod adapters;
+mod aims;
 mod calibration;
 mod contender;
 mod distribution;
@@ -14,10 +15,12 @@ mod experiment;
 mod flags;
 mod gateway;
 mod kv_cache;
+mod picture;
 mod pod;
 mod policy;
 mod prompt;
 mod report;
+mod scenario;
 mod score;
 mod shared_store;
 mod sidecar;
@@ -25,4 +28,4 @@ mod text;
 mod workload;
 mod world;
 
-pub use flags::{Flags, run};
+pub use flags::{SimulationFlags, run};

@@ -3,5 +3,5 @@
 use clap::Parser as _;
 
 fn main() -> anyhow::Result<()> {
-    simulation::run(&simulation::Flags::parse())
+    simulation::run(&simulation::SimulationFlags::parse())
 }

@@ -72,4 +72,11 @@ impl Score {
     pub(crate) fn mean(scores: &[Self]) -> Self {
         Self::merged(scores, |figures| mean(figures))
     }
+
+    /// The worst of each figure.
+    pub(crate) fn worst(scores: &[Self]) -> Self {
+        let worst = Self::merged(scores, |figures| figures.fold(0.0, f64::max));
+        let hits = scores.iter().map(|score| score.hits).fold(1.0, f64::min);
+        Self { hits, ..worst }
+    }
 }

@@ -94,9 +94,8 @@ impl Sidecar {
         if tag == Some(loads.tag()) {
             return None;
         }
-        let has_membership = tag.is_some_and(|tag| {
-            tag.epoch == loads.epoch && tag.membership_version == loads.membership_version
-        });
+        let has_membership =
+            tag.is_some_and(|tag| tag.epoch == loads.epoch && tag.membership_version == loads.membership_version);
         let membership = (!has_membership).then(|| self.membership.clone());
         Some(Snapshot { membership, loads }.encode())
     }

@@ -2,23 +2,22 @@
 
 use endpoint_picker::rng::Rng;
 
-const LETTERS: &[u8; 32] = b"etaoinshrdlucmfwypvbgkqjxzaeioun";
+/// Letters as often as English has them, more or less, and a space for every sixth.
+const LETTERS: &[u8; 64] = b"eeeeeeettttttaaaaaooooiiiinnnnsssshhhrrrddllcumwfgyp            ";
 
 /// `bytes` bytes of lower-case words; nothing in it needs an escape in JSON.
 pub(crate) fn words(seed: u64, bytes: usize) -> String {
     let mut rng = Rng::new(seed);
-    let mut text = String::with_capacity(bytes + 12);
+    let mut text = Vec::with_capacity(bytes + 10);
     while text.len() < bytes {
-        // Twelve letters of five bits, with a space where a letter's two spare bits say so.
-        let mut bits = rng.next_u64();
-        for _ in 0..12 {
-            let letter = LETTERS[(bits & 31) as usize];
-            text.push(if bits & 0x1_8000_0000 == 0 { ' ' } else { char::from(letter) });
-            bits = bits.rotate_right(5);
-        }
+        let bits = rng.next_u64();
+        // Ten letters of six bits.
+        text.extend_from_slice(&std::array::from_fn::<u8, 10, _>(|letter| {
+            LETTERS[(bits >> (6 * letter) & 63) as usize]
+        }));
     }
     text.truncate(bytes);
-    text
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// A seed made of several numbers.
@@ -34,4 +33,18 @@ pub(crate) fn unit(rng: &mut Rng) -> f64 {
 /// Time between two events of a Poisson process with that mean.
 pub(crate) fn exponential(rng: &mut Rng, mean: f64) -> f64 {
     -(1.0 - unit(rng)).ln() * mean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_words_of_that_length() {
+        assert_eq!(words(7, 1_003), words(7, 1_003));
+        assert!(words(7, 2_000).starts_with(&words(7, 1_003)));
+        assert_ne!(words(7, 50), words(8, 50));
+        assert_eq!(words(7, 1_003).len(), 1_003);
+        assert!(words(7, 1_003).bytes().all(|byte| byte == b' ' || byte.is_ascii_lowercase()));
+    }
 }

@@ -8,6 +8,8 @@
 
 mod attempts;
 mod directive;
+mod entry;
+mod inbound;
 mod settling;
 mod states;
 mod stream_info;
@@ -15,18 +17,22 @@ mod stream_info;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
+pub use inbound::Inbound;
 pub use stream_info::StreamInfo;
 
-use crate::config::{MissingModel, NoEndpoint, scan_options};
+use crate::config::{MissingModel, scan_options};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner};
+use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
 use crate::scheduling::{Decision, Failure, PickRequest};
+use crate::session;
+use crate::shared_data::SharedData;
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
@@ -38,6 +44,8 @@ pub struct Exchange {
     state: State,
     /// What is left of the request must not reach an endpoint.
     is_sealed: bool,
+    /// The response that came under this id, and who made it, to be noted.
+    made: Option<(ResponseId, SocketAddr)>,
 }
 
 impl Exchange {
@@ -70,6 +78,11 @@ impl Exchange {
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
             accepts_encoded: head.accepts_encoded,
             has_content_length: head.has_content_length,
+            subset: entry::subset(picker, head, route),
+            asked: ResponseId::from_path(head.path),
+            maker: None,
+            asks_load: head.asks_load,
+            session: head.session.and_then(|token| session::find(picker.pool(), token)),
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -134,13 +147,43 @@ impl Exchange {
         }
     }
 
+    /// Looks up who made the response that a request asks for, which only that endpoint can serve. To be called before [`Self::pick`];
+    /// it asks the host only when a request asks for a response.
+    pub fn find_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        let State::Ready(Ready { request, .. }) = &mut self.state else { return };
+        let makers = picker.config().rules.response_makers;
+        let maker = request.asked.and_then(|id| makers.find(shared, id));
+        request.maker = maker.and_then(|address| picker.pool().find(address));
+    }
+
+    /// Notes who made the response that came, if it came with an id. To be called after the callback that brought a part of it and before
+    /// the client sees that part.
+    pub fn note_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        if let Some((id, maker)) = self.made.take() {
+            picker.config().rules.response_makers.note(shared, id, maker);
+        }
+    }
+
     /// Picks an endpoint for a request that is ready for it.
     pub fn pick(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
         let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
-        let Request { mut record, deadline, accepts_encoded, has_content_length } = request;
+        let Request {
+            mut record,
+            deadline,
+            accepts_encoded,
+            has_content_length,
+            subset,
+            maker,
+            asks_load,
+            session,
+            ..
+        } = request;
+        if let Some(reply) = entry::refusal(picker, &record, now) {
+            return self.refuse(picker, record, reply, now);
+        }
         let decision = picker.pick(
             &PickRequest {
                 target_model: &record.target_model,
@@ -149,8 +192,9 @@ impl Exchange {
                 max_tokens: record.request.max_tokens,
                 priority: record.priority,
                 deadline,
-                pinned: None,
-                session: None,
+                pinned: maker,
+                session,
+                subset: subset.as_ref(),
             },
             now,
         );
@@ -169,8 +213,7 @@ impl Exchange {
             }
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
-                if picker.config().no_endpoint == NoEndpoint::FailClosed {
-                    let reply = LocalReply::no_endpoint(record.api, &picker.config().pool);
+                if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
                     return self.refuse(picker, record, reply, now);
                 }
             }
@@ -178,8 +221,10 @@ impl Exchange {
         record.times.sent = Some(now);
         let charge = picker.charge(&record, &prompt, now);
         let ask_identity = accepts_encoded && record.api.is_some();
-        self.state = State::Sent(Sent { record, charge, tail: prompt.tail() });
-        Directive::Send(Outbound { destination, ask_identity, splice, has_content_length })
+        // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
+        let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;
+        self.state = State::Sent(Sent { record, charge, tail: prompt.tail(), asks_load: ask_load, session });
+        Directive::Send(Outbound { destination, ask_identity, ask_load, splice, has_content_length })
     }
 
     /// The host refused what it was told, or what it was asked for.
@@ -201,27 +246,29 @@ impl Exchange {
         }
     }
 
-    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself.
+    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself. Gives what is to be changed in them.
     pub fn on_response_headers(
         &mut self,
         picker: &mut EndpointPicker,
         head: &ResponseHead,
         info: &mut impl StreamInfo,
         end: bool,
-    ) {
+    ) -> Inbound {
         match self.take() {
             State::Sent(sent) => {
                 if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
                     let sent = unserved(picker, sent, flags, info, now);
                     settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
-                    return;
+                    return Inbound::default();
                 }
-                let sent = served(picker, sent, head.status, info);
+                let sent = served(picker, sent, head, info);
+                let changes = inbound::changes(picker, &sent, head.has_load);
                 self.state = State::Answering(Box::new(Answering::begin(sent, head)));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
+                return changes;
             }
             // Envoy gave up on the request while its body was still coming.
             State::Reading(reading) => {
@@ -241,6 +288,7 @@ impl Exchange {
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
+        Inbound::default()
     }
 
     /// Whether the response's body is to be given to [`Self::on_response_body`]; else its size is all that matters.
@@ -265,6 +313,9 @@ impl Exchange {
             } else {
                 has_content |= answering.reader.feed(slice).content_events > 0;
             }
+        }
+        if let Some(made) = answering.newly_made() {
+            self.made = Some(made);
         }
         if has_content && answering.streamed {
             let now = info.now();
@@ -428,6 +479,7 @@ impl Exchange {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
+        request.asked = facts.previous_response;
         let (model, value_ranges, notation) = match facts.model {
             Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
             Model::Missing if picker.config().missing_model == MissingModel::Reject => {

@@ -44,6 +44,13 @@ const MEAN_WEIGHT: f64 = 0.05;
 const LOST_HIT: f64 = 0.97;
 const KEPT_HIT: f64 = 1.004;
 const MIN_CACHE_PART: f64 = 0.02;
+/// What is believed of other gateways' prompts before any answer tells. A gateway that stands alone finds out soon that there are none.
+const FAMILY_CHANCE: f64 = 0.8;
+const CONVERSATION_PART: f64 = 0.5;
+/// Weight of one page in the share of the load that other gateways bring.
+const SHARE_WEIGHT: f64 = 0.05;
+/// Below this share there are no other gateways: requests that end while a page is made seem to be theirs.
+const MIN_FOREIGN_SHARE: f64 = 0.15;
 /// Fewer predicted tokens than this say nothing of a cache: templates and block limits move as many.
 const MIN_JUDGED_TOKENS: u32 = 64;
 /// Fewer tokens of prompt than this say nothing of bytes a token: the template's own are among them.
@@ -78,14 +85,27 @@ pub struct Forecast {
     pub uncached_tokens: u32,
     /// Tokens that it should have in its cache.
     pub cached_tokens: u32,
+    /// What of them rests on a guess.
+    pub guess: Guess,
     /// Tokens of earlier requests of this proxy that it has yet to compute.
     pub ahead_tokens: u32,
     /// Requests in its batch.
     pub running: u32,
-    /// Wait for a slot.
-    pub slot_wait_micros: u32,
-    /// Time to the first token, the wait included.
+    /// Wait for a slot, in thousandths of the time for which a request holds one.
+    pub slot_wait_milli: u32,
+    /// Time to the first token in microseconds, the wait included.
     pub ttft_micros: u32,
+}
+
+/// Tokens that an endpoint has if another gateway sent it what all gateways would send there, see [`Learner::family_chance`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Guess {
+    /// Tokens that it is known to have.
+    pub known_tokens: u32,
+    /// Tokens that it has with the prompt's family; no more than those known: nothing is guessed of it.
+    pub family_tokens: u32,
+    /// Tokens that it has with all the prompt; `None`: it is not the endpoint that conversations of this key go to.
+    pub conversation_tokens: Option<u32>,
 }
 
 impl Forecast {
@@ -127,6 +147,12 @@ impl Rates {
             + self.ahead * f64::from(forecast.ahead_tokens)
             + self.running * f64::from(forecast.running)
     }
+
+    /// Microseconds of the wait for a slot.
+    #[must_use]
+    pub fn slot_wait_micros(&self, forecast: &Forecast) -> f64 {
+        self.slot * f64::from(forecast.slot_wait_milli) / 1_000.0
+    }
 }
 
 /// An answer that came to its end.
@@ -156,6 +182,10 @@ pub struct Learner {
     endpoints: Vec<Learned>,
     bytes_per_token: f64,
     models: HashMap<u64, f64>,
+    family_chance: f64,
+    conversation_part: f64,
+    foreign_share: f64,
+    has_peers: bool,
 }
 
 /// What was learned of one endpoint.
@@ -177,7 +207,7 @@ struct Learned {
 #[derive(Clone, Copy, Debug)]
 struct Gain {
     value: f64,
-    /// Answers in a row on one side.
+    /// Answers in a row on one side of it.
     streak: u8,
     is_rising: bool,
 }
@@ -185,16 +215,19 @@ struct Gain {
 impl Gain {
     const ONE: Self = Self { value: 1.0, streak: 0, is_rising: false };
 
+    /// Takes in how many times the ungained time an answer took. Answers are old news, and many come of one state of the gain: each is
+    /// compared with what the gain is now, so that none of them pushes it beyond what they say.
     fn follow(&mut self, ratio: f64) {
-        let is_rising = ratio > 1.0;
-        if (ratio - 1.0).abs() <= GAIN_DEAD_ZONE {
+        let error = ratio / self.value;
+        let is_rising = error > 1.0;
+        if (error - 1.0).abs() <= GAIN_DEAD_ZONE {
             self.streak = 0;
             return;
         }
         self.streak = if is_rising == self.is_rising { (self.streak + 1).min(MAX_GAIN_STREAK) } else { 0 };
         self.is_rising = is_rising;
         let step = 1.0 + GAIN_STEP * f64::from(1 + self.streak);
-        let value = if is_rising { self.value * step } else { self.value / step };
+        let value = if is_rising { (self.value * step).min(ratio) } else { (self.value / step).max(ratio) };
         self.value = value.clamp(1.0 / MAX_GAIN, MAX_GAIN);
     }
 }
@@ -232,6 +265,42 @@ impl Learner {
             endpoints: Vec::new(),
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             models: HashMap::new(),
+            family_chance: FAMILY_CHANCE,
+            conversation_part: CONVERSATION_PART,
+            foreign_share: 0.0,
+            has_peers: false,
+        }
+    }
+
+    /// How likely an endpoint has a family's prompt of which this gateway does not know, because rendezvous gives the family to it and other
+    /// gateways have sent it there, 0 to 1.
+    #[must_use]
+    pub fn family_chance(&self) -> f64 {
+        if self.has_foreign() { self.family_chance } else { 0.0 }
+    }
+
+    /// How much of the rest of a prompt an endpoint has for the same reason, 0 to 1.
+    #[must_use]
+    pub fn conversation_part(&self) -> f64 {
+        if self.has_foreign() { self.conversation_part } else { 0.0 }
+    }
+
+    /// Others send requests to the same endpoints: other gateways, or workers of this one, whose prompts are known a little later.
+    #[must_use]
+    pub fn has_foreign(&self) -> bool {
+        self.has_peers || self.foreign_share >= MIN_FOREIGN_SHARE
+    }
+
+    /// Other workers have requests in flight.
+    pub const fn peers_seen(&mut self) {
+        self.has_peers = true;
+    }
+
+    /// An engine's page came: so many requests, of which this proxy had `own` in flight.
+    pub fn page_read(&mut self, requests: u32, own: u32) {
+        if requests > 0 {
+            let foreign = f64::from(requests.saturating_sub(own)) / f64::from(requests);
+            self.foreign_share += SHARE_WEIGHT * (foreign - self.foreign_share);
         }
     }
 
@@ -302,7 +371,7 @@ impl Learner {
         }
         let waited = match answer.first_token_micros {
             Some(first) => (first as f64 - self.rates(id).compute_micros(forecast)).max(0.0),
-            None => f64::from(forecast.slot_wait_micros).min(total * 0.9),
+            None => self.rates(id).slot_wait_micros(forecast).min(total * 0.9),
         };
         self.slot_held(id, total - waited);
         self.cache_judged(id, forecast, &answer.usage);
@@ -315,7 +384,8 @@ impl Learner {
         if generated <= 1.0 {
             return Some(total);
         }
-        let expected = self.rates(id).compute_micros(forecast) + f64::from(forecast.slot_wait_micros);
+        let rates = self.rates(id);
+        let expected = rates.compute_micros(forecast) + rates.slot_wait_micros(forecast);
         let each = (total - expected).max(0.0) / (generated - 1.0);
         let mean = *self.token_micros.get_or_insert(each);
         let rest = total - mean * (generated - 1.0);
@@ -330,18 +400,18 @@ impl Learner {
     fn learn(&mut self, id: EndpointId, forecast: &Forecast, first_token_micros: f64) {
         let rates = self.rates(id);
         let expected = rates.compute_micros(forecast).max(1.0);
-        let waited = f64::from(forecast.slot_wait_micros);
+        let waited = rates.slot_wait_micros(forecast);
         let prior = self.prior;
         let Some(own) = self.learned_mut(id) else { return };
         if waited > 0.0 {
-            own.wait_gain.follow(((first_token_micros - expected).max(0.0) / waited).min(MAX_RATIO));
+            own.wait_gain.follow((first_token_micros - expected).max(0.0) / waited * own.wait_gain.value);
         }
         let computed = (first_token_micros - waited).max(expected / MAX_RATIO);
         let ratio = computed / expected;
         // How much of the answer's time is the wait, and so beside the point.
         let share = expected / (expected + waited);
         if waited <= expected {
-            own.gain.follow(ratio);
+            own.gain.follow(ratio * own.gain.value);
         }
         let x = forecast.features();
         let y = expected * ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO);
@@ -375,16 +445,30 @@ impl Learner {
     }
 
     fn cache_judged(&mut self, id: EndpointId, forecast: &Forecast, usage: &Usage) {
-        let Some(reported) = usage.cached_tokens else { return };
-        if forecast.cached_tokens < MIN_JUDGED_TOKENS {
+        let Some(reported) = usage.cached_tokens.map(|tokens| tokens as f64) else { return };
+        self.guess_judged(&forecast.guess, reported);
+        let known = forecast.guess.known_tokens;
+        if known < MIN_JUDGED_TOKENS {
             return;
         }
-        let part = reported as f64 / f64::from(forecast.cached_tokens);
+        let part = reported / f64::from(known);
         let Some(own) = self.learned_mut(id) else { return };
         if part < 0.7 {
             own.cache_part = (own.cache_part * LOST_HIT).max(MIN_CACHE_PART);
         } else if part > 0.9 {
             own.cache_part = (own.cache_part * KEPT_HIT).min(1.0);
+        }
+    }
+
+    fn guess_judged(&mut self, guess: &Guess, reported: f64) {
+        let base = guess.known_tokens.max(guess.family_tokens);
+        if guess.family_tokens >= guess.known_tokens.saturating_add(MIN_JUDGED_TOKENS) {
+            let part = (reported - f64::from(guess.known_tokens)) / f64::from(guess.family_tokens - guess.known_tokens);
+            self.family_chance += MEAN_WEIGHT * (part.clamp(0.0, 1.0) - self.family_chance);
+        }
+        if let Some(all) = guess.conversation_tokens.filter(|&all| all >= base.saturating_add(MIN_JUDGED_TOKENS)) {
+            let part = (reported - f64::from(base)) / f64::from(all - base);
+            self.conversation_part += MEAN_WEIGHT * (part.clamp(0.0, 1.0) - self.conversation_part);
         }
     }
 

@@ -3,9 +3,9 @@
 use alloc::string::{String, ToString};
 
 use snapshot::{EndpointIdentity, Load, State};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Batch, Health, InFlight, PrefillQueue};
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// A page that was at most this old when its figures came is one that the sidecar reads regularly: while nothing changes, its
@@ -43,13 +43,14 @@ pub struct Endpoint {
     name: String,
     load: Load,
     page: Option<Page>,
+    /// What it said of its load since that page was made, and when.
+    reported: Option<(Timestamp, LoadReport)>,
     health: Health,
     in_flight: InFlight,
     prefill: PrefillQueue,
     batch: Batch,
-    /// Hash of the address, which all gateways agree on.
-    key: u64,
     is_member: bool,
+    place: u32,
 }
 
 /// The page that an endpoint's load was read from.
@@ -65,19 +66,19 @@ struct Page {
 
 impl Endpoint {
     pub(super) fn new(identity: EndpointIdentity) -> Self {
-        let destination = identity.address.to_string();
         Self {
-            key: xxh3_64(destination.as_bytes()),
-            destination,
+            destination: identity.address.to_string(),
             name: identity.name(),
             identity,
             load: Load::default(),
             page: None,
+            reported: None,
             health: Health::default(),
             in_flight: InFlight::default(),
             prefill: PrefillQueue::default(),
             batch: Batch::default(),
             is_member: true,
+            place: 0,
         }
     }
 
@@ -129,16 +130,16 @@ impl Endpoint {
         self.batch.slots
     }
 
-    /// Hash of its address, which all gateways agree on.
-    #[must_use]
-    pub const fn key(&self) -> u64 {
-        self.key
-    }
-
     /// False: it has left the pool, and only requests in flight keep it here.
     #[must_use]
     pub const fn is_member(&self) -> bool {
         self.is_member
+    }
+
+    /// A member's place in the membership.
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        self.place
     }
 
     /// When its load was true, given when the sidecar last confirmed all loads; `None`: it never was.
@@ -147,7 +148,10 @@ impl Endpoint {
         let page = self.page?;
         let confirmed =
             confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
-        Some(confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at)))
+        let load_at = confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at));
+        // A report of the queue without the batch says nothing of what became of requests that were sent before it.
+        let reported = self.reported.filter(|(_, report)| report.waiting.is_some() && report.running.is_some());
+        Some(reported.map_or(load_at, |(at, _)| at.max(load_at)))
     }
 
     /// Requests of this proxy that the engine's figures cannot contain: those sent since they were true, or those in flight beyond
@@ -204,6 +208,26 @@ impl Endpoint {
         self.is_member = is_member;
     }
 
+    /// Takes over what it said of its load in an answer that came `at`: newer than any page that is known, until the next one that was made
+    /// after that.
+    pub(super) fn report(&mut self, report: LoadReport, at: Timestamp) {
+        if self.page.is_some() {
+            self.reported = Some((at, report));
+            self.apply(report);
+        }
+    }
+
+    fn apply(&mut self, report: LoadReport) {
+        let LoadReport { waiting, running, kv_cache_usage } = report;
+        self.load.waiting = waiting.or(self.load.waiting);
+        self.load.running = running.or(self.load.running);
+        self.load.kv_cache_usage = kv_cache_usage.or(self.load.kv_cache_usage);
+    }
+
+    pub(super) const fn set_place(&mut self, place: u32) {
+        self.place = place;
+    }
+
     /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.
     pub(super) fn install(&mut self, load: Load, captured_at_ms: u64, received_at: Timestamp) {
         let came_back = self.load.state != State::Fresh && load.state == State::Fresh;
@@ -224,6 +248,10 @@ impl Endpoint {
                 self.batch.read(&load);
                 self.in_flight.page_installed(page.at);
             }
+        }
+        self.reported = self.reported.filter(|(at, _)| *at > page.at && !restarted);
+        if let Some((_, report)) = self.reported {
+            self.apply(report);
         }
         if load.state == State::Fresh && (came_back || restarted) {
             self.health.returned(page.at);

@@ -9,12 +9,13 @@ mod endpoint;
 mod health;
 mod in_flight;
 mod prefill;
+mod served;
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use hashbrown::HashMap;
-use snapshot::{Loads, Membership, State};
+use snapshot::{AdapterUse, Loads, Membership, State};
 
 use batch::Batch;
 pub use endpoint::{Endpoint, EndpointId};
@@ -24,7 +25,9 @@ pub use health::{
 };
 pub use in_flight::InFlight;
 pub use prefill::{Prefill, PrefillQueue};
+pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// The endpoints of one pool.
@@ -41,6 +44,9 @@ pub struct Pool {
     /// Where the pool's loads begin in [`Loads::endpoints`].
     first_load: usize,
     confirmed_at: Option<Timestamp>,
+    served: ServedModels,
+    /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
+    adapter_uses: Vec<AdapterUse>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,7 +93,7 @@ impl Pool {
                 endpoint.set_member(false);
             }
         }
-        for identity in identities {
+        for (place, identity) in (0..).zip(identities) {
             let known = self
                 .by_address
                 .get(&identity.address)
@@ -103,9 +109,15 @@ impl Pool {
                 }
                 None => self.occupy(Endpoint::new(identity.clone())),
             };
+            if let Some(endpoint) = self.endpoint_mut(id) {
+                endpoint.set_place(place);
+            }
             self.members.push(id);
             self.by_address.insert(identity.address, id);
         }
+        self.served = membership.pool(name).map(|(pool, _)| ServedModels::of(pool)).unwrap_or_default();
+        // They are told in the places and names of the old membership.
+        self.adapter_uses.clear();
         self.first_load = first;
         self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
         self.release_idle();
@@ -126,8 +138,30 @@ impl Pool {
                 endpoint.install(load, loads.captured_at_ms, received_at);
             }
         }
+        let (first, end) = (self.first_load, end);
+        let uses = loads.adapters.iter().filter(|used| (first..end).contains(&(used.endpoint as usize)));
+        self.adapter_uses.clear();
+        self.adapter_uses.extend(uses.map(|used| AdapterUse {
+            endpoint: used.endpoint - u32::try_from(first).unwrap_or(used.endpoint),
+            ..*used
+        }));
+        self.adapter_uses.sort_unstable_by_key(|used| (used.endpoint, used.adapter, used.waiting));
         self.confirm(received_at);
         Ok(())
+    }
+
+    /// What the members serve.
+    #[must_use]
+    pub const fn served(&self) -> &ServedModels {
+        &self.served
+    }
+
+    /// The adapters in use at a member, by its place in the membership: sorted by adapter, the batch before the queue.
+    #[must_use]
+    pub fn adapter_uses(&self, place: u32) -> &[AdapterUse] {
+        let first = self.adapter_uses.partition_point(|used| used.endpoint < place);
+        let rest = self.adapter_uses.get(first..).unwrap_or_default();
+        rest.get(..rest.partition_point(|used| used.endpoint == place)).unwrap_or_default()
     }
 
     /// The loads in use were still true at that moment.
@@ -238,6 +272,21 @@ impl Pool {
     /// A request sent at `sent_at` failed through that endpoint's fault. True: the endpoint is ejected from now on.
     pub(crate) fn request_failed(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) -> bool {
         self.endpoint_mut(id).is_some_and(|endpoint| endpoint.health_mut().failed(sent_at, now))
+    }
+
+    /// A request sent at `sent_at` was turned away by that endpoint, which is full and wants to be asked again after `seconds`, where it
+    /// says so (0: it does not).
+    pub(crate) fn request_turned_away(&mut self, id: EndpointId, seconds: u32, sent_at: Timestamp, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.health_mut().turned_away(u64::from(seconds) * 1_000_000, sent_at, now);
+        }
+    }
+
+    /// Takes over what that endpoint said of its load in an answer that came `at`.
+    pub(crate) fn report_load(&mut self, id: EndpointId, report: &LoadReport, at: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.report(*report, at);
+        }
     }
 
     /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts

@@ -12,12 +12,14 @@ pub(super) struct Candidate {
     pub(super) matched_bytes: u32,
     /// What it has of the adapter that is asked for.
     pub(super) adapter: AdapterState,
+    /// The adapter that is asked for is in use nowhere, and this is where everybody places it.
+    pub(super) is_adapter_home: bool,
 }
 
 impl Candidate {
     /// An endpoint of which nothing is known but that it may be picked.
     pub(super) const fn new(id: EndpointId, is_last: bool) -> Self {
-        Self { id, is_last, matched_bytes: 0, adapter: AdapterState::NotAsked }
+        Self { id, is_last, matched_bytes: 0, adapter: AdapterState::NotAsked, is_adapter_home: false }
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Reason {
     Random,
     /// No endpoint had fresh load: the one with the fewest requests in flight was taken.
     InFlightOnly,
+    /// Only one endpoint can answer: it made the response that is asked for.
+    Pinned,
     /// Nothing was picked: Envoy's fallback policy chose.
     Fallback,
     /// The picked endpoint failed and a later entry of the list served.
@@ -41,13 +43,14 @@ impl Reason {
             Self::Tie => "tie",
             Self::Random => "random",
             Self::InFlightOnly => "in_flight_only",
+            Self::Pinned => "pinned",
             Self::Fallback => "fallback",
             Self::Retry => "retry",
         }
     }
 }
 
-/// One to [`MAX_RANKED`] endpoints, best first.
+/// One to [`MAX_RANKED`] entries, best first: endpoints that differ, or one endpoint that is to be tried each time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ranked {
     pub(super) first: Entry,

@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 
 use snapshot::Load;
 
-use super::candidate::Candidate;
+use super::candidate::{AdapterState, Candidate};
 use super::rendezvous;
 use super::request::PickRequest;
-use crate::learning::{Forecast, Learner, Rates};
+use crate::learning::{Forecast, Guess, Learner, Rates};
 use crate::pool::{Endpoint, Pool};
 use crate::time::Timestamp;
 
@@ -18,12 +18,20 @@ const KV_PRESSURE: f64 = 0.9;
 /// The part of a slot's time that a request is expected to lose where the KV cache is full.
 const PREEMPTION_COST: f64 = 0.5;
 /// The part of a slot's time that a batch costs its requests when it is full: a step takes longer the more requests it has.
-const BATCH_COST: f64 = 0.02;
+const BATCH_COST: f64 = 0.1;
+/// The part of a prompt's time by which it delays each request of the batch: a step that computes a prompt lasts longer for all of them.
+const BATCH_DELAY: f64 = 0.2;
 /// A batch of this size counts as full where the engine's slots are unknown.
 const TYPICAL_SLOTS: f64 = 64.0;
+/// Microseconds in which an engine loads an adapter: a hundred megabytes from the host's memory, or from a disk's cache.
+const ADAPTER_LOAD_MICROS: f64 = 300_000.0;
+/// The part of that by which an adapter that is in use nowhere costs more at any endpoint but the one where all gateways would load it.
+const STRANGER_PART: f64 = 0.5;
+/// The part of a slot's time until an engine that holds as many adapters as it can has room for another.
+const ADAPTER_WAIT: f64 = 0.5;
 /// Costs within this part of the best one, or this time, are equal: what is learned is not more exact.
-const EQUAL_PART: f64 = 0.08;
-const EQUAL_MICROS: f64 = 1_000.0;
+const EQUAL_PART: f64 = 0.03;
+const EQUAL_MICROS: f64 = 500.0;
 
 /// What a request would take at a candidate, and its cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +55,13 @@ pub(super) struct Ground<'a> {
     pub(super) model: u64,
 }
 
+/// Places among the candidates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    family: Option<usize>,
+    conversation: Option<usize>,
+}
+
 /// How busy an endpoint is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Business {
@@ -68,13 +83,22 @@ impl Ground<'_> {
         let typical = self.typical(candidates, counts);
         let bytes_per_token = self.learner.bytes_per_token(self.model);
         let prompt_tokens = tokens(request.prompt_bytes as f64, bytes_per_token);
+        let places = self.places(request, candidates);
         outlooks.clear();
-        for candidate in candidates {
+        for (place, candidate) in candidates.iter().enumerate() {
             let outlook = self.pool.endpoint(candidate.id).map_or_else(Outlook::default, |endpoint| {
                 let business = self.business(endpoint, &typical);
-                let cached = cached_tokens(candidate.matched_bytes, bytes_per_token, prompt_tokens, endpoint.load());
+                let tokens = |bytes| cached_tokens(bytes, bytes_per_token, prompt_tokens, endpoint.load());
+                let known_tokens = tokens(candidate.matched_bytes);
+                let mut guess = Guess { known_tokens, ..Guess::default() };
+                if let Some(prompt) = request.prompt {
+                    guess.family_tokens = if places.family == Some(place) { tokens(prompt.family_end) } else { 0 };
+                    guess.conversation_tokens = (places.conversation == Some(place)).then(|| tokens(prompt.end()));
+                }
                 let rates = self.learner.rates(candidate.id);
-                self.outlook(endpoint, &business, &rates, prompt_tokens, cached)
+                let mut outlook = self.outlook(endpoint, &business, &rates, prompt_tokens, guess);
+                outlook.cost += adapter_cost(candidate, &rates);
+                outlook
             });
             outlooks.push(outlook);
         }
@@ -87,16 +111,17 @@ impl Ground<'_> {
         business: &Business,
         rates: &Rates,
         prompt_tokens: u32,
-        cached_tokens: u32,
+        guess: Guess,
     ) -> Outlook {
+        let cached_tokens = self.expected_tokens(&guess);
         let slots = business.slots.map(|slots| slots.max(1));
         let running = slots.map_or(business.requests, |slots| business.requests.min(slots));
         let waiting = business.requests - running;
         let is_full = slots.is_some_and(|slots| business.requests >= slots);
         // The slots that must become free before this request has one, at the pace at which they do.
-        let slot_wait = match slots {
-            Some(slots) if is_full => f64::from(business.requests + 1 - slots) * rates.slot / f64::from(slots),
-            _ => 0.0,
+        let slot_wait_milli = match slots {
+            Some(slots) if is_full => whole(f64::from(business.requests + 1 - slots) * 1_000.0 / f64::from(slots)),
+            _ => 0,
         };
         // Prompts of requests that wait are computed in the time of the slots that they wait for.
         let in_batch = if business.requests > 0 { f64::from(running) / f64::from(business.requests) } else { 1.0 };
@@ -105,16 +130,17 @@ impl Ground<'_> {
         let mut forecast = Forecast {
             uncached_tokens,
             cached_tokens,
+            guess,
             ahead_tokens: whole(ahead_tokens),
             running,
-            slot_wait_micros: whole(slot_wait),
+            slot_wait_milli,
             ttft_micros: 0,
         };
         let overdue = endpoint.prefill().overdue_micros(self.now) as f64;
-        let ttft = slot_wait + rates.compute_micros(&forecast) + overdue;
+        let ttft = rates.slot_wait_micros(&forecast) + rates.compute_micros(&forecast) + overdue;
         forecast.ttft_micros = whole(ttft);
         let prefill = rates.uncached * f64::from(uncached_tokens) + rates.cached * f64::from(cached_tokens);
-        let delay = prefill * f64::from(waiting);
+        let delay = prefill * (f64::from(waiting) + BATCH_DELAY * f64::from(running));
         let batch = rates.slot * BATCH_COST * (f64::from(running) / slots.map_or(TYPICAL_SLOTS, f64::from)).min(1.0);
         let pressure = rates.slot * PREEMPTION_COST * kv_pressure(endpoint.load(), uncached_tokens);
         Outlook {
@@ -128,17 +154,53 @@ impl Ground<'_> {
     /// Where the prompt is new to all that cost the same, its family decides, so that all gateways begin it at one endpoint.
     fn settle_equals(&self, request: &PickRequest<'_>, candidates: &[Candidate], outlooks: &mut [Outlook]) {
         let best = outlooks.iter().map(|outlook| outlook.cost).fold(f64::INFINITY, f64::min);
-        let family = request.prompt.map_or(0, |prompt| prompt.family);
+        let (family, family_end, conversation) =
+            request.prompt.map_or((0, 0, 0), |prompt| (prompt.family, prompt.family_end, prompt.conversation));
         let equal = best + (best * EQUAL_PART).max(EQUAL_MICROS);
         for (outlook, candidate) in outlooks.iter_mut().zip(candidates).filter(|(outlook, _)| outlook.cost <= equal) {
             outlook.cost = best;
             if family != 0
                 && let Some(endpoint) = self.pool.endpoint(candidate.id)
             {
-                let weight = rendezvous::weight(family, endpoint.key()) as f64 / u64::MAX as f64;
+                let has_family = conversation != 0 && candidate.matched_bytes >= family_end;
+                let key = if has_family { conversation } else { family };
+                let weight = rendezvous::weight(key, endpoint.identity().address) as f64 / u64::MAX as f64;
                 outlook.cost = best + (1.0 - weight) * EQUAL_MICROS / 1_000.0;
             }
         }
+    }
+
+    /// What an endpoint should have, the guess by its chance.
+    fn expected_tokens(&self, guess: &Guess) -> u32 {
+        let known = f64::from(guess.known_tokens);
+        let family = (f64::from(guess.family_tokens) - known).max(0.0);
+        let base = known + family * self.learner.family_chance();
+        let all = guess.conversation_tokens.map_or(base, |all| f64::from(all).max(base));
+        whole(base + (all - base) * self.learner.conversation_part())
+    }
+
+    /// Where all gateways would send the prompt's family, and its conversation: to one of those that have the family.
+    fn places(&self, request: &PickRequest<'_>, candidates: &[Candidate]) -> Places {
+        let Some(prompt) = request.prompt.filter(|prompt| prompt.family != 0) else { return Places::default() };
+        let (mut family, mut conversation) = (None, None);
+        let mut highest = 0;
+        for (place, candidate) in candidates.iter().enumerate() {
+            let Some(endpoint) = self.pool.endpoint(candidate.id) else { continue };
+            let weight = rendezvous::weight(prompt.family, endpoint.identity().address);
+            if weight >= highest {
+                (family, highest) = (Some(place), weight);
+            }
+        }
+        highest = 0;
+        for (place, candidate) in candidates.iter().enumerate().filter(|_| prompt.conversation != 0) {
+            let has_family = candidate.matched_bytes >= prompt.family_end || family == Some(place);
+            let Some(endpoint) = self.pool.endpoint(candidate.id).filter(|_| has_family) else { continue };
+            let weight = rendezvous::weight(prompt.conversation, endpoint.identity().address);
+            if weight >= highest {
+                (conversation, highest) = (Some(place), weight);
+            }
+        }
+        Places { family, conversation }
     }
 
     fn business(&self, endpoint: &Endpoint, typical: &Typical) -> Business {
@@ -204,6 +266,18 @@ fn middle(values: &mut [u32]) -> u32 {
     }
     let middle = values.len() / 2;
     *values.select_nth_unstable(middle).1
+}
+
+/// What it takes until the engine can run the adapter that is asked for.
+fn adapter_cost(candidate: &Candidate, rates: &Rates) -> f64 {
+    let wait = rates.slot * ADAPTER_WAIT;
+    match candidate.adapter {
+        AdapterState::NotAsked | AdapterState::Running | AdapterState::Waiting { has_room: true } => 0.0,
+        AdapterState::Waiting { has_room: false } => wait,
+        AdapterState::Absent { has_room: true } if candidate.is_adapter_home => ADAPTER_LOAD_MICROS,
+        AdapterState::Absent { has_room: true } => ADAPTER_LOAD_MICROS * (1.0 + STRANGER_PART),
+        AdapterState::Absent { has_room: false } => ADAPTER_LOAD_MICROS + wait,
+    }
 }
 
 /// Whole KV blocks of the part that matches; the last token is always computed.

@@ -1,6 +1,7 @@
 //! The pick: eligibility narrows the pool, scorers rate what is left, a picker ranks it; and what is observed of a request goes back
 //! to whoever learns from it.
 
+mod adapters;
 mod candidate;
 mod cold;
 mod decision;
@@ -8,9 +9,11 @@ mod eligibility;
 mod forecast;
 mod profile;
 mod ranking;
-mod rendezvous;
+pub mod rendezvous;
 mod request;
+mod saturation;
 mod scorer;
+mod subset;
 
 use alloc::vec::Vec;
 
@@ -20,11 +23,13 @@ pub use cold::NoHitLru;
 pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
+pub use saturation::Saturation;
 pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer};
+pub use subset::Subset;
 
 use crate::learning::{Answer, Forecast, Learner};
-use crate::openai::PromptDigest;
-use crate::pool::{EndpointId, Pool};
+use crate::openai::{PrefixMark, PromptDigest};
+use crate::pool::{Endpoint, EndpointId, Pool};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
 use crate::time::Timestamp;
@@ -62,7 +67,14 @@ impl Scheduler {
         rng: &mut Rng,
         now: Timestamp,
     ) -> Decision {
-        let ground = eligibility::narrow(pool, profile, now, &mut self.candidates, &mut self.excluded);
+        if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
+            // Each attempt goes there: elsewhere it would only be told that there is no such response.
+            let entry = Entry { id, forecast: Forecast::default() };
+            let again = |place| (place + 1 < profile.ranked).then_some(entry);
+            return Decision::Picked(Ranked { first: entry, rest: core::array::from_fn(again) }, Reason::Pinned);
+        }
+        let ground = eligibility::narrow(pool, profile, request, now, &mut self.candidates, &mut self.excluded);
+        adapters::note(pool, request.target_model, &mut self.candidates);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
         let mut picker = profile.picker;
@@ -74,6 +86,7 @@ impl Scheduler {
                 picker = Picker::MaxScore;
             }
         }
+        self.prefer(pool, request);
         if picker == Picker::WeightedRandom {
             ranking::draw(&mut self.scores, rng);
         }
@@ -98,6 +111,22 @@ impl Scheduler {
             (Picker::MaxScore, Ground::Load) => Reason::BestScore,
         };
         Decision::Picked(ranked, reason)
+    }
+
+    /// What stands above all scores: the order of the subset, or the endpoint of the client's session.
+    fn prefer(&mut self, pool: &Pool, request: &PickRequest<'_>) {
+        let order = request.subset.filter(|subset| subset.is_order());
+        if order.is_none() && request.session.is_none() {
+            return;
+        }
+        for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
+            let address = pool.endpoint(candidate.id).map(|endpoint| endpoint.identity().address);
+            if let Some(position) = order.and_then(|order| order.position(address?)) {
+                *score = -(position as f64);
+            } else if request.session == Some(candidate.id) {
+                *score = f64::INFINITY;
+            }
+        }
     }
 
     /// Adds up what the profile's scorers say. Engines' figures that the sidecar no longer confirms say nothing.
@@ -167,6 +196,11 @@ impl Scheduler {
         self.index.insert(endpoint.slot(), &prompt.marks)
     }
 
+    /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.
+    pub fn prompt_learnt(&mut self, endpoint: EndpointId, tail: u64, marks: &[PrefixMark]) {
+        self.index.insert_behind(endpoint.slot(), tail, marks);
+    }
+
     /// A request whose prompt ends with the mark of that hash went to that endpoint as well.
     pub fn prompt_moved(&mut self, endpoint: EndpointId, tail: u64) {
         self.index.insert_tail(endpoint.slot(), tail);
@@ -186,7 +220,13 @@ impl Scheduler {
                 *known = incarnation;
                 self.index.forget(id.slot());
             }
+            if endpoint.in_flight().total() > endpoint.in_flight().own() {
+                self.learner.peers_seen();
+            }
             let load = endpoint.load();
+            if let (Some(waiting), Some(running)) = (load.waiting, load.running) {
+                self.learner.page_read(waiting.saturating_add(running), endpoint.in_flight().at_page());
+            }
             let blocks = load.num_gpu_blocks.filter(|_| parameters.is_none_or(|parameters| parameters.reads_capacity));
             if let (Some(blocks), Some(size)) = (blocks, load.block_size) {
                 let tokens = f64::from(blocks) * f64::from(size) * self.learner.cache_part(id);
@@ -240,6 +280,10 @@ impl Scheduler {
             }
             Observation::Finished { .. } => {
                 pool.request_succeeded(endpoint, sent_at, now);
+                false
+            }
+            Observation::Failed(Failure::Busy { seconds }) => {
+                pool.request_turned_away(endpoint, *seconds, sent_at, now);
                 false
             }
             Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),

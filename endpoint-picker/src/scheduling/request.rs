@@ -4,6 +4,12 @@ use crate::openai::{PromptDigest, Usage};
 use crate::pool::EndpointId;
 use crate::time::Timestamp;
 
+use super::subset::Subset;
+
+/// Bytes of text that tokenizers make one token of: some four of English, fewer of anything else. So an estimate is rather too low, and a
+/// request is kept from an endpoint only if it is clearly too long for it.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// One request, as far as a pick may depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PickRequest<'a> {
@@ -23,6 +29,19 @@ pub struct PickRequest<'a> {
     pub pinned: Option<EndpointId>,
     /// The endpoint that served the client's session so far.
     pub session: Option<EndpointId>,
+    /// The only endpoints that it may go to.
+    pub subset: Option<&'a Subset>,
+}
+
+impl PickRequest<'_> {
+    /// Tokens that the request needs room for: its prompt's, estimated, and those that it may have generated.
+    pub(super) const fn tokens(&self) -> u64 {
+        let generated = match self.max_tokens {
+            Some(tokens) => tokens,
+            None => 0,
+        };
+        (self.prompt_bytes / BYTES_PER_TOKEN).saturating_add(generated)
+    }
 }
 
 /// What became of a request at an endpoint.
@@ -51,6 +70,11 @@ pub enum Observation {
 pub enum Failure {
     /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
     NoAnswer,
+    /// It turned the request away because it is full: 503. It is well, and has no room for a moment.
+    Busy {
+        /// Seconds after which it wants to be asked again; 0: it does not say.
+        seconds: u32,
+    },
     /// It answered 5xx.
     ServerError,
     /// The answer broke off, or ended before its time.
@@ -65,6 +89,7 @@ impl Failure {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
+            Self::Busy { .. } => "busy",
             Self::ServerError => "server_error",
             Self::BrokenOff => "broken_off",
             Self::BadAnswer => "bad_answer",

@@ -4,7 +4,6 @@ const ONE_AT_A_TIME: Timing = Timing::Together {
     iteration_micros: 1_000.0,
     prefill_token_micros: 10.0,
     decode_sequence_micros: 100.0,
-    context_kilotoken_micros: 0.0,
     token_budget: 64,
 };
 
@@ -120,8 +119,10 @@ fn the_newest_is_preempted_when_blocks_run_out_and_ends_all_the_same() {
     let outputs = drain(&mut engine);
     assert!(engine.preemptions() > 0);
     let firsts = outputs.iter().filter(|(_, output)| matches!(output, Output::First { .. })).count();
-    let done: Vec<usize> =
-        outputs.iter().filter_map(|(_, output)| if let Output::Done { id } = output { Some(*id) } else { None }).collect();
+    let done: Vec<usize> = outputs
+        .iter()
+        .filter_map(|(_, output)| if let Output::Done { id } = output { Some(*id) } else { None })
+        .collect();
     assert_eq!((firsts, done), (2, vec![0, 1]));
     assert!(engine.page().kv_usage < 1e-9);
 }

@@ -34,8 +34,7 @@ impl Policy for CacheAware {
         let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
         let is_imbalanced =
             most - least > BALANCE_ABS_THRESHOLD && f64::from(most) > f64::from(least) * BALANCE_REL_THRESHOLD;
-        let longest =
-            candidates.iter().map(|candidate| self.table.matched(candidate.pod, &hashes)).max().unwrap_or(0);
+        let longest = candidates.iter().map(|candidate| self.table.matched(candidate.pod, &hashes)).max().unwrap_or(0);
         let is_match = longest as f64 > CACHE_THRESHOLD * hashes.len() as f64;
         let pod = if is_imbalanced || !is_match {
             cheapest(candidates, rng, |candidate| f64::from(candidate.in_flight))

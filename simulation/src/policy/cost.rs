@@ -37,7 +37,7 @@ impl Oracle {
     }
 
     /// Microseconds until a slot and blocks are free, and those that the prefill of `uncached` tokens takes.
-    fn times(&self, engine: &Engine, uncached: f64, total: f64) -> (f64, f64) {
+    fn times(&self, engine: &Engine, uncached: f64) -> (f64, f64) {
         let page = engine.page();
         let calibration = engine.calibration();
         let slots = calibration.max_num_seqs as f64;
@@ -48,15 +48,8 @@ impl Oracle {
                 let prefill = (first_micros + uncached * uncached_token_micros) * factor;
                 (prefill, output_token_micros * max_factor, 0.0)
             }
-            Timing::Together {
-                iteration_micros,
-                prefill_token_micros,
-                decode_sequence_micros,
-                context_kilotoken_micros,
-                token_budget,
-            } => {
-                let context = running * total / 1e3 * context_kilotoken_micros;
-                let iteration = iteration_micros + running * decode_sequence_micros + context;
+            Timing::Together { iteration_micros, prefill_token_micros, decode_sequence_micros, token_budget } => {
+                let iteration = iteration_micros + running * decode_sequence_micros;
                 let budget = (f64::from(token_budget) - running).max(1.0);
                 let time = |tokens: f64| tokens * prefill_token_micros + (tokens / budget).ceil() * iteration;
                 (time(uncached), iteration, time(engine.unprefilled_tokens() as f64))
@@ -76,8 +69,10 @@ impl Policy for Oracle {
     fn pick(&mut self, offer: &Offer<'_>, candidates: &[Candidate<'_>], rng: &mut Rng) -> usize {
         cheapest(candidates, rng, |candidate| {
             let uncached = offer.prompt.tokens - candidate.engine.cached_tokens(offer.prompt);
-            let (wait, prefill) = self.times(candidate.engine, f64::from(uncached), f64::from(offer.prompt.tokens));
-            wait + prefill * (1.0 + f64::from(candidate.engine.page().waiting))
+            let (wait, prefill) = self.times(candidate.engine, f64::from(uncached));
+            let is_loaded = offer.prompt.adapter.is_none_or(|adapter| candidate.engine.has_adapter(adapter));
+            let loading = if is_loaded { 0.0 } else { candidate.engine.calibration().lora_load_micros as f64 };
+            wait + (prefill + loading) * (1.0 + f64::from(candidate.engine.page().waiting))
         })
     }
 }

@@ -34,11 +34,8 @@ impl Policy for EndpointPickerDefaults {
         let queues = || candidates.iter().map(|candidate| candidate.page.waiting);
         let (least, most) = (queues().min().unwrap_or(0), queues().max().unwrap_or(0));
         let pod = cheapest(candidates, rng, |candidate| {
-            let queue = if most == least {
-                1.0
-            } else {
-                f64::from(most - candidate.page.waiting) / f64::from(most - least)
-            };
+            let queue =
+                if most == least { 1.0 } else { f64::from(most - candidate.page.waiting) / f64::from(most - least) };
             let held = known.iter().filter(|&&hash| self.table.has(candidate.pod, hash)).count();
             let prefix = if hashes.is_empty() { 0.0 } else { held as f64 / hashes.len() as f64 };
             let kv_cache = (1.0 - candidate.page.kv_usage).clamp(0.0, 1.0);

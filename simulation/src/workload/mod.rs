@@ -1,6 +1,7 @@
 //! What clients send: which requests, and when.
 
 pub(crate) mod chats;
+pub(crate) mod trace;
 
 use snapshot::ServedModel;
 
@@ -23,6 +24,8 @@ pub(crate) trait Workload {
     fn arrivals(&self) -> Vec<(u64, Ticket)>;
     /// What a request says.
     fn chat(&self, ticket: Ticket) -> Chat;
+    /// Tokens of its answer.
+    fn output_tokens(&self, ticket: Ticket) -> u32;
     /// The models and adapters that are asked for.
     fn models(&self) -> Vec<ServedModel> {
         vec![ServedModel { name: MODEL.into(), ..ServedModel::default() }]

@@ -8,6 +8,7 @@ use crate::openai::api::Api;
 use crate::openai::json::ScanError;
 use crate::openai::multipart::MultipartError;
 use crate::openai::prefix::PromptDigest;
+use crate::openai::response_id::ResponseId;
 
 /// Bytes of prompt text in the first prefix blocks: two blocks of a vLLM's cache at four bytes a token. Less would double what every
 /// prompt costs the index, and save a server some 16 tokens.
@@ -89,6 +90,8 @@ pub struct RequestFacts {
     pub max_tokens: Option<u64>,
     /// vLLM's `priority`: lower is earlier.
     pub priority: Option<i64>,
+    /// The stored response that this one continues (`previous_response_id` of a response).
+    pub previous_response: Option<ResponseId>,
     /// Bytes of prompt and preamble text: the leaves that [`RequestScanner`](super::RequestScanner) describes. A form has none.
     pub prompt_bytes: u64,
     /// What the prompt begins with, as [`RequestScanner`](super::RequestScanner) describes.

@@ -60,6 +60,7 @@ impl Form {
             include_usage: self.stream && self.include_usage,
             max_tokens: self.max_tokens,
             priority: self.priority,
+            previous_response: None,
             prompt_bytes: 0,
             prompt: PromptDigest::default(),
         })

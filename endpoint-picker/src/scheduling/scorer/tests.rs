@@ -88,7 +88,8 @@ impl Scene {
     }
 
     fn with_matches(mut self, end: u32, matched: &[u32]) -> Self {
-        self.prompt = Some(PromptDigest { marks: vec![PrefixMark { hash: 1, end }], family: 1 });
+        self.prompt =
+            Some(PromptDigest { marks: vec![PrefixMark { hash: 1, end }], family: 1, ..PromptDigest::default() });
         for (candidate, &matched) in self.candidates.iter_mut().zip(matched) {
             candidate.matched_bytes = matched;
         }
