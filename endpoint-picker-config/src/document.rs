@@ -11,6 +11,9 @@ use crate::yaml;
 ///
 /// [`ConfigError`] when the bytes are neither.
 pub fn read(bytes: &[u8]) -> Result<Value, ConfigError> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Object(Map::new()));
+    }
     let mut document = match serde_json::from_slice(bytes) {
         Ok(document) => document,
         Err(error) => read_yaml(bytes, &error)?,

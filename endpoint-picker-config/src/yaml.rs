@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 /// Values that a document may have once each alias stands for what it refers to: a few aliases of aliases could stand for more than there
 /// is memory.
 const MOST_VALUES: usize = 100_000;
+/// Lists and mappings within one another, as many as JSON's reader takes.
+const MOST_LEVELS: usize = 127;
 
 /// Reads one document; nothing at all is null.
 pub(crate) fn read(text: &str) -> Result<Value, String> {
@@ -91,6 +93,9 @@ impl Reader {
     fn open(&mut self, node: Node, anchor: usize, has_tag: bool) -> Result<(), String> {
         if has_tag {
             return Err("a tag".to_owned());
+        }
+        if self.open.len() >= MOST_LEVELS {
+            return Err(format!("more than {MOST_LEVELS} levels"));
         }
         let before = self.values;
         self.count(1)?;
@@ -220,6 +225,17 @@ mod tests {
             text.push_str(&format!("a{level}: &a{level} [{before}]\n"));
         }
         assert!(read(&text).unwrap_err().starts_with("more than 100000 values at line "));
+    }
+
+    #[test]
+    fn levels_are_bounded() {
+        assert!(read(&format!("{}{}", "[".repeat(127), "]".repeat(127))).is_ok());
+        for text in ["[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(100_000)] {
+            assert!(read(&text).is_err());
+        }
+        assert!(
+            read(&format!("{}{}", "[".repeat(128), "]".repeat(128))).unwrap_err().starts_with("more than 127 levels")
+        );
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn inpicks_own_document_may_be_yaml_too() {
     let (config, notes) = filter("pool: llama\nscheduling:\n  ranked: 2\n  picker: random-picker\n");
     assert_eq!((config.pool.as_str(), config.profile.ranked, config.profile.picker), ("llama", 2, Picker::Random));
     assert_eq!(notes, [""; 0]);
-    for blank in ["", " \n", "{}", "# nothing\n", "---\n", "pool:\n"] {
+    for blank in ["", " \n", "\t\r\u{c}", "{}", "# nothing\n", "---\n", "pool:\n"] {
         assert_eq!(filter(blank), filter(""), "{blank:?}");
     }
     let error = parse(b"pool: 7\ntypo: 1\n").unwrap_err();
