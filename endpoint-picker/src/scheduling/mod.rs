@@ -86,10 +86,10 @@ impl Scheduler {
                 picker = Picker::MaxScore;
             }
         }
-        self.prefer(pool, request);
         if picker == Picker::WeightedRandom {
             ranking::draw(&mut self.scores, rng);
         }
+        self.prefer(pool, profile, request);
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
         let is_looked = scores && profile.needs_outlooks();
         let mut entries = positions.into_iter().flatten().filter_map(|position| {
@@ -113,17 +113,18 @@ impl Scheduler {
         Decision::Picked(ranked, reason)
     }
 
-    /// What stands above all scores: the order of the subset, or the endpoint of the client's session.
-    fn prefer(&mut self, pool: &Pool, request: &PickRequest<'_>) {
+    /// What stands above all scores: the order of the subset, or the endpoint of the client's session unless a scorer weighs it.
+    fn prefer(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>) {
         let order = request.subset.filter(|subset| subset.is_order());
-        if order.is_none() && request.session.is_none() {
+        let session = request.session.filter(|_| !profile.weighs_sessions());
+        if order.is_none() && session.is_none() {
             return;
         }
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
             let address = pool.endpoint(candidate.id).map(|endpoint| endpoint.identity().address);
             if let Some(position) = order.and_then(|order| order.position(address?)) {
                 *score = -(position as f64);
-            } else if request.session == Some(candidate.id) {
+            } else if session == Some(candidate.id) {
                 *score = f64::INFINITY;
             }
         }
