@@ -16,7 +16,7 @@ pub const COUNTERS: usize = 5;
 
 /// An engine that a metrics page can be of.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Engine {
+pub enum EngineKind {
     /// vLLM, and simulators of it.
     Vllm,
     /// SGLang.
@@ -33,7 +33,7 @@ pub enum Engine {
     Tgi,
 }
 
-impl Engine {
+impl EngineKind {
     /// Every engine, in the order of the table.
     pub const ALL: [Self; 7] =
         [Self::Vllm, Self::Sglang, Self::TrtllmServe, Self::TritonTensorrtLlm, Self::Triton, Self::LlamaCpp, Self::Tgi];
@@ -69,7 +69,7 @@ impl Engine {
     }
 }
 
-impl std::str::FromStr for Engine {
+impl std::str::FromStr for EngineKind {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -265,7 +265,7 @@ const TGI: Dialect = Dialect {
 
 /// The engine whose prefix a line begins with, and what follows it.
 #[inline]
-pub(crate) fn engine_of(line: &[u8]) -> Option<(Engine, &[u8])> {
+pub(crate) fn engine_of(line: &[u8]) -> Option<(EngineKind, &[u8])> {
     const fn number(start: &[u8; 4]) -> u32 {
         u32::from_le_bytes(*start)
     }
@@ -278,20 +278,22 @@ pub(crate) fn engine_of(line: &[u8]) -> Option<(Engine, &[u8])> {
     const TGI: u32 = number(b"tgi_");
     // A number is compared at once; this is done for every line.
     let (start, rest) = line.split_first_chunk()?;
-    let (engine, prefix): (Engine, &[u8]) = match number(start) {
-        VLLM => (Engine::Vllm, b":"),
-        SGLANG => (Engine::Sglang, b"ng:"),
-        TRTLLM_SERVE => (Engine::TrtllmServe, b"lm_"),
-        TRITON_TENSORRT_LLM => (Engine::TritonTensorrtLlm, b"rt_llm_"),
-        TRITON => (Engine::Triton, b"nference_"),
-        LLAMA_CPP => (Engine::LlamaCpp, b"acpp:"),
-        TGI => (Engine::Tgi, b""),
+    let (engine, prefix): (EngineKind, &[u8]) = match number(start) {
+        VLLM => {
+            return rest.split_first().filter(|(colon, _)| **colon == b':').map(|(_, rest)| (EngineKind::Vllm, rest));
+        }
+        SGLANG => (EngineKind::Sglang, b"ng:"),
+        TRTLLM_SERVE => (EngineKind::TrtllmServe, b"lm_"),
+        TRITON_TENSORRT_LLM => (EngineKind::TritonTensorrtLlm, b"rt_llm_"),
+        TRITON => (EngineKind::Triton, b"nference_"),
+        LLAMA_CPP => (EngineKind::LlamaCpp, b"acpp:"),
+        TGI => (EngineKind::Tgi, b""),
         _ => return None,
     };
     Some((engine, rest.strip_prefix(prefix)?))
 }
 
-impl Engine {
+impl EngineKind {
     /// Whether a line may be of a wanted family, by three letters of what follows the prefix. Nearly every line of a page is a bucket
     /// of some histogram, and this is all that is done for it.
     #[inline]
@@ -311,7 +313,7 @@ impl Engine {
 }
 
 /// For each engine, the marks of its families.
-const MARKS: [u64; Engine::ALL.len()] = [
+const MARKS: [u64; EngineKind::ALL.len()] = [
     marks(VLLM.families),
     marks(SGLANG.families),
     marks(TRTLLM_SERVE.families),
@@ -347,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_table_is_in_order_and_every_family_is_found_in_it() {
-        for (index, engine) in Engine::ALL.into_iter().enumerate() {
+        for (index, engine) in EngineKind::ALL.into_iter().enumerate() {
             assert_eq!((engine as usize, engine.as_str().parse()), (index, Ok(engine)));
             let dialect = engine.dialect();
             let mut slots = [false; COUNTERS];
@@ -369,16 +371,16 @@ mod tests {
                 }
             }
         }
-        assert_eq!("vLLM".parse::<Engine>(), Err(()));
+        assert_eq!("vLLM".parse::<EngineKind>(), Err(()));
         assert!(
-            !Engine::Vllm.may_want(b"request_queue_time_seconds_bucket{"),
+            !EngineKind::Vllm.may_want(b"request_queue_time_seconds_bucket{"),
             "most lines are left at their first letters"
         );
     }
 
     #[test]
     fn an_engine_can_be_frozen_only_if_it_counts_steps() {
-        for engine in Engine::ALL {
+        for engine in EngineKind::ALL {
             let counts_steps = engine.dialect().families.iter().any(|family| matches!(family.role, Role::Steps(_)));
             assert_eq!(engine.frozen_after().is_some(), counts_steps, "{engine:?}");
         }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use catalogue::{Family, Stat};
 use snapshot::State;
 
-use crate::dialect::Engine;
+use crate::dialect::EngineKind;
 use crate::endpoint::EndpointState;
 use crate::exposition::escape_into;
 use crate::fleet::Fleet;
@@ -110,10 +110,10 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
             states.add("", &[("pool", name), ("state", state_name)], count);
         }
         let pages = || pool.endpoints().iter().filter_map(|endpoint| endpoint.page.as_ref());
-        for engine in Engine::ALL.into_iter().map(Some).chain([None]) {
+        for engine in EngineKind::ALL.into_iter().map(Some).chain([None]) {
             let count = pages().filter(|page| page.signals.engine == engine).count();
             if count > 0 {
-                engines.add("", &[("engine", engine.map_or("unknown", Engine::as_str)), ("pool", name)], count);
+                engines.add("", &[("engine", engine.map_or("unknown", EngineKind::as_str)), ("pool", name)], count);
             }
         }
         for (endpoint, pod) in pool.endpoints().iter().zip(pod_labels(pool.endpoints())) {

@@ -5,10 +5,10 @@
 
 use std::borrow::Cow;
 
-use crate::dialect::{COUNTERS, Engine, Role, engine_of};
+use crate::counters::Counters;
+use crate::dialect::{COUNTERS, EngineKind, Role, engine_of};
 use crate::exposition::{LabelPair, LineError, Sample, split_name};
 pub use crate::lora::{Lora, MAX_ADAPTER_BYTES, MAX_ADAPTERS};
-use crate::progress::Counters;
 use crate::series::{EngineKey, Series};
 
 /// When the process started, as Prometheus clients of every language name it; in seconds since the Unix epoch.
@@ -18,7 +18,7 @@ const STARTED: &[u8] = b"process_start_time_seconds";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signals {
     /// Whose page it is: the one that was asked for, else the one of whose signals it carries most.
-    pub engine: Option<Engine>,
+    pub engine: Option<EngineKind>,
     /// Requests in the engine's queue, summed over its data-parallel engines.
     pub waiting: Option<u32>,
     /// Requests in the engine's batch, summed over its data-parallel engines.
@@ -70,7 +70,7 @@ impl Signals {
     /// # Errors
     ///
     /// See [`PageError`].
-    pub fn read_as(page: &[u8], engine: Option<Engine>) -> Result<Self, PageError> {
+    pub fn read_as(page: &[u8], engine: Option<EngineKind>) -> Result<Self, PageError> {
         let page = unquoted(page);
         let first = page.trim_ascii_start();
         let may_begin = |first: &u8| matches!(first, b'#' | b'_' | b':' | b'{') || first.is_ascii_alphabetic();
@@ -118,8 +118,8 @@ fn unquoted(page: &[u8]) -> Cow<'_, [u8]> {
 #[derive(Default)]
 struct Reader {
     /// The only engine that is looked at.
-    only: Option<Engine>,
-    engines: [Option<Box<Readings>>; Engine::ALL.len()],
+    only: Option<EngineKind>,
+    engines: [Option<Box<Readings>>; EngineKind::ALL.len()],
     started_at_ms: Option<u64>,
 }
 
@@ -143,7 +143,7 @@ struct Readings {
 
 impl Reader {
     /// A line that begins with the engine's prefix, which `rest` follows.
-    fn line_of(&mut self, engine: Engine, rest: &[u8]) -> Result<(), LineError> {
+    fn line_of(&mut self, engine: EngineKind, rest: &[u8]) -> Result<(), LineError> {
         match engine.family(rest) {
             Some((role, rest)) if self.wants(engine) => self.sample(engine, role, &Sample::split(rest)?),
             _ => Ok(()),
@@ -181,7 +181,7 @@ impl Reader {
         }
     }
 
-    fn wants(&self, engine: Engine) -> bool {
+    fn wants(&self, engine: EngineKind) -> bool {
         self.only.is_none_or(|only| only == engine)
     }
 
@@ -191,7 +191,7 @@ impl Reader {
         Ok(())
     }
 
-    fn sample(&mut self, engine: Engine, role: Role, sample: &Sample<'_>) -> Result<(), LineError> {
+    fn sample(&mut self, engine: EngineKind, role: Role, sample: &Sample<'_>) -> Result<(), LineError> {
         let value = sample.value()?;
         match self.engines.get_mut(engine as usize) {
             Some(readings) => readings.get_or_insert_default().add(role, sample, value),
@@ -200,7 +200,7 @@ impl Reader {
     }
 
     fn finish(self) -> Signals {
-        let read = Engine::ALL
+        let read = EngineKind::ALL
             .into_iter()
             .zip(self.engines)
             .filter_map(|(engine, readings)| readings.map(|readings| readings.finish(engine)));
@@ -279,7 +279,7 @@ impl Readings {
         }
     }
 
-    fn finish(&self, engine: Engine) -> Signals {
+    fn finish(&self, engine: EngineKind) -> Signals {
         let usage = if self.usage.is_empty() { self.old_usage.ratio() } else { self.usage.ratio() };
         let of_blocks = || {
             let (used, blocks) = self.used_blocks.sum().zip(self.blocks.sum())?;
