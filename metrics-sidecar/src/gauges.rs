@@ -93,7 +93,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     let mut models_left_out = Lines::new(
         "inpick_sidecar_models_left_out",
         "gauge",
-        "Models of the pool that the snapshot leaves out because there are too many or their names are too long.",
+        "Models of the pool that the snapshot leaves out: lists, or names in them, that are too long.",
     );
     for pool in pools {
         let name = pool.name.as_str();
