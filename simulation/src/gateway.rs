@@ -6,6 +6,7 @@ use crate::engine::Page;
 use crate::pod::Pod;
 use crate::policy::{Candidate, Offer, Policy};
 use crate::prompt::{Chat, Prompt};
+use crate::text::unit;
 
 /// How a pod's answer went.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +38,30 @@ pub(crate) const MAX_ATTEMPTS: usize = 3;
 /// How often pages are polled.
 pub(crate) const POLL_MICROS: u64 = 50_000;
 
+/// How signals are lost on their way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SignalLoss {
+    /// Part of the polls that get no answer.
+    pub(crate) lost_polls: f64,
+    /// Microseconds that a page takes to arrive.
+    pub(crate) delay_micros: u64,
+}
+
+impl SignalLoss {
+    /// Whether the next poll gets no answer.
+    pub(crate) fn strikes(&self, rng: &mut Rng) -> bool {
+        self.lost_polls > 0.0 && unit(rng) < self.lost_polls
+    }
+}
+
 /// One gateway that does as a policy says.
 pub(crate) struct ModelGateway {
     policy: Box<dyn Policy>,
     rng: Rng,
+    loss: SignalLoss,
     pages: Vec<Page>,
+    /// A page on its way from each pod, and when it was made.
+    delayed: Vec<Option<(Page, u64)>>,
     in_flight: Vec<u32>,
     /// Where each request is.
     sent_to: Vec<usize>,
@@ -49,11 +69,13 @@ pub(crate) struct ModelGateway {
 }
 
 impl ModelGateway {
-    pub(crate) fn new(policy: Box<dyn Policy>, pods: usize, seed: u64) -> Self {
+    pub(crate) fn new(policy: Box<dyn Policy>, pods: usize, loss: SignalLoss, seed: u64) -> Self {
         Self {
             policy,
             rng: Rng::new(seed),
+            loss,
             pages: vec![Page::default(); pods],
+            delayed: vec![None; pods],
             in_flight: vec![0; pods],
             sent_to: Vec::new(),
             next_poll: 0,
@@ -120,8 +142,12 @@ impl Gateway for ModelGateway {
     }
 
     fn step(&mut self, pods: &[Pod], now: u64) {
-        for (page, pod) in self.pages.iter_mut().zip(pods) {
-            if let Some(read) = pod.page() {
+        for ((page, delayed), pod) in self.pages.iter_mut().zip(&mut self.delayed).zip(pods) {
+            let is_lost = self.loss.strikes(&mut self.rng);
+            if delayed.is_none() {
+                *delayed = pod.page().filter(|_| !is_lost).map(|read| (read, now));
+            }
+            if let Some((read, _)) = delayed.take_if(|(_, made_at)| now >= *made_at + self.loss.delay_micros) {
                 *page = read;
             }
         }

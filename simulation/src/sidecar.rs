@@ -3,27 +3,17 @@
 use endpoint_picker::rng::Rng;
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, Snapshot, State, Tag};
 
-use crate::gateway::POLL_MICROS;
+use crate::gateway::{POLL_MICROS, SignalLoss};
 use crate::pod::Pod;
 use crate::prompt::BLOCK_TOKENS;
-use crate::text::unit;
 
 /// Age from which the real sidecar calls a page stale.
 const STALE_AFTER_MICROS: u64 = 2_000_000;
 
-/// How signals are lost on their way.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mishaps {
-    /// Part of the polls that get no answer.
-    pub(crate) lost_polls: f64,
-    /// Microseconds by which every page is older than it seems.
-    pub(crate) delay_micros: u64,
-}
-
 /// One sidecar.
 #[derive(Debug)]
 pub(crate) struct Sidecar {
-    mishaps: Mishaps,
+    loss: SignalLoss,
     rng: Rng,
     models: Vec<ServedModel>,
     membership: Membership,
@@ -40,15 +30,15 @@ pub(crate) struct Sidecar {
 struct ScrapedPage {
     load: Load,
     read_at: Option<u64>,
-    /// Pages on their way, where they are delayed: the newest, and when it was made.
+    /// The page on its way, and when it was made.
     delayed: Option<(Load, u64)>,
     incarnation: u32,
 }
 
 impl Sidecar {
-    pub(crate) fn new(mishaps: Mishaps, models: Vec<ServedModel>, pods: usize, seed: u64, first_poll: u64) -> Self {
+    pub(crate) fn new(loss: SignalLoss, models: Vec<ServedModel>, pods: usize, seed: u64, first_poll: u64) -> Self {
         Self {
-            mishaps,
+            loss,
             rng: Rng::new(seed),
             models,
             membership: Membership { epoch: seed.max(1), ..Membership::default() },
@@ -74,8 +64,8 @@ impl Sidecar {
         }
         let mut is_changed = false;
         for (page, pod) in self.pages.iter_mut().zip(pods) {
-            let is_lost = self.mishaps.lost_polls > 0.0 && unit(&mut self.rng) < self.mishaps.lost_polls;
-            is_changed |= page.poll(pod, is_lost, self.mishaps.delay_micros, now);
+            let is_lost = self.loss.strikes(&mut self.rng);
+            is_changed |= page.poll(pod, is_lost, self.loss.delay_micros, now);
         }
         self.generation += u64::from(is_changed);
     }
@@ -140,16 +130,10 @@ impl ScrapedPage {
                 incarnation: self.incarnation,
                 ..Load::default()
             };
-            if delay == 0 {
-                (self.load, self.read_at) = (load, Some(now));
-            } else if self.delayed.is_none() {
-                self.delayed = Some((load, now));
-            }
+            self.delayed.get_or_insert((load, now));
         }
-        if let Some((load, made_at)) = self.delayed
-            && now >= made_at + delay
-        {
-            (self.load, self.read_at, self.delayed) = (load, Some(now), None);
+        if let Some((load, _)) = self.delayed.take_if(|(_, made_at)| now >= *made_at + delay) {
+            (self.load, self.read_at) = (load, Some(now));
         }
         before != (self.load, self.state(now))
     }
