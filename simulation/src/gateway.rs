@@ -1,6 +1,7 @@
 //! What stands between clients and pods: a model of a policy, or Envoys with the real core.
 
 use endpoint_picker::rng::Rng;
+use hashbrown::HashMap;
 
 use crate::engine::Page;
 use crate::pod::Pod;
@@ -63,8 +64,8 @@ pub(crate) struct ModelGateway {
     /// A page on its way from each pod, and when it was made.
     delayed: Vec<Option<(Page, u64)>>,
     in_flight: Vec<u32>,
-    /// Where each request is.
-    sent_to: Vec<usize>,
+    /// Which pod each request is charged to.
+    sent_to: HashMap<usize, usize>,
     next_poll: u64,
 }
 
@@ -77,29 +78,27 @@ impl ModelGateway {
             pages: vec![Page::default(); pods],
             delayed: vec![None; pods],
             in_flight: vec![0; pods],
-            sent_to: Vec::new(),
+            sent_to: HashMap::new(),
             next_poll: 0,
         }
     }
 
     fn charge(&mut self, request: usize, pod: usize) {
-        while self.sent_to.len() <= request {
-            self.sent_to.push(0);
-        }
-        self.sent_to[request] = pod;
+        self.sent_to.insert(request, pod);
         self.in_flight[pod] += 1;
     }
 
     fn settle(&mut self, request: usize) {
-        let pod = self.sent_to[request];
-        self.in_flight[pod] -= 1;
+        if let Some(pod) = self.sent_to.remove(&request) {
+            self.in_flight[pod] -= 1;
+        }
     }
 }
 
 impl Gateway for ModelGateway {
     fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], _: u64) -> Vec<usize> {
         let body = chat.body();
-        let offer = Offer { body: &body, prompt };
+        let offer = Offer { model: &chat.model, body: &body, prompt };
         let mut candidates: Vec<Candidate<'_>> = pods
             .iter()
             .enumerate()
@@ -112,18 +111,20 @@ impl Gateway for ModelGateway {
             })
             .collect();
         let mut ranked = Vec::new();
-        // An entry is used only after the one before it failed: the policy then chooses again among the rest.
+        // A pod that does not answer is given up, and the policy chooses again among the rest.
         while !candidates.is_empty() && ranked.len() < MAX_ATTEMPTS {
             let pod = self.policy.pick(&offer, &candidates, &mut self.rng);
             ranked.push(pod);
+            candidates.retain(|candidate| candidate.pod != pod);
             if pods[pod].is_alive() {
+                self.charge(request, pod);
                 break;
             }
-            candidates.retain(|candidate| candidate.pod != pod);
         }
-        if let Some(&pod) = ranked.last() {
-            self.charge(request, pod);
-        }
+        // Should that one die too before it answers, those with the fewest requests are tried.
+        candidates.sort_by_key(|candidate| candidate.in_flight);
+        let rest = candidates.iter().map(|candidate| candidate.pod);
+        ranked.extend(rest.take(MAX_ATTEMPTS.saturating_sub(ranked.len())));
         ranked
     }
 
