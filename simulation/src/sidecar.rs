@@ -150,3 +150,80 @@ impl ScrapedPage {
         Load { state: self.state(now), age_ms: self.read_at.map(|at| (now - at) / 1_000), ..self.load }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::Calibration;
+    use crate::prompt::Prompt;
+
+    fn pods() -> Vec<Pod> {
+        (0..2).map(|pod| Pod::new(pod, Calibration::INFERENCE_SIM, 1_000_000)).collect()
+    }
+
+    fn sidecar(loss: SignalLoss) -> Sidecar {
+        Sidecar::new(loss, vec![ServedModel::default()], 2, 7, 2_000_000)
+    }
+
+    fn snapshot(sidecar: &Sidecar, now: u64) -> Snapshot {
+        Snapshot::decode(&sidecar.answer(None, now).unwrap()).unwrap()
+    }
+
+    fn submit(pod: &mut Pod, now: u64) {
+        let prompt = Prompt { tokens: 160, output_tokens: 10, blocks: vec![1; 10].into(), adapter: None };
+        pod.engine_mut().submit(0, prompt, now);
+    }
+
+    #[test]
+    fn pages_are_reported_with_their_age_and_only_news_is_sent() {
+        let (mut pods, mut sidecar) = (pods(), sidecar(SignalLoss::default()));
+        sidecar.poll(&pods, 2_000_000);
+        let first = snapshot(&sidecar, 2_010_000);
+        assert_eq!(first.membership.unwrap().pools[0].endpoints.len(), 2);
+        let load = first.loads.endpoints[0];
+        assert_eq!((load.state, load.age_ms, load.running), (State::Fresh, Some(10), Some(0)));
+        assert_eq!((load.block_size, load.num_gpu_blocks), (Some(16), Some(1_024)));
+        let tag = Some(first.loads.tag());
+        sidecar.poll(&pods, 2_050_000);
+        assert_eq!(sidecar.answer(tag, 2_051_000), None);
+        submit(&mut pods[0], 2_060_000);
+        sidecar.poll(&pods, 2_100_000);
+        let news = Snapshot::decode(&sidecar.answer(tag, 2_101_000).unwrap()).unwrap();
+        assert!(news.membership.is_none());
+        assert_eq!(news.loads.endpoints[0].running, Some(1));
+    }
+
+    #[test]
+    fn a_dead_pod_turns_stale_leaves_and_returns_as_another_process() {
+        let (mut pods, mut sidecar) = (pods(), sidecar(SignalLoss::default()));
+        sidecar.poll(&pods, 2_000_000);
+        pods[1].kill();
+        sidecar.poll(&pods, 3_000_000);
+        assert_eq!(snapshot(&sidecar, 3_000_000).loads.endpoints[1].age_ms, Some(1_000));
+        sidecar.poll(&pods, 4_100_000);
+        assert_eq!(snapshot(&sidecar, 4_100_000).loads.endpoints[1].state, State::Stale);
+        pods[1].set_member(false);
+        sidecar.poll(&pods, 4_150_000);
+        assert_eq!(snapshot(&sidecar, 4_150_000).loads.endpoints.len(), 1);
+        pods[1].start(5_000_000);
+        pods[1].set_member(true);
+        sidecar.poll(&pods, 5_050_000);
+        let load = snapshot(&sidecar, 5_050_000).loads.endpoints[1];
+        assert_eq!((load.state, load.incarnation, load.started_at_ms), (State::Fresh, 1, Some(5_000)));
+    }
+
+    #[test]
+    fn news_is_lost_or_late_where_it_shall_be() {
+        let (mut pods, mut late) = (pods(), sidecar(SignalLoss { lost_polls: 0.0, delay_micros: 100_000 }));
+        let mut deaf = sidecar(SignalLoss { lost_polls: 1.0, delay_micros: 0 });
+        submit(&mut pods[0], 1_990_000);
+        for poll in 0..3 {
+            let now = 2_000_000 + poll * POLL_MICROS;
+            late.poll(&pods, now);
+            deaf.poll(&pods, now);
+            let running = |sidecar: &Sidecar| snapshot(sidecar, now).loads.endpoints[0].running;
+            assert_eq!(running(&late), (poll == 2).then_some(1));
+            assert_eq!(running(&deaf), None);
+        }
+    }
+}
