@@ -71,7 +71,7 @@ fn requests(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let facts = scan(black_box(&body), chunk, options);
                     assert_eq!(
-                        facts.prefix_hashes.len(),
+                        facts.prompt.marks.len(),
                         (facts.prompt_bytes as usize / 64).min(options.max_prefix_blocks)
                     );
                     facts

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
 
 use host::Info;
 
@@ -22,7 +22,12 @@ fn main() {
     let Ok(Plugin::Filter(config)) = Plugin::parse(b"") else { panic!("the default configuration is valid") };
     let mut picker = EndpointPicker::new(config, 1);
     let endpoints = (1..=4).map(|last| EndpointIdentity::unnamed(([10, 0, 0, last], 8000).into())).collect();
-    let pool = PoolMembers { name: "default".into(), endpoints, models: vec![MODEL.into()], ..PoolMembers::default() };
+    let pool = PoolMembers {
+        name: "default".into(),
+        endpoints,
+        models: vec![ServedModel { name: MODEL.into(), ..ServedModel::default() }],
+        ..PoolMembers::default()
+    };
     picker.install_membership(&Membership { epoch: 1, version: 1, pools: vec![pool] });
     let load = Load {
         state: State::Fresh,

@@ -1,5 +1,6 @@
 //! Header blocks, reduced to what the picker asks of them in one pass.
 
+use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, LoadReport, REPORT_HEADER};
 use crate::openai::{Api, media::MediaType};
 
 /// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
@@ -8,6 +9,10 @@ pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
 const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
+/// Lists the only endpoints that may be picked.
+const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
+/// Lists the endpoints to pick, in conformance tests.
+const SELECTION_HEADER: &str = "test-epp-endpoint-selection";
 
 /// What a request's headers say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,6 +39,16 @@ pub struct RequestHead<'a> {
     pub timeout_ms: Option<u64>,
     /// `content-type`, which tells how the body is to be read.
     pub content_type: Option<&'a [u8]>,
+    /// The only endpoints that may be picked, as a list in a header.
+    pub subset_hint: Option<&'a [u8]>,
+    /// The same in the proxy's metadata.
+    pub subset_metadata: Option<&'a [u8]>,
+    /// The endpoints that a conformance test chooses, as a list.
+    pub selection: Option<&'a [u8]>,
+    /// The client asks for a load report itself.
+    pub asks_load: bool,
+    /// The token of the client's session.
+    pub session: Option<&'a [u8]>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -60,6 +75,9 @@ impl<'a> RequestHead<'a> {
                 _ if name == OBJECTIVE_HEADER.as_bytes() || name == OBJECTIVE_HEADER_LLM_D.as_bytes() => {
                     head.objective = Some(value);
                 }
+                _ if name == FORMAT_HEADER.as_bytes() => head.asks_load = true,
+                _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),
+                _ if name == SELECTION_HEADER.as_bytes() => head.selection = Some(value),
                 _ => {}
             }
         }
@@ -95,7 +113,7 @@ pub enum Route {
 }
 
 /// What a response's headers say.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResponseHead {
     /// `:status`; 0 when missing.
     pub status: u16,
@@ -105,6 +123,12 @@ pub struct ResponseHead {
     pub json: bool,
     /// Compressed: the body cannot be read.
     pub encoded: bool,
+    /// It carries a load report, read or not.
+    pub has_load: bool,
+    /// What the report says.
+    pub load: Option<LoadReport>,
+    /// `retry-after` in seconds; a date is not read.
+    pub retry_after: Option<u32>,
 }
 
 impl ResponseHead {
@@ -122,6 +146,17 @@ impl ResponseHead {
                     head.json = media_type == MediaType::Json;
                 }
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                b"retry-after" => {
+                    head.retry_after = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+                }
+                _ if name == REPORT_HEADER.as_bytes() => {
+                    head.has_load = true;
+                    head.load = LoadReport::parse(value).or(head.load);
+                }
+                _ if name == BINARY_REPORT_HEADER.as_bytes() => {
+                    head.has_load = true;
+                    head.load = LoadReport::parse_binary(value).or(head.load);
+                }
                 _ => {}
             }
         }

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::openai::{Api, RequestError};
 
+/// When a client may try again that was refused for a full pool: queues of requests that take seconds do not empty faster.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
 /// Why a request failed; the `error_code` label. The first four are refusals of the proxy, under the names that the endpoint picker's
 /// alerts know. [`Self::BadRequest`], [`Self::ModelServerRejected`] and [`Self::Cancelled`] are the client's doing.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -68,6 +71,8 @@ pub struct LocalReply {
     pub body: Vec<u8>,
     /// How the failure is counted.
     pub error_code: ErrorCode,
+    /// Seconds after which the client may try again, for `retry-after`.
+    pub retry_after: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -134,6 +139,33 @@ impl LocalReply {
         Self::new(api, &Refusal { status: 400, error_code, message, param: Some("model"), code: "missing_model" })
     }
 
+    /// 404 for a model that nobody in the pool serves.
+    #[must_use]
+    pub fn unknown_model(api: Option<Api>, model: &str) -> Self {
+        let message = alloc::format!("The model `{model}` does not exist.");
+        let error_code = ErrorCode::BadRequest;
+        let refusal =
+            Refusal { status: 404, error_code, message: &message, param: Some("model"), code: "model_not_found" };
+        Self::new(api, &refusal)
+    }
+
+    /// 429 for a request of negative priority while the pool is full.
+    #[must_use]
+    pub fn saturated(api: Option<Api>) -> Self {
+        let message = "The pool is saturated and this request may be dropped; try again later";
+        let error_code = ErrorCode::ResourceExhausted;
+        let refusal = Refusal { status: 429, error_code, message, param: None, code: "saturated" };
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(api, &refusal) }
+    }
+
+    /// 429 when a conformance test chooses no endpoint that takes traffic, as the endpoint picker of these tests answers.
+    #[must_use]
+    pub fn none_selected(api: Option<Api>) -> Self {
+        let message = "The test selects no endpoint that can take this request";
+        let error_code = ErrorCode::ResourceExhausted;
+        Self::new(api, &Refusal { status: 429, error_code, message, param: None, code: "no_endpoint" })
+    }
+
     /// 503 when there is no endpoint and the configuration says not to leave the choice to Envoy.
     #[must_use]
     pub fn no_endpoint(api: Option<Api>, pool: &str) -> Self {
@@ -157,17 +189,23 @@ impl LocalReply {
         let is_client = status < 500;
         let body = if api == Some(Api::Messages) {
             let r#type = match status {
+                404 => "not_found_error",
+                429 => "rate_limit_error",
                 503 => "overloaded_error",
                 _ if is_client => "invalid_request_error",
                 _ => "api_error",
             };
             serde_json::to_vec(&Anthropic { r#type: "error", error: AnthropicError { r#type, message } })
         } else {
-            let r#type = if is_client { "invalid_request_error" } else { "server_error" };
+            let r#type = match status {
+                429 => "rate_limit_error",
+                _ if is_client => "invalid_request_error",
+                _ => "server_error",
+            };
             serde_json::to_vec(&OpenAi { error: OpenAiError { message, r#type, param, code } })
         };
         // Strings always serialise; the fallback only keeps this total.
-        Self { status, body: body.unwrap_or_else(|_| b"{}".to_vec()), error_code }
+        Self { status, body: body.unwrap_or_else(|_| b"{}".to_vec()), error_code, retry_after: None }
     }
 }
 
@@ -197,6 +235,8 @@ mod tests {
             (LocalReply::missing_model(Some(Api::Messages)), "invalid_request_error"),
             (LocalReply::no_endpoint(Some(Api::Messages), "p"), "overloaded_error"),
             (LocalReply::internal(Some(Api::Messages)), "api_error"),
+            (LocalReply::unknown_model(Some(Api::Messages), "x"), "not_found_error"),
+            (LocalReply::saturated(Some(Api::Messages)), "rate_limit_error"),
         ] {
             let json = json(&reply);
             assert_eq!((json["type"].as_str(), json["error"]["type"].as_str()), (Some("error"), Some(kind)));

@@ -19,7 +19,7 @@ use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
 use stats::Stats;
 
 const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -49,7 +49,12 @@ struct Scene {
 /// Makes these hosts the pool, all idle; it serves the model `m`.
 fn install(picker: &mut EndpointPicker, version: u64, hosts: &[u8]) {
     let endpoints = hosts.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect();
-    let pool = PoolMembers { name: "default".into(), endpoints, models: vec!["m".into()], ..PoolMembers::default() };
+    let pool = PoolMembers {
+        name: "default".into(),
+        endpoints,
+        models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }],
+        ..PoolMembers::default()
+    };
     picker.install_membership(&Membership { epoch: 1, version, pools: vec![pool] });
     let idle = Load { state: State::Fresh, age_ms: Some(0), waiting: Some(0), running: Some(0), ..Load::default() };
     let loads = Loads { epoch: 1, membership_version: version, endpoints: vec![idle; hosts.len()], ..Loads::default() };

@@ -81,7 +81,7 @@ fn a_form_says_what_its_parts_say() {
         assert!(facts.stream && facts.include_usage);
         assert_eq!((facts.max_tokens, facts.priority), (Some(448), Some(-3)));
         assert_eq!((facts.api, facts.body_bytes), (Api::Transcriptions, body.len() as u64));
-        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (0, 0));
+        assert_eq!((facts.prompt_bytes, facts.prompt.marks.len()), (0, 0));
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::openai::{
+    Api, Model, Notation, PrefixMark, RequestError, RequestFacts, RequestScanner, ScanOptions,
+};
 use endpoint_picker::rewrite::Splice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -32,8 +34,8 @@ fn error(body: &str) -> RequestError {
     whole
 }
 
-fn hashes(api: Api, body: &Value) -> Vec<u64> {
-    facts(api, &body.to_string()).prefix_hashes
+fn hashes(api: Api, body: &Value) -> Vec<PrefixMark> {
+    facts(api, &body.to_string()).prompt.marks
 }
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -86,7 +88,7 @@ fn recorded_requests_say_what_they_said() {
                 assert_eq!(body[value_ranges[0].clone()], *format!("\"{got}\"").as_bytes());
             }
         }
-        let got = (facts.stream, facts.include_usage, facts.max_tokens, facts.prompt_bytes, facts.prefix_hashes.len());
+        let got = (facts.stream, facts.include_usage, facts.max_tokens, facts.prompt_bytes, facts.prompt.marks.len());
         assert_eq!(got, (stream, include_usage, max_tokens, prompt_bytes, blocks), "{name}");
         assert_eq!(facts.body_bytes, body.len() as u64, "{name}");
     }
@@ -279,12 +281,12 @@ fn every_api_reads_its_own_input() {
         (Api::Invocations, "tools"),
     ] {
         let facts = facts(api, &json!({"model": "m", member: [{"content": text}], "other": text}).to_string());
-        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (16, 2), "{api:?} {member}");
+        assert_eq!((facts.prompt_bytes, facts.prompt.marks.len()), (16, 2), "{api:?} {member}");
         assert!(matches!(facts.model, Model::Named { name, .. } if name == "m"));
     }
     for (api, member) in [(Api::Speech, "messages"), (Api::Classify, "prompt"), (Api::Transcriptions, "input")] {
         let facts = facts(api, &json!({ "model": "m", member: text }).to_string());
-        assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (0, 0), "{api:?} {member}");
+        assert_eq!((facts.prompt_bytes, facts.prompt.marks.len()), (0, 0), "{api:?} {member}");
     }
 }
 
@@ -321,7 +323,7 @@ fn chat(model: &str, texts: &[&str]) -> Value {
     json!({ "messages": messages, "model": model })
 }
 
-fn shared(left: &[u64], right: &[u64]) -> usize {
+fn shared(left: &[PrefixMark], right: &[PrefixMark]) -> usize {
     left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
@@ -369,10 +371,10 @@ fn where_members_stand_in_the_body_makes_no_difference() {
         r#"{"model":"m","system":"be brief and kind","messages":[{"role":"user","content":"hello there"}],"cache_salt":"x"}"#,
         r#"{ "messages": [ { "role": "user", "content": "hello there" } ], "cache_salt": "x", "system": "be brief and kind", "model": "m" }"#,
     ];
-    let [first, second] = bodies.map(|body| facts(Api::Messages, body).prefix_hashes);
+    let [first, second] = bodies.map(|body| facts(Api::Messages, body).prompt.marks);
     assert_eq!(first.len(), (17 + 1) / 8 + (4 + 1 + 11 + 1) / 8);
     assert_eq!(first, second);
-    let other = facts(Api::Messages, &bodies[0].replace("hello", "HELLO")).prefix_hashes;
+    let other = facts(Api::Messages, &bodies[0].replace("hello", "HELLO")).prompt.marks;
     assert_eq!(shared(&first, &other), 2, "the preamble is shared");
 }
 
@@ -397,12 +399,12 @@ fn leaves_are_told_apart() {
 #[test]
 fn hashing_stops_at_the_limit_and_can_be_off() {
     let body = json!({"model": "m", "prompt": "x".repeat(1000)}).to_string();
-    assert_eq!(facts(Api::Completions, &body).prefix_hashes.len(), SMALL.max_prefix_blocks);
+    assert_eq!(facts(Api::Completions, &body).prompt.marks.len(), SMALL.max_prefix_blocks);
     for options in [ScanOptions { max_prefix_blocks: 0, ..SMALL }, ScanOptions { prefix_block_bytes: 0, ..SMALL }] {
         let mut scanner = RequestScanner::new(Api::Completions, options);
         scanner.feed(body.as_bytes()).unwrap();
         let facts = scanner.finish().unwrap();
-        assert_eq!(facts.prefix_hashes.len(), 0);
+        assert_eq!(facts.prompt.marks.len(), 0);
         assert_eq!(facts.prompt_bytes, 1000);
     }
 }
@@ -416,19 +418,16 @@ fn hashes_are_those_the_documentation_describes() {
     let le = u64::to_le_bytes;
     let body = json!({"model": "m", "instructions": "0123456", "cache_salt": "pepper", "input": ["abcdefghijklmno", 7], "tools": ["x"]});
     let seed = xxh3_64_with_seed(&le(xxh64(b"pepper", 0)), xxh3_64(b"m"));
-    let first = xxh3_64_with_seed(b"0123456\xFF", 0);
-    let preamble = xxh3_64_with_seed(b"x\xFF", first);
-    let second = xxh3_64_with_seed(b"abcdefgh", 0);
-    let third = xxh3_64_with_seed(b"ijklmno\xFF", second);
-    let inner = xxh3_64_with_seed(&le(preamble), seed);
-    assert_eq!(
-        hashes(Api::Responses, &body),
-        [
-            xxh3_64_with_seed(&le(first), seed),
-            xxh3_64_with_seed(&le(second), inner),
-            xxh3_64_with_seed(&le(third), inner),
-        ]
-    );
+    let mix = |hash, seed| xxh3_64_with_seed(&le(hash), seed);
+    let first = mix(xxh3_64(b"0123456\xFF"), 0);
+    let preamble = mix(xxh3_64(b"x\xFF"), first);
+    let second = mix(xxh3_64(b"abcdefgh"), 0);
+    let third = mix(xxh3_64(b"ijklmno\xFF"), second);
+    let inner = mix(preamble, seed);
+    let mark = |hash, end| PrefixMark { hash, end };
+    let prompt = facts(Api::Responses, &body.to_string()).prompt;
+    assert_eq!(prompt.marks, [mark(mix(first, seed), 8), mark(mix(second, inner), 18), mark(mix(third, inner), 26)]);
+    assert_eq!(prompt.family, prompt.marks[0].hash);
 }
 
 /// Members of a body in order, repeated ones included.
@@ -511,7 +510,7 @@ proptest! {
 
 #[test]
 fn the_last_of_repeated_salts_counts() {
-    let salted = |salts: &str| facts(Api::Completions, &format!("{{\"prompt\":\"0123456789\",{salts}}}")).prefix_hashes;
+    let salted = |salts: &str| facts(Api::Completions, &format!("{{\"prompt\":\"0123456789\",{salts}}}")).prompt.marks;
     let last = salted(r#""cache_salt":"b""#);
     assert_eq!(salted(r#""cache_salt":"a","cache_salt":"b""#), last);
     assert_ne!(salted(r#""cache_salt":"b","cache_salt":null"#), last);

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseId, ResponseReader, Usage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -128,8 +128,15 @@ fn recorded_answers_say_what_they_said() {
             model: model.map(Into::into),
             ending: Ending::Complete,
             content_events,
+            response_id: None,
         };
+        let text = String::from_utf8_lossy(&body);
+        let id =
+            text.split_once("\"id\":\"resp_").and_then(|(_, rest)| Some(format!("resp_{}", rest.split_once('"')?.0)));
+        assert_eq!(id.is_some(), api == Api::Responses && error.is_none(), "{name}");
         for api in [Some(api), None] {
+            let response_id = id.as_ref().filter(|_| api.is_some()).and_then(|id| ResponseId::of(id.as_bytes()));
+            let expected = ResponseFacts { response_id, ..expected.clone() };
             let (facts, terminal) = read(reader(&head, api), [body.as_slice()]);
             assert_eq!(facts, expected, "{name}");
             assert_eq!(terminal, head.contains("event-stream"), "{name}");

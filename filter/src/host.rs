@@ -24,6 +24,13 @@ unsafe extern "C" {
         value: *const u8,
         value_size: usize,
     ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
     fn proxy_get_buffer_bytes(buffer: u32, start: usize, length: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
@@ -153,6 +160,12 @@ pub(crate) fn set_header(map: Map, name: &str, value: &[u8]) -> Result<(), Refus
     check(unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
+/// Adds a header beside others of that name.
+pub(crate) fn add_header(map: Map, name: &str, value: &[u8]) -> Result<(), Refused> {
+    // SAFETY: both slices outlive the call.
+    check(unsafe { proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
 /// Removes a header.
 pub(crate) fn remove_header(map: Map, name: &str) -> Result<(), Refused> {
     // SAFETY: the string outlives the call.
@@ -200,6 +213,16 @@ pub(crate) fn send_local_reply(
 pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
     // SAFETY: the string outlives the call and `returned` hands in valid pointers.
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
+}
+
+/// The texts of a property, one or a list, joined by commas.
+pub(crate) fn texts(property: Vec<u8>) -> Vec<u8> {
+    // A list comes as pairs whose names are its members, and its count alone has a NUL, which no text has that is an address.
+    if !property.contains(&0) {
+        return property;
+    }
+    let pairs = Pairs(property);
+    pairs.iter().map(|(name, _)| name).collect::<Vec<_>>().join(&b","[..])
 }
 
 /// Defines a stat. 0 is a counter, 1 a gauge.

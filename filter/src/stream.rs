@@ -3,16 +3,22 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use endpoint_picker::exchange::{Outbound, Refused, StreamInfo};
+use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
 use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
+use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
+use endpoint_picker::rules::SubsetHint;
 use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use crate::envoy::Envoy;
 use crate::host::{self, Buffer, Map};
 use crate::picker::SharedPicker;
+
+/// Where the endpoint picker protocol puts the only endpoints that may be picked.
+const SUBSET_HINT: &str = "metadata\0filter_metadata\0envoy.lb.subset_hint\0x-gateway-destination-endpoint-subset";
 
 pub(crate) struct Stream {
     picker: SharedPicker,
@@ -47,12 +53,20 @@ impl Stream {
         self.step(|exchange, picker| exchange.on_request_body(picker, [], end, &mut EnvoyStream))
     }
 
+    /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
+    fn subset_hint(&self) -> Option<Vec<u8>> {
+        let is_wanted =
+            self.picker.try_borrow().is_ok_and(|picker| picker.config().rules.subset_hint == SubsetHint::Metadata);
+        if is_wanted { host::property(SUBSET_HINT).map(host::texts) } else { None }
+    }
+
     /// Runs one step of the request's way in and carries out what it directs.
     fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Action {
         let picker = Rc::clone(&self.picker);
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
         let mut directive = step(&mut self.exchange, &mut picker);
         if directive == Directive::Pick {
+            self.exchange.find_maker(&picker, &mut Envoy);
             let before = host::now();
             directive = self.exchange.pick(&mut picker, before);
             picker.record_pick_duration(host::now().micros_since(before));
@@ -90,7 +104,8 @@ impl HttpContext for Stream {
         if let Ok(pairs) = &pairs {
             crate::fault::inject(pairs);
         }
-        let head = match &pairs {
+        let hint = self.subset_hint();
+        let mut head = match &pairs {
             Ok(pairs) => RequestHead::read(pairs.iter()),
             Err(refused) => {
                 log::warn!("request headers cannot be read: {refused:?}");
@@ -98,6 +113,12 @@ impl HttpContext for Stream {
                 RequestHead { has_destination: true, ..RequestHead::default() }
             }
         };
+        head.subset_metadata = hint.as_deref();
+        if let (Ok(pairs), Ok(picker)) = (&pairs, self.picker.try_borrow())
+            && let Some(session) = &picker.config().rules.session
+        {
+            head.session = session.token(pairs.iter());
+        }
         if head.has_destination
             && let Err(refused) = host::remove_header(Map::Request, DESTINATION_HEADER)
         {
@@ -129,7 +150,7 @@ impl HttpContext for Stream {
         }
         if let (Ok(pairs), Ok(mut picker)) = (host::headers(Map::Response), self.picker.try_borrow_mut()) {
             let head = ResponseHead::read(pairs.iter());
-            self.exchange.on_response_headers(&mut picker, &head, &mut EnvoyStream, end);
+            receive(&self.exchange.on_response_headers(&mut picker, &head, &mut EnvoyStream, end));
         }
         Action::Continue
     }
@@ -145,7 +166,10 @@ impl HttpContext for Stream {
             return Action::Continue;
         }
         match host::buffer(Buffer::ResponseBody, 0, size) {
-            Ok(bytes) => exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end),
+            Ok(bytes) => {
+                exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end);
+                exchange.note_maker(&picker, &mut Envoy);
+            }
             Err(refused) => {
                 log::warn!("a response body cannot be read: {refused:?}");
                 exchange.on_response_size(&mut picker, size as u64, true, info, end);
@@ -191,6 +215,10 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
         // Without it the response may come encoded, which is counted.
         let _ = host::set_header(Map::Request, "accept-encoding", b"identity");
     }
+    if outbound.ask_load {
+        // Without it there is no report.
+        let _ = host::set_header(Map::Request, load_report::FORMAT_HEADER, load_report::FORMAT.as_bytes());
+    }
     if let Some(splice) = &outbound.splice {
         let spliced = host::buffer(Buffer::RequestBody, 0, usize::MAX).and_then(|body| {
             let body = splice.apply(&body);
@@ -205,14 +233,25 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
     Ok(())
 }
 
+/// Changes the headers of a response as directed.
+fn receive(inbound: &Inbound) {
+    let removals = inbound.remove.iter().map(|name| host::remove_header(Map::Response, name));
+    let additions = inbound.add.iter().map(|(name, value)| host::add_header(Map::Response, name, value.as_bytes()));
+    for refused in removals.chain(additions).filter_map(Result::err) {
+        // The client gets what the server sent.
+        log::warn!("a response cannot be changed: {refused:?}");
+    }
+}
+
 fn answer(reply: &LocalReply) -> Result<(), Refused> {
     let details = format!("inpick_{}", reply.error_code.as_str());
-    host::send_local_reply(reply.status, &details, &[("content-type", "application/json")], &reply.body).map_err(
-        |refused| {
-            log::warn!("a request cannot be answered: {refused:?}");
-            Refused::Reply
-        },
-    )
+    let seconds = reply.retry_after.map(|seconds| seconds.to_string());
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(seconds.as_deref().map(|seconds| ("retry-after", seconds)));
+    host::send_local_reply(reply.status, &details, &headers, &reply.body).map_err(|refused| {
+        log::warn!("a request cannot be answered: {refused:?}");
+        Refused::Reply
+    })
 }
 
 /// The stream that the current callback is about.

@@ -311,7 +311,8 @@ impl Scene {
             }
             Directive::Reply(reply) => {
                 stream.replied(reply.status, &reply.body);
-                if before == Phase::Ready {
+                // Of negative priority and while the pool is full, or because nobody is there.
+                if before == Phase::Ready && reply.status != 429 {
                     assert_eq!(self.pickable().count(), 0, "refused though there are endpoints");
                 }
                 Phase::Over
@@ -441,6 +442,7 @@ impl Scene {
             json: first & 8 == 0,
             event_stream: first & 8 != 0,
             encoded: first & 16 != 0,
+            ..ResponseHead::default()
         };
         let holder = upstream.map(|address| self.picker.pool().find(address));
         stream.exchange.on_response_headers(&mut self.picker, &head, &mut info, first & 32 != 0);

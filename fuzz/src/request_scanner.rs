@@ -5,7 +5,9 @@
 
 use endpoint_picker::openai::json::{Container, Node, ROOT, Scalar, ScanError, Scanner, Want, Watch};
 use endpoint_picker::openai::request::MAX_MODEL_MEMBERS;
-use endpoint_picker::openai::{Api, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
+use endpoint_picker::openai::{
+    Api, Model, Notation, PrefixMark, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId, ScanOptions,
+};
 use endpoint_picker::rewrite::Splice;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -26,7 +28,7 @@ const NEW_MODEL: &str = "new \"one\"\n\u{1f980}";
 pub(crate) const MADE: u8 = 0x40;
 
 /// Every member that matters, and one that does not.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "x",
     "model",
     "stream",
@@ -37,6 +39,7 @@ const NAMES: [&str; 32] = [
     "max_output_tokens",
     "priority",
     "cache_salt",
+    "previous_response_id",
     "tools",
     "system",
     "instructions",
@@ -102,8 +105,13 @@ pub fn check(data: &[u8]) {
         assert!(!error.message().is_empty());
         return;
     };
-    assert_eq!(got, expected(api, &json, body.len()));
+    // What families and conversations are is said by the scanner alone; the rest of the digest is computed anew.
+    let digest = got.as_ref().map(|facts| facts.prompt.clone()).unwrap_or_default();
+    assert_eq!(got, expected(api, &json, body.len(), &digest));
     if let Ok(facts) = got {
+        let family = PrefixMark { hash: digest.family, end: digest.family_end };
+        let is_marked = facts.prompt.marks.contains(&family);
+        assert_eq!(is_marked, !facts.prompt.marks.is_empty(), "a family is one of the marks");
         check_unhashed(api, body, &facts);
         check_rename(api, body, facts);
     }
@@ -113,7 +121,7 @@ pub fn check(data: &[u8]) {
 fn check_unhashed(api: Api, body: &[u8], facts: &RequestFacts) {
     let mut scanner = RequestScanner::new(api, ScanOptions { max_prefix_blocks: 0, ..OPTIONS });
     scanner.feed(body).unwrap();
-    assert_eq!(scanner.finish(), Ok(RequestFacts { prefix_hashes: Vec::new(), ..facts.clone() }));
+    assert_eq!(scanner.finish(), Ok(RequestFacts { prompt: PromptDigest::default(), ..facts.clone() }));
 }
 
 fn scan<'a>(api: Api, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<RequestFacts, RequestError> {
@@ -143,7 +151,7 @@ fn check_rename(api: Api, body: &[u8], facts: RequestFacts) {
 }
 
 /// What the documentation of [`RequestScanner`] says of a body.
-fn expected(api: Api, json: &Json<'_>, bytes: usize) -> Result<RequestFacts, RequestError> {
+fn expected(api: Api, json: &Json<'_>, bytes: usize, digest: &PromptDigest) -> Result<RequestFacts, RequestError> {
     let Kind::Object(members) = &json.kind else { return Err(RequestError::NotAnObject) };
     let models: Vec<_> = members.iter().filter(|(key, _)| key == "model").map(|(_, value)| value).collect();
     if models.len() > MAX_MODEL_MEMBERS {
@@ -192,9 +200,14 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize) -> Result<RequestFacts, Req
             Api::Responses => limit("max_output_tokens"),
             _ => None,
         },
+        previous_response: json
+            .last("previous_response_id")
+            .filter(|_| api == Api::Responses)
+            .and_then(Json::text)
+            .and_then(|id| ResponseId::of(id.as_bytes())),
         priority: json.last("priority").and_then(spelt).and_then(|text| signed(&text)),
         prompt_bytes,
-        prefix_hashes: hashes(&preamble, &prompt, seed),
+        prompt: PromptDigest { marks: marks(&preamble, &prompt, seed), ..digest.clone() },
         model,
     })
 }
@@ -273,23 +286,26 @@ fn add_leaves(value: &Json<'_>, leaves: &mut Vec<u8>) -> u64 {
     bytes
 }
 
-fn hashes(preamble: &[u8], prompt: &[u8], seed: u64) -> Vec<u64> {
+fn marks(preamble: &[u8], prompt: &[u8], seed: u64) -> Vec<PrefixMark> {
     let mix = |hash: u64, seed| xxh3_64_with_seed(&hash.to_le_bytes(), seed);
     let chain = |text: &[u8]| {
         let (blocks, rest) = text.as_chunks::<8>();
         let mut last = 0;
         let mut hashes = Vec::new();
         for block in blocks {
-            last = xxh3_64_with_seed(block, last);
+            last = mix(xxh3_64(block), last);
             hashes.push(last);
         }
-        (hashes, xxh3_64_with_seed(rest, last))
+        (hashes, mix(xxh3_64(rest), last))
     };
-    let (preamble, end) = chain(preamble);
-    let inner = mix(end, seed);
-    let preamble = preamble.into_iter().map(|hash| mix(hash, seed));
-    let prompt = chain(prompt).0.into_iter().map(|hash| mix(hash, inner));
-    preamble.chain(prompt).take(OPTIONS.max_prefix_blocks).collect()
+    let (hashes_before, whole) = chain(preamble);
+    let inner = mix(whole, seed);
+    // At most 16 blocks of either are kept, which all have the first length.
+    let end = |first: usize, block: usize| u32::try_from(first + (block + 1) * 8).unwrap();
+    let first = |(block, hash)| PrefixMark { hash: mix(hash, seed), end: end(0, block) };
+    let behind = |(block, hash)| PrefixMark { hash: mix(hash, inner), end: end(preamble.len(), block) };
+    let before = hashes_before.into_iter().enumerate().map(first);
+    before.chain(chain(prompt).0.into_iter().enumerate().map(behind)).take(OPTIONS.max_prefix_blocks).collect()
 }
 
 /// The scanner below, asked for everything: what it tells must be the text's value.

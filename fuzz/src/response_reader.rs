@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use endpoint_picker::openai::response::{MAX_KIND_BYTES, MAX_MODEL_BYTES};
-use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+use endpoint_picker::openai::{Api, Ending, ErrorEvent, Progress, ResponseFacts, ResponseId, ResponseReader, Usage};
 
 use crate::cut::pieces;
 use crate::made::Choices;
@@ -14,7 +14,7 @@ use crate::request_scanner::{APIS, MADE};
 use crate::written::{Json, Kind, whole};
 
 /// Every member that matters.
-pub(crate) const NAMES: [&str; 35] = [
+pub(crate) const NAMES: [&str; 36] = [
     "usage",
     "prompt_tokens",
     "completion_tokens",
@@ -34,6 +34,7 @@ pub(crate) const NAMES: [&str; 35] = [
     "object",
     "code",
     "model",
+    "id",
     "status",
     "choices",
     "delta",
@@ -68,6 +69,7 @@ pub fn check(data: &[u8]) {
         expected.usage = said.usage(api);
         expected.error = said.error(b"");
         expected.model = said.model;
+        expected.response_id = said.root_id.filter(|_| api == Some(Api::Responses));
     }
     assert_eq!(got, expected);
 }
@@ -95,6 +97,9 @@ pub(crate) struct Said {
     pub(crate) bears_content: bool,
     pub(crate) is_terminal: bool,
     pub(crate) model: Option<String>,
+    /// The id at the root, and that of the response inside.
+    root_id: Option<ResponseId>,
+    pub(crate) whole_id: Option<ResponseId>,
     /// Token counts by their names on the wire.
     pub(crate) counts: BTreeMap<String, u64>,
     /// The usage has details of its input, as where cached tokens are counted in.
@@ -110,6 +115,11 @@ pub(crate) struct Said {
     is_error: bool,
     error: Fault,
     root: Fault,
+}
+
+fn first_id(json: &Json<'_>) -> Option<ResponseId> {
+    let ids = json.members().iter().filter(|(key, _)| key == "id").filter_map(|(_, id)| id.text());
+    ids.filter_map(|id| ResponseId::of(id.as_bytes())).next()
 }
 
 /// Type and code of an error.
@@ -137,6 +147,9 @@ impl Said {
     /// Walks over the members in their order.
     pub(crate) fn in_json(json: &Json<'_>) -> Self {
         let mut said = Self::default();
+        said.root_id = first_id(json);
+        let wholes = json.members().iter().filter(|(key, _)| matches!(key.as_str(), "response" | "message"));
+        said.whole_id = wholes.filter_map(|(_, whole)| first_id(whole)).next();
         for (key, value) in json.members() {
             match key.as_str() {
                 "type" | "code" => {

@@ -144,6 +144,7 @@ fn facts(
         total.has_input_details |= said.has_input_details;
         total.choices.extend(said.choices);
         facts.model = facts.model.or(said.model);
+        facts.response_id = facts.response_id.or(said.whole_id.filter(|_| api == Some(Api::Responses)));
     }
     if let Some((name, data)) = pending {
         is_over |= is_done(&data);

@@ -271,7 +271,7 @@ async fn respond(
             _ => {}
         }
     }
-    let mut response = route.respond(pod, headers, &body).await;
+    let mut response = route.respond(pod, path, headers, &body).await;
     let mut reset = false;
     if let Some(fault) = &fault {
         reset = fault.kind == FaultKind::Reset;

@@ -26,6 +26,7 @@ mod process;
 pub mod prompt;
 mod refusal;
 mod response;
+mod response_store;
 mod route;
 mod server;
 mod stream;

@@ -19,6 +19,7 @@ use crate::engine::{Engine, Event, GenerationRequest, Occupancy, SequenceId};
 use crate::fault::FaultPlan;
 use crate::http_stats::HttpStats;
 use crate::refusal::Refusal;
+use crate::response_store::ResponseStore;
 use crate::ticket::{Abort, Delivery, Ticket};
 
 /// Occupancy figures to show instead of the true ones. Absent ones stay true.
@@ -106,6 +107,7 @@ pub(crate) struct Pod {
     pub(crate) http: Mutex<HttpStats>,
     pinned: Mutex<Option<PinnedLoad>>,
     received: Mutex<Received>,
+    pub(crate) responses: Arc<Mutex<ResponseStore>>,
     pub(crate) in_flight: AtomicUsize,
     pub(crate) aborted: AtomicU64,
     pub(crate) rejected: AtomicU64,
@@ -178,6 +180,7 @@ impl Pod {
             http: Mutex::new(HttpStats::default()),
             pinned: Mutex::new(None),
             received: Mutex::new(Received::default()),
+            responses: Arc::default(),
             in_flight: AtomicUsize::new(0),
             aborted: AtomicU64::new(0),
             rejected: AtomicU64::new(0),

@@ -34,6 +34,8 @@ pub(crate) enum Refusal {
     PromptTooLong { limit: u32 },
     PromptAndAnswerTooLong { limit: u32, prompt: u32, output: u32 },
     UnknownModel { given: String, aliases: String },
+    UnknownResponse { id: String },
+    CannotCancel,
     Busy,
     ShuttingDown,
 }
@@ -122,6 +124,18 @@ impl Refusal {
                 "NotFoundError",
                 Some("model".to_owned()),
                 format!("The model `{given}` does not exist. Valid aliases: {aliases}."),
+            ),
+            Self::UnknownResponse { id } => (
+                404,
+                "invalid_request_error",
+                Some("response_id".to_owned()),
+                format!("Response with id '{id}' not found."),
+            ),
+            Self::CannotCancel => (
+                400,
+                "invalid_request_error",
+                Some("response_id".to_owned()),
+                "Cannot cancel a synchronous response.".to_owned(),
             ),
             Self::Busy => (
                 503,

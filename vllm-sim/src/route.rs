@@ -29,6 +29,8 @@ pub(crate) enum Route {
     Chat,
     Completions,
     Responses,
+    ShowResponse,
+    CancelResponse,
     Messages,
     CountTokens,
     Vectors(api::pooling::Vectors),
@@ -86,18 +88,39 @@ impl Route {
             }
             allowed = Some(*known_method);
         }
+        if let Some(route) = Self::of_response(method, path).filter(|route| route.is_served(pod)) {
+            return route;
+        }
         if path.starts_with(METRICS) {
             return Self::BelowMetrics;
         }
         allowed.map_or(Self::Unknown, Self::WrongMethod)
     }
 
+    /// What is asked of a stored response.
+    fn of_response(method: &Method, path: &str) -> Option<Self> {
+        let (id, below) = split_response(path)?;
+        if id.is_empty() {
+            return None;
+        }
+        let (route, allowed) = match below {
+            "" => (Self::ShowResponse, "GET"),
+            "cancel" => (Self::CancelResponse, "POST"),
+            _ => return None,
+        };
+        Some(if method.as_str() == allowed { route } else { Self::WrongMethod(allowed) })
+    }
+
     fn is_served(self, pod: &Pod) -> bool {
         let runner = pod.config.runner;
         match self {
-            Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::CountTokens => {
-                runner != Runner::Pooling
-            }
+            Self::Chat
+            | Self::Completions
+            | Self::Responses
+            | Self::ShowResponse
+            | Self::CancelResponse
+            | Self::Messages
+            | Self::CountTokens => runner != Runner::Pooling,
             Self::Vectors(_) | Self::Scores(_) => runner != Runner::Generate,
             Self::LoadAdapter | Self::UnloadAdapter => pod.config.allow_runtime_lora_updating,
             _ => true,
@@ -116,8 +139,11 @@ impl Route {
         }
     }
 
-    pub(crate) async fn respond(self, pod: &Arc<Pod>, headers: &HeaderMap, body: &Bytes) -> Response {
+    pub(crate) async fn respond(self, pod: &Arc<Pod>, path: &str, headers: &HeaderMap, body: &Bytes) -> Response {
+        let id = || split_response(path).map_or("", |(id, _)| id);
         match self {
+            Self::ShowResponse => api::responses::show(pod, id()),
+            Self::CancelResponse => api::responses::cancel(pod, id()),
             Self::Chat => run(pod, headers, body, true, |map| api::chat::job(pod, map)).await,
             Self::Completions => run(pod, headers, body, true, |map| api::completions::job(pod, map)).await,
             Self::Responses => run(pod, headers, body, false, |map| api::responses::job(pod, map)).await,
@@ -171,11 +197,19 @@ impl Route {
     }
 }
 
+/// Id, and what stands below it, of a path of a stored response.
+fn split_response(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/v1/responses/")?;
+    Some(rest.split_once('/').unwrap_or((rest, "")))
+}
+
 /// The handler label of the `http_` families: `none` for what the server does not have.
 pub(crate) fn handler_name(pod: &Pod, method: &Method, path: &str) -> &'static str {
     match Route::find(pod, method, path) {
         Route::WrongMethod(_) | Route::Unknown => "none",
         Route::BelowMetrics => METRICS,
+        Route::ShowResponse => "/v1/responses/{response_id}",
+        Route::CancelResponse => "/v1/responses/{response_id}/cancel",
         _ => ROUTES.iter().find(|(_, known, _)| *known == path).map_or("none", |(_, known, _)| known),
     }
 }

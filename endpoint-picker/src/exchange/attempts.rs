@@ -1,6 +1,7 @@
 //! Which endpoints were tried for a request, and which of them failed it.
 
 use crate::ending::{Flags, is_endpoint_trouble};
+use crate::head::ResponseHead;
 use crate::picker::EndpointPicker;
 use crate::pool::EndpointId;
 use crate::record::{ExchangeRecord, Pick, Served};
@@ -10,10 +11,13 @@ use crate::time::Timestamp;
 use super::states::Sent;
 use super::stream_info::StreamInfo;
 
+/// What a model server answers whose queue is full.
+const SERVICE_UNAVAILABLE: u16 = 503;
+
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
-pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info: &mut impl StreamInfo) -> Sent {
-    let Sent { mut record, mut charge } = sent;
-    let Some(address) = info.upstream_address() else { return Sent { record, charge } };
+pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
+    let Some(address) = info.upstream_address() else { return sent };
+    let Sent { mut record, mut charge, tail, asks_load, session } = sent;
     let endpoint = picker.pool().find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
@@ -24,16 +28,25 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, status: u16, info:
         let now = info.now();
         blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
     }
-    charge = picker.transfer(charge, endpoint);
+    charge = picker.transfer(charge, endpoint, &record, tail, info.now());
     record.served = Some(Served { address, endpoint, reason });
-    if is_endpoint_trouble(status)
+    if is_endpoint_trouble(head.status)
         && let Some(endpoint) = endpoint
     {
         // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
         let now = info.now();
-        picker.observe_failed(&mut record, endpoint, Failure::ServerError, charge.sent_at(), now);
+        let failure = match head.status {
+            SERVICE_UNAVAILABLE => Failure::Busy { seconds: head.retry_after.unwrap_or(0) },
+            _ => Failure::ServerError,
+        };
+        picker.observe_failed(&mut record, endpoint, failure, charge.sent_at(), now);
     }
-    Sent { record, charge }
+    if let (Some(report), Some(endpoint)) = (&head.load, endpoint)
+        && picker.config().rules.orca
+    {
+        picker.report_load(endpoint, report, info.now());
+    }
+    Sent { record, charge, tail, asks_load, session }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -45,7 +58,7 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge } = sent;
+    let Sent { mut record, charge, tail, asks_load, session } = sent;
     let attempts = info.attempts();
     if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
         let last = info.upstream_address().and_then(|address| picker.pool().find(address));
@@ -56,7 +69,7 @@ pub(super) fn unserved(
             }
         }
     }
-    Sent { record, charge }
+    Sent { record, charge, tail, asks_load, session }
 }
 
 /// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy

@@ -29,6 +29,8 @@ pub struct Outbound {
     pub destination: Option<String>,
     /// Replace `accept-encoding` by `identity`: the response is to be read.
     pub ask_identity: bool,
+    /// Ask for a load report in the answer.
+    pub ask_load: bool,
     /// Replaces the model in the body.
     pub splice: Option<Splice>,
     /// The request declares its length, which a splice changes.

@@ -8,6 +8,8 @@
 
 mod attempts;
 mod directive;
+mod entry;
+mod inbound;
 mod settling;
 mod states;
 mod stream_info;
@@ -15,18 +17,22 @@ mod stream_info;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
+pub use inbound::Inbound;
 pub use stream_info::StreamInfo;
 
-use crate::config::{MissingModel, NoEndpoint, scan_options};
+use crate::config::{MissingModel, scan_options};
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, RequestError, RequestFacts, RequestScanner};
+use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, estimated_tokens};
+use crate::scheduling::{Decision, Failure, PickRequest};
+use crate::session;
+use crate::shared_data::SharedData;
 use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
@@ -38,6 +44,8 @@ pub struct Exchange {
     state: State,
     /// What is left of the request must not reach an endpoint.
     is_sealed: bool,
+    /// The response that came under this id, and who made it, to be noted.
+    made: Option<(ResponseId, SocketAddr)>,
 }
 
 impl Exchange {
@@ -70,6 +78,11 @@ impl Exchange {
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
             accepts_encoded: head.accepts_encoded,
             has_content_length: head.has_content_length,
+            subset: entry::subset(picker, head, route),
+            asked: ResponseId::from_path(head.path),
+            maker: None,
+            asks_load: head.asks_load,
+            session: head.session.and_then(|token| session::find(picker.pool(), token)),
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -83,16 +96,20 @@ impl Exchange {
         end: bool,
         now: Timestamp,
     ) -> Directive {
-        let Route::Inference(api) = route else { return self.ready(request, None, Vec::new()) };
+        let Route::Inference(api) = route else { return self.ready(request, None, PromptDigest::default()) };
         request.record.api = Some(api);
         if end {
             return self.refuse_body(picker, request.record, &RequestError::Empty, now);
         }
         if head.encoded {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
-            return self.ready(request, None, Vec::new());
+            return self.ready(request, None, PromptDigest::default());
         }
-        let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
+        let scanner = match RequestScanner::for_content_type(
+            api,
+            head.content_type,
+            scan_options(picker.config().profile.needs_prefixes()),
+        ) {
             Ok(scanner) => scanner,
             Err(error) => return self.refuse_body(picker, request.record, &error, now),
         };
@@ -130,21 +147,54 @@ impl Exchange {
         }
     }
 
+    /// Looks up who made the response that a request asks for, which only that endpoint can serve. To be called before [`Self::pick`];
+    /// it asks the host only when a request asks for a response.
+    pub fn find_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        let State::Ready(Ready { request, .. }) = &mut self.state else { return };
+        let makers = picker.config().rules.response_makers;
+        let maker = request.asked.and_then(|id| makers.find(shared, id));
+        request.maker = maker.and_then(|address| picker.pool().find(address));
+    }
+
+    /// Notes who made the response that came, if it came with an id. To be called after the callback that brought a part of it and before
+    /// the client sees that part.
+    pub fn note_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        if let Some((id, maker)) = self.made.take() {
+            picker.config().rules.response_makers.note(shared, id, maker);
+        }
+    }
+
     /// Picks an endpoint for a request that is ready for it.
     pub fn pick(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
-        let State::Ready(Ready { request, splice, prefix_hashes }) = self.take() else { return Directive::Continue };
-        let Request { mut record, deadline, accepts_encoded, has_content_length } = request;
+        let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
+        let Request {
+            mut record,
+            deadline,
+            accepts_encoded,
+            has_content_length,
+            subset,
+            maker,
+            asks_load,
+            session,
+            ..
+        } = request;
+        if let Some(reply) = entry::refusal(picker, &record, now) {
+            return self.refuse(picker, record, reply, now);
+        }
         let decision = picker.pick(
             &PickRequest {
                 target_model: &record.target_model,
-                prefix_hashes: &prefix_hashes,
-                prompt_tokens: estimated_tokens(record.request.prompt_bytes),
+                prompt: Some(&prompt),
+                prompt_bytes: record.request.prompt_bytes,
                 max_tokens: record.request.max_tokens,
                 priority: record.priority,
                 deadline,
+                pinned: maker,
+                session,
+                subset: subset.as_ref(),
             },
             now,
         );
@@ -163,18 +213,18 @@ impl Exchange {
             }
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
-                if picker.config().no_endpoint == NoEndpoint::FailClosed {
-                    let reply = LocalReply::no_endpoint(record.api, &picker.config().pool);
+                if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
                     return self.refuse(picker, record, reply, now);
                 }
             }
         }
         record.times.sent = Some(now);
-        let first = record.ranked().map(|ranked| ranked.first());
-        let charge = picker.charge(first, record.api.map(|_| record.model.as_str()), now);
+        let charge = picker.charge(&record, &prompt, now);
         let ask_identity = accepts_encoded && record.api.is_some();
-        self.state = State::Sent(Sent { record, charge });
-        Directive::Send(Outbound { destination, ask_identity, splice, has_content_length })
+        // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
+        let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;
+        self.state = State::Sent(Sent { record, charge, tail: prompt.tail(), asks_load: ask_load, session });
+        Directive::Send(Outbound { destination, ask_identity, ask_load, splice, has_content_length })
     }
 
     /// The host refused what it was told, or what it was asked for.
@@ -196,27 +246,29 @@ impl Exchange {
         }
     }
 
-    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself.
+    /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself. Gives what is to be changed in them.
     pub fn on_response_headers(
         &mut self,
         picker: &mut EndpointPicker,
         head: &ResponseHead,
         info: &mut impl StreamInfo,
         end: bool,
-    ) {
+    ) -> Inbound {
         match self.take() {
             State::Sent(sent) => {
                 if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
                     let sent = unserved(picker, sent, flags, info, now);
                     settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
-                    return;
+                    return Inbound::default();
                 }
-                let sent = served(picker, sent, head.status, info);
+                let sent = served(picker, sent, head, info);
+                let changes = inbound::changes(picker, &sent, head.has_load);
                 self.state = State::Answering(Box::new(Answering::begin(sent, head)));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
+                return changes;
             }
             // Envoy gave up on the request while its body was still coming.
             State::Reading(reading) => {
@@ -236,6 +288,7 @@ impl Exchange {
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
+        Inbound::default()
     }
 
     /// Whether the response's body is to be given to [`Self::on_response_body`]; else its size is all that matters.
@@ -261,16 +314,16 @@ impl Exchange {
                 has_content |= answering.reader.feed(slice).content_events > 0;
             }
         }
+        if let Some(made) = answering.newly_made() {
+            self.made = Some(made);
+        }
         if has_content && answering.streamed {
             let now = info.now();
-            let Sent { record, charge } = &mut answering.sent;
+            let Sent { record, charge, .. } = &mut answering.sent;
             record.times.last_content = Some(now);
             if record.times.first_content.is_none() {
                 record.times.first_content = Some(now);
-                if let Some(endpoint) = charge.endpoint() {
-                    let after_micros = now.micros_since(charge.sent_at());
-                    picker.observe(endpoint, &Observation::FirstToken { after_micros }, charge.sent_at(), now);
-                }
+                picker.first_token_came(charge, record, now);
             }
         }
         if end {
@@ -351,8 +404,8 @@ impl Exchange {
         }
     }
 
-    fn ready(&mut self, request: Request, splice: Option<Splice>, prefix_hashes: Vec<u64>) -> Directive {
-        self.state = State::Ready(Ready { request, splice, prefix_hashes });
+    fn ready(&mut self, request: Request, splice: Option<Splice>, prompt: PromptDigest) -> Directive {
+        self.state = State::Ready(Ready { request, splice, prompt });
         Directive::Pick
     }
 
@@ -426,6 +479,7 @@ impl Exchange {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
+        request.asked = facts.previous_response;
         let (model, value_ranges, notation) = match facts.model {
             Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
             Model::Missing if picker.config().missing_model == MissingModel::Reject => {
@@ -448,6 +502,6 @@ impl Exchange {
             record.target_model.clone_from(&model);
         }
         record.model = model;
-        self.ready(request, splice, facts.prefix_hashes)
+        self.ready(request, splice, facts.prompt)
     }
 }

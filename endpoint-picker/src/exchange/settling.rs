@@ -18,7 +18,8 @@ const MAX_TOKENS: u64 = u32::MAX as u64;
 
 /// An answer is over: judges it, tells the scheduler, and settles.
 pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { sent: Sent { mut record, charge }, status, streamed, reader, unread, unread_bytes } = answering;
+    let Answering { sent: Sent { mut record, charge, .. }, status, streamed, reader, unread, unread_bytes, .. } =
+        answering;
     let complete = end == End::Complete;
     let facts = reader.finish();
     let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
@@ -40,11 +41,10 @@ pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End
         let sent_at = charge.sent_at();
         match verdict.failure {
             // 5xx were observed with the headers.
-            Some((_, Some(Failure::ServerError))) => {}
+            Some((_, Some(Failure::ServerError | Failure::Busy { .. }))) => {}
             Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
             None if complete => {
-                let after_micros = now.micros_since(sent_at);
-                picker.observe(endpoint, &Observation::Finished { usage, after_micros }, sent_at, now);
+                picker.answer_ended(&charge, &record, usage, now);
             }
             _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
         }
@@ -61,7 +61,7 @@ pub(super) fn settle(
 ) {
     record.times.ended = now;
     record.end = end;
-    picker.settle(charge, record);
+    picker.settle(charge, record, now);
 }
 
 /// Token counts without those that no context could hold.

@@ -1,13 +1,15 @@
 //! The states of an exchange, each with what it needs and nothing else.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use crate::accounts::Charge;
 use crate::head::ResponseHead;
-use crate::openai::{RequestScanner, ResponseReader};
+use crate::openai::{PromptDigest, RequestScanner, ResponseId, ResponseReader};
+use crate::pool::EndpointId;
 use crate::record::{ExchangeRecord, ResponseOutcome};
 use crate::rewrite::Splice;
+use crate::scheduling::Subset;
 use crate::time::Timestamp;
 
 #[derive(Debug, Default)]
@@ -34,6 +36,16 @@ pub(super) struct Request {
     pub(super) deadline: Option<Timestamp>,
     pub(super) accepts_encoded: bool,
     pub(super) has_content_length: bool,
+    /// The only endpoints that it may go to.
+    pub(super) subset: Option<Subset>,
+    /// The stored response that it asks for or continues.
+    pub(super) asked: Option<ResponseId>,
+    /// Who made that response.
+    pub(super) maker: Option<EndpointId>,
+    /// The client asks for a load report itself.
+    pub(super) asks_load: bool,
+    /// The endpoint of the client's session.
+    pub(super) session: Option<EndpointId>,
 }
 
 #[derive(Debug)]
@@ -46,13 +58,19 @@ pub(super) struct Reading {
 pub(super) struct Ready {
     pub(super) request: Request,
     pub(super) splice: Option<Splice>,
-    pub(super) prefix_hashes: Vec<u64>,
+    pub(super) prompt: PromptDigest,
 }
 
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) charge: Charge,
+    /// Hash of the end of its prompt, by which the prompt is known.
+    pub(super) tail: u64,
+    /// A load report was asked for that the client does not want to see.
+    pub(super) asks_load: bool,
+    /// The endpoint of the client's session.
+    pub(super) session: Option<EndpointId>,
 }
 
 #[derive(Debug)]
@@ -65,6 +83,8 @@ pub(super) struct Answering {
     pub(super) unread: Option<ResponseOutcome>,
     /// Bytes that the reader was not shown.
     pub(super) unread_bytes: u64,
+    /// The response's id was handed out.
+    pub(super) is_id_known: bool,
 }
 
 impl Answering {
@@ -77,6 +97,21 @@ impl Answering {
             Some(api) if head.json => (ResponseReader::json(Some(api)), None),
             _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
         };
-        Self { sent, status: head.status, streamed: head.event_stream, reader, unread, unread_bytes: 0 }
+        Self {
+            sent,
+            status: head.status,
+            streamed: head.event_stream,
+            reader,
+            unread,
+            unread_bytes: 0,
+            is_id_known: false,
+        }
+    }
+
+    /// The response's id and the endpoint that made it, once.
+    pub(super) fn newly_made(&mut self) -> Option<(ResponseId, SocketAddr)> {
+        let id = self.reader.response_id().filter(|_| !self.is_id_known)?;
+        self.is_id_known = true;
+        Some((id, self.sent.record.served?.address))
     }
 }

@@ -11,8 +11,11 @@ pub mod multipart;
 mod prefix;
 pub mod request;
 pub mod response;
+mod response_id;
 pub mod sse;
 
 pub use api::Api;
+pub use prefix::{PrefixMark, PromptDigest};
 pub use request::{Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
 pub use response::{Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
+pub use response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};

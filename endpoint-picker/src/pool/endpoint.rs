@@ -4,7 +4,8 @@ use alloc::string::{String, ToString};
 
 use snapshot::{EndpointIdentity, Load, State};
 
-use super::{Health, InFlight};
+use super::{Batch, Health, InFlight, PrefillQueue};
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// A page that was at most this old when its figures came is one that the sidecar reads regularly: while nothing changes, its
@@ -18,6 +19,20 @@ pub struct EndpointId {
     pub(super) epoch: u32,
 }
 
+impl EndpointId {
+    /// Its place among all that are known; another endpoint has it after it has left.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Tells apart those that have the same slot one after the other.
+    #[must_use]
+    pub const fn epoch(self) -> u32 {
+        self.epoch
+    }
+}
+
 /// One endpoint as the picker sees it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -28,9 +43,14 @@ pub struct Endpoint {
     name: String,
     load: Load,
     page: Option<Page>,
+    /// What it said of its load since that page was made, and when.
+    reported: Option<(Timestamp, LoadReport)>,
     health: Health,
     in_flight: InFlight,
+    prefill: PrefillQueue,
+    batch: Batch,
     is_member: bool,
+    place: u32,
 }
 
 /// The page that an endpoint's load was read from.
@@ -52,9 +72,13 @@ impl Endpoint {
             identity,
             load: Load::default(),
             page: None,
+            reported: None,
             health: Health::default(),
             in_flight: InFlight::default(),
+            prefill: PrefillQueue::default(),
+            batch: Batch::default(),
             is_member: true,
+            place: 0,
         }
     }
 
@@ -94,10 +118,28 @@ impl Endpoint {
         &self.in_flight
     }
 
+    /// Prompts of this proxy that it has yet to compute.
+    #[must_use]
+    pub const fn prefill(&self) -> &PrefillQueue {
+        &self.prefill
+    }
+
+    /// How many requests its engine runs at once, where its pages told; they tell when requests wait.
+    #[must_use]
+    pub const fn slots(&self) -> Option<u32> {
+        self.batch.slots
+    }
+
     /// False: it has left the pool, and only requests in flight keep it here.
     #[must_use]
     pub const fn is_member(&self) -> bool {
         self.is_member
+    }
+
+    /// A member's place in the membership.
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        self.place
     }
 
     /// When its load was true, given when the sidecar last confirmed all loads; `None`: it never was.
@@ -106,7 +148,10 @@ impl Endpoint {
         let page = self.page?;
         let confirmed =
             confirmed_at.filter(|_| page.age_micros <= REGULAR_PAGE_MICROS && self.load.state == State::Fresh);
-        Some(confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at)))
+        let load_at = confirmed.map_or(page.at, |at| at.minus_micros(page.age_micros).max(page.at));
+        // A report of the queue without the batch says nothing of what became of requests that were sent before it.
+        let reported = self.reported.filter(|(_, report)| report.waiting.is_some() && report.running.is_some());
+        Some(reported.map_or(load_at, |(at, _)| at.max(load_at)))
     }
 
     /// Requests of this proxy that the engine's figures cannot contain: those sent since they were true, or those in flight beyond
@@ -123,8 +168,20 @@ impl Endpoint {
         }
     }
 
+    /// Requests that the engine has: those of other gateways by its page, and those of this proxy by its own count. `None`: the page does
+    /// not tell.
+    #[must_use]
+    pub fn requests(&self) -> Option<u32> {
+        let on_page = self.load.waiting?.saturating_add(self.load.running?);
+        Some(on_page.saturating_sub(self.in_flight.at_page()).saturating_add(self.in_flight.total()))
+    }
+
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
+    }
+
+    pub(super) const fn prefill_mut(&mut self) -> &mut PrefillQueue {
+        &mut self.prefill
     }
 
     pub(super) const fn in_flight_mut(&mut self) -> &mut InFlight {
@@ -151,6 +208,26 @@ impl Endpoint {
         self.is_member = is_member;
     }
 
+    /// Takes over what it said of its load in an answer that came `at`: newer than any page that is known, until the next one that was made
+    /// after that.
+    pub(super) fn report(&mut self, report: LoadReport, at: Timestamp) {
+        if self.page.is_some() {
+            self.reported = Some((at, report));
+            self.apply(report);
+        }
+    }
+
+    fn apply(&mut self, report: LoadReport) {
+        let LoadReport { waiting, running, kv_cache_usage } = report;
+        self.load.waiting = waiting.or(self.load.waiting);
+        self.load.running = running.or(self.load.running);
+        self.load.kv_cache_usage = kv_cache_usage.or(self.load.kv_cache_usage);
+    }
+
+    pub(super) const fn set_place(&mut self, place: u32) {
+        self.place = place;
+    }
+
     /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.
     pub(super) fn install(&mut self, load: Load, captured_at_ms: u64, received_at: Timestamp) {
         let came_back = self.load.state != State::Fresh && load.state == State::Fresh;
@@ -168,8 +245,13 @@ impl Endpoint {
             Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
             _ => {
                 self.page = Some(page);
+                self.batch.read(&load);
                 self.in_flight.page_installed(page.at);
             }
+        }
+        self.reported = self.reported.filter(|(at, _)| *at > page.at && !restarted);
+        if let Some((_, report)) = self.reported {
+            self.apply(report);
         }
         if load.state == State::Fresh && (came_back || restarted) {
             self.health.returned(page.at);

@@ -157,6 +157,19 @@ impl Health {
         true
     }
 
+    /// A request sent at `sent_at` was turned away by an endpoint that is full. It ranks last for `micros`, or for [`SUSPECT_MICROS`] where that is
+    /// longer, and after that one request tries. That is no failure: it never ejects.
+    pub(super) fn turned_away(&mut self, micros: u64, sent_at: Timestamp, now: Timestamp) {
+        let is_ejected = matches!(self.state, State::Open { is_ejection: true, .. });
+        if is_ejected || self.good_at.is_some_and(|good_at| sent_at < good_at) {
+            return;
+        }
+        self.bad_at = self.bad_at.max(Some(sent_at));
+        self.is_learnt = false;
+        let until = now.plus_micros(micros.clamp(SUSPECT_MICROS, MAX_EJECTION_MICROS));
+        self.open(now, until.max(self.until()), false);
+    }
+
     /// What this worker's own requests hold against the endpoint now, for the other workers.
     pub(super) fn suspicion(&self, now: Timestamp) -> Option<Suspicion> {
         let State::Open { until, is_ejection, .. } = self.state else { return None };
@@ -366,6 +379,31 @@ mod tests {
         health.learn(suspicion, at(1_100));
         assert_eq!([2_249, 2_250].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::OnTrial]);
         assert!(health.failed(at(2_300), at(2_300)));
+    }
+
+    #[test]
+    fn an_endpoint_that_turns_requests_away_ranks_last_and_is_never_ejected() {
+        let mut health = Health::default();
+        for round in 0..20 {
+            let now = at(1_000 + 1_000 * round);
+            health.turned_away(0, now, now);
+            assert_eq!(health.standing(now), Standing::Suspect);
+            assert_eq!(health.standing(now.plus_micros(SUSPECT_MICROS)), Standing::OnTrial);
+        }
+        let now = at(30_000);
+        health.turned_away(5_000_000, now, now);
+        health.turned_away(0, now, now);
+        assert_eq!([34_999, 35_000].map(|now| health.standing(at(now))), [Standing::Suspect, Standing::OnTrial]);
+        health.turned_away(u64::MAX, now, now);
+        assert_eq!(health.until(), now.plus_micros(MAX_EJECTION_MICROS));
+        health.succeeded(at(29_000), at(31_000));
+        assert_eq!(health.standing(at(31_000)), Standing::Suspect, "it was sent before the queue was full");
+        health.succeeded(at(30_500), at(31_000));
+        assert_eq!(health.standing(at(31_000)), Standing::Good);
+        let mut ejected = ejected();
+        let until = ejected.until();
+        ejected.turned_away(0, at(1_500), at(1_500));
+        assert_eq!((ejected.standing(at(1_500)), ejected.until()), (Standing::Ejected, until));
     }
 
     #[test]

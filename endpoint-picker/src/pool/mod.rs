@@ -4,23 +4,30 @@
 //! An endpoint keeps its slot, and so its [`EndpointId`], while it is a member or has requests in flight. Installing loads touches
 //! no other memory than the endpoints' own.
 
+mod batch;
 mod endpoint;
 mod health;
 mod in_flight;
+mod prefill;
+mod served;
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use hashbrown::HashMap;
-use snapshot::{Loads, Membership, State};
+use snapshot::{AdapterUse, Loads, Membership, State};
 
+use batch::Batch;
 pub use endpoint::{Endpoint, EndpointId};
 pub use health::{
     EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, LEARNT_MICROS, MAX_EJECTION_MICROS,
     SUSPECT_MICROS, Standing, Suspicion, TRIAL_MICROS,
 };
 pub use in_flight::InFlight;
+pub use prefill::{Prefill, PrefillQueue};
+pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
+use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
 /// The endpoints of one pool.
@@ -37,6 +44,9 @@ pub struct Pool {
     /// Where the pool's loads begin in [`Loads::endpoints`].
     first_load: usize,
     confirmed_at: Option<Timestamp>,
+    served: ServedModels,
+    /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
+    adapter_uses: Vec<AdapterUse>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -83,7 +93,7 @@ impl Pool {
                 endpoint.set_member(false);
             }
         }
-        for identity in identities {
+        for (place, identity) in (0..).zip(identities) {
             let known = self
                 .by_address
                 .get(&identity.address)
@@ -99,9 +109,15 @@ impl Pool {
                 }
                 None => self.occupy(Endpoint::new(identity.clone())),
             };
+            if let Some(endpoint) = self.endpoint_mut(id) {
+                endpoint.set_place(place);
+            }
             self.members.push(id);
             self.by_address.insert(identity.address, id);
         }
+        self.served = membership.pool(name).map(|(pool, _)| ServedModels::of(pool)).unwrap_or_default();
+        // They are told in the places and names of the old membership.
+        self.adapter_uses.clear();
         self.first_load = first;
         self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
         self.release_idle();
@@ -122,8 +138,30 @@ impl Pool {
                 endpoint.install(load, loads.captured_at_ms, received_at);
             }
         }
+        let (first, end) = (self.first_load, end);
+        let uses = loads.adapters.iter().filter(|used| (first..end).contains(&(used.endpoint as usize)));
+        self.adapter_uses.clear();
+        self.adapter_uses.extend(uses.map(|used| AdapterUse {
+            endpoint: used.endpoint - u32::try_from(first).unwrap_or(used.endpoint),
+            ..*used
+        }));
+        self.adapter_uses.sort_unstable_by_key(|used| (used.endpoint, used.adapter, used.waiting));
         self.confirm(received_at);
         Ok(())
+    }
+
+    /// What the members serve.
+    #[must_use]
+    pub const fn served(&self) -> &ServedModels {
+        &self.served
+    }
+
+    /// The adapters in use at a member, by its place in the membership: sorted by adapter, the batch before the queue.
+    #[must_use]
+    pub fn adapter_uses(&self, place: u32) -> &[AdapterUse] {
+        let first = self.adapter_uses.partition_point(|used| used.endpoint < place);
+        let rest = self.adapter_uses.get(first..).unwrap_or_default();
+        rest.get(..rest.partition_point(|used| used.endpoint == place)).unwrap_or_default()
     }
 
     /// The loads in use were still true at that moment.
@@ -192,14 +230,28 @@ impl Pool {
     }
 
     /// A request that was sent to that endpoint at `sent_at` no longer burdens it.
-    pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool) {
+    pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool, now: Timestamp) {
         let Some(endpoint) = self.endpoint_mut(id) else { return };
-        endpoint.in_flight_mut().finished(sent_at);
+        endpoint.in_flight_mut().finished(sent_at, now);
         if was_trial {
             endpoint.health_mut().trial_ended();
         }
         if !endpoint.is_member() && endpoint.in_flight().own() == 0 {
             self.release(id);
+        }
+    }
+
+    /// An endpoint has a prompt to compute from now on. The counterpart is [`Self::prefill_ended`].
+    pub(crate) fn prefill_began(&mut self, id: EndpointId, prefill: Prefill, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.prefill_mut().begin(prefill, now);
+        }
+    }
+
+    /// An endpoint has computed a prompt, or nobody waits for it any more.
+    pub(crate) fn prefill_ended(&mut self, id: EndpointId, prefill: Prefill, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.prefill_mut().end(prefill, now);
         }
     }
 
@@ -222,14 +274,30 @@ impl Pool {
         self.endpoint_mut(id).is_some_and(|endpoint| endpoint.health_mut().failed(sent_at, now))
     }
 
-    /// Takes over what the other workers have in flight to the members, in the order of the membership; a member beyond the list has
-    /// nothing.
-    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+    /// A request sent at `sent_at` was turned away by that endpoint, which is full and wants to be asked again after `seconds`, where it
+    /// says so (0: it does not).
+    pub(crate) fn request_turned_away(&mut self, id: EndpointId, seconds: u32, sent_at: Timestamp, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.health_mut().turned_away(u64::from(seconds) * 1_000_000, sent_at, now);
+        }
+    }
+
+    /// Takes over what that endpoint said of its load in an answer that came `at`.
+    pub(crate) fn report_load(&mut self, id: EndpointId, report: &LoadReport, at: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.report(*report, at);
+        }
+    }
+
+    /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts
+    /// that are yet to be computed. A member beyond the list has nothing.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         let mut counts = counts.into_iter();
         for id in &self.members {
-            let others = counts.next().unwrap_or(0);
+            let (requests, tokens) = counts.next().unwrap_or_default();
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
-                endpoint.in_flight_mut().set_others(others);
+                endpoint.in_flight_mut().set_others(requests);
+                endpoint.prefill_mut().set_others(u64::from(tokens));
             }
         }
     }

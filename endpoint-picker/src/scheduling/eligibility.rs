@@ -6,11 +6,13 @@
 
 use alloc::vec::Vec;
 
-use crate::pool::{Availability, EndpointId, Pool, Standing};
+use crate::pool::{Availability, Endpoint, EndpointId, Offer, Offered, Pool, Standing};
 use crate::time::Timestamp;
 
 use super::candidate::Candidate;
 use super::profile::Profile;
+use super::request::PickRequest;
+use super::subset::Subset;
 
 /// On what ground the candidates stand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,53 +29,88 @@ enum Exclusion {
     Ejected(Timestamp),
 }
 
+/// What a request demands of its endpoint.
+#[derive(Clone, Copy, Debug)]
+struct Demand<'a> {
+    /// Who serves its model; `None`: everybody, or nobody knows.
+    offer: Option<&'a Offer>,
+    subset: Option<&'a Subset>,
+    tokens: u64,
+}
+
+impl<'a> Demand<'a> {
+    fn of(pool: &'a Pool, request: &PickRequest<'a>) -> Self {
+        let offer = match pool.served().offered(request.target_model) {
+            // A request that is passed on although nobody serves it is as good anywhere.
+            Offered::ByAll | Offered::ByNobody => None,
+            Offered::By(offer) => Some(offer),
+        };
+        Self { offer, subset: request.subset, tokens: request.tokens() }
+    }
+
+    fn admits(&self, endpoint: &Endpoint) -> bool {
+        self.offer.is_none_or(|offer| offer.serves(endpoint.place()))
+            && self.subset.is_none_or(|subset| subset.position(endpoint.identity().address).is_some())
+    }
+
+    /// Keeps the request from those who say that it is too long for them, if others take it.
+    fn keep_takers(&self, pool: &Pool, candidates: &mut Vec<Candidate>, excluded: &mut Vec<(Exclusion, EndpointId)>) {
+        let Some(offer) = self.offer.filter(|offer| !offer.all_take(self.tokens)) else { return };
+        let takes = |id| pool.endpoint(id).is_some_and(|endpoint| offer.takes(endpoint.place(), self.tokens));
+        if candidates.iter().any(|candidate| takes(candidate.id))
+            || excluded.iter().any(|&(why, id)| why == Exclusion::Stale && takes(id))
+        {
+            candidates.retain(|candidate| takes(candidate.id));
+            excluded.retain(|&(_, id)| takes(id));
+        }
+    }
+}
+
 /// Working memory of [`narrow`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Excluded(Vec<(Exclusion, EndpointId)>);
 
-/// Fills `candidates`; they are empty when no endpoint may take traffic at all.
+/// Fills `candidates`; they are empty when no endpoint may take the request at all.
 pub(super) fn narrow(
     pool: &Pool,
     profile: &Profile,
+    request: &PickRequest<'_>,
     now: Timestamp,
     candidates: &mut Vec<Candidate>,
     Excluded(excluded): &mut Excluded,
 ) -> Ground {
     candidates.clear();
     excluded.clear();
+    let demand = Demand::of(pool, request);
     for &id in pool.members() {
-        let Some(endpoint) = pool.endpoint(id) else { continue };
+        let Some(endpoint) = pool.endpoint(id).filter(|endpoint| demand.admits(endpoint)) else { continue };
         let availability = pool.availability(endpoint, now, profile.max_snapshot_age_micros);
         match (availability, endpoint.health().standing(now)) {
             (Availability::Unready | Availability::Sleeping, _) => {}
             (Availability::Fresh | Availability::Stale, Standing::Ejected) => {
                 excluded.push((Exclusion::Ejected(endpoint.health().until()), id));
             }
-            (Availability::Fresh, standing) => {
-                candidates.push(Candidate { id, is_last: standing == Standing::Suspect })
-            }
+            (Availability::Fresh, standing) => candidates.push(Candidate::new(id, standing == Standing::Suspect)),
             (Availability::Stale, Standing::Suspect) => {
                 excluded.push((Exclusion::Ejected(endpoint.health().until()), id))
             }
             (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.push((Exclusion::Stale, id)),
         }
     }
+    demand.keep_takers(pool, candidates, excluded);
     let ground = if candidates.is_empty() { Ground::InFlight } else { Ground::Load };
     let least = least(candidates.len() + excluded.len(), profile.max_excluded_percent);
     if candidates.len() < least {
         // All stale ones or none: choosing among them would be by chance.
         candidates.extend(
-            excluded
-                .iter()
-                .filter(|(why, _)| *why == Exclusion::Stale)
-                .map(|&(_, id)| Candidate { id, is_last: false }),
+            excluded.iter().filter(|(why, _)| *why == Exclusion::Stale).map(|&(_, id)| Candidate::new(id, false)),
         );
     }
     if candidates.len() < least {
         excluded.retain(|(why, _)| *why != Exclusion::Stale);
         excluded.sort_unstable();
         let missing = least - candidates.len();
-        candidates.extend(excluded.iter().take(missing).map(|&(_, id)| Candidate { id, is_last: true }));
+        candidates.extend(excluded.iter().take(missing).map(|&(_, id)| Candidate::new(id, true)));
     }
     ground
 }

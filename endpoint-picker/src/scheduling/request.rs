@@ -1,32 +1,47 @@
 //! What a pick is told of its request, and what is told back of how it went.
 
-use crate::openai::Usage;
+use crate::openai::{PromptDigest, Usage};
+use crate::pool::EndpointId;
 use crate::time::Timestamp;
+
+use super::subset::Subset;
+
+/// Bytes of text that tokenizers make one token of: some four of English, fewer of anything else. So an estimate is rather too low, and a
+/// request is kept from an endpoint only if it is clearly too long for it.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// One request, as far as a pick may depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PickRequest<'a> {
     /// The model that is asked of the endpoint; empty when the request names none.
     pub target_model: &'a str,
-    /// Hashes of the prompt's blocks, each covering all before it; empty when nobody asked for them.
-    pub prefix_hashes: &'a [u64],
-    /// Length of the prompt in tokens, estimated from its bytes.
-    pub prompt_tokens: u64,
+    /// What the prompt begins with; `None`: it has none, or nobody reads it.
+    pub prompt: Option<&'a PromptDigest>,
+    /// Length of the prompt in bytes of its texts.
+    pub prompt_bytes: u64,
     /// Most tokens that may be generated, where the request sets a limit.
     pub max_tokens: Option<u64>,
     /// Priority of its objective; higher is more urgent.
     pub priority: i64,
     /// When the client stops waiting, where it said so.
     pub deadline: Option<Timestamp>,
+    /// The only endpoint that can answer: it made the response that is asked for.
+    pub pinned: Option<EndpointId>,
+    /// The endpoint that served the client's session so far.
+    pub session: Option<EndpointId>,
+    /// The only endpoints that it may go to.
+    pub subset: Option<&'a Subset>,
 }
 
-/// Bytes of prompt text that make one token, about: English text under the vocabularies of current models has 3.5 to 4.5.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// Tokens of a prompt of so many bytes, about.
-#[must_use]
-pub const fn estimated_tokens(prompt_bytes: u64) -> u64 {
-    prompt_bytes.div_ceil(BYTES_PER_TOKEN)
+impl PickRequest<'_> {
+    /// Tokens that the request needs room for: its prompt's, estimated, and those that it may have generated.
+    pub(super) const fn tokens(&self) -> u64 {
+        let generated = match self.max_tokens {
+            Some(tokens) => tokens,
+            None => 0,
+        };
+        (self.prompt_bytes / BYTES_PER_TOKEN).saturating_add(generated)
+    }
 }
 
 /// What became of a request at an endpoint.
@@ -55,6 +70,11 @@ pub enum Observation {
 pub enum Failure {
     /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
     NoAnswer,
+    /// It turned the request away because it is full: 503. It is well, and has no room for a moment.
+    Busy {
+        /// Seconds after which it wants to be asked again; 0: it does not say.
+        seconds: u32,
+    },
     /// It answered 5xx.
     ServerError,
     /// The answer broke off, or ended before its time.
@@ -69,6 +89,7 @@ impl Failure {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
+            Self::Busy { .. } => "busy",
             Self::ServerError => "server_error",
             Self::BrokenOff => "broken_off",
             Self::BadAnswer => "bad_answer",

@@ -1,9 +1,12 @@
+use alloc::string::String;
 use alloc::vec;
 use core::net::SocketAddr;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
+
+use crate::pool::EJECT_AFTER_FAILURES;
 
 use super::*;
 
@@ -46,7 +49,11 @@ fn id(pool: &Pool, last: u8) -> EndpointId {
 }
 
 fn profile(picker: Picker) -> Profile {
-    let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
+    let scorers = vec![
+        (Scorer::Queue, 2.0),
+        (Scorer::KvCacheUtilization, 2.0),
+        (Scorer::ActiveRequests(ActiveRequests::DEFAULT), 1.0),
+    ];
     Profile { scorers, picker, ranked: 3, max_snapshot_age_micros: MAX_AGE, max_excluded_percent: 50 }
 }
 
@@ -102,10 +109,13 @@ fn the_same_seed_gives_the_same_answer_and_ties_are_spread() {
 }
 
 #[test]
-fn a_small_difference_stays_small() {
-    let mut pool = pool(&[load(0, 0.05), load(0, 0.95)]);
-    pool.request_sent(id(&pool, 1), NOW);
-    assert_eq!(pick(&pool, 1).0, [1, 2], "one unseen request does not outweigh a full KV cache");
+fn the_queue_counts_by_its_place_among_the_candidates_as_in_the_endpoint_picker() {
+    // One request more than the others is the whole scale: it outweighs half of the KV cache, and no more than that.
+    let mut fuller = pool(&[load(0, 0.05), load(0, 0.45)]);
+    fuller.request_sent(id(&fuller, 1), NOW);
+    assert_eq!(pick(&fuller, 1).0, [2, 1]);
+    let far_longer = pool(&[load(9, 0.1), load(0, 0.6), load(1, 0.1)]);
+    assert_eq!(pick(&far_longer, 1).0, [3, 2, 1], "one of nine is a ninth of the scale");
 }
 
 #[test]
@@ -234,4 +244,257 @@ fn a_random_pick_ignores_load() {
     let pool = pool(&[load(0, 0.0), load(99, 1.0)]);
     let second = (0..200).filter(|&seed| pick_with(&pool, &profile(Picker::Random), seed, NOW).0[0] == 2).count();
     assert!((60..140).contains(&second), "{second}");
+}
+
+/// How often each of three endpoints with 0, 1 and 2 of 2 requests waiting comes first and second, and whether the third ever does.
+fn drawn(profile: &Profile) -> ([usize; 3], [usize; 3]) {
+    let pool = pool(&[load(0, 0.0), load(1, 0.0), load(2, 0.0)]);
+    let (mut first, mut second) = ([0; 3], [0; 3]);
+    for seed in 0..3_000 {
+        let (ranked, reason) = pick_with(&pool, profile, seed, NOW);
+        assert_eq!(reason, Some(Reason::Random));
+        first[usize::from(ranked[0]) - 1] += 1;
+        second[usize::from(ranked[1]) - 1] += 1;
+    }
+    (first, second)
+}
+
+#[test]
+fn a_weighted_draw_takes_each_in_proportion_to_its_score_and_nobody_of_score_0_before_others() {
+    let mut profile = profile(Picker::WeightedRandom);
+    profile.scorers = vec![(Scorer::Queue, 1.0)];
+    let (first, second) = drawn(&profile);
+    assert!((1_900..2_100).contains(&first[0]) && (900..1_100).contains(&first[1]), "2 : 1 : 0, {first:?}");
+    assert_eq!((first[2], second[2]), (0, 0));
+    // The weight is part of the score, so a factor for all changes nothing.
+    profile.scorers = vec![(Scorer::Queue, 1e-3)];
+    assert_eq!(drawn(&profile).0, first);
+}
+
+#[test]
+fn a_weighted_draw_among_scores_of_0_is_even() {
+    let mut profile = profile(Picker::WeightedRandom);
+    profile.scorers = vec![(Scorer::SessionAffinity, 1.0)];
+    let (first, _) = drawn(&profile);
+    assert!(first.iter().all(|count| (900..1_100).contains(count)), "{first:?}");
+}
+
+#[test]
+fn a_weighted_draw_without_any_fresh_load_takes_the_fewest_in_flight() {
+    let mut pool = pool(&[old(load(0, 0.0), 3_000), old(load(0, 0.0), 3_000)]);
+    pool.request_sent(id(&pool, 1), NOW);
+    let profile = profile(Picker::WeightedRandom);
+    assert!((0..50).all(|seed| pick_with(&pool, &profile, seed, NOW) == (vec![2, 1], Some(Reason::InFlightOnly))));
+}
+
+#[test]
+fn cold_prompts_go_round() {
+    let pool = pool(&[load(0, 0.0); 4]);
+    let mut profile = profile(Picker::MaxScore);
+    profile.scorers = vec![(Scorer::NoHitLru(NoHitLru::DEFAULT), 1.0)];
+    let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
+    let mut first = || match scheduler.pick(&pool, &profile, &PickRequest::default(), &mut rng, NOW) {
+        Decision::Picked(ranked, _) => ranked.first(),
+        Decision::NoEndpoint => panic!("there are endpoints"),
+    };
+    let round: Vec<_> = (0..4).map(|_| first()).collect();
+    let mut distinct = round.clone();
+    distinct.sort_unstable();
+    assert_eq!(distinct, pool.members());
+    assert_eq!((0..4).map(|_| first()).collect::<Vec<_>>(), round, "the same order again");
+}
+
+#[test]
+fn a_session_keeps_its_endpoint_though_no_load_is_confirmed() {
+    let pool = pool(&[load(0, 0.0), load(50, 0.9), load(3, 0.1)]);
+    let mut profile = profile(Picker::MaxScore);
+    profile.scorers.push((Scorer::SessionAffinity, 1.0));
+    let request = PickRequest { session: Some(id(&pool, 2)), ..PickRequest::default() };
+    let later = NOW.plus_micros(MAX_AGE + 1);
+    for seed in 0..50 {
+        let decision = Scheduler::default().pick(&pool, &profile, &request, &mut Rng::new(seed), later);
+        let Decision::Picked(ranked, Reason::InFlightOnly) = decision else { panic!("{decision:?}") };
+        assert_eq!(Some(ranked.first()), request.session);
+    }
+}
+
+/// The endpoints 1, 2, … of `pool` list these models of `[a, b, a with 1000 tokens]`.
+fn listing(pool: &mut Pool, lists: &[Option<&[u32]>]) {
+    let endpoints = lists.iter().zip(1..).map(|(list, host)| EndpointIdentity {
+        models: list.map(<[u32]>::to_vec),
+        ..EndpointIdentity::unnamed(address(host))
+    });
+    let model = |name: &str, max_model_len| ServedModel { name: name.into(), parent: String::new(), max_model_len };
+    let members = PoolMembers {
+        name: "p".into(),
+        endpoints: endpoints.collect(),
+        models: vec![model("a", Some(100_000)), model("b", None), model("a", Some(1_000))],
+        ..PoolMembers::default()
+    };
+    pool.install_membership(&Membership { epoch: 1, version: 2, pools: vec![members] }, "p");
+}
+
+/// Every endpoint that comes first for some seed.
+fn firsts(pool: &Pool, request: &PickRequest<'_>, now: Timestamp) -> Vec<u8> {
+    let mut firsts: Vec<u8> = (0..50)
+        .filter_map(|seed| {
+            let profile = profile(Picker::Random);
+            match Scheduler::default().pick(pool, &profile, request, &mut Rng::new(seed), now) {
+                Decision::Picked(ranked, _) => Some(ranked),
+                Decision::NoEndpoint => None,
+            }
+        })
+        .map(|ranked| match pool.endpoint(ranked.first()).unwrap().identity().address {
+            SocketAddr::V4(address) => address.ip().octets()[3],
+            SocketAddr::V6(_) => 0,
+        })
+        .collect();
+    firsts.sort_unstable();
+    firsts.dedup();
+    firsts
+}
+
+#[test]
+fn a_model_is_asked_only_of_those_that_serve_it() {
+    let mut pool = pool(&[load(0, 0.0); 4]);
+    listing(&mut pool, &[Some(&[0]), Some(&[0, 1]), Some(&[1]), None]);
+    let asking = |target_model| PickRequest { target_model, ..PickRequest::default() };
+    assert_eq!(firsts(&pool, &asking("a"), NOW), [1, 2, 4]);
+    assert_eq!(firsts(&pool, &asking("b"), NOW), [2, 3, 4]);
+    assert_eq!(firsts(&pool, &asking("c"), NOW), [4], "whose list nobody has read");
+    assert_eq!(firsts(&pool, &asking(""), NOW), [1, 2, 3, 4]);
+    let mut known = pool.clone();
+    listing(&mut known, &[Some(&[0]), Some(&[]), Some(&[0]), Some(&[0])]);
+    assert_eq!(firsts(&known, &asking("b"), NOW), [1, 2, 3, 4], "passed on although nobody serves it");
+    // The others are no way out when those that serve it are ejected: the floor holds among these.
+    for host in [2, 3, 4] {
+        for sent in 0..EJECT_AFTER_FAILURES {
+            pool.request_failed(id(&pool, host), NOW.plus_micros(u64::from(sent)), NOW);
+        }
+    }
+    assert!(firsts(&pool, &asking("b"), NOW).iter().all(|host| [2, 3, 4].contains(host)));
+}
+
+#[test]
+fn a_long_prompt_goes_where_it_fits_as_long_as_somebody_takes_it() {
+    let mut pool = pool(&[load(0, 0.0); 3]);
+    listing(&mut pool, &[Some(&[2]), Some(&[0]), Some(&[2])]);
+    let asking = |prompt_bytes, max_tokens| PickRequest {
+        target_model: "a",
+        prompt_bytes,
+        max_tokens,
+        ..PickRequest::default()
+    };
+    assert_eq!(firsts(&pool, &asking(4_000, None), NOW), [1, 2, 3]);
+    assert_eq!(firsts(&pool, &asking(4_004, None), NOW), [2]);
+    assert_eq!(firsts(&pool, &asking(400, Some(1_000)), NOW), [2], "the answer needs room too");
+    assert_eq!(firsts(&pool, &asking(4_000_000, None), NOW), [1, 2, 3], "it is too long for all");
+    for sent in 0..EJECT_AFTER_FAILURES {
+        pool.request_failed(id(&pool, 2), NOW.plus_micros(u64::from(sent)), NOW);
+    }
+    assert_eq!(firsts(&pool, &asking(4_004, None), NOW), [1, 3], "who could take it is ejected");
+}
+
+#[test]
+fn a_frozen_engine_is_left_out_like_a_stale_one_and_within_the_same_floor() {
+    let frozen = Load { state: State::Frozen, ..load(0, 0.0) };
+    let some = pool(&[frozen, load(9, 0.9), load(9, 0.9)]);
+    assert_eq!(firsts(&some, &PickRequest::default(), NOW), [2, 3]);
+    let all = pool(&[frozen, frozen]);
+    assert_eq!(firsts(&all, &PickRequest::default(), NOW), [1, 2], "somebody must take it");
+}
+
+#[test]
+fn a_subset_confines_and_an_order_ranks() {
+    let pool = pool(&[load(9, 0.9), load(0, 0.0), load(5, 0.5)]);
+    for (list, expected) in [
+        ("10.0.0.1", &[1][..]),
+        ("10.0.0.1:8000, 10.0.0.3", &[1, 3]),
+        ("10.0.0.2:9999", &[2]),
+        ("10.0.0.9, nonsense", &[]),
+        ("", &[]),
+    ] {
+        let subset = Subset::parse(list.as_bytes(), &pool);
+        let request = PickRequest { subset: Some(&subset), ..PickRequest::default() };
+        assert_eq!(firsts(&pool, &request, NOW), expected, "{list:?}");
+    }
+    let order = Subset::parse(b"10.0.0.3,10.0.0.1,10.0.0.2", &pool).as_order();
+    let request = PickRequest { subset: Some(&order), ..PickRequest::default() };
+    let Decision::Picked(ranked, _) =
+        Scheduler::default().pick(&pool, &profile(Picker::MaxScore), &request, &mut Rng::new(1), NOW)
+    else {
+        panic!("all of them take traffic")
+    };
+    assert_eq!(ranked.iter().collect::<Vec<_>>(), [3, 1, 2].map(|host| id(&pool, host)));
+}
+
+#[test]
+fn of_several_ports_at_one_ip_a_subset_means_the_one_it_names() {
+    let addresses = [8000, 8001].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+    let endpoints = addresses.map(EndpointIdentity::unnamed).to_vec();
+    let members = PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() };
+    let mut pool = Pool::default();
+    pool.install_membership(&Membership { epoch: 1, version: 1, pools: vec![members] }, "p");
+    let places = |list: &str| {
+        let subset = Subset::parse(list.as_bytes(), &pool);
+        addresses.map(|address| subset.position(address).is_some())
+    };
+    assert_eq!(places("10.0.0.1:8001"), [false, true]);
+    assert_eq!(places("10.0.0.1"), [true, true]);
+    assert_eq!(places("10.0.0.1:80"), [true, true]);
+    assert_eq!(places("[::1]:8000,::1"), [false, false]);
+}
+
+#[test]
+fn the_only_endpoint_that_can_answer_is_tried_each_time_whatever_is_held_against_it() {
+    let mut pool = pool(&[load(0, 0.0), load(0, 0.0), Load { state: State::Stale, ..load(99, 1.0) }]);
+    let third = id(&pool, 3);
+    for sent in 0..EJECT_AFTER_FAILURES {
+        pool.request_failed(third, NOW.plus_micros(u64::from(sent)), NOW);
+    }
+    let request = PickRequest { pinned: Some(third), ..PickRequest::default() };
+    let pick = |pool: &Pool, ranked| {
+        let profile = Profile { ranked, ..profile(Picker::MaxScore) };
+        Scheduler::default().pick(pool, &profile, &request, &mut Rng::new(1), NOW)
+    };
+    for ranked in 1..=MAX_RANKED {
+        let Decision::Picked(list, Reason::Pinned) = pick(&pool, ranked) else { panic!("it is pinned") };
+        assert_eq!(list.iter().collect::<Vec<_>>(), vec![third; ranked]);
+    }
+    listing(&mut pool, &[None, None]);
+    let Decision::Picked(list, _) = pick(&pool, 3) else { panic!("two are left") };
+    assert!(list.iter().all(|id| id != third), "it has left the pool");
+}
+
+#[test]
+fn a_session_stays_where_it_was_unless_that_endpoint_is_not_to_be_picked() {
+    let mut pool = pool(&[load(0, 0.0), load(0, 0.0), load(50, 0.9)]);
+    let third = id(&pool, 3);
+    let request = PickRequest { session: Some(third), ..PickRequest::default() };
+    let first = |pool: &Pool| {
+        let profile = profile(Picker::MaxScore);
+        match Scheduler::default().pick(pool, &profile, &request, &mut Rng::new(1), NOW) {
+            Decision::Picked(ranked, _) => ranked.first(),
+            Decision::NoEndpoint => panic!("there are endpoints"),
+        }
+    };
+    assert_eq!(first(&pool), third);
+    pool.request_failed(third, NOW, NOW);
+    assert_ne!(first(&pool), third, "it is suspect");
+}
+
+#[test]
+fn saturation_is_the_mean_of_the_fuller_of_queue_and_cache() {
+    let limits = Saturation { queue_depth: 5, kv_cache_usage: 0.8, staleness_micros: 200_000 };
+    let level = |loads: &[Load], after| limits.level(&pool(loads), NOW.plus_micros(after));
+    assert_eq!(level(&[load(0, 0.0)], 0), 0.0);
+    assert_eq!(level(&[load(5, 0.0)], 0), 1.0);
+    assert_eq!(level(&[load(0, 0.8)], 0), 1.0);
+    assert_eq!(level(&[load(10, 0.0), load(0, 0.4)], 0), 1.25);
+    assert_eq!(level(&[load(0, 0.0)], 200_001), 1.0, "old figures count as full");
+    let mute = Load { waiting: None, kv_cache_usage: None, ..load(0, 0.0) };
+    assert_eq!(level(&[mute, load(0, 0.0)], 0), 0.5);
+    let unready = Load { state: State::Unready, ..load(0, 0.0) };
+    assert_eq!(level(&[unready, load(5, 0.0)], 0), 1.0, "who takes no traffic does not count");
+    assert_eq!(level(&[], 0), 1.0);
 }

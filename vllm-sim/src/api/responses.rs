@@ -1,20 +1,27 @@
 //! POST /v1/responses.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{Job, Length, is_true, named_event, request, target, text_prompt, words};
 use crate::engine::stats::FinishReason;
-use crate::pod::Pod;
+use crate::pod::{Pod, lock};
 use crate::prompt;
 use crate::refusal::Refusal;
+use crate::response::Response;
+use crate::response_store::ResponseStore;
 use crate::stream::ResponseWriter;
 use crate::text::Words;
 use crate::ticket::Outcome;
 
 pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> {
+    let previous = body.get("previous_response_id").and_then(Value::as_str);
+    if let Some(id) = previous.filter(|id| lock(&pod.responses).get(id).is_none()) {
+        return Err(Refusal::UnknownResponse { id: id.to_owned() });
+    }
     let text = render(body)?;
     let target = target(pod, body)?;
     let length = Length::read(pod, body, &["max_output_tokens"])?;
@@ -36,8 +43,24 @@ pub(crate) fn job(pod: &Pod, body: &Map<String, Value>) -> Result<Job, Refusal> 
         instructions: body.get("instructions").cloned().unwrap_or(Value::Null),
         details: pod.config.enable_prompt_tokens_details,
         sequence: 0,
+        previous: previous.map(str::to_owned),
+        store: body.get("store").and_then(Value::as_bool).unwrap_or(true).then(|| pod.responses.clone()),
     };
     Ok(Job { requests: vec![request], writer: Box::new(writer), stream })
+}
+
+/// GET /v1/responses/{id}.
+pub(crate) fn show(pod: &Pod, id: &str) -> Response {
+    match lock(&pod.responses).get(id) {
+        Some(response) => Response::json(200, response.to_string()),
+        None => Response::refused(&Refusal::UnknownResponse { id: id.to_owned() }),
+    }
+}
+
+/// POST /v1/responses/{id}/cancel. Only a response made in the background could be cancelled, and here there is none.
+pub(crate) fn cancel(pod: &Pod, id: &str) -> Response {
+    let is_known = lock(&pod.responses).get(id).is_some();
+    Response::refused(&if is_known { Refusal::CannotCancel } else { Refusal::UnknownResponse { id: id.to_owned() } })
 }
 
 fn render(body: &Map<String, Value>) -> Result<String, Refusal> {
@@ -70,6 +93,9 @@ struct ResponsesWriter {
     instructions: Value,
     details: bool,
     sequence: u64,
+    previous: Option<String>,
+    /// Where the response is kept; `None`: it is not to be kept.
+    store: Option<Arc<Mutex<ResponseStore>>>,
 }
 
 impl ResponsesWriter {
@@ -101,7 +127,7 @@ impl ResponsesWriter {
             "background": false,
             "max_output_tokens": self.max_output_tokens.unwrap_or(self.room),
             "max_tool_calls": null,
-            "previous_response_id": null,
+            "previous_response_id": self.previous,
             "prompt": null,
             "reasoning": null,
             "service_tier": "auto",
@@ -118,6 +144,15 @@ impl ResponsesWriter {
             "input_messages": null,
             "output_messages": null,
         })
+    }
+
+    /// The whole response, which is kept from now on.
+    fn finished(&self, outcome: Outcome) -> Value {
+        let response = self.object(Some(outcome));
+        if let Some(store) = &self.store {
+            lock(store).keep(&self.id, response.clone());
+        }
+        response
     }
 
     fn usage(&self, outcome: Outcome) -> Value {
@@ -239,11 +274,11 @@ impl ResponseWriter for ResponsesWriter {
         self.send("response.content_part.done", part, out);
         let item = fields(json!({"item": self.message(&text), "output_index": 0}));
         self.send("response.output_item.done", item, out);
-        let response = fields(json!({"response": self.object(Some(outcome))}));
-        self.send("response.completed", response, out);
+        let response = self.finished(outcome);
+        self.send("response.completed", fields(json!({"response": response})), out);
     }
 
     fn whole(&self, outcomes: &[Outcome]) -> String {
-        self.object(Some(outcomes.first().copied().unwrap_or_default())).to_string()
+        self.finished(outcomes.first().copied().unwrap_or_default()).to_string()
     }
 }

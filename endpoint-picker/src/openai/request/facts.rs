@@ -1,17 +1,21 @@
 //! What a request body says, and why one is refused.
 
-use alloc::{string::String, vec::Vec};
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::openai::api::Api;
 use crate::openai::json::ScanError;
 use crate::openai::multipart::MultipartError;
+use crate::openai::prefix::PromptDigest;
+use crate::openai::response_id::ResponseId;
 
-/// Bytes of prompt text in one prefix block: about 16 tokens, the block size of vLLM, at four bytes a token.
-pub const PREFIX_BLOCK_BYTES: usize = 64;
+/// Bytes of prompt text in the first prefix blocks: two blocks of a vLLM's cache at four bytes a token. Less would double what every
+/// prompt costs the index, and save a server some 16 tokens.
+pub const PREFIX_BLOCK_BYTES: usize = 128;
 
-/// Prefix blocks kept of one prompt: 16 KiB of text, as far as an endpoint picker looks.
-pub const MAX_PREFIX_BLOCKS: usize = 256;
+/// Prefix blocks kept of one prompt: 4 MiB of text, a context of a million tokens.
+pub const MAX_PREFIX_BLOCKS: usize = 192;
 
 /// Longest model name, in decoded bytes. Names are repository paths and adapter names, well below it.
 pub const MAX_MODEL_BYTES: usize = 1024;
@@ -22,7 +26,7 @@ pub const MAX_MODEL_MEMBERS: usize = 16;
 /// What a [`RequestScanner`](super::RequestScanner) looks for, and how far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanOptions {
-    /// Bytes of prompt text in one prefix block; 0 turns prefix hashing off.
+    /// Bytes of prompt text in each of the first prefix blocks; 0 turns prefix hashing off.
     pub prefix_block_bytes: usize,
     /// Most prefix blocks hashed; 0 turns prefix hashing off.
     pub max_prefix_blocks: usize,
@@ -86,11 +90,12 @@ pub struct RequestFacts {
     pub max_tokens: Option<u64>,
     /// vLLM's `priority`: lower is earlier.
     pub priority: Option<i64>,
+    /// The stored response that this one continues (`previous_response_id` of a response).
+    pub previous_response: Option<ResponseId>,
     /// Bytes of prompt and preamble text: the leaves that [`RequestScanner`](super::RequestScanner) describes. A form has none.
     pub prompt_bytes: u64,
-    /// One hash for each whole block of the prompt, each covering all before it, as
-    /// [`RequestScanner`](super::RequestScanner) describes.
-    pub prefix_hashes: Vec<u64>,
+    /// What the prompt begins with, as [`RequestScanner`](super::RequestScanner) describes.
+    pub prompt: PromptDigest,
 }
 
 /// Why a request body is refused.

@@ -7,6 +7,7 @@ use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, w
 use crate::openai::api::Api;
 use crate::openai::json::Scalar;
 use crate::openai::multipart::Parts;
+use crate::openai::prefix::PromptDigest;
 
 /// A part that says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +60,9 @@ impl Form {
             include_usage: self.stream && self.include_usage,
             max_tokens: self.max_tokens,
             priority: self.priority,
+            previous_response: None,
             prompt_bytes: 0,
-            prefix_hashes: Vec::new(),
+            prompt: PromptDigest::default(),
         })
     }
 

@@ -1,13 +1,14 @@
 //! The facts of a JSON body.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String};
 use core::ops::Range;
 
 use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
 use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch};
-use crate::openai::prefix::{PromptHasher, Section};
+use crate::openai::prefix::{PromptDigest, PromptHasher, Section};
+use crate::openai::response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};
 
 const MODEL: Node = 2;
 const STREAM: Node = 3;
@@ -21,6 +22,7 @@ const PREAMBLE: Node = 10;
 const PROMPT: Node = 11;
 /// `stream_format` of speech: `sse` or `audio`.
 const STREAM_FORMAT: Node = 12;
+const PREVIOUS_RESPONSE: Node = 13;
 
 /// What has been read of a JSON body.
 #[derive(Clone)]
@@ -37,9 +39,12 @@ pub(super) struct JsonBody {
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     priority: Option<i64>,
+    previous_response: Option<ResponseId>,
     /// `None` while hashing is off.
     hasher: Option<Box<PromptHasher>>,
     prompt_bytes: u64,
+    /// Arrays and objects of the prompt that are open.
+    prompt_depth: u32,
 }
 
 impl JsonBody {
@@ -57,8 +62,10 @@ impl JsonBody {
             max_tokens: None,
             max_completion_tokens: None,
             priority: None,
+            previous_response: None,
             hasher: PromptHasher::new(options.prefix_block_bytes, options.max_prefix_blocks).map(Box::new),
             prompt_bytes: 0,
+            prompt_depth: 0,
         }
     }
 
@@ -68,10 +75,10 @@ impl JsonBody {
             return Err(RequestError::NotAnObject);
         }
         let model = self.models.model(Notation::Json)?;
-        let prefix_hashes = match (self.hasher, &model) {
-            (None, _) => Vec::new(),
-            (Some(hasher), Model::Missing) => hasher.hashes(""),
-            (Some(hasher), Model::Named { name, .. }) => hasher.hashes(name),
+        let prompt = match (self.hasher, &model) {
+            (None, _) => PromptDigest::default(),
+            (Some(hasher), Model::Missing) => hasher.digest(""),
+            (Some(hasher), Model::Named { name, .. }) => hasher.digest(name),
         };
         let stream = self.stream || self.event_format;
         let always_includes_usage = matches!(self.api, Api::Messages | Api::Responses);
@@ -83,8 +90,9 @@ impl JsonBody {
             include_usage: stream && (always_includes_usage || self.include_usage),
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             priority: self.priority,
+            previous_response: self.previous_response,
             prompt_bytes: self.prompt_bytes,
-            prefix_hashes,
+            prompt,
         })
     }
 
@@ -126,6 +134,7 @@ fn api_member(api: Api, key: &[u8]) -> Node {
         (b"max_output_tokens", Api::Responses) => MAX_TOKENS,
         (b"max_tokens", Api::ChatCompletions | Api::Completions | Api::Messages | Api::Invocations) => MAX_TOKENS,
         (b"max_completion_tokens", Api::ChatCompletions | Api::Invocations) => MAX_COMPLETION_TOKENS,
+        (b"previous_response_id", Api::Responses) => PREVIOUS_RESPONSE,
         (b"stream_format", Api::Speech) => STREAM_FORMAT,
         (b"tools", Api::ChatCompletions | Api::Responses | Api::Messages | Api::Invocations) => PREAMBLE,
         (b"system", Api::Messages) | (b"instructions", Api::Responses | Api::Speech) => PREAMBLE,
@@ -171,6 +180,7 @@ impl Watch for JsonBody {
             STREAM | STREAM_FORMAT | INCLUDE_USAGE | MAX_TOKENS | MAX_COMPLETION_TOKENS | PRIORITY => {
                 Want::Text(MAX_SWITCH_BYTES)
             }
+            PREVIOUS_RESPONSE => Want::Text(MAX_RESPONSE_ID_BYTES),
             SALT | PREAMBLE | PROMPT if self.hasher.is_some() => Want::Raw,
             _ => Want::Nothing,
         }
@@ -194,6 +204,12 @@ impl Watch for JsonBody {
             MAX_TOKENS => self.max_tokens = whole(scalar),
             MAX_COMPLETION_TOKENS => self.max_completion_tokens = whole(scalar),
             PRIORITY => self.priority = signed(scalar),
+            PREVIOUS_RESPONSE => {
+                self.previous_response = match scalar {
+                    Scalar::Text { text, cut: false } => ResponseId::of(text),
+                    _ => None,
+                };
+            }
             STREAM_FORMAT => self.event_format = matches!(scalar, Scalar::Text { text: b"sse", cut: false }),
             SALT => self.end_salt(scalar == Scalar::Opaque),
             PREAMBLE => self.end_leaf(Section::Preamble, scalar, range),
@@ -221,15 +237,26 @@ impl Watch for JsonBody {
             MAX_TOKENS => self.max_tokens = None,
             MAX_COMPLETION_TOKENS => self.max_completion_tokens = None,
             PRIORITY => self.priority = None,
+            PREVIOUS_RESPONSE => self.previous_response = None,
             STREAM_FORMAT => self.event_format = false,
             SALT => self.end_salt(false),
+            PROMPT => self.prompt_depth = self.prompt_depth.saturating_add(1),
             _ => {}
         }
     }
 
     fn close(&mut self, node: Node, end: u64) {
-        if node == MODEL {
-            self.models.add(ModelValue::NotAString, self.model_at..end);
+        match node {
+            MODEL => self.models.add(ModelValue::NotAString, self.model_at..end),
+            PROMPT => {
+                self.prompt_depth = self.prompt_depth.saturating_sub(1);
+                if self.prompt_depth == 1
+                    && let Some(hasher) = &mut self.hasher
+                {
+                    hasher.end_message();
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -31,11 +31,12 @@ use crate::openai::multipart::MultipartReader;
 /// Leaves below `tools`, `system` and `instructions` form a preamble, which stands before the prompt wherever it is in the body,
 /// because that is where chat templates put it.
 ///
-/// Preamble and prompt are each cut into blocks of `prefix_block_bytes`; a last block that is not full has no hash. With
-/// xxh3-64 under a seed, a block's hash is `h(i) = xxh3(block(i), seed = h(i - 1))` from `h(-1) = 0`. The end of the body
-/// mixes in what may come anywhere in it: `s = xxh3(le(xxh64(salt)), seed = xxh3(model))` with `cache_salt` as written (0 for
-/// its hash without one), the preamble's hashes become `xxh3(le(h), seed = s)`, and the prompt's `xxh3(le(h), seed = xxh3(le(p), seed = s))` where `p` is the
-/// hash of the whole preamble with its last part. Of both together, the first `max_prefix_blocks` are given.
+/// Preamble and prompt are each cut into blocks: 32 of `prefix_block_bytes`, and from there on each 16 blocks are twice as long as those
+/// before; a last block that is not full has no hash. With xxh3-64 under a seed, a block's hash is
+/// `h(i) = xxh3(le(xxh3(block(i))), seed = h(i - 1))` from `h(-1) = 0`. The end of the body mixes in what may come anywhere in it:
+/// `s = xxh3(le(xxh64(salt)), seed = xxh3(model))` with `cache_salt` as written (0 for its hash without one), the preamble's hashes
+/// become `xxh3(le(h), seed = s)`, and the prompt's `xxh3(le(h), seed = xxh3(le(p), seed = s))` where `p` is the hash of the whole
+/// preamble with its last part. Of both together, the first `max_prefix_blocks` are given, each with the bytes before it.
 #[derive(Clone)]
 pub struct RequestScanner {
     api: Api,
@@ -163,7 +164,7 @@ mod tests {
             assert_eq!((name.as_str(), &body[value_ranges[0].clone()]), ("org/model", b"\"org/model\"".as_slice()));
             assert!(facts.stream && facts.include_usage);
             assert_eq!((facts.max_tokens, facts.priority), (Some(16), Some(-2)));
-            assert_eq!((facts.prompt_bytes, facts.prefix_hashes.len()), (10, 3));
+            assert_eq!((facts.prompt_bytes, facts.prompt.marks.len()), (10, 3));
             assert_eq!(facts.body_bytes, body.len() as u64);
         }
     }

@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::facts::{ErrorEvent, MAX_KIND_BYTES, MAX_MODEL_BYTES, Usage};
 use crate::openai::api::Api;
 use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch, unsigned};
+use crate::openai::response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};
 
 /// Token counts by the names they have on the wire.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,6 +107,8 @@ const CALLS: Node = 29;
 const CALL: Node = 30;
 const CHOICE_INDEX: Node = 31;
 const FINISH_REASON: Node = 32;
+/// The id of a stored response.
+const ID: Node = 33;
 
 /// What one JSON text says: a buffered body or the data of an event.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +131,9 @@ pub(super) struct Event {
     pub(super) model: Option<String>,
     /// An earlier event named the model.
     pub(super) is_model_known: bool,
+    /// Where the id of a stored response stands, while it is not known.
+    pub(super) id_at: IdAt,
+    pub(super) response_id: Option<ResponseId>,
     /// There was more than content, or content other than strings.
     says_more: bool,
     /// There were choices, or the type is one of a known API.
@@ -137,6 +143,18 @@ pub(super) struct Event {
     pub(super) choices: Choices,
     /// The choice being read.
     choice: Choice,
+}
+
+/// Where the id of a stored response stands.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum IdAt {
+    /// Nobody asks for it.
+    #[default]
+    Nowhere,
+    /// At the root of a buffered body.
+    Root,
+    /// In the response that an event carries.
+    Whole,
 }
 
 /// A choice as far as it has been read.
@@ -228,6 +246,8 @@ impl Event {
 impl Watch for Event {
     fn member(&mut self, node: Node, key: &[u8]) -> Node {
         match node {
+            ROOT if key == b"id" && self.id_at == IdAt::Root => ID,
+            WHOLE if key == b"id" && self.id_at == IdAt::Whole => ID,
             ROOT => match key {
                 b"type" => TYPE,
                 b"object" => OBJECT,
@@ -294,6 +314,7 @@ impl Watch for Event {
     fn want(&mut self, node: Node) -> Want {
         match node {
             TYPE | OBJECT | CODE | STATUS | ERROR_TYPE | ERROR_CODE => Want::Text(MAX_KIND_BYTES),
+            ID => Want::Text(MAX_RESPONSE_ID_BYTES),
             MODEL if self.is_model_known => Want::Nothing,
             MODEL => Want::Text(MAX_MODEL_BYTES),
             CONTENT | DELTA | ERROR | FINISH_REASON => Want::Text(1),
@@ -316,6 +337,9 @@ impl Watch for Event {
             (STATUS, Scalar::Text { text, .. }) => self.has_error |= text == b"failed",
             (MODEL, Scalar::Text { text, cut: false }) if self.model.is_none() => {
                 self.model = core::str::from_utf8(text).ok().map(String::from);
+            }
+            (ID, Scalar::Text { text, cut: false }) if self.response_id.is_none() => {
+                self.response_id = ResponseId::of(text);
             }
             (ERROR, Scalar::Text { text, .. }) if !text.is_empty() => self.has_error = true,
             (ERROR_TYPE, Scalar::Text { text, .. }) => set_bounded(&mut self.error_type, text),

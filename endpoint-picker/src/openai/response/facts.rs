@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 
+use crate::openai::response_id::ResponseId;
+
 /// Longest kept model name of a response, in bytes; a longer one is dropped.
 pub const MAX_MODEL_BYTES: usize = 256;
 
@@ -127,6 +129,8 @@ pub struct ResponseFacts {
     pub error: Option<ErrorEvent>,
     /// The first model that the server says it used, if it is at most [`MAX_MODEL_BYTES`] long.
     pub model: Option<String>,
+    /// The id under which the response can be asked for, where the API has one.
+    pub response_id: Option<ResponseId>,
     /// How the body ended.
     pub ending: Ending,
     /// Events that bore content, over the whole stream.

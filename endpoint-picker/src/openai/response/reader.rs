@@ -2,12 +2,13 @@
 
 use alloc::boxed::Box;
 
-use super::event::Event;
+use super::event::{Event, IdAt};
 use super::facts::{Ending, Progress, ResponseFacts};
 use super::stream::Stream;
 use crate::openai::api::Api;
 use crate::openai::json::Scanner;
 use crate::openai::media::MediaType;
+use crate::openai::response_id::ResponseId;
 use crate::openai::sse::SseReader;
 
 /// Reads the facts of one response body, chunk by chunk. No input is an error: what cannot be read yields no facts.
@@ -44,7 +45,11 @@ pub enum ResponseReader {
 impl ResponseReader {
     /// A reader for a buffered JSON body. Without `api` the API is told from the form of the usage.
     pub fn json(api: Option<Api>) -> Self {
-        Self::Json(Box::new(JsonReader { bytes: 0, api, scanner: Scanner::new(), event: Event::default() }))
+        let mut reader = JsonReader { bytes: 0, api, scanner: Scanner::new(), event: Event::default() };
+        if api == Some(Api::Responses) {
+            reader.event.id_at = IdAt::Root;
+        }
+        Self::Json(Box::new(reader))
     }
 
     /// A reader for an event stream. Without `api` the API is told from the form of the usage.
@@ -87,6 +92,15 @@ impl ResponseReader {
         progress
     }
 
+    /// The id under which the response can be asked for later, once it came: of the responses API alone.
+    pub const fn response_id(&self) -> Option<ResponseId> {
+        match self {
+            Self::Json(reader) => reader.event.response_id,
+            Self::Sse(reader) => reader.stream.response_id(),
+            Self::Opaque(_) => None,
+        }
+    }
+
     /// Ends the body.
     pub fn finish(self) -> ResponseFacts {
         match self {
@@ -99,6 +113,7 @@ impl ResponseReader {
                     usage: reader.event.counts.usage(reader.api),
                     error: reader.event.error(b""),
                     model: reader.event.model,
+                    response_id: reader.event.response_id,
                     ending: Ending::Complete,
                     ..facts
                 }

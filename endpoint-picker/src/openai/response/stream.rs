@@ -1,10 +1,11 @@
 //! The facts of an event stream.
 
-use super::event::{Choices, Counts, Event, is_known_type, is_terminal_type};
+use super::event::{Choices, Counts, Event, IdAt, is_known_type, is_terminal_type};
 use super::facts::{Ending, Progress, ResponseFacts};
 use super::pattern::Pattern;
 use crate::openai::api::Api;
 use crate::openai::json::{ScanError, Scanner};
+use crate::openai::response_id::ResponseId;
 use crate::openai::sse::{Item, Pending};
 
 #[derive(Clone, Debug)]
@@ -76,6 +77,11 @@ impl Stream {
         ResponseFacts { usage: self.counts.usage(self.api), ending, ..self.facts }
     }
 
+    /// The id under which the response can be asked for, once it came.
+    pub(super) const fn response_id(&self) -> Option<ResponseId> {
+        self.facts.response_id
+    }
+
     /// Takes what the stream brings next.
     pub(super) fn take(&mut self, item: Item<'_>, progress: &mut Progress) {
         match item {
@@ -110,6 +116,9 @@ impl Stream {
         self.scanner.reset();
         self.event.reset();
         self.event.is_model_known = self.facts.model.is_some();
+        if self.api == Some(Api::Responses) && self.facts.response_id.is_none() {
+            self.event.id_at = IdAt::Whole;
+        }
     }
 
     /// Ends a scanned event and returns whether it was JSON.
@@ -131,6 +140,7 @@ impl Stream {
         if self.facts.model.is_none() {
             self.facts.model = event.model.take();
         }
+        self.facts.response_id = self.facts.response_id.or(event.response_id);
         let is_terminal = is_done || event.is_terminal || is_terminal_type(name);
         progress.terminal |= is_terminal;
         let evidence = &mut self.evidence;

@@ -1,0 +1,49 @@
+//! What holds for every request besides the pick itself.
+
+use crate::affinity::ResponseMakers;
+use crate::scheduling::Saturation;
+use crate::session::Session;
+
+/// Ids of responses whose makers are known: 1.7 MB once they are all in use.
+pub const DEFAULT_MAX_RESPONSE_IDS: u64 = 65_536;
+/// Requests waiting, used part of the KV cache and age in milliseconds at which the endpoint picker takes an endpoint for full.
+pub const DEFAULT_SATURATION: (u32, f64, u64) = (5, 0.8, 200);
+
+/// What holds for every request besides the pick itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// What to do with a model that nobody in the pool serves.
+    pub unknown_model: UnknownModel,
+    /// Where makers of responses are kept.
+    pub response_makers: ResponseMakers,
+    /// When requests of negative priority are refused; `None`: never.
+    pub shedding: Option<Saturation>,
+    /// Where a hint of the only endpoints that may be picked is taken from.
+    pub subset_hint: SubsetHint,
+    /// The header of the conformance tests chooses the endpoints.
+    pub conformance: bool,
+    /// Engines are asked for load reports in their answers, which then count between polls.
+    pub orca: bool,
+    /// Clients that hand back a token stay with their endpoint.
+    pub session: Option<Session>,
+}
+
+/// What to do with a model that nobody in the pool serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnknownModel {
+    /// Answer 404, as a model server does.
+    Reject,
+    /// Let it pass: an endpoint may know more than it lists.
+    Pass,
+}
+
+/// Where a hint of the only endpoints that may be picked is taken from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SubsetHint {
+    /// There is none.
+    Off,
+    /// The proxy's metadata, which clients cannot write. Each request costs a call of the host.
+    Metadata,
+    /// A header: clients can send it, unless somebody before this filter removes it.
+    Header,
+}
