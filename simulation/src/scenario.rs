@@ -15,6 +15,8 @@ use crate::world::Mishap;
 /// Ours, as one worker and as 8 in each of 4 Envoys.
 pub(crate) const OURS: &str = "ours";
 pub(crate) const OURS_SPREAD: &str = "ours@4x8";
+/// The real core as `LMetric`: its fallback, and no rival.
+const OURS_LMETRIC: &str = "ours-lmetric";
 /// Policies that others have.
 const OTHERS: [&str; 6] = ["round-robin", "random", "least-request", "epp", "cache-aware", "lmetric"];
 pub(crate) const ORACLE: &str = "oracle";
@@ -38,7 +40,7 @@ struct Plan {
 /// The standard experiments; `trace` is played at several rates.
 pub(crate) fn standard(trace: Trace, settings: &ContenderSettings, is_quick: bool) -> Result<Vec<Experiment>> {
     let plan = Plan {
-        all: contenders(&[&OTHERS[..], &[ORACLE, OURS, OURS_SPREAD]].concat(), settings)?,
+        all: contenders(&[&OTHERS[..], &[ORACLE, OURS_LMETRIC, OURS, OURS_SPREAD]].concat(), settings)?,
         few: contenders(&[&OTHERS[..], &[ORACLE, OURS]].concat(), settings)?,
         settings: settings.clone(),
     };

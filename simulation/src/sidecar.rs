@@ -1,7 +1,7 @@
 //! The metrics sidecar of one Envoy: it polls pages and answers with snapshots, as the real one does.
 
 use endpoint_picker::rng::Rng;
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, Snapshot, State, Tag};
+use snapshot::{AdapterUse, EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, Snapshot, State, Tag};
 
 use crate::gateway::{POLL_MICROS, SignalLoss};
 use crate::pod::Pod;
@@ -26,12 +26,13 @@ pub(crate) struct Sidecar {
 }
 
 /// The sidecar's view of one pod.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ScrapedPage {
     load: Load,
+    adapters: Vec<(u16, bool)>,
     read_at: Option<u64>,
     /// The page on its way, and when it was made.
-    delayed: Option<(Load, u64)>,
+    delayed: Option<(Load, Vec<(u16, bool)>, u64)>,
     incarnation: u32,
 }
 
@@ -79,7 +80,7 @@ impl Sidecar {
             generation: self.generation,
             captured_at_ms: now / 1_000,
             endpoints: pages.collect(),
-            adapters: Vec::new(),
+            adapters: self.adapter_uses(),
         };
         if tag == Some(loads.tag()) {
             return None;
@@ -88,6 +89,18 @@ impl Sidecar {
             tag.is_some_and(|tag| tag.epoch == loads.epoch && tag.membership_version == loads.membership_version);
         let membership = (!has_membership).then(|| self.membership.clone());
         Some(Snapshot { membership, loads }.encode())
+    }
+
+    fn adapter_uses(&self) -> Vec<AdapterUse> {
+        let uses = |(endpoint, &pod): (usize, &usize)| {
+            let uses = self.pages[pod].adapters.iter();
+            uses.map(move |&(adapter, waiting)| AdapterUse {
+                endpoint: endpoint as u32,
+                adapter: u32::from(adapter),
+                waiting,
+            })
+        };
+        self.members.iter().enumerate().flat_map(uses).collect()
     }
 
     fn list(&mut self, members: Vec<usize>, pods: &[Pod]) {
@@ -101,6 +114,12 @@ impl Sidecar {
             name: "default".into(),
             endpoints: members.iter().map(identity).collect(),
             models: self.models.clone(),
+            adapters: self
+                .models
+                .iter()
+                .filter(|model| !model.parent.is_empty())
+                .map(|model| model.name.clone())
+                .collect(),
             ..PoolMembers::default()
         };
         self.members = members;
@@ -113,7 +132,7 @@ impl Sidecar {
 impl ScrapedPage {
     /// Whether what is known changed.
     fn poll(&mut self, pod: &Pod, is_lost: bool, delay: u64, now: u64) -> bool {
-        let before = (self.load, self.state(now));
+        let before = (self.load, self.adapters.clone(), self.state(now));
         if let Some(page) = pod.page().filter(|_| !is_lost) {
             if self.load.started_at_ms.is_some_and(|started| started != page.started_at / 1_000) {
                 self.incarnation += 1;
@@ -130,12 +149,13 @@ impl ScrapedPage {
                 incarnation: self.incarnation,
                 ..Load::default()
             };
-            self.delayed.get_or_insert((load, now));
+            let adapters = pod.engine().adapters_in_use();
+            self.delayed.get_or_insert((load, adapters, now));
         }
-        if let Some((load, _)) = self.delayed.take_if(|(_, made_at)| now >= *made_at + delay) {
-            (self.load, self.read_at) = (load, Some(now));
+        if let Some((load, adapters, _)) = self.delayed.take_if(|(.., made_at)| now >= *made_at + delay) {
+            (self.load, self.adapters, self.read_at) = (load, adapters, Some(now));
         }
-        before != (self.load, self.state(now))
+        (&before.0, &before.1, before.2) != (&self.load, &self.adapters, self.state(now))
     }
 
     fn state(&self, now: u64) -> State {
@@ -191,6 +211,24 @@ mod tests {
         let news = Snapshot::decode(&sidecar.answer(tag, 2_101_000).unwrap()).unwrap();
         assert!(news.membership.is_none());
         assert_eq!(news.loads.endpoints[0].running, Some(1));
+    }
+
+    #[test]
+    fn adapters_in_use_are_named_by_their_place_among_the_adapters() {
+        let mut pods = pods();
+        let model = |name: &str, parent: &str| ServedModel {
+            name: name.into(),
+            parent: parent.into(),
+            ..ServedModel::default()
+        };
+        let models = vec![model("m", ""), model("a0", "m"), model("a1", "m")];
+        let mut sidecar = Sidecar::new(SignalLoss::default(), models, 2, 7, 2_000_000);
+        let prompt = Prompt { tokens: 160, output_tokens: 10, blocks: vec![1; 10].into(), adapter: Some(1) };
+        pods[1].engine_mut().submit(0, prompt, 1_990_000);
+        sidecar.poll(&pods, 2_000_000);
+        let snapshot = snapshot(&sidecar, 2_000_000);
+        assert_eq!(snapshot.membership.unwrap().pools[0].adapters, ["a0", "a1"]);
+        assert_eq!(snapshot.loads.adapters, [AdapterUse { endpoint: 1, adapter: 1, waiting: false }]);
     }
 
     #[test]
