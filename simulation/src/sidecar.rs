@@ -31,9 +31,16 @@ struct ScrapedPage {
     load: Load,
     adapters: Vec<(u16, bool)>,
     read_at: Option<u64>,
-    /// The page on its way, and when it was made.
-    delayed: Option<(Load, Vec<(u16, bool)>, u64)>,
+    delayed: Option<DelayedPage>,
     incarnation: u32,
+}
+
+/// A page on its way.
+#[derive(Clone, Debug)]
+struct DelayedPage {
+    load: Load,
+    adapters: Vec<(u16, bool)>,
+    made_at: u64,
 }
 
 impl Sidecar {
@@ -120,7 +127,6 @@ impl Sidecar {
                 .filter(|model| !model.parent.is_empty())
                 .map(|model| model.name.clone())
                 .collect(),
-            ..PoolMembers::default()
         };
         self.members = members;
         self.membership.version += 1;
@@ -150,10 +156,10 @@ impl ScrapedPage {
                 ..Load::default()
             };
             let adapters = pod.engine().adapters_in_use();
-            self.delayed.get_or_insert((load, adapters, now));
+            self.delayed.get_or_insert(DelayedPage { load, adapters, made_at: now });
         }
-        if let Some((load, adapters, _)) = self.delayed.take_if(|(.., made_at)| now >= *made_at + delay) {
-            (self.load, self.adapters, self.read_at) = (load, adapters, Some(now));
+        if let Some(page) = self.delayed.take_if(|page| now >= page.made_at + delay) {
+            (self.load, self.adapters, self.read_at) = (page.load, page.adapters, Some(now));
         }
         (&before.0, &before.1, before.2) != (&self.load, &self.adapters, self.state(now))
     }
