@@ -188,6 +188,7 @@ pub struct Learner {
     conversation_part: f64,
     foreign_share: f64,
     has_peers: bool,
+    uncached_tokens: f64,
 }
 
 /// What was learned of one endpoint.
@@ -271,6 +272,7 @@ impl Learner {
             conversation_part: CONVERSATION_PART,
             foreign_share: 0.0,
             has_peers: false,
+            uncached_tokens: 0.0,
         }
     }
 
@@ -291,6 +293,18 @@ impl Learner {
     #[must_use]
     pub fn has_foreign(&self) -> bool {
         self.has_peers || self.foreign_share >= MIN_FOREIGN_SHARE
+    }
+
+    /// The part of the endpoints' load that other gateways bring, 0 to 1.
+    #[must_use]
+    pub fn foreign_share(&self) -> f64 {
+        if self.foreign_share >= MIN_FOREIGN_SHARE { self.foreign_share } else { 0.0 }
+    }
+
+    /// Tokens of a prompt that its endpoint has to compute, in the mean.
+    #[must_use]
+    pub const fn mean_uncached_tokens(&self) -> f64 {
+        self.uncached_tokens
     }
 
     /// Other workers have requests in flight.
@@ -406,6 +420,7 @@ impl Learner {
     }
 
     fn learn(&mut self, id: EndpointId, forecast: &Forecast, first_token_micros: f64) {
+        self.uncached_tokens += MEAN_WEIGHT * (f64::from(forecast.uncached_tokens) - self.uncached_tokens);
         let rates = self.rates(id);
         let expected = rates.compute_micros(forecast).max(1.0);
         let waited = rates.slot_wait_micros(forecast);

@@ -210,9 +210,15 @@ impl Ground<'_> {
     fn business(&self, endpoint: &Endpoint, typical: &Typical) -> Business {
         Business {
             requests: self.requests(endpoint).unwrap_or_else(|| typical.requests(endpoint.in_flight().total())),
-            ahead_tokens: endpoint.prefill().total_tokens(self.now),
+            ahead_tokens: endpoint.prefill().total_tokens(self.now).saturating_add(self.foreign_tokens(endpoint)),
             slots: endpoint.slots().or(typical.slots.map(|slots| slots.max(endpoint.load().running.unwrap_or(0)))),
         }
+    }
+
+    /// Tokens that waiting requests of other gateways have yet to be computed, about: their prompts are like those of this one.
+    fn foreign_tokens(&self, endpoint: &Endpoint) -> u64 {
+        let waiting = endpoint.load().waiting.filter(|_| self.requests(endpoint).is_some()).unwrap_or(0);
+        u64::from(whole(f64::from(waiting) * self.learner.foreign_share() * self.learner.mean_uncached_tokens()))
     }
 
     /// Requests of an endpoint, while its page is fresh.
