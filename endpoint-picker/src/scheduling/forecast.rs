@@ -18,7 +18,7 @@ const KV_PRESSURE: f64 = 0.9;
 /// The part of a slot's time that a request is expected to lose where the KV cache is full.
 const PREEMPTION_COST: f64 = 0.5;
 /// The part of a slot's time that a batch costs its requests when it is full: a step takes longer the more requests it has.
-const BATCH_COST: f64 = 0.1;
+const BATCH_COST: f64 = 0.04;
 /// The part of a prompt's time by which it delays each request of the batch: a step that computes a prompt lasts longer for all of them.
 const BATCH_DELAY: f64 = 0.2;
 /// A batch of this size counts as full where the engine's slots are unknown.
