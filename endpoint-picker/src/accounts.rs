@@ -3,7 +3,8 @@
 use hashbrown::HashMap;
 
 use crate::admission::Admitted;
-use crate::pool::{EndpointId, Pool};
+use crate::learning::Forecast;
+use crate::pool::{EndpointId, Pool, Prefill};
 use crate::time::Timestamp;
 
 /// One request in flight. It can only be moved to another endpoint or finished, so that nothing is counted twice or for ever.
@@ -15,6 +16,10 @@ pub struct Charge {
     model: Option<Admitted>,
     sent_at: Timestamp,
     is_trial: bool,
+    /// What the pick expected of it there.
+    forecast: Forecast,
+    /// The prompt that the endpoint has yet to compute.
+    prefill: Option<Prefill>,
 }
 
 impl Charge {
@@ -29,6 +34,12 @@ impl Charge {
     pub const fn sent_at(&self) -> Timestamp {
         self.sent_at
     }
+
+    /// What the pick expected of it.
+    #[must_use]
+    pub const fn forecast(&self) -> &Forecast {
+        &self.forecast
+    }
 }
 
 /// What one worker has in flight.
@@ -39,41 +50,75 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Charges a request that is sent now. `model` is what runs, where the request is one for a model.
+    /// Charges a request that is sent now. `model` is what runs, where the request is one for a model; with `streams` its first
+    /// token will tell when its prompt was computed.
     pub fn charge(
         &mut self,
         pool: &mut Pool,
         endpoint: Option<EndpointId>,
+        forecast: Forecast,
+        streams: bool,
         model: Option<Admitted>,
         now: Timestamp,
     ) -> Charge {
         let is_trial = endpoint.is_some_and(|id| pool.request_sent(id, now));
+        let prefill = endpoint.map(|id| {
+            let expected_at = now.plus_micros(u64::from(forecast.ttft_micros));
+            let prefill = Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams };
+            pool.prefill_began(id, prefill, now);
+            prefill
+        });
         if let Some(model) = model {
             let count = self.running.entry(model).or_default();
             *count = count.saturating_add(1);
         }
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint, model, sent_at: now, is_trial }
+        Charge { endpoint, model, sent_at: now, is_trial, forecast, prefill }
     }
 
-    /// Moves a request to the endpoint that turned out to serve it; `None`: to an address outside the pool.
-    pub fn transfer(&mut self, pool: &mut Pool, charge: Charge, to: Option<EndpointId>) -> Charge {
+    /// The endpoint has computed the prompt.
+    pub fn computed(&mut self, pool: &mut Pool, charge: &mut Charge, now: Timestamp) {
+        if let (Some(endpoint), Some(prefill)) = (charge.endpoint, charge.prefill.take()) {
+            pool.prefill_ended(endpoint, prefill, now);
+            self.revision = self.revision.wrapping_add(1);
+        }
+    }
+
+    /// Moves a request to the endpoint that turned out to serve it, of which `forecast` was expected; `None`: to an address outside the
+    /// pool.
+    pub fn transfer(
+        &mut self,
+        pool: &mut Pool,
+        charge: Charge,
+        to: Option<EndpointId>,
+        forecast: Forecast,
+        now: Timestamp,
+    ) -> Charge {
         if charge.endpoint == to {
             return charge;
         }
-        let Charge { endpoint, model, sent_at, is_trial } = charge;
+        let Charge { endpoint, model, sent_at, is_trial, prefill, .. } = charge;
         if let Some(from) = endpoint {
-            pool.request_finished(from, sent_at, is_trial);
+            if let Some(prefill) = prefill {
+                pool.prefill_ended(from, prefill, now);
+            }
+            pool.request_finished(from, sent_at, is_trial, now);
         }
+        let prefill = prefill.zip(to).map(|(prefill, to)| {
+            let prefill = Prefill { tokens: forecast.uncached_tokens, ..prefill };
+            pool.prefill_began(to, prefill, now);
+            prefill
+        });
         let is_trial = to.is_some_and(|id| pool.request_sent(id, sent_at));
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint: to, model, sent_at, is_trial }
+        Charge { endpoint: to, model, sent_at, is_trial, forecast, prefill }
     }
 
     /// Takes a request off all accounts.
-    pub fn finish(&mut self, pool: &mut Pool, charge: Charge) {
+    pub fn finish(&mut self, pool: &mut Pool, mut charge: Charge, now: Timestamp) {
+        self.computed(pool, &mut charge, now);
         if let Some(endpoint) = charge.endpoint {
-            pool.request_finished(endpoint, charge.sent_at, charge.is_trial);
+            pool.request_finished(endpoint, charge.sent_at, charge.is_trial, now);
         }
         if let Some(model) = charge.model
             && let Some(count) = self.running.get_mut(&model)
@@ -128,15 +173,23 @@ mod tests {
         let (first, second) = (pool.members()[0], pool.members()[1]);
         let model = Admitted::at(0);
         let now = Timestamp::from_micros(5);
-        let charge = accounts.charge(&mut pool, Some(first), Some(model), now);
+        let forecast = Forecast { uncached_tokens: 9, ..Forecast::default() };
+        let tokens = |pool: &Pool| -> Vec<u64> {
+            pool.members().iter().map(|&id| pool.endpoint(id).unwrap().prefill().own_tokens(now)).collect()
+        };
+        let charge = accounts.charge(&mut pool, Some(first), forecast, true, Some(model), now);
+        assert_eq!(tokens(&pool), [9, 0]);
         assert_eq!(in_flight(&pool), [1, 0]);
-        let charge = accounts.transfer(&mut pool, charge, Some(second));
+        let charge =
+            accounts.transfer(&mut pool, charge, Some(second), Forecast { uncached_tokens: 4, ..forecast }, now);
+        assert_eq!(tokens(&pool), [0, 4]);
         assert_eq!((in_flight(&pool), charge.endpoint(), charge.sent_at()), (vec![0, 1], Some(second), now));
-        let charge = accounts.transfer(&mut pool, charge, None);
+        let charge = accounts.transfer(&mut pool, charge, None, forecast, now);
+        assert_eq!(tokens(&pool), [0, 0]);
         assert_eq!(in_flight(&pool), [0, 0]);
         assert_eq!(accounts.running().collect::<Vec<_>>(), [(model, 1)]);
         let before = accounts.revision();
-        accounts.finish(&mut pool, charge);
+        accounts.finish(&mut pool, charge, now);
         assert_eq!(accounts.running().count(), 0);
         assert_ne!(accounts.revision(), before);
     }

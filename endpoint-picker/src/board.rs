@@ -40,6 +40,12 @@ pub mod key {
     /// The gauges with labels that were ever set, see [`crate::gauges`].
     pub const SERIES: &str = "inpick.series";
 
+    /// Where a worker says which prompts it sent where, see [`crate::prefix_news`].
+    #[must_use]
+    pub fn prefixes(worker: u64) -> String {
+        alloc::format!("inpick.prefixes.{worker:016x}")
+    }
+
     /// Where a worker posts.
     #[must_use]
     pub fn post(worker: u64) -> String {
@@ -157,6 +163,9 @@ pub struct Post {
     /// What the worker's own requests hold against endpoints of the pool.
     #[prost(message, repeated, tag = "13")]
     pub suspects: Vec<Suspect>,
+    /// Tokens of prompts that each endpoint of the pool has yet to compute.
+    #[prost(uint32, repeated, tag = "14")]
+    pub prefill_tokens: Vec<u32>,
 }
 
 /// Requests in flight to an endpoint that has left.
@@ -279,6 +288,9 @@ pub struct Board {
     /// What workers hold against endpoints.
     #[prost(message, repeated, tag = "5")]
     pub suspects: Vec<Suspect>,
+    /// Tokens of prompts that each endpoint of the membership has yet to compute, over all pools.
+    #[prost(uint32, repeated, tag = "6")]
+    pub prefill_tokens: Vec<u32>,
 }
 
 /// Adds up what workers post; the holder of the lease has one.
@@ -383,6 +395,7 @@ impl Gatherer {
             if shared.set(key::ROSTER, &alive.encode_to_vec(), cas).is_ok() {
                 for worker in gone {
                     let _ = shared.set(&key::post(worker), b"", 0);
+                    let _ = shared.set(&key::prefixes(worker), b"", 0);
                 }
             }
         }
@@ -395,16 +408,16 @@ impl Gatherer {
         board.order = Some(order);
         board.in_flight.clear();
         board.in_flight.resize(membership.endpoint_count(), 0);
+        board.prefill_tokens.clear();
+        board.prefill_tokens.resize(membership.endpoint_count(), 0);
         board.departed.clear();
         board.contained.clear();
         board.suspects.clear();
         for Held { post, .. } in &self.posts {
             board.contained.push(Contained { worker: post.worker, sequence: post.sequence });
             if post.order == Some(order) {
-                let sums = board.in_flight.iter_mut().skip(post.first as usize);
-                for (sum, &count) in sums.zip(&post.in_flight) {
-                    *sum = sum.saturating_add(count);
-                }
+                add(&mut board.in_flight, post.first, &post.in_flight);
+                add(&mut board.prefill_tokens, post.first, &post.prefill_tokens);
                 let place = |suspect: &Suspect| suspect.place.saturating_add(post.first);
                 let suspects = post.suspects.iter();
                 board.suspects.extend(suspects.map(|it| Suspect { place: place(it), worker: post.worker, ..*it }));
@@ -460,6 +473,13 @@ impl Post {
     #[must_use]
     pub const fn is_alive(&self, now: Timestamp) -> bool {
         now.micros_since(Timestamp::from_micros(self.written_at_micros)) < EXPIRE_AFTER_MICROS
+    }
+}
+
+/// Adds what a post counts to the sums from the place `first` on.
+fn add(sums: &mut [u32], first: u32, counts: &[u32]) {
+    for (sum, &count) in sums.iter_mut().skip(first as usize).zip(counts) {
+        *sum = sum.saturating_add(count);
     }
 }
 

@@ -1,5 +1,9 @@
 //! The plugin's configuration: parsed once into checked values, every bad field named in one go.
 
+mod fields;
+mod rules;
+mod scheduling;
+
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -9,23 +13,14 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
-use crate::affinity::ResponseMakers;
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, SubsetHint, UnknownModel};
-use crate::scheduling::{MAX_RANKED, Picker, Profile, Saturation, Scorer};
-use crate::session::{Carrier, Session};
+use crate::rules::Rules;
+use crate::scheduling::Profile;
 
-/// Two seconds without a confirmed snapshot: forty missed polls of the sidecar at its default, so not a hiccup, and the age at
-/// which other pickers stop trusting a pod's metrics.
-pub const DEFAULT_MAX_SNAPSHOT_AGE_MS: u64 = 2_000;
-/// The weight of queue and KV cache in the profile that pickers ship: both count the same.
-pub const DEFAULT_WEIGHT: f64 = 2.0;
-/// Requests in flight weigh half as much: they decide where the engines' own figures are equal or missing.
-pub const DEFAULT_IN_FLIGHT_WEIGHT: f64 = 1.0;
-/// Staleness and ejection leave out at most half of a pool: more at once has a cause outside the endpoints, and the rest could not
-/// carry the load of all.
-pub const DEFAULT_MAX_EXCLUDED_PERCENT: u8 = 50;
+pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
+pub use fields::Fields;
+
 /// Distinct model names that get series of their own; later ones share the name `other`. Names come from clients and Envoy never
 /// frees a stat.
 pub const DEFAULT_MAX_MODELS: usize = 1_000;
@@ -158,13 +153,21 @@ impl Plugin {
     ///
     /// [`ConfigError`] with every field that is unknown, of the wrong type or out of range.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        let value: Value = if json.iter().all(u8::is_ascii_whitespace) {
-            Value::Object(Map::new())
-        } else {
-            serde_json::from_slice(json).map_err(|error| ConfigError(alloc::vec![format!("not JSON: {error}")]))?
-        };
+        if json.iter().all(u8::is_ascii_whitespace) {
+            return Self::read(Value::Object(Map::new()));
+        }
+        let document = serde_json::from_slice(json);
+        Self::read(document.map_err(|error| ConfigError(alloc::vec![format!("not JSON: {error}")]))?)
+    }
+
+    /// The same of a document that is read already.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] as for [`Self::parse`].
+    pub fn read(document: Value) -> Result<Self, ConfigError> {
         let mut errors = Vec::new();
-        let mut root = Fields::of(value, "", &mut errors);
+        let mut root = Fields::of(document, "", &mut errors);
         let plugin = match root.object("snapshot_service", &mut errors) {
             Some(service) => {
                 if !service.values.contains_key("cluster") {
@@ -201,35 +204,7 @@ impl ServiceConfig {
 impl Config {
     fn read(root: &mut Fields, errors: &mut Vec<String>) -> Self {
         let pool = root.text("pool", errors).unwrap_or_else(|| "default".to_owned());
-        let mut scheduling = root.object("scheduling", errors).unwrap_or_default();
-        let scorers = scheduling
-            .list("scorers", errors)
-            .map(|items| items.into_iter().filter_map(|item| read_scorer(item, errors)).collect());
-        let profile = Profile {
-            scorers: scorers.unwrap_or_else(|| {
-                alloc::vec![
-                    (Scorer::Queue, DEFAULT_WEIGHT),
-                    (Scorer::KvCacheUtilization, DEFAULT_WEIGHT),
-                    (Scorer::ActiveRequests, DEFAULT_IN_FLIGHT_WEIGHT),
-                ]
-            }),
-            picker: scheduling
-                .choice("picker", &[("max-score-picker", Picker::MaxScore), ("random-picker", Picker::Random)], errors)
-                .unwrap_or(Picker::MaxScore),
-            ranked: scheduling
-                .integer("ranked", 1..=MAX_RANKED as u64, errors)
-                .and_then(|ranked| usize::try_from(ranked).ok())
-                .unwrap_or(MAX_RANKED),
-            max_snapshot_age_micros: scheduling
-                .integer("max_snapshot_age_ms", 1..=3_600_000, errors)
-                .unwrap_or(DEFAULT_MAX_SNAPSHOT_AGE_MS)
-                * 1_000,
-            max_excluded_percent: scheduling
-                .integer("max_excluded_percent", 0..=100, errors)
-                .and_then(|percent| u8::try_from(percent).ok())
-                .unwrap_or(DEFAULT_MAX_EXCLUDED_PERCENT),
-        };
-        scheduling.finish(errors);
+        let profile = scheduling::read(root.object("scheduling", errors).unwrap_or_default(), errors);
         let no_endpoint = root
             .choice(
                 "no_endpoint",
@@ -276,74 +251,9 @@ impl Config {
         };
         metrics.finish(errors);
         let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
-        let rules = Box::new(read_rules(root, sidecar.wait_ms, errors));
+        let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, sidecar }
     }
-}
-
-/// `wait_ms`: for so long the sidecar's word stands while nothing changes, so figures are not old before that.
-fn read_rules(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) -> Rules {
-    let (queue_depth, kv_cache_usage, staleness_ms) = DEFAULT_SATURATION;
-    let mut saturation = root.object("saturation", errors).unwrap_or_default();
-    let is_shedding = saturation.boolean("shed", errors).unwrap_or(true);
-    let limits = Saturation {
-        queue_depth: saturation
-            .integer("queue_depth", 1..=1_000_000, errors)
-            .and_then(|depth| u32::try_from(depth).ok())
-            .unwrap_or(queue_depth),
-        kv_cache_usage: saturation.number("kv_cache_usage", 0.01..=1.0, errors).unwrap_or(kv_cache_usage),
-        staleness_micros: (saturation.integer("staleness_ms", 1..=3_600_000, errors).unwrap_or(staleness_ms) + wait_ms)
-            * 1_000,
-    };
-    saturation.finish(errors);
-    let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
-    let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
-    let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
-    Rules {
-        unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
-        response_makers: ResponseMakers::new(max_ids),
-        shedding: is_shedding.then_some(limits),
-        subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
-        conformance: root.boolean("conformance", errors).unwrap_or(false),
-        orca: root.boolean("orca", errors).unwrap_or(false),
-        session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
-    }
-}
-
-fn read_session(mut fields: Fields, errors: &mut Vec<String>) -> Option<Session> {
-    let carrier = match (fields.text("header", errors), fields.text("cookie", errors)) {
-        (Some(name), None) => Some(Carrier::Header(name.to_ascii_lowercase())),
-        (None, Some(name)) => Some(Carrier::Cookie(name)),
-        _ => {
-            errors.push(format!("{}header, {}cookie: exactly one of them must be given", fields.path, fields.path));
-            None
-        }
-    };
-    let is_token =
-        |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    if let Some(Carrier::Header(name) | Carrier::Cookie(name)) = &carrier
-        && !is_token(name)
-    {
-        errors.push(format!("{}: {name:?} is no name of a header or a cookie", fields.path.trim_end_matches('.')));
-    }
-    let ttl_seconds = fields.integer("ttl_s", 1..=31_536_000, errors);
-    if ttl_seconds.is_some() && !matches!(carrier, Some(Carrier::Cookie(_))) {
-        errors.push(format!("{}ttl_s: only a cookie has one", fields.path));
-    }
-    fields.finish(errors);
-    Some(Session { carrier: carrier?, ttl_seconds })
-}
-
-fn read_scorer((path, value): (String, Value), errors: &mut Vec<String>) -> Option<(Scorer, f64)> {
-    let mut fields = Fields::of(value, &path, errors);
-    let choices = Scorer::ALL.map(|scorer| (scorer.as_str(), scorer));
-    let scorer = fields.choice("name", &choices, errors);
-    if scorer.is_none() && !errors.iter().any(|error| error.starts_with(&path)) {
-        errors.push(format!("{path}.name: missing"));
-    }
-    let weight = fields.number("weight", 0.0..=1e6, errors).unwrap_or(1.0);
-    fields.finish(errors);
-    Some((scorer?, weight))
 }
 
 fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option<Rule> {
@@ -370,105 +280,13 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
     Some(Rule { name, model, targets })
 }
 
-/// The members of one JSON object, taken out one by one; what is left at the end is unknown.
-#[derive(Default)]
-struct Fields {
-    path: String,
-    values: Map<String, Value>,
-}
-
-impl Fields {
-    fn of(value: Value, path: &str, errors: &mut Vec<String>) -> Self {
-        let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
-        match value {
-            Value::Object(values) => Self { path: prefix, values },
-            other => {
-                errors.push(format!(
-                    "{}: must be an object, not {other}",
-                    if path.is_empty() { "the document" } else { path }
-                ));
-                Self { path: prefix, values: Map::new() }
-            }
-        }
-    }
-
-    fn take<T>(
-        &mut self,
-        name: &str,
-        wanted: &str,
-        errors: &mut Vec<String>,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        let value = self.values.remove(name)?;
-        let read = read(&value);
-        if read.is_none() {
-            errors.push(format!("{}{name}: must be {wanted}, not {value}", self.path));
-        }
-        read
-    }
-
-    fn text(&mut self, name: &str, errors: &mut Vec<String>) -> Option<String> {
-        self.take(name, "a text that is not empty", errors, |value| {
-            value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned)
-        })
-    }
-
-    fn required_text(&mut self, name: &str, errors: &mut Vec<String>) -> String {
-        if !self.values.contains_key(name) {
-            errors.push(format!("{}{name}: missing", self.path));
-        }
-        self.text(name, errors).unwrap_or_default()
-    }
-
-    fn boolean(&mut self, name: &str, errors: &mut Vec<String>) -> Option<bool> {
-        self.take(name, "true or false", errors, Value::as_bool)
-    }
-
-    /// Integers may be written as `2.0`: Envoy turns a protobuf Struct into such JSON.
-    fn integer(&mut self, name: &str, range: core::ops::RangeInclusive<u64>, errors: &mut Vec<String>) -> Option<u64> {
-        let wanted = format!("an integer from {} to {}", range.start(), range.end());
-        self.take(name, &wanted, errors, |value| {
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "whole, positive and below 2^53: checked"
-            )]
-            let whole = |number: f64| ((0.0..9e15).contains(&number) && number % 1.0 == 0.0).then_some(number as u64);
-            value.as_u64().or_else(|| value.as_f64().and_then(whole)).filter(|integer| range.contains(integer))
-        })
-    }
-
-    fn number(&mut self, name: &str, range: core::ops::RangeInclusive<f64>, errors: &mut Vec<String>) -> Option<f64> {
-        let wanted = format!("a number from {} to {}", range.start(), range.end());
-        self.take(name, &wanted, errors, |value| value.as_f64().filter(|number| range.contains(number)))
-    }
-
-    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], errors: &mut Vec<String>) -> Option<T> {
-        let wanted = format!("one of {}", choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "));
-        self.take(name, &wanted, errors, |value| {
-            choices.iter().find(|(word, _)| value.as_str() == Some(word)).map(|&(_, choice)| choice)
-        })
-    }
-
-    fn object(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Self> {
-        let value = self.values.remove(name)?;
-        Some(Self::of(value, &format!("{}{name}", self.path), errors))
-    }
-
-    fn list(&mut self, name: &str, errors: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
-        let path = format!("{}{name}", self.path);
-        let items = self.take(name, "a list", errors, |value| value.as_array().cloned())?;
-        Some(items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect())
-    }
-
-    fn finish(self, errors: &mut Vec<String>) {
-        errors.extend(self.values.keys().map(|name| format!("{}{name}: unknown", self.path)));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::affinity::ResponseMakers;
+    use crate::rules::{SubsetHint, UnknownModel};
+    use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
+    use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -484,8 +302,7 @@ mod tests {
         let config = filter("");
         assert_eq!(config, filter("{}"));
         assert_eq!(config.pool, "default");
-        let scorers = [(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
-        assert_eq!(config.profile.scorers, scorers);
+        assert_eq!(config.profile.scorers, [(Scorer::PredictedLatency, 1.0)]);
         assert_eq!(config.sidecar.cluster, DEFAULT_SIDECAR_CLUSTER);
         assert_eq!(config.stats, StatsConfig::default());
         let rules = Rules {
@@ -537,6 +354,116 @@ mod tests {
         let stats =
             StatsConfig { objective: false, model: true, max_models: 5, max_endpoints: 6, flush_interval_ms: 100 };
         assert_eq!(config.stats, stats);
+    }
+
+    fn scorers(json: &str) -> Vec<(Scorer, f64)> {
+        filter(&format!(r#"{{"scheduling": {{"scorers": [{json}]}}}}"#)).profile.scorers
+    }
+
+    #[test]
+    fn a_scorer_without_parameters_has_those_of_the_endpoint_picker() {
+        for scorer in Scorer::ALL {
+            let name = scorer.as_str();
+            assert_eq!(scorers(&format!(r#"{{"name": "{name}"}}"#)), [(scorer, 1.0)]);
+            assert_eq!(scorers(&format!(r#"{{"name": "{name}", "weight": 3, "parameters": {{}}}}"#)), [(scorer, 3.0)]);
+        }
+    }
+
+    #[test]
+    fn parameters_have_the_endpoint_pickers_names() {
+        assert_eq!(
+            scorers(
+                r#"{"name": "no-hit-lru-scorer", "parameters": {"lruSize": 2048}},
+                   {"name": "load-aware-scorer", "parameters": {"threshold": 10}},
+                   {"name": "active-request-scorer",
+                    "parameters": {"requestTimeout": "2m", "idleThreshold": 2, "maxBusyScore": 0.5}}"#
+            ),
+            [
+                (Scorer::NoHitLru(NoHitLru { lru_size: 2_048 }), 1.0),
+                (Scorer::LoadAware(LoadAware { threshold: 10 }), 1.0),
+                (Scorer::ActiveRequests(ActiveRequests { idle_threshold: 2, max_busy_score: 0.5 }), 1.0),
+            ]
+        );
+    }
+
+    fn prefix_cache(parameters: &str) -> PrefixCache {
+        let scorers = scorers(&format!(r#"{{"name": "prefix-cache-scorer", "parameters": {parameters}}}"#));
+        let [(Scorer::PrefixCache(parameters), _)] = scorers[..] else { panic!("{scorers:?}") };
+        parameters
+    }
+
+    #[test]
+    fn blocks_and_tokens_of_prefixes_are_bytes_here() {
+        let characters =
+            prefix_cache(r#"{"blockSize": 100, "maxPrefixBlocksToMatch": 256, "lruCapacityPerServer": 1000}"#);
+        assert_eq!((characters.max_bytes, characters.capacity_bytes), (Some(25_600), 100_000));
+        assert_eq!(prefix_cache(r#"{"hashBlockSize": 5, "maxPrefixBlocksToMatch": 256}"#).max_bytes, Some(1_280));
+        let tokens = prefix_cache(r#"{"blockSizeTokens": 5, "blockSize": 100, "maxPrefixBlocksToMatch": 256}"#);
+        assert_eq!(tokens.max_bytes, Some(5 * 4 * 256));
+        let by_tokens =
+            prefix_cache(r#"{"maxPrefixBlocksToMatch": 1, "maxPrefixTokensToMatch": 16384, "autoTune": false}"#);
+        assert_eq!((by_tokens.max_bytes, by_tokens.reads_capacity), (Some(65_536), false));
+        assert_eq!(prefix_cache(r#"{"maxPrefixTokensToMatch": 0}"#).max_bytes, Some(2_048 * 64));
+        assert_eq!(prefix_cache(r#"{"maxPrefixBlocksToMatch": 0}"#).max_bytes, PrefixCache::DEFAULT.max_bytes);
+        assert_eq!(prefix_cache(r#"{"maxPrefixBlocksToMatch": 0, "maxPrefixTokensToMatch": 0}"#).max_bytes, None);
+        assert_eq!(prefix_cache(r#"{"maxPrefixTokensToMatch": 10000000, "blockSize": 0}"#).max_bytes, Some(40_000_000));
+        let length = prefix_cache(r#"{"matchLengthWeight": 0.25, "matchLengthScaleTokens": 1000}"#);
+        assert_eq!((length.match_length_weight, length.match_length_scale_bytes), (0.25, 4_000));
+    }
+
+    fn picker(json: &str) -> (Picker, usize) {
+        let profile = filter(&format!(r#"{{"scheduling": {{"picker": {json}}}}}"#)).profile;
+        (profile.picker, profile.ranked)
+    }
+
+    #[test]
+    fn a_picker_is_a_name_or_an_object() {
+        for chosen in Picker::ALL {
+            assert_eq!(picker(&format!(r#""{}""#, chosen.as_str())), (chosen, 3));
+            assert_eq!(picker(&format!(r#"{{"name": "{}"}}"#, chosen.as_str())), (chosen, 3));
+        }
+        let with_most =
+            |most| picker(&format!(r#"{{"name": "random-picker", "parameters": {{"maxNumOfEndpoints": {most}}}}}"#));
+        assert_eq!([1, 2, 3, 50].map(with_most).map(|(_, ranked)| ranked), [1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named_in_one_go() {
+        let error = Plugin::parse(
+            br#"{"scheduling": {
+                "scorers": [
+                    {"name": "no-hit-lru-scorer", "parameters": {"lruSize": 0}},
+                    {"name": "queue-scorer", "parameters": {"depth": 1}},
+                    {"name": "prefix-cache-scorer", "parameters": {"autoTune": 1, "matchLengthWeight": 1.5, "mode": "x"}},
+                    {"name": "active-request-scorer", "parameters": {"idleThreshold": -1, "maxBusyScore": 2, "requestTimeout": 5}},
+                    {"name": "load-aware-scorer", "parameters": []},
+                    {"name": "best-scorer", "parameters": {"any": 1}}
+                ],
+                "ranked": 2,
+                "picker": {"name": "first-picker", "parameters": {"maxNumOfEndpoints": 2, "seed": 1}, "weight": 1}
+            }}"#,
+        )
+        .unwrap_err();
+        for field in [
+            "scorers[0].parameters.lruSize: must be",
+            "scorers[1].parameters.depth: unknown",
+            "scorers[2].parameters.autoTune: must be",
+            "scorers[2].parameters.matchLengthWeight: must be",
+            "scorers[2].parameters.mode: unknown",
+            "scorers[3].parameters.idleThreshold: must be",
+            "scorers[3].parameters.maxBusyScore: must be",
+            "scorers[3].parameters.requestTimeout: must be",
+            "scorers[4].parameters: must be an object",
+            "scorers[5].name: must be one of",
+            "picker.name: must be one of",
+            "picker.parameters.maxNumOfEndpoints: scheduling.ranked says the same",
+            "picker.parameters.seed: unknown",
+            "picker.weight: unknown",
+        ] {
+            let named = error.0.iter().filter(|message| message.starts_with(&format!("scheduling.{field}"))).count();
+            assert_eq!(named, 1, "{field} in {error}");
+        }
+        assert_eq!(error.0.len(), 14, "{error}");
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! One worker's endpoint picker: configuration, routing, accounts and telemetry, which exchanges borrow for the length of a callback.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Charge};
 use crate::config::Config;
+use crate::learning::{Answer, Learner};
 use crate::load_report::LoadReport;
+use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
+use crate::prefix_index::PrefixIndex;
 use crate::record::ExchangeRecord;
 use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler, model_key};
 use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
 
@@ -30,7 +34,23 @@ struct Routing {
     pool: Pool,
     scheduler: Scheduler,
     rng: Rng,
+    /// Prompts that were sent since the other workers were told.
+    sent: Vec<SentPrompt>,
 }
+
+/// A prompt that was sent to an endpoint: its marks behind those that the endpoint was known to hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentPrompt {
+    /// Where it was sent.
+    pub endpoint: EndpointId,
+    /// Hash of the last mark that the endpoint held; 0: none.
+    pub tail: u64,
+    /// The marks that it did not hold.
+    pub marks: Vec<PrefixMark>,
+}
+
+/// Prompts that wait for the next tick at most: what a worker that serves a thousand requests a second sends in four ticks.
+const MAX_SENT_PROMPTS: usize = 200;
 
 impl EndpointPicker {
     /// A picker that knows no endpoint yet. The seed decides ties: draw it at random.
@@ -38,7 +58,12 @@ impl EndpointPicker {
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             telemetry: Telemetry::new(&config),
-            routing: Routing { pool: Pool::default(), scheduler: Scheduler::default(), rng: Rng::new(seed) },
+            routing: Routing {
+                pool: Pool::default(),
+                scheduler: Scheduler::default(),
+                rng: Rng::new(seed),
+                sent: Vec::new(),
+            },
             accounts: Accounts::default(),
             config,
         }
@@ -54,6 +79,18 @@ impl EndpointPicker {
     #[must_use]
     pub const fn pool(&self) -> &Pool {
         &self.routing.pool
+    }
+
+    /// Which endpoint should have which prefixes.
+    #[must_use]
+    pub const fn prefix_index(&self) -> &PrefixIndex {
+        self.routing.scheduler.index()
+    }
+
+    /// What was learned of the endpoints' times.
+    #[must_use]
+    pub const fn learner(&self) -> &Learner {
+        self.routing.scheduler.learner()
     }
 
     /// What is in flight.
@@ -77,6 +114,7 @@ impl EndpointPicker {
     pub fn install_membership(&mut self, membership: &Membership) {
         let name = self.config.pool.as_str();
         self.routing.pool.install_membership(membership, name);
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
         let models = membership.pool(name).map(|(pool, _)| pool.models.as_slice()).unwrap_or_default();
         self.telemetry.membership_installed(&self.routing.pool, models.iter().map(|model| model.name.as_str()));
     }
@@ -87,7 +125,9 @@ impl EndpointPicker {
     ///
     /// When the loads are those of another membership: then nothing changes.
     pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
-        self.routing.pool.install_loads(loads, received_at)
+        self.routing.pool.install_loads(loads, received_at)?;
+        self.routing.scheduler.pool_installed(&self.routing.pool, &self.config.profile);
+        Ok(())
     }
 
     /// The installed loads were still true at that moment.
@@ -95,14 +135,27 @@ impl EndpointPicker {
         self.routing.pool.confirm(at);
     }
 
-    /// Takes over what the other workers have in flight to the members, in the order of the membership.
-    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+    /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts
+    /// that are yet to be computed.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         self.routing.pool.set_others_in_flight(counts);
     }
 
     /// Takes over what another worker holds against the member at that place of the membership.
     pub fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
         self.routing.pool.learn_suspicion(place, suspicion, now);
+    }
+
+    /// Takes over that another worker sent a prompt to the member at that place of the membership: `marks` behind the mark of hash `tail`.
+    pub fn learn_prompt(&mut self, place: usize, tail: u64, marks: &[PrefixMark]) {
+        if let Some(&endpoint) = self.routing.pool.members().get(place) {
+            self.routing.scheduler.prompt_learnt(endpoint, tail, marks);
+        }
+    }
+
+    /// Prompts that were sent since this was last asked.
+    pub fn take_sent_prompts(&mut self) -> impl Iterator<Item = SentPrompt> {
+        self.routing.sent.drain(..)
     }
 
     /// Counts what waited for the shared table of labels, which was merged or cannot be.
@@ -123,26 +176,77 @@ impl EndpointPicker {
 
     /// Ranks the endpoints for one request.
     pub(crate) fn pick(&mut self, request: &PickRequest<'_>, now: Timestamp) -> Decision {
-        let Routing { pool, scheduler, rng } = &mut self.routing;
+        let Routing { pool, scheduler, rng, .. } = &mut self.routing;
         scheduler.pick(pool, &self.config.profile, request, rng, now)
     }
 
-    /// Charges a request that is sent now; `model` is what the client asked for, where it asked for a model.
-    pub(crate) fn charge(&mut self, endpoint: Option<EndpointId>, model: Option<&str>, now: Timestamp) -> Charge {
-        let model = model.map(|model| self.telemetry.running_label(model));
-        self.accounts.charge(&mut self.routing.pool, endpoint, model, now)
+    /// Charges a request that is sent now to the first of its ranked list.
+    pub(crate) fn charge(&mut self, record: &ExchangeRecord, prompt: &PromptDigest, now: Timestamp) -> Charge {
+        let model = record.api.map(|_| self.telemetry.running_label(&record.model));
+        let first = record.ranked().map(|ranked| ranked.first());
+        let forecast = record.forecast(first);
+        let Routing { pool, scheduler, sent, .. } = &mut self.routing;
+        if let Some(endpoint) = first.filter(|_| !prompt.marks.is_empty()) {
+            let held = scheduler.prompt_sent(endpoint, prompt);
+            if sent.len() < MAX_SENT_PROMPTS {
+                let tail = held.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.hash);
+                let marks = prompt.marks.get(held..).unwrap_or_default().to_vec();
+                sent.push(SentPrompt { endpoint, tail, marks });
+            }
+        }
+        self.accounts.charge(pool, first, forecast, record.request.stream, model, now)
     }
 
-    /// Moves a request to the endpoint that turned out to serve it.
-    pub(crate) fn transfer(&mut self, charge: Charge, to: Option<EndpointId>) -> Charge {
-        self.accounts.transfer(&mut self.routing.pool, charge, to)
+    /// Moves a request to the endpoint that turned out to serve it; `tail` is [`PromptDigest::tail`] of its prompt.
+    pub(crate) fn transfer(
+        &mut self,
+        charge: Charge,
+        to: Option<EndpointId>,
+        record: &ExchangeRecord,
+        tail: u64,
+        now: Timestamp,
+    ) -> Charge {
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        if let Some(endpoint) = to.filter(|_| tail != 0 && charge.endpoint() != to) {
+            scheduler.prompt_moved(endpoint, tail);
+        }
+        self.accounts.transfer(pool, charge, to, record.forecast(to), now)
+    }
+
+    /// The first token of a request came from its endpoint.
+    pub(crate) fn first_token_came(&mut self, charge: &mut Charge, record: &ExchangeRecord, now: Timestamp) {
+        let Some(endpoint) = charge.endpoint() else { return };
+        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        self.observe(endpoint, &Observation::FirstToken { after_micros }, sent_at, now);
+        let Routing { pool, scheduler, .. } = &mut self.routing;
+        if record.teaches() && self.config.profile.needs_outlooks() {
+            scheduler.first_token_came(endpoint, charge.forecast(), after_micros);
+        }
+        self.accounts.computed(pool, charge, now);
+    }
+
+    /// An endpoint served a request to its end.
+    pub(crate) fn answer_ended(&mut self, charge: &Charge, record: &ExchangeRecord, usage: Usage, now: Timestamp) {
+        let Some(endpoint) = charge.endpoint() else { return };
+        let (sent_at, total_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        self.observe(endpoint, &Observation::Finished { usage, after_micros: total_micros }, sent_at, now);
+        if record.teaches() && self.config.profile.needs_outlooks() {
+            let answer = Answer {
+                first_token_micros: record.times.first_content.map(|at| at.micros_since(sent_at)),
+                total_micros,
+                usage,
+                prompt_bytes: record.request.prompt_bytes,
+                model: model_key(&record.target_model),
+            };
+            self.routing.scheduler.answer_ended(endpoint, charge.forecast(), &answer);
+        }
     }
 
     /// Takes a request off the accounts and counts what it was.
-    pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>) {
+    pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>, now: Timestamp) {
         self.telemetry.record(&self.routing.pool, record);
         if let Some(charge) = charge {
-            self.accounts.finish(&mut self.routing.pool, charge);
+            self.accounts.finish(&mut self.routing.pool, charge, now);
         }
     }
 

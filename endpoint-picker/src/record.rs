@@ -3,6 +3,7 @@
 use alloc::string::String;
 use core::net::SocketAddr;
 
+use crate::learning::Forecast;
 use crate::openai::{Api, Usage};
 use crate::pool::EndpointId;
 use crate::reply::ErrorCode;
@@ -264,6 +265,18 @@ impl ExchangeRecord {
             Pick::Ranked(ranked, _) => Some(ranked),
             Pick::None | Pick::NoEndpoint => None,
         }
+    }
+
+    /// What the pick expected of the request at an endpoint; nothing where it did not rank that one.
+    #[must_use]
+    pub fn forecast(&self, endpoint: Option<EndpointId>) -> Forecast {
+        endpoint.and_then(|id| self.ranked()?.forecast(id)).unwrap_or_default()
+    }
+
+    /// Whether its times tell what a prompt costs: it has one, which was read.
+    #[must_use]
+    pub const fn teaches(&self) -> bool {
+        self.api.is_some() && self.request.prompt_bytes > 0
     }
 
     /// Notes that an endpoint was tried and failed.

@@ -20,6 +20,11 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
+    /// A number above 0 and up to 1, of 2^53 even steps.
+    pub const fn unit(&mut self) -> f64 {
+        ((self.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
     /// A number below `bound`, or 0 when that is 0. The bias of the multiplication is below `bound / 2^64`.
     pub const fn below(&mut self, bound: u64) -> u64 {
         ((self.next_u64() as u128 * bound as u128) >> 64) as u64
@@ -28,6 +33,8 @@ impl Rng {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -48,5 +55,14 @@ mod tests {
         }
         assert_eq!(seen, [true; 5]);
         assert_eq!(rng.below(0), 0);
+    }
+
+    #[test]
+    fn units_are_even_and_never_0() {
+        let mut rng = Rng::new(1);
+        let units: Vec<f64> = (0..2_000).map(|_| rng.unit()).collect();
+        assert!(units.iter().all(|&unit| unit > 0.0 && unit <= 1.0));
+        let mean = units.iter().sum::<f64>() / 2_000.0;
+        assert!((0.48..0.52).contains(&mean), "{mean}");
     }
 }

@@ -16,6 +16,7 @@ use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
+use crate::prefix_news::Correspondent;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
 use crate::time::Timestamp;
@@ -42,6 +43,7 @@ pub struct Worker {
     news: News,
     posted: Option<Posted>,
     is_enrolled: bool,
+    prefixes: Correspondent,
 }
 
 /// What was read of the others.
@@ -64,7 +66,7 @@ struct Posted {
     /// [`crate::accounts::Accounts::revision`] of that moment.
     revision: u64,
     /// Own requests in flight by sequence, until a board contains a newer post.
-    remembered: VecDeque<(u64, Vec<u32>)>,
+    remembered: VecDeque<(u64, Vec<(u32, u32)>)>,
 }
 
 impl Worker {
@@ -81,6 +83,7 @@ impl Worker {
             news: News::default(),
             posted: None,
             is_enrolled: false,
+            prefixes: Correspondent::default(),
         }
     }
 
@@ -114,6 +117,9 @@ impl Worker {
         self.news.read(self.id, self.posted.as_mut(), picker, host, now);
         admit(picker, host);
         self.post(picker, host, now);
+        if self.is_serving {
+            self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
+        }
         let interval_ms = picker.config().stats.flush_interval_ms;
         self.flusher.tick(picker.telemetry_mut().ledger_mut(), host, interval_ms, now);
         self.keep_pace(picker, host);
@@ -207,8 +213,12 @@ impl Posted {
         post.order = news.order;
         post.first = news.first;
         post.in_flight.clear();
-        let own = pool.members().iter().map(|&id| pool.endpoint(id).map_or(0, |endpoint| endpoint.in_flight().own()));
-        post.in_flight.extend(own);
+        post.prefill_tokens.clear();
+        for endpoint in pool.members().iter().map(|&id| pool.endpoint(id)) {
+            post.in_flight.push(endpoint.map_or(0, |endpoint| endpoint.in_flight().own()));
+            let tokens = endpoint.map_or(0, |endpoint| endpoint.prefill().own_tokens(now));
+            post.prefill_tokens.push(u32::try_from(tokens).unwrap_or(u32::MAX));
+        }
         post.departed.clear();
         let departed = pool.endpoints().filter(|(_, endpoint)| !endpoint.is_member() && endpoint.in_flight().own() > 0);
         post.departed.extend(departed.map(|(_, endpoint)| Departed {
@@ -226,12 +236,12 @@ impl Posted {
             Vec::new()
         };
         counts.clear();
-        counts.extend_from_slice(&post.in_flight);
+        counts.extend(post.in_flight.iter().copied().zip(post.prefill_tokens.iter().copied()));
         self.remembered.push_back((post.sequence, counts));
     }
 
     /// What this worker had in flight in that post.
-    fn remember(&mut self, sequence: u64) -> Option<&[u32]> {
+    fn remember(&mut self, sequence: u64) -> Option<&[(u32, u32)]> {
         while self.remembered.len() > 1 && self.remembered.front().is_some_and(|(oldest, _)| *oldest < sequence) {
             self.remembered.pop_front();
         }
@@ -252,6 +262,8 @@ impl News {
         if version.membership != self.seen.membership {
             self.read_membership(picker, shared, version.membership);
         }
+        // Before the loads: what the others have now is taken for what they had when the pages were made, which is as long ago.
+        self.read_board(id, posted, picker, shared, &version, now);
         if version.loads != self.seen.loads {
             self.read_loads(picker, shared, &version);
         }
@@ -263,7 +275,6 @@ impl News {
             picker.confirm(Timestamp::from_micros(version.confirmed_at_micros));
             self.seen.confirmed_at_micros = version.confirmed_at_micros;
         }
-        self.read_board(id, posted, picker, shared, &version, now);
     }
 
     /// The holder stored only what it could decode; anything else is left until the next version.
@@ -323,9 +334,11 @@ impl News {
             },
             (Some(_), None) => return,
         };
-        let sums = board.in_flight.iter().skip(self.first as usize);
-        let own = own.iter().copied().chain(core::iter::repeat(0));
-        picker.set_others_in_flight(sums.zip(own).map(|(sum, own)| sum.saturating_sub(own)));
+        let tokens = board.prefill_tokens.iter().copied().chain(core::iter::repeat(0));
+        let sums = board.in_flight.iter().copied().zip(tokens).skip(self.first as usize);
+        let own = own.iter().copied().chain(core::iter::repeat((0, 0)));
+        let others = sums.zip(own).map(|(sum, own)| (sum.0.saturating_sub(own.0), sum.1.saturating_sub(own.1)));
+        picker.set_others_in_flight(others);
         let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
         for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
             if let Some(place) = suspect.place.checked_sub(self.first) {

@@ -14,7 +14,7 @@ use endpoint_picker::Timestamp;
 use endpoint_picker::pool::{EndpointId, Pool, SUSPECT_MICROS, Standing};
 use endpoint_picker::rng::Rng;
 use endpoint_picker::scheduling::{
-    Decision, Failure, Observation, PickRequest, Picker, Profile, Reason, Scheduler, Scorer,
+    ActiveRequests, Decision, Failure, Observation, PickRequest, Picker, Profile, Reason, Scheduler, Scorer,
 };
 use proptest::prelude::*;
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
@@ -73,7 +73,7 @@ fn pool(members: &[Member]) -> Pool {
     let endpoints = members.iter().map(|member| member.load).collect();
     let loads = Loads { epoch: 1, membership_version: 2, captured_at_ms: 1_000_000, endpoints, ..Loads::default() };
     pool.install_loads(&loads, NOW).unwrap();
-    pool.set_others_in_flight(members.iter().map(|member| member.in_flight));
+    pool.set_others_in_flight(members.iter().map(|member| (member.in_flight, 0)));
     for (id, member) in pool.members().to_vec().into_iter().zip(members) {
         let mut history = member.history.clone();
         history.sort_unstable_by_key(|&(ago, _)| std::cmp::Reverse(ago));
@@ -91,7 +91,11 @@ fn observe(pool: &mut Pool, id: EndpointId, is_good: bool, sent_at: Timestamp, n
 }
 
 fn profile(picker: Picker, max_excluded_percent: u8) -> Profile {
-    let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
+    let scorers = vec![
+        (Scorer::Queue, 2.0),
+        (Scorer::KvCacheUtilization, 2.0),
+        (Scorer::ActiveRequests(ActiveRequests::DEFAULT), 1.0),
+    ];
     Profile { scorers, picker, ranked: 3, max_snapshot_age_micros: 2_000_000, max_excluded_percent }
 }
 
@@ -114,10 +118,10 @@ fn eligible(pool: &Pool) -> Vec<EndpointId> {
 proptest! {
     #[test]
     fn a_pick_ranks_distinct_members_that_may_serve_and_never_nobody(
-        members in members(), random in any::<bool>(), percent in 0_u8..=100, seed in any::<u64>(), later in 0_u64..60_000_000,
+        members in members(), picker in 0_usize..3, percent in 0_u8..=100, seed in any::<u64>(), later in 0_u64..60_000_000,
     ) {
         let pool = pool(&members);
-        let profile = profile(if random { Picker::Random } else { Picker::MaxScore }, percent);
+        let profile = profile(Picker::ALL[picker], percent);
         let now = NOW.plus_micros(later);
         let (ranked, reason) = pick(&pool, &profile, seed, now);
         let eligible = eligible(&pool);
@@ -184,7 +188,7 @@ proptest! {
             let (ranked, _) = pick(&pool, &profile, seed.wrapping_add(round), NOW);
             let place = pool.members().iter().position(|id| *id == ranked[0]).unwrap();
             taken[place] += 1;
-            pool.set_others_in_flight(taken.iter().copied());
+            pool.set_others_in_flight(taken.iter().map(|&requests| (requests, 0)));
         }
         let silent = taken[members.len() - 1];
         prop_assert!((1..200).contains(&silent), "{taken:?}");

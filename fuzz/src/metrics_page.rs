@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use metrics_sidecar::dialect::Engine;
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::exposition::escape_into;
 use metrics_sidecar::fleet::Fleet;
@@ -33,7 +34,10 @@ fn check_page(page: &[u8]) {
     }
     let Ok(signals) = result else { return };
     assert!(signals.kv_cache_usage.is_none_or(|usage| (0.0..=1.0).contains(&usage)), "{signals:?}");
-    assert!(signals.missing().count() <= 4);
+    assert!(signals.missing().count() <= 5);
+    let counters = signals.counters;
+    assert!(counters.values.iter().flatten().all(|count| count.is_finite() && *count >= 0.0), "{signals:?}");
+    assert!(!counters.fell_since(&counters));
     let lists = signals.lora.iter().flat_map(|lora| [&lora.running, &lora.waiting]);
     for adapters in lists {
         assert!(adapters.len() <= MAX_ADAPTERS);
@@ -111,39 +115,77 @@ fn is_plain(line: &str) -> bool {
     is_name(name) && is_value(value) && labels.split(',').all(is_label)
 }
 
+/// Names of the waiting requests, the running ones and the KV cache usage, newest first; `None`: labels tell them apart.
+fn names(engine: Engine) -> Option<(&'static str, &'static str, &'static [&'static str])> {
+    Some(match engine {
+        Engine::Vllm => (
+            "vllm_colon_num_requests_waiting",
+            "vllm_colon_num_requests_running",
+            &["vllm_colon_kv_cache_usage_perc", "vllm_colon_gpu_cache_usage_perc"],
+        ),
+        Engine::Sglang => {
+            ("sglang_colon_num_queue_reqs", "sglang_colon_num_running_reqs", &["sglang_colon_token_usage"])
+        }
+        Engine::TrtllmServe => {
+            ("trtllm_num_requests_waiting", "trtllm_num_requests_running", &["trtllm_kv_cache_utilization"])
+        }
+        Engine::LlamaCpp => (
+            "llamacpp_colon_requests_deferred",
+            "llamacpp_colon_requests_processing",
+            &["llamacpp_colon_kv_cache_usage_ratio"],
+        ),
+        Engine::Tgi => ("tgi_queue_size", "tgi_batch_current_size", &[]),
+        Engine::Triton => ("nv_inference_pending_request_count", "", &[]),
+        Engine::TritonTensorrtLlm => return None,
+    })
+}
+
 /// The same figures by way of a full parse into a map.
 fn compare(signals: &Signals, lines: &[String]) {
+    let Some(engine) = signals.engine else {
+        assert_eq!((signals.waiting, signals.running, signals.kv_cache_usage), (None, None, None), "{lines:?}");
+        return;
+    };
+    let Some((waiting, running, usages)) = names(engine) else { return };
     let scrape = Scrape::parse(lines.iter().map(|line| Ok(line.clone()))).unwrap();
-    // One value for each engine: the largest of its ranks.
-    let values = |names: &[&str]| -> Vec<f64> {
-        let mut engines: BTreeMap<Vec<(String, String)>, f64> = BTreeMap::new();
-        for sample in scrape.samples.iter().filter(|sample| names.contains(&sample.metric.as_str())) {
+    // One value for each engine: the largest of its ranks and processes; requests of a priority only where there is no total.
+    let values = |name: &str| -> Option<Vec<f64>> {
+        let mut engines: BTreeMap<(bool, Vec<(String, String)>), f64> = BTreeMap::new();
+        for sample in scrape.samples.iter().filter(|sample| sample.metric == name) {
             let Value::Untyped(value) = sample.value else { panic!("{sample:?}") };
-            let is_engine = |name: &str| name == "dp_rank" || !name.ends_with("_rank");
-            let labels = sample.labels.iter().filter(|(name, _)| is_engine(name));
+            if value.is_nan() || value < 0.0 {
+                return None;
+            }
+            let has_priority = sample.labels.iter().any(|(name, value)| name == "priority" && !value.is_empty());
+            let is_engine = |name: &str, value: &str| match name {
+                "pid" => false,
+                "priority" => !value.is_empty(),
+                name => name == "dp_rank" || !name.ends_with("_rank"),
+            };
+            let labels = sample.labels.iter().filter(|(name, value)| is_engine(name, value));
             let mut engine: Vec<_> = labels.map(|(name, value)| (name.clone(), value.clone())).collect();
             engine.sort_unstable();
-            let largest = engines.entry(engine).or_insert(value);
-            *largest = if value.is_nan() { value } else { largest.max(value) };
+            let largest = engines.entry((has_priority, engine)).or_insert(value);
+            *largest = largest.max(value);
         }
-        engines.into_values().collect()
+        let has_total = engines.keys().any(|(has_priority, _)| !has_priority);
+        engines.retain(|(has_priority, _), _| !(*has_priority && has_total));
+        Some(engines.into_values().collect())
     };
-    let sum = |names: &[&str]| -> Option<u32> {
-        let values = values(names);
+    let sum = |name: &str| -> Option<u32> {
+        let values = values(name).filter(|values| !values.is_empty())?;
         let sum: f64 = values.iter().sum();
-        let is_count = !values.is_empty() && values.iter().all(|value| *value >= 0.0) && sum <= f64::from(u32::MAX);
-        is_count.then_some(sum as u32)
+        (sum <= f64::from(u32::MAX)).then_some(sum as u32)
     };
-    let waiting = ["vllm_colon_num_requests_waiting", "sglang_colon_num_queue_reqs", "trtllm_num_requests_waiting"];
-    let running = ["vllm_colon_num_requests_running", "sglang_colon_num_running_reqs", "trtllm_num_requests_running"];
-    assert_eq!((signals.waiting, signals.running), (sum(&waiting), sum(&running)), "{lines:?}");
-    let newer = values(&["vllm_colon_kv_cache_usage_perc", "sglang_colon_token_usage", "trtllm_kv_cache_utilization"]);
-    let usages = if newer.is_empty() { values(&["vllm_colon_gpu_cache_usage_perc"]) } else { newer };
-    let mean = usages.iter().sum::<f64>() / usages.len() as f64;
-    let is_ratio = !usages.is_empty() && usages.iter().all(|usage| *usage >= 0.0);
-    match signals.kv_cache_usage {
-        Some(usage) => assert!(is_ratio && (usage - mean).abs() <= USAGE_ROUNDING, "{usage} {lines:?}"),
-        None => assert!(!is_ratio || mean >= 1.0, "{lines:?}"),
+    assert_eq!((signals.waiting, signals.running), (sum(waiting), sum(running)), "{lines:?}");
+    let carried =
+        usages.iter().map(|name| values(name)).find(|values| values.as_ref().is_none_or(|values| !values.is_empty()));
+    let mean = carried.flatten().map(|values| values.iter().sum::<f64>() / values.len() as f64);
+    // The usage of TensorRT-LLM can also be had from its blocks.
+    match (signals.kv_cache_usage, mean.filter(|mean| *mean <= 1.0 + USAGE_ROUNDING)) {
+        (None, mean) => assert!(mean.is_none_or(|mean| mean >= 1.0), "{lines:?}"),
+        (Some(_), None) => assert_eq!(engine, Engine::TrtllmServe, "{lines:?}"),
+        (Some(usage), Some(mean)) => assert!((usage - mean).abs() <= USAGE_ROUNDING, "{usage} {lines:?}"),
     }
 }
 

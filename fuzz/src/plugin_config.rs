@@ -86,6 +86,7 @@ enum Shape {
     Number(u32),
     Choice(&'static [&'static str]),
     Object(&'static [Field]),
+    OneOf(&'static [Self]),
     List(&'static Self),
     /// Integers under any names.
     Priorities,
@@ -113,6 +114,67 @@ const TIMEOUT: Field = field("timeout_ms", Shape::Integer(901, 60_000));
 const SERVICE: &[Field] =
     &[required("snapshot_service", Shape::Object(&[required("cluster", Shape::Text), PATH, INTERVAL, WAIT, TIMEOUT]))];
 
+const MOST: u64 = 10_000_000;
+const WEIGHT: Field = field("weight", Shape::Number(1_000_000));
+const PICKER: Shape = Shape::Choice(&["max-score-picker", "weighted-random-picker", "random-picker"]);
+
+/// Scorers without parameters, and each that has some with all of its own.
+const SCORERS: &[Shape] = &[
+    Shape::Object(&[
+        required(
+            "name",
+            Shape::Choice(&[
+                "predicted-latency-scorer",
+                "lmetric-scorer",
+                "queue-scorer",
+                "kv-cache-utilization-scorer",
+                "running-requests-size-scorer",
+                "lora-affinity-scorer",
+                "session-affinity-scorer",
+            ]),
+        ),
+        WEIGHT,
+        field("parameters", Shape::Object(&[])),
+    ]),
+    Shape::Object(&[
+        required("name", Shape::Choice(&["prefix-cache-scorer"])),
+        WEIGHT,
+        field(
+            "parameters",
+            Shape::Object(&[
+                field("autoTune", Shape::Boolean),
+                field("blockSize", Shape::Integer(0, MOST)),
+                field("hashBlockSize", Shape::Integer(0, MOST)),
+                field("blockSizeTokens", Shape::Integer(0, MOST)),
+                field("maxPrefixBlocksToMatch", Shape::Integer(0, MOST)),
+                field("maxPrefixTokensToMatch", Shape::Integer(0, MOST)),
+                field("lruCapacityPerServer", Shape::Integer(0, MOST)),
+                field("matchLengthWeight", Shape::Number(3)),
+                field("matchLengthScaleTokens", Shape::Integer(1, MOST)),
+            ]),
+        ),
+    ]),
+    Shape::Object(&[
+        required("name", Shape::Choice(&["no-hit-lru-scorer"])),
+        field("parameters", Shape::Object(&[field("lruSize", Shape::Integer(1, MOST))])),
+    ]),
+    Shape::Object(&[
+        required("name", Shape::Choice(&["active-request-scorer"])),
+        field(
+            "parameters",
+            Shape::Object(&[
+                field("requestTimeout", Shape::Text),
+                field("idleThreshold", Shape::Integer(0, MOST)),
+                field("maxBusyScore", Shape::Number(3)),
+            ]),
+        ),
+    ]),
+    Shape::Object(&[
+        required("name", Shape::Choice(&["load-aware-scorer"])),
+        field("parameters", Shape::Object(&[field("threshold", Shape::Integer(1, MOST))])),
+    ]),
+];
+
 const FILTER: &[Field] = &[
     field("pool", Shape::Text),
     field("no_endpoint", Shape::Choice(&["fail_open", "fail_closed"])),
@@ -121,22 +183,8 @@ const FILTER: &[Field] = &[
     field(
         "scheduling",
         Shape::Object(&[
-            field(
-                "scorers",
-                Shape::List(&Shape::Object(&[
-                    required(
-                        "name",
-                        Shape::Choice(&[
-                            "queue-scorer",
-                            "kv-cache-utilization-scorer",
-                            "running-requests-size-scorer",
-                            "active-request-scorer",
-                        ]),
-                    ),
-                    field("weight", Shape::Number(1_000_000)),
-                ])),
-            ),
-            field("picker", Shape::Choice(&["max-score-picker", "random-picker"])),
+            field("scorers", Shape::List(&Shape::OneOf(SCORERS))),
+            field("picker", Shape::OneOf(&[PICKER, Shape::Object(&[required("name", PICKER)])])),
             field("ranked", Shape::Integer(1, 3)),
             field("max_snapshot_age_ms", Shape::Integer(1, 3_600_000)),
             field("max_excluded_percent", Shape::Integer(0, 100)),
@@ -212,6 +260,10 @@ impl Maker<'_> {
             Shape::Number(most) => (f64::from(self.choices.int_in_range(0..=*most)?) / 3.0).into(),
             Shape::Choice(words) => (*self.choices.choose(words)?).into(),
             Shape::Object(fields) => self.object(fields)?,
+            Shape::OneOf(shapes) => {
+                let shape = self.choices.choose(shapes)?;
+                self.value(shape)?
+            }
             Shape::List(shape) => {
                 let length = self.choices.int_in_range(1..=3)?;
                 Value::Array((0..length).map(|_| self.value(shape)).collect::<Result<_>>()?)

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dialect::Engine;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 
@@ -62,6 +63,8 @@ pub struct PageConfig {
     pub tls: Option<Tls>,
     /// File with a bearer token to send.
     pub token_file: Option<PathBuf>,
+    /// Whose pages they are; `None`: each page tells.
+    pub engine: Option<Engine>,
 }
 
 /// Which addresses of a name are endpoints.

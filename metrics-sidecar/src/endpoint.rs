@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use snapshot::{EndpointIdentity, Load, State};
 
+use crate::models::ModelList;
 use crate::outcome::Outcome;
+use crate::progress::{Incarnation, Standstill};
 use crate::signals::Signals;
 
 /// Steps of KV cache usage that count as a change. Finer ones move with every token and would publish noise.
@@ -64,7 +66,7 @@ pub struct Transition {
     pub from: State,
     /// What it is.
     pub to: State,
-    /// What is wrong with its last scrape.
+    /// What is wrong with it.
     pub problem: Option<String>,
 }
 
@@ -88,14 +90,16 @@ pub struct EndpointState {
     pub listed_at: Duration,
     /// The last good page.
     pub page: Option<PageReading>,
-    /// Names under its `/v1/models`, sorted.
-    pub models: Arc<[String]>,
+    /// What its `/v1/models` listed last; `None`: it never did.
+    pub models: Option<Arc<ModelList>>,
     /// Its state at the last look.
     pub state: State,
     /// Whether any scrape has ended, well or badly.
     pub tried: bool,
     /// What is wrong with the last scrape.
     pub problem: Option<String>,
+    incarnation: Incarnation,
+    standstill: Standstill,
     outcomes: [u64; Outcome::ALL.len()],
 }
 
@@ -107,10 +111,12 @@ impl EndpointState {
             target,
             listed_at,
             page: None,
-            models: Arc::from([]),
+            models: None,
             state: State::Unknown,
             tried: false,
             problem: None,
+            incarnation: Incarnation::default(),
+            standstill: Standstill::default(),
             outcomes: [0; Outcome::ALL.len()],
         }
     }
@@ -128,6 +134,30 @@ impl EndpointState {
         }
     }
 
+    /// Takes a page. Returns whether it says anything new to a reader of snapshots.
+    pub fn take_page(&mut self, page: PageReading) -> bool {
+        let last = self.page.as_ref().map(|page| &page.signals);
+        let before = self.incarnation.number();
+        self.incarnation.see(&page.signals);
+        self.standstill.see(&page.signals, last, page.at);
+        self.problem = None;
+        let is_news = !last.is_some_and(|last| are_alike(last, &page.signals)) || self.incarnation.number() != before;
+        self.page = Some(page);
+        is_news
+    }
+
+    /// Takes in that a page could not be read: what was known stands, and grows old.
+    pub fn miss_page(&mut self, problem: String) {
+        self.problem = Some(problem);
+        self.standstill.miss();
+    }
+
+    /// How many times the engine began anew.
+    #[must_use]
+    pub const fn incarnation(&self) -> u32 {
+        self.incarnation.number()
+    }
+
     /// The last good page's signals, while the endpoint is fresh.
     #[must_use]
     pub fn fresh_signals(&self) -> Option<&Signals> {
@@ -143,8 +173,17 @@ impl EndpointState {
             address: self.target.address,
             from,
             to,
-            problem: self.problem.clone(),
+            problem: self.trouble(),
         })
+    }
+
+    /// What is wrong with the endpoint: with the last scrape of it, or with its engine.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let frozen = self.standstill.frozen_for().filter(|_| self.state == State::Frozen);
+        let frozen =
+            || frozen.map(|lasts| format!("frozen: it has requests, and no counter moved for {} s", lasts.as_secs()));
+        self.problem.clone().or_else(frozen)
     }
 
     /// A pod whose page is slow is stale throughout, rather than fresh for a moment after each page.
@@ -155,6 +194,7 @@ impl EndpointState {
             Some(page) if now.saturating_sub(page.at) > staleness => State::Stale,
             Some(page) if page.took.saturating_mul(SLOW_SHARE) > staleness => State::Stale,
             Some(page) if page.signals.sleeping == Some(true) => State::Sleeping,
+            Some(_) if self.standstill.frozen_for().is_some() => State::Frozen,
             Some(_) => State::Fresh,
         }
     }
@@ -175,7 +215,7 @@ impl EndpointState {
             num_gpu_blocks: signals.num_gpu_blocks,
             max_lora: signals.lora.as_ref().and_then(|lora| lora.max),
             started_at_ms: signals.started_at_ms,
-            incarnation: 0,
+            incarnation: self.incarnation.number(),
         }
     }
 }

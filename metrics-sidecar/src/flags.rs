@@ -8,6 +8,7 @@ use clap::Parser;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
+use crate::dialect::Engine;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 use crate::token_file::read_token;
@@ -20,6 +21,8 @@ pub const REQUEST_TIMEOUT: &str = "10s";
 pub const DISCOVERY_INTERVAL: &str = "1s";
 /// Age beyond which metrics are no longer trusted: what the reference endpoint picker uses for its pool gauges.
 pub const STALENESS: &str = "2s";
+/// Where pods serve their metrics page, but for engines that have another place.
+pub const METRICS_PATH: &str = "/metrics";
 /// Largest page of a pod in bytes; real ones have 50 to 100 KB.
 pub const MAX_PAGE_BYTES: &str = "4194304";
 
@@ -45,7 +48,8 @@ pub struct Flags {
     /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-scheme=https with
     /// metrics-ca-file=FILE (PEM) or metrics-tls-verify=off: over TLS, certificates being for the pod's address or for
     /// metrics-server-name=NAME; metrics-token-file=FILE: sends the bearer token in FILE,
-    /// which is read again every 5 s; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
+    /// which is read again every 5 s; engine=vllm|sglang|trtllm-serve|triton-tensorrt-llm|triton|llama-cpp|tgi: whose pages they are,
+    /// by default what each page tells; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
     /// default the IPv4 ones if there are any
     #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
     pool_options: Vec<String>,
@@ -68,7 +72,7 @@ pub struct Flags {
     #[arg(long, default_value = STALENESS, value_name = "DURATION")]
     staleness: String,
     /// Path of the pods' metrics page
-    #[arg(long, default_value = "/metrics", value_name = "PATH")]
+    #[arg(long, default_value = METRICS_PATH, value_name = "PATH")]
     metrics_path: String,
     /// Largest page of a pod
     #[arg(long, default_value = MAX_PAGE_BYTES, value_name = "BYTES")]
@@ -190,9 +194,6 @@ impl Flags {
                 None => {}
             }
         }
-        for pool in &mut pools {
-            pool.page.path.clone_from(&self.metrics_path);
-        }
         let mut wants_tls = Vec::new();
         let mut names = Vec::new();
         for text in &self.pool_options {
@@ -202,6 +203,10 @@ impl Flags {
                 Some((name, option)) if option.starts_with("metrics-server-name=") => names.push((text, name, option)),
                 _ => errors.extend(pool_option(text, &mut pools).map_err(error).err()),
             }
+        }
+        for page in pools.iter_mut().map(|pool| &mut pool.page).filter(|page| page.path.is_empty()) {
+            let own = page.engine.and_then(Engine::page_path).filter(|_| self.metrics_path == METRICS_PATH);
+            page.path = own.unwrap_or(&self.metrics_path).to_owned();
         }
         for (text, name, option) in names {
             let error = |why| FlagError::PoolOption { text: text.clone(), why };
@@ -339,13 +344,19 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
             read_token(&file).map_err(|_| "the file does not hold a token: one word of visible ASCII")?;
             pool.page.token_file = Some(file);
         }
+        ("engine", _) => {
+            pool.page.engine =
+                Some(value.parse().map_err(
+                    |()| "expected vllm, sglang, trtllm-serve, triton-tensorrt-llm, triton, llama-cpp or tgi",
+                )?);
+        }
         ("address-family", Source::Dns { family, .. }) => {
             *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
         }
         ("address-family", _) => return Err("only a dns: pool has address families"),
         _ => {
             return Err(
-                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file or address-family",
+                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file, engine or address-family",
             );
         }
     }

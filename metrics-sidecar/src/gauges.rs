@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use catalogue::{Family, Stat};
 use snapshot::State;
 
+use crate::dialect::Engine;
 use crate::endpoint::EndpointState;
 use crate::exposition::escape_into;
 use crate::fleet::Fleet;
@@ -69,6 +70,11 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     );
     let mut states =
         Lines::new("inpick_sidecar_endpoints", "gauge", "Endpoints of the pool by what the sidecar makes of them.");
+    let mut engines = Lines::new(
+        "inpick_sidecar_engines",
+        "gauge",
+        "Endpoints of the pool by the engine that their last page is of; `unknown` without signals of any.",
+    );
     let mut missing = Lines::new(
         "inpick_sidecar_missing_signals",
         "gauge",
@@ -87,7 +93,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     let mut models_left_out = Lines::new(
         "inpick_sidecar_models_left_out",
         "gauge",
-        "Model names of the pool that the snapshot leaves out because there are too many.",
+        "Models of the pool that the snapshot leaves out because there are too many or their names are too long.",
     );
     for pool in pools {
         let name = pool.name.as_str();
@@ -102,6 +108,13 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         for (state, state_name) in STATES {
             let count = pool.endpoints().iter().filter(|endpoint| endpoint.state == state).count();
             states.add("", &[("pool", name), ("state", state_name)], count);
+        }
+        let pages = || pool.endpoints().iter().filter_map(|endpoint| endpoint.page.as_ref());
+        for engine in Engine::ALL.into_iter().map(Some).chain([None]) {
+            let count = pages().filter(|page| page.signals.engine == engine).count();
+            if count > 0 {
+                engines.add("", &[("engine", engine.map_or("unknown", Engine::as_str)), ("pool", name)], count);
+            }
         }
         for (endpoint, pod) in pool.endpoints().iter().zip(pod_labels(pool.endpoints())) {
             let address = endpoint.target.address.to_string();
@@ -154,6 +167,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         scrapes,
         durations,
         states,
+        engines,
         missing,
         discovery,
         models_failures,
@@ -310,6 +324,30 @@ mod tests {
     fn endpoints_of_one_pod_and_of_none_have_labels_of_their_own() {
         let fleet = fleet(&[("a", None), ("a", None), ("", None), ("b", None)]);
         assert_eq!(pod_labels(fleet.pools()[0].endpoints()), ["a-rank-0", "a-rank-1", "10.0.0.1:8002", "b"]);
+    }
+
+    #[test]
+    fn endpoints_are_counted_by_their_engine() {
+        let mut fleet = fleet(&[("a", Some(1)), ("b", None), ("c", None), ("d", None)]);
+        let addresses: Vec<_> = fleet.pools()[0].endpoints().iter().map(|one| one.target.address).collect();
+        for address in &addresses[1..3] {
+            let signals = Signals::read(b"tgi_queue_size 3\n").unwrap();
+            fleet.scraped(0, *address, Duration::ZERO, Duration::ZERO, signals);
+        }
+        let text = text(&fleet);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("inpick_sidecar_engines")).collect();
+        assert_eq!(
+            lines,
+            [
+                "inpick_sidecar_engines{engine=\"tgi\",pool=\"p\\\"1\"} 2",
+                "inpick_sidecar_engines{engine=\"unknown\",pool=\"p\\\"1\"} 1"
+            ]
+        );
+        let missing = format!(
+            "inpick_sidecar_missing_signals{{endpoint=\"{}\",pool=\"p\\\"1\",signal=\"progress\"}} 1\n",
+            addresses[1]
+        );
+        assert!(text.contains(&missing), "{text}");
     }
 
     #[test]

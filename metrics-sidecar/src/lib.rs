@@ -12,15 +12,18 @@
 //! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
 pub mod config;
+pub mod dialect;
 pub mod discovery;
 pub mod endpoint;
 pub mod exposition;
 pub mod flags;
 pub mod fleet;
 pub mod gauges;
+pub mod models;
 pub mod outcome;
 pub mod page;
 pub mod pool;
+pub mod progress;
 pub mod published;
 pub mod response;
 pub mod scrape;
@@ -31,6 +34,7 @@ mod convention;
 mod envoy_page;
 mod gathered;
 mod listing;
+mod lora;
 mod polling;
 mod series;
 mod serve;

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tracing::{debug, info, warn};
 
 use crate::endpoint::DiscoveredPod;
+use crate::models::ModelList;
 use crate::outcome::Outcome;
-use crate::pool::MAX_NAMES;
 use crate::response::ResponseError;
 use crate::scrape::{Client, GetError, Pace, Peer};
 use crate::shared::{Shared, Task, lock, log_changes};
@@ -24,19 +23,6 @@ const MODELS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest list of models in bytes; vLLM writes some 600 for each.
 const MAX_MODELS_BYTES: usize = 1024 * 1024;
-
-/// Longest model name in bytes; longer ones are dropped, since a cut name would match a wrong model.
-const MAX_MODEL_BYTES: usize = 256;
-
-#[derive(Deserialize)]
-struct ModelList {
-    data: Vec<Model>,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    id: String,
-}
 
 /// Takes a pool's new list, and begins and ends to read pods accordingly.
 pub(crate) fn take_targets(shared: &Arc<Shared>, pool: usize, targets: Vec<DiscoveredPod>) {
@@ -71,21 +57,21 @@ pub(crate) fn take_problem(shared: &Shared, pool: usize, problem: &str) {
 /// Reads one endpoint's page for as long as the endpoint is listed. Holds no strong reference while it waits, so that a
 /// stopped sidecar's pollers end with it.
 async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
-    let Some((mut client, mut pace, limit, models_interval)) = shared.upgrade().and_then(|shared| {
+    let Some((mut client, mut pace, limit, models_interval, engine)) = shared.upgrade().and_then(|shared| {
         let config = &shared.config;
         let page = &config.pools.get(pool)?.page;
         let at = SocketAddr::new(address.ip(), page.port.unwrap_or(address.port()));
         let mut client = Client::new(Peer::Address(at), &at.to_string(), &page.path, config.max_page_bytes);
         client.set_tls(page.tls.clone());
         let pace = Pace::new(config.poll_interval, shared.seed ^ spread(pool, address));
-        Some((client, pace, config.request_timeout, config.models_interval))
+        Some((client, pace, config.request_timeout, config.models_interval, page.engine))
     }) else {
         return;
     };
     let mut pause = pace.first();
     let mut models_due = Instant::now();
     let mut models_task: Option<Task> = None;
-    let mut started_at_ms = None;
+    let mut incarnation = 0;
     let mut was_away = false;
     loop {
         tokio::time::sleep(pause).await;
@@ -97,18 +83,20 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
             models_due = began + models_interval;
             models_task = Some(Task(tokio::spawn(list_models(Weak::clone(&shared), pool, address))));
         }
-        let read = client.get(&strong.buffers, limit, Signals::read).await;
+        let read = client.get(&strong.buffers, limit, |page| Signals::read_as(page, engine)).await;
         let took = began.elapsed();
         let failed = match read {
             Ok(Ok(signals)) => {
+                let now = strong.now();
+                let mut fleet = strong.fleet_as_it_is();
+                log_changes(fleet.scraped(pool, address, now, took, signals).as_slice());
+                let seen = fleet.incarnation(pool, address).unwrap_or(incarnation);
+                drop(fleet);
                 // Another process may serve other models.
-                if was_away || (started_at_ms.is_some() && started_at_ms != signals.started_at_ms) {
+                if was_away || seen != incarnation {
                     models_due = Instant::now();
                 }
-                started_at_ms = signals.started_at_ms;
-                let now = strong.now();
-                let change = strong.fleet_as_it_is().scraped(pool, address, now, took, signals);
-                log_changes(change.as_slice());
+                incarnation = seen;
                 None
             }
             Ok(Err(error)) => Some((Outcome::Malformed, error.to_string())),
@@ -126,12 +114,10 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
 async fn list_models(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
     let Some(shared) = shared.upgrade() else { return };
     let mut client = Client::new(Peer::Address(address), &address.to_string(), MODELS_PATH, MAX_MODELS_BYTES);
-    match client.get(&shared.buffers, MODELS_TIMEOUT, model_names).await {
-        Ok(Some(names)) => shared.fleet_as_it_is().models_listed(pool, address, names),
+    match client.get(&shared.buffers, MODELS_TIMEOUT, ModelList::read).await {
+        Ok(Some(list)) => shared.fleet_as_it_is().models_listed(pool, address, list),
         // Other servers than OpenAI-compatible ones have no list.
-        Err(GetError::Response(ResponseError::Status(404 | 405))) => {
-            shared.fleet_as_it_is().models_listed(pool, address, Vec::new());
-        }
+        Err(GetError::Response(ResponseError::Status(404 | 405))) => {}
         Ok(None) => {
             debug!(%address, "the list of models is not JSON of its kind");
             shared.fleet_as_it_is().models_failed(pool);
@@ -143,36 +129,10 @@ async fn list_models(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
     }
 }
 
-/// The names in a list of models, one more than a pool keeps at most.
-fn model_names(body: &[u8]) -> Option<Vec<String>> {
-    let list: ModelList = serde_json::from_slice(body).ok()?;
-    let names = list.data.into_iter().map(|model| model.id);
-    let fitting = names.filter(|name| !name.is_empty() && name.len() <= MAX_MODEL_BYTES);
-    Some(fitting.take(MAX_NAMES + 1).collect())
-}
-
 /// A number that differs between endpoints, to seed their paces apart.
 fn spread(pool: usize, address: SocketAddr) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     (pool, address).hash(&mut hasher);
     hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_from_a_list_and_bounded() {
-        let list =
-            br#"{"object":"list","data":[{"id":"org/m","parent":null},{"id":"lora-a","parent":"org/m"},{"id":""}]}"#;
-        assert_eq!(model_names(list), Some(vec!["org/m".to_owned(), "lora-a".to_owned()]));
-        let long = format!(r#"{{"data":[{{"id":"{}"}},{{"id":"{}"}}]}}"#, "x".repeat(256), "y".repeat(257));
-        assert_eq!(model_names(long.as_bytes()), Some(vec!["x".repeat(256)]));
-        let many: Vec<String> = (0..5000).map(|index| format!(r#"{{"id":"{index}"}}"#)).collect();
-        let many = format!(r#"{{"data":[{}]}}"#, many.join(","));
-        assert_eq!(model_names(many.as_bytes()).map(|names| names.len()), Some(MAX_NAMES + 1));
-        assert_eq!((model_names(b"<html>"), model_names(b"{\"data\":3}"), model_names(b"[]")), (None, None, None));
-    }
 }

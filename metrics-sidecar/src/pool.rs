@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapshot::{AdapterUse, PoolMembers, ServedModel};
+use snapshot::{AdapterUse, EndpointIdentity, PoolMembers, ServedModel};
 
 use crate::endpoint::{DiscoveredPod, EndpointState};
+use crate::models::{MAX_MODELS, ModelList};
 use crate::outcome::Durations;
 use crate::signals::Lora;
 
-/// Most model names of a pool, and most adapter names of it. A pool serves a handful of models; LoRA fleets have hundreds of
-/// adapters. This bounds what pods can put into every reader's memory.
-pub const MAX_NAMES: usize = 1000;
+/// Most adapter names of a pool, as many as models.
+pub const MAX_ADAPTER_NAMES: usize = MAX_MODELS;
 
 /// What is known of one pool.
 #[derive(Clone, Debug)]
@@ -30,12 +30,12 @@ pub struct PoolState {
     pub models_failures: u64,
     /// How long scrapes took.
     pub durations: Durations,
-    /// Model names that are left out because there are more than [`MAX_NAMES`].
+    /// Models that are left out because there are more than [`MAX_MODELS`] or their names do not fit.
     pub models_left_out: usize,
     endpoints: Vec<EndpointState>,
     positions: HashMap<SocketAddr, usize>,
     adapters: Vec<String>,
-    models: Vec<String>,
+    models: Vec<ServedModel>,
 }
 
 impl PoolState {
@@ -108,7 +108,7 @@ impl PoolState {
         if new.is_empty() {
             return false;
         }
-        if self.adapters.len() + new.len() > MAX_NAMES {
+        if self.adapters.len() + new.len() > MAX_ADAPTER_NAMES {
             return self.rename_adapters();
         }
         let new: Vec<String> = new.into_iter().cloned().collect();
@@ -120,49 +120,63 @@ impl PoolState {
     fn rename_adapters(&mut self) -> bool {
         let loras = self.endpoints.iter().filter_map(|endpoint| endpoint.page.as_ref()?.signals.lora.as_ref());
         let used: BTreeSet<&String> = loras.flat_map(|lora| lora.running.iter().chain(&lora.waiting)).collect();
-        let names: Vec<String> = used.into_iter().take(MAX_NAMES).cloned().collect();
+        let names: Vec<String> = used.into_iter().take(MAX_ADAPTER_NAMES).cloned().collect();
         let changed = names != self.adapters;
         self.adapters = names;
         changed
     }
 
-    /// Takes the names that an endpoint lists. Returns whether the pool's list changed.
-    pub fn name_models(&mut self, address: SocketAddr, mut names: Vec<String>) -> bool {
-        names.sort_unstable();
-        names.dedup();
+    /// Takes what an endpoint serves. Returns whether that is news.
+    pub fn list_models(&mut self, address: SocketAddr, list: ModelList) -> bool {
         // Pods of a pool nearly always list the same, which is then kept once.
-        let same = self.endpoints.iter().find(|endpoint| *endpoint.models == *names);
-        let names = same.map_or_else(|| Arc::from(names), |endpoint| Arc::clone(&endpoint.models));
+        let same = self.endpoints.iter().find_map(|endpoint| endpoint.models.as_ref().filter(|known| ***known == list));
+        let list = same.map_or_else(|| Arc::new(list), Arc::clone);
         let Some(endpoint) = self.find(address) else { return false };
-        if endpoint.models == names {
+        if endpoint.models.as_ref() == Some(&list) {
             return false;
         }
-        endpoint.models = names;
-        self.unite_models()
+        endpoint.models = Some(list);
+        self.unite_models();
+        true
     }
 
-    fn unite_models(&mut self) -> bool {
-        let names: BTreeSet<&String> = self.endpoints.iter().flat_map(|endpoint| endpoint.models.iter()).collect();
-        self.models_left_out = names.len().saturating_sub(MAX_NAMES);
-        let names: Vec<String> = names.into_iter().take(MAX_NAMES).cloned().collect();
-        let changed = names != self.models;
-        self.models = names;
-        changed
+    fn unite_models(&mut self) {
+        let lists: HashMap<*const ModelList, &ModelList> = self
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.models.as_deref())
+            .map(|list| (&raw const *list, list))
+            .collect();
+        let models: BTreeSet<&ServedModel> = lists.values().flat_map(|list| &list.models).collect();
+        let cut = lists.values().map(|list| list.left_out).max().unwrap_or(0);
+        self.models_left_out = models.len().saturating_sub(MAX_MODELS) + cut;
+        self.models = models.into_iter().take(MAX_MODELS).cloned().collect();
     }
 
     /// The pool as readers of snapshots see it.
     #[must_use]
     pub fn members(&self) -> PoolMembers {
+        let mut served: HashMap<*const ModelList, Option<Vec<u32>>> = HashMap::new();
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            let models = endpoint
+                .models
+                .as_deref()
+                .and_then(|list| served.entry(&raw const *list).or_insert_with(|| self.positions_of(list)).clone());
+            EndpointIdentity { models, ..endpoint.target.identity() }
+        });
         PoolMembers {
             name: self.name.clone(),
-            endpoints: self.endpoints.iter().map(|endpoint| endpoint.target.identity()).collect(),
+            endpoints: endpoints.collect(),
             adapters: self.adapters.clone(),
-            models: self
-                .models
-                .iter()
-                .map(|name| ServedModel { name: name.clone(), ..ServedModel::default() })
-                .collect(),
+            models: self.models.clone(),
         }
+    }
+
+    /// Where the pool's list has what an endpoint serves; `None` when something of that was left out.
+    fn positions_of(&self, list: &ModelList) -> Option<Vec<u32>> {
+        let position = |model| u32::try_from(self.models.binary_search(model).ok()?).ok();
+        let positions = list.models.iter().map(position).collect::<Option<Vec<u32>>>();
+        positions.filter(|_| list.left_out == 0)
     }
 
     /// Adds which adapters are in use; `first` is the position of the pool's first endpoint among all.

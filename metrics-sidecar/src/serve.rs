@@ -133,10 +133,8 @@ async fn ready(State(Served { shared, .. }): State<Served>) -> Response {
         .filter_map(|pool| pool.problem.as_ref().map(|problem| format!("pool {}: {problem}", pool.name)))
         .chain(fleet.pools().iter().flat_map(|pool| {
             pool.endpoints().iter().filter_map(|endpoint| {
-                endpoint
-                    .problem
-                    .as_ref()
-                    .map(|problem| format!("pool {}: {}: {problem}", pool.name, endpoint.target.address))
+                let trouble = endpoint.trouble()?;
+                Some(format!("pool {}: {}: {trouble}", pool.name, endpoint.target.address))
             })
         }))
         .collect();

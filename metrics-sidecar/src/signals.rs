@@ -1,23 +1,24 @@
 //! From an engine's metrics page to the few signals that routing needs. Pure: bytes in, values out.
 //!
 //! One walk over the lines, one look at each line's first bytes; only lines of wanted families are parsed, so a page of 74 KB
-//! costs microseconds. The order of families does not matter.
-//!
-//! Names: vLLM's own (`vllm:gpu_cache_usage_perc` is what engines up to 0.10 call `vllm:kv_cache_usage_perc`), and the
-//! counterparts of SGLang and TensorRT-LLM.
+//! costs microseconds. The order of families does not matter. Which families are wanted, and what they say, is in [`crate::dialect`].
 
+use std::borrow::Cow;
+
+use crate::dialect::{COUNTERS, Engine, Role, engine_of};
 use crate::exposition::{LineError, Sample, split_name};
+pub use crate::lora::{Lora, MAX_ADAPTER_BYTES, MAX_ADAPTERS};
+use crate::progress::Counters;
 use crate::series::Series;
 
-/// Most adapter names kept of one list. An engine holds `max_loras` at once, which is a handful; this bounds a hostile page.
-pub const MAX_ADAPTERS: usize = 256;
-
-/// Longest adapter name in bytes; longer ones are dropped, since a cut name would match a wrong adapter.
-pub const MAX_ADAPTER_BYTES: usize = 256;
+/// When the process started, as Prometheus clients of every language name it; in seconds since the Unix epoch.
+const STARTED: &[u8] = b"process_start_time_seconds";
 
 /// What a page says. `None`: the page does not carry the signal, or carries it as NaN or infinity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signals {
+    /// Whose page it is: the one that was asked for, else the one of whose signals it carries most.
+    pub engine: Option<Engine>,
     /// Requests in the engine's queue, summed over its data-parallel engines.
     pub waiting: Option<u32>,
     /// Requests in the engine's batch, summed over its data-parallel engines.
@@ -26,7 +27,7 @@ pub struct Signals {
     pub kv_cache_usage: Option<f64>,
     /// Tokens in a KV block.
     pub block_size: Option<u32>,
-    /// KV blocks of an engine.
+    /// KV blocks, summed over its data-parallel engines, each of which has some of its own.
     pub num_gpu_blocks: Option<u32>,
     /// What the newest LoRA series says.
     pub lora: Option<Lora>,
@@ -34,17 +35,8 @@ pub struct Signals {
     pub started_at_ms: Option<u64>,
     /// Whether the engine sleeps: true when it says so and no engine on the page is awake.
     pub sleeping: Option<bool>,
-}
-
-/// The newest `lora_requests_info`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Lora {
-    /// Adapters that fit at once.
-    pub max: Option<u32>,
-    /// Adapters with running requests, in the engine's order.
-    pub running: Vec<String>,
-    /// Adapters with waiting requests, in the engine's order.
-    pub waiting: Vec<String>,
+    /// What it has done since it started.
+    pub counters: Counters,
 }
 
 /// Why a page cannot be used.
@@ -63,78 +55,35 @@ pub enum PageError {
     },
 }
 
-#[derive(Clone, Copy)]
-enum Family {
-    Waiting,
-    Running,
-    Usage,
-    /// The older name of [`Family::Usage`], which counts only without the newer.
-    OldUsage,
-    Lora,
-    Sleep,
-    Cache {
-        block_size: &'static [u8],
-        blocks: &'static [u8],
-    },
-    BlockSize,
-    Blocks,
-    Started,
-}
-
-impl Family {
-    fn find(name: &[u8]) -> Option<Self> {
-        const VLLM: Family = Family::Cache { block_size: b"block_size", blocks: b"num_gpu_blocks" };
-        const SGLANG: Family = Family::Cache { block_size: b"page_size", blocks: b"num_pages" };
-        Some(match name {
-            b"vllm:num_requests_waiting" | b"sglang:num_queue_reqs" | b"trtllm_num_requests_waiting" => Self::Waiting,
-            b"vllm:num_requests_running" | b"sglang:num_running_reqs" | b"trtllm_num_requests_running" => Self::Running,
-            b"vllm:kv_cache_usage_perc" | b"sglang:token_usage" | b"trtllm_kv_cache_utilization" => Self::Usage,
-            b"vllm:gpu_cache_usage_perc" => Self::OldUsage,
-            b"vllm:lora_requests_info" => Self::Lora,
-            b"vllm:engine_sleep_state" => Self::Sleep,
-            b"vllm:cache_config_info" => VLLM,
-            b"sglang:cache_config_info" => SGLANG,
-            b"trtllm_kv_cache_tokens_per_block" => Self::BlockSize,
-            b"trtllm_kv_cache_max_blocks" => Self::Blocks,
-            b"process_start_time_seconds" => Self::Started,
-            _ => return None,
-        })
-    }
-}
-
-#[derive(Default)]
-struct Reader {
-    waiting: Series,
-    running: Series,
-    usage: Series,
-    old_usage: Series,
-    awake: bool,
-    asleep: bool,
-    lora_changed: f64,
-    signals: Signals,
-}
-
 impl Signals {
-    /// Reads a page.
+    /// Reads a page of any engine.
     ///
     /// # Errors
     ///
     /// See [`PageError`]. Lines of families that are not wanted are not looked at, so they may say anything.
     pub fn read(page: &[u8]) -> Result<Self, PageError> {
+        Self::read_as(page, None)
+    }
+
+    /// Reads a page of this engine; what is on it of others is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// See [`PageError`].
+    pub fn read_as(page: &[u8], engine: Option<Engine>) -> Result<Self, PageError> {
+        let page = unquoted(page);
         let first = page.trim_ascii_start();
         let may_begin = |first: &u8| matches!(first, b'#' | b'_' | b':' | b'{') || first.is_ascii_alphabetic();
         if !first.first().is_none_or(may_begin) || (first.starts_with(b"{") && !is_quoted_sample(first)) {
             return Err(PageError::NotMetrics);
         }
-        let mut reader = Reader::default();
+        let mut reader = Reader { only: engine, ..Reader::default() };
         let mut start = 0;
         // The last line need not have an end.
-        for (index, end) in memchr::memchr_iter(b'\n', page).chain([page.len()]).enumerate() {
+        for (index, end) in memchr::memchr_iter(b'\n', &page).chain([page.len()]).enumerate() {
             let line = page.get(start..end).unwrap_or_default();
             start = end + 1;
-            if may_be_wanted(line) {
-                reader.line(line).map_err(|error| PageError::Line { line: index + 1, error })?;
-            }
+            reader.line(line).map_err(|error| PageError::Line { line: index + 1, error })?;
         }
         Ok(reader.finish())
     }
@@ -146,35 +95,153 @@ impl Signals {
             ("running", self.running.is_none()),
             ("kv_cache_usage", self.kv_cache_usage.is_none()),
             ("cache_config", self.block_size.is_none() || self.num_gpu_blocks.is_none()),
+            ("progress", !self.counters.count_steps),
         ]
         .into_iter()
         .filter_map(|(name, missing)| missing.then_some(name))
     }
 }
 
+/// The page in a JSON string, as some builds of llama.cpp send it (<https://github.com/ggml-org/llama.cpp/issues/17384>); any other
+/// page as it is.
+fn unquoted(page: &[u8]) -> Cow<'_, [u8]> {
+    let text = page.trim_ascii_start().starts_with(b"\"").then(|| serde_json::from_slice::<String>(page).ok());
+    text.flatten().map_or(Cow::Borrowed(page), |text| Cow::Owned(text.into_bytes()))
+}
+
+#[derive(Default)]
+struct Reader {
+    /// The only engine that is looked at.
+    only: Option<Engine>,
+    engines: [Option<Box<Readings>>; Engine::ALL.len()],
+    started_at_ms: Option<u64>,
+}
+
+/// What a page says in the words of one engine.
+#[derive(Default)]
+struct Readings {
+    waiting: Series,
+    running: Series,
+    usage: Series,
+    old_usage: Series,
+    used_blocks: Series,
+    block_size: Series,
+    blocks: Series,
+    counters: [Series; COUNTERS],
+    count_steps: bool,
+    awake: bool,
+    asleep: bool,
+    /// With the time of its last change.
+    lora: Option<(f64, Lora)>,
+}
+
 impl Reader {
     fn line(&mut self, line: &[u8]) -> Result<(), LineError> {
-        let line = line.trim_ascii_start();
-        let (family, sample) = if line.starts_with(b"{") {
+        if let Some((engine, rest)) = engine_of(line) {
+            if !engine.may_want(rest) || self.only.is_some_and(|only| only != engine) {
+                return Ok(());
+            }
+            let (name, rest) = split_name(rest);
+            return match engine.role(name) {
+                Some(role) => self.sample(engine, role, &Sample::split(rest)?),
+                None => Ok(()),
+            };
+        }
+        match line.first() {
+            Some(b'p') if line.starts_with(STARTED) => {
+                let (name, rest) = split_name(line);
+                if name == STARTED { self.started(&Sample::split(rest)?) } else { Ok(()) }
+            }
             // Prometheus 3 lets a name stand in quotes among the labels. What is no such line belongs to no wanted family.
-            let Ok(sample) = Sample::split(line) else { return Ok(()) };
-            let Some(family) = sample.quoted_name().and_then(Family::find) else { return Ok(()) };
-            (family, sample)
-        } else {
-            let (name, rest) = split_name(line);
-            let Some(family) = Family::find(name) else { return Ok(()) };
-            (family, Sample::split(rest)?)
-        };
+            Some(b'{') => match Sample::split(line) {
+                Ok(sample) => self.quoted(&sample),
+                Err(_) => Ok(()),
+            },
+            Some(b' ' | b'\t') => match line.trim_ascii_start() {
+                b"" => Ok(()),
+                line => self.line(line),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn quoted(&mut self, sample: &Sample<'_>) -> Result<(), LineError> {
+        match sample.quoted_name() {
+            Some(STARTED) => self.started(sample),
+            Some(name) => {
+                let wanted = engine_of(name).filter(|(engine, _)| self.only.is_none_or(|only| only == *engine));
+                let role = wanted.and_then(|(engine, name)| Some((engine, engine.role(name)?)));
+                role.map_or(Ok(()), |(engine, role)| self.sample(engine, role, sample))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn started(&mut self, sample: &Sample<'_>) -> Result<(), LineError> {
+        let started_at_ms = millis(sample.value()?);
+        self.started_at_ms = self.started_at_ms.or(started_at_ms);
+        Ok(())
+    }
+
+    fn sample(&mut self, engine: Engine, role: Role, sample: &Sample<'_>) -> Result<(), LineError> {
         let value = sample.value()?;
-        match family {
-            Family::Waiting => self.waiting.add(&sample, value)?,
-            Family::Running => self.running.add(&sample, value)?,
-            Family::Usage => self.usage.add(&sample, value)?,
-            Family::OldUsage => self.old_usage.add(&sample, value)?,
-            Family::BlockSize => self.signals.block_size = whole(value),
-            Family::Started => self.signals.started_at_ms = self.signals.started_at_ms.or_else(|| millis(value)),
-            Family::Blocks => self.signals.num_gpu_blocks = whole(value),
-            Family::Sleep => {
+        match self.engines.get_mut(engine as usize) {
+            Some(readings) => readings.get_or_insert_default().add(role, sample, value),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Signals {
+        let read = Engine::ALL
+            .into_iter()
+            .zip(self.engines)
+            .filter_map(|(engine, readings)| readings.map(|readings| readings.finish(engine)));
+        // Of engines with equally many signals the first of the table.
+        let mut signals = read.min_by_key(|signals| signals.missing().count()).unwrap_or_default();
+        signals.engine = self.only.or(signals.engine);
+        signals.started_at_ms = self.started_at_ms;
+        signals
+    }
+}
+
+impl Readings {
+    fn add(&mut self, role: Role, sample: &Sample<'_>, value: f64) -> Result<(), LineError> {
+        match role {
+            Role::Waiting => self.waiting.add(sample, value),
+            Role::Running => self.running.add(sample, value),
+            Role::Usage => self.usage.add(sample, value),
+            Role::OldUsage => self.old_usage.add(sample, value),
+            Role::UsedBlocks => self.used_blocks.add(sample, value),
+            Role::BlockSize => self.block_size.add(sample, value),
+            Role::Blocks => self.blocks.add(sample, value),
+            Role::Steps(slot) | Role::Ends(slot) => {
+                self.count_steps |= matches!(role, Role::Steps(_));
+                self.counters.get_mut(slot).map_or(Ok(()), |counter| counter.add(sample, value))
+            }
+            Role::ByLabel(name, roles) => {
+                for label in sample.labels() {
+                    let label = label?;
+                    if label.name == name
+                        && let Some((_, role)) = roles.iter().find(|(known, _)| *known == label.raw)
+                    {
+                        return self.add(*role, sample, value);
+                    }
+                }
+                Ok(())
+            }
+            Role::Config { block_size, blocks } => {
+                for label in sample.labels() {
+                    let label = label?;
+                    let number = || label.value().ok().and_then(|value| value.parse::<u32>().ok()).map(f64::from);
+                    if label.name == block_size {
+                        self.block_size.add_said(sample, number())?;
+                    } else if label.name == blocks {
+                        self.blocks.add_said(sample, number())?;
+                    }
+                }
+                Ok(())
+            }
+            Role::Sleep => {
                 for label in sample.labels() {
                     let label = label?;
                     if label.name == b"sleep_state" {
@@ -184,61 +251,37 @@ impl Reader {
                         self.asleep |= awake != on;
                     }
                 }
-            }
-            Family::Cache { block_size, blocks } => {
-                for label in sample.labels() {
-                    let label = label?;
-                    let number = || label.value().ok().and_then(|value| value.parse().ok());
-                    if label.name == block_size {
-                        self.signals.block_size = self.signals.block_size.or_else(number);
-                    } else if label.name == blocks {
-                        self.signals.num_gpu_blocks = self.signals.num_gpu_blocks.or_else(number);
-                    }
-                }
+                Ok(())
             }
             // The value is the time of the last change; old label sets stay on the page.
-            Family::Lora if value.is_finite() && (self.signals.lora.is_none() || value >= self.lora_changed) => {
-                let mut lora = Lora::default();
-                for label in sample.labels() {
-                    let label = label?;
-                    match label.name {
-                        b"max_lora" => lora.max = label.value()?.trim().parse().ok(),
-                        b"running_lora_adapters" => lora.running = adapters(&label.value()?),
-                        b"waiting_lora_adapters" => lora.waiting = adapters(&label.value()?),
-                        _ => {}
-                    }
+            Role::Lora => {
+                if value.is_finite() && self.lora.as_ref().is_none_or(|(changed, _)| value >= *changed) {
+                    self.lora = Some((value, Lora::read(sample)?));
                 }
-                self.lora_changed = value;
-                self.signals.lora = Some(lora);
+                Ok(())
             }
-            Family::Lora => {}
         }
-        Ok(())
     }
 
-    fn finish(self) -> Signals {
-        let usage = if self.usage.is_empty() { &self.old_usage } else { &self.usage };
+    fn finish(&self, engine: Engine) -> Signals {
+        let usage = if self.usage.is_empty() { self.old_usage.ratio() } else { self.usage.ratio() };
+        let of_blocks = || {
+            let (used, blocks) = self.used_blocks.sum().zip(self.blocks.sum())?;
+            Some(used / blocks).filter(|usage| (0.0..=1.0).contains(usage))
+        };
         Signals {
+            engine: Some(engine),
             waiting: self.waiting.sum().and_then(whole),
             running: self.running.sum().and_then(whole),
-            kv_cache_usage: usage.ratio(),
+            kv_cache_usage: usage.or_else(of_blocks),
+            block_size: self.block_size.largest().and_then(whole).filter(|tokens| *tokens > 0),
+            num_gpu_blocks: self.blocks.sum().and_then(whole).filter(|blocks| *blocks > 0),
+            lora: self.lora.as_ref().map(|(_, lora)| lora.clone()),
+            started_at_ms: None,
             sleeping: (self.awake || self.asleep).then_some(!self.awake),
-            ..self.signals
+            counters: Counters { values: self.counters.each_ref().map(Series::sum), count_steps: self.count_steps },
         }
     }
-}
-
-/// Whether the line's first bytes are those of a wanted name. Nearly every line of a page is a bucket of some histogram, and this
-/// is all that is done for it.
-const fn may_be_wanted(line: &[u8]) -> bool {
-    matches!(
-        line,
-        [b'v', b'l', b'l', b'm', b':', b'n' | b'k' | b'g' | b'l' | b'e' | b'c', ..]
-            | [b's', b'g', b'l', b'a', b'n', b'g', b':', ..]
-            | [b't', b'r', b't', b'l', b'l', b'm', b'_', ..]
-            | [b'p', b'r', b'o', b'c', b'e', b's', b's', b'_', b's', ..]
-            | [b'{' | b' ' | b'\t', ..]
-    )
 }
 
 /// Whether a page begins with a sample whose name stands in quotes, rather than with JSON.
@@ -257,15 +300,6 @@ fn whole(value: f64) -> Option<u32> {
 fn millis(seconds: f64) -> Option<u64> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
     (seconds > 0.0 && seconds < 1e15).then_some((seconds * 1000.0).round() as u64)
-}
-
-fn adapters(list: &str) -> Vec<String> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty() && name.len() <= MAX_ADAPTER_BYTES)
-        .take(MAX_ADAPTERS)
-        .map(str::to_owned)
-        .collect()
 }
 
 #[cfg(test)]
@@ -299,7 +333,10 @@ mod tests {
     fn what_the_page_lacks_is_absent_and_never_zero() {
         let signals = read("# HELP up u\nup 1\n");
         assert_eq!(signals, Signals::default());
-        assert_eq!(signals.missing().collect::<Vec<_>>(), ["waiting", "running", "kv_cache_usage", "cache_config"]);
+        assert_eq!(
+            signals.missing().collect::<Vec<_>>(),
+            ["waiting", "running", "kv_cache_usage", "cache_config", "progress"]
+        );
         assert_eq!(read(""), Signals::default());
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_sidecar::config::{AddressFamily, Config, PageConfig, PoolConfig, Source};
+use metrics_sidecar::dialect::Engine;
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::flags::{FlagError, Flags};
 
@@ -115,8 +116,11 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
     assert_eq!(config.pools[0].page, PageConfig { port: Some(9400), path: "/a=b".into(), ..PageConfig::default() });
     assert_eq!(config.pools[0].source, Source::Dns { host: "vllm".into(), port: 8000, family: AddressFamily::Ipv6 });
     assert_eq!(config.pools[1].page, PageConfig { path: "/m".into(), ..PageConfig::default() });
+    let config = parse_options(&["p=engine=sglang"]).unwrap();
+    assert_eq!((config.pools[0].page.engine, config.pools[1].page.engine), (Some(Engine::Sglang), None));
     let bad = [
         "p",
+        "p=engine=vLLM",
         "r=metrics-port=1",
         "p=metrics-port=0",
         "p=metrics-path=x",
@@ -141,4 +145,15 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
     ] {
         assert_eq!(parse_options(&options).is_ok(), fits, "{options:?}");
     }
+}
+
+#[test]
+fn an_engine_whose_page_has_another_place_is_read_there() {
+    let path = |flags: &[&str]| {
+        let pool = ["--pool", "p=dns:x:1", "--pool-option", "p=engine=trtllm-serve"];
+        parse(&pool.iter().chain(flags).copied().collect::<Vec<_>>()).unwrap().pools[0].page.path.clone()
+    };
+    assert_eq!(path(&[]), "/prometheus/metrics");
+    assert_eq!(path(&["--metrics-path", "/m"]), "/m");
+    assert_eq!(path(&["--pool-option", "p=metrics-path=/metrics"]), "/metrics");
 }

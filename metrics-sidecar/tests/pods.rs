@@ -14,6 +14,7 @@ mod stage;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use metrics_sidecar::Running;
 use snapshot::State;
 use stage::{Manner, Server, endpoint, page, sidecar, snapshot, until, until_text};
 
@@ -115,32 +116,145 @@ async fn a_page_has_a_port_a_path_and_a_token_of_its_own() {
     running.stop().await;
 }
 
+/// Name, parent and length of a model.
+type Model<'a> = (&'a str, &'a str, Option<u32>);
+
+/// Waits until each endpoint is said to serve these; `None`: it is not said what it serves.
+async fn until_served(sidecar: &Running, wanted: &[Option<&[Model<'_>]>]) {
+    let began = Instant::now();
+    loop {
+        let pool = snapshot(sidecar).await.membership.unwrap().pools.remove(0);
+        let model = |at: &u32| {
+            let model = &pool.models[*at as usize];
+            (model.name.as_str(), model.parent.as_str(), model.max_model_len)
+        };
+        let served =
+            pool.endpoints.iter().map(|one| one.models.as_deref().map(|models| models.iter().map(model).collect()));
+        let seen: Vec<Option<Vec<Model<'_>>>> = served.collect();
+        if seen.iter().map(Option::as_deref).eq(wanted.iter().copied()) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn models(entries: &str) -> Manner {
+    Manner::Page(format!(r#"{{"object":"list","data":[{entries}]}}"#))
+}
+
 #[tokio::test]
 async fn models_are_listed_at_once_and_again_after_a_restart() {
-    let models = |names: &str| Manner::Page(format!(r#"{{"object":"list","data":[{names}]}}"#));
     let started = |seconds: u32| Manner::Page(format!("{}process_start_time_seconds {seconds}.5\n", page(1, 0, 0.1)));
-    let one =
-        Server::start(&[("/metrics", started(1000)), ("/v1/models", models(r#"{"id":"m"},{"id":"lora-a"}"#))]).await;
-    let two = Server::start(&[("/metrics", started(1000)), ("/v1/models", models(r#"{"id":"m"}"#))]).await;
+    let base = r#"{"id":"m","parent":null,"max_model_len":4096}"#;
+    let both = format!(r#"{base},{{"id":"lora-a","parent":"m","max_model_len":null}}"#);
+    let one = Server::start(&[("/metrics", started(1000)), ("/v1/models", models(&both))]).await;
+    let two = Server::start(&[("/metrics", started(1000)), ("/v1/models", models(base))]).await;
     let none = Server::pod(&page(1, 0, 0.1)).await;
+    let mut pods = [&one, &two, &none];
+    pods.sort_by_key(|pod| pod.address);
     let pool = format!("p=static:{},{},{}", one.address, two.address, none.address);
     let running = sidecar(&["--pool", &pool, "--models-interval", "1m"]).await;
-    let listed = async |wanted: &[&str]| {
-        let began = Instant::now();
-        loop {
-            let seen = snapshot(&running).await.membership.unwrap().pools.remove(0).models;
-            if seen == wanted {
-                return;
-            }
-            assert!(began.elapsed() < Duration::from_secs(10), "{seen:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let base = [("m", "", Some(4096))];
+    let both = [("lora-a", "m", None), base[0]];
+    let other = [("other", "", None)];
+    let expect = async |of_one: &[Model<'_>]| {
+        let of = |pod: &&Server| match pod.address {
+            address if address == one.address => Some(of_one),
+            address if address == two.address => Some(base.as_slice()),
+            _ => None,
+        };
+        until_served(&running, &pods.iter().map(of).collect::<Vec<_>>()).await;
     };
-    listed(&["lora-a", "m"]).await;
+    expect(&both).await;
     assert_eq!(endpoint(&running, one.address).await.unwrap().started_at_ms, Some(1_000_500));
     one.set("/v1/models", models(r#"{"id":"other"}"#));
     one.set("/metrics", started(2000));
-    listed(&["m", "other"]).await;
+    expect(&other).await;
+    assert_eq!(endpoint(&running, one.address).await.unwrap().incarnation, 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_that_only_counters_show_is_a_new_incarnation_whose_models_are_read() {
+    let tokens = |tokens: u32| Manner::Page(format!("{}vllm:generation_tokens_total {tokens}.0\n", page(1, 1, 0.1)));
+    let pod = Server::start(&[("/metrics", tokens(900)), ("/v1/models", models(r#"{"id":"m"}"#))]).await;
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address), "--models-interval", "1m"]).await;
+    until_served(&running, &[Some(&[("m", "", None)])]).await;
+    pod.set("/metrics", tokens(901));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(endpoint(&running, pod.address).await.unwrap().incarnation, 0);
+    pod.set("/v1/models", models(r#"{"id":"n"}"#));
+    pod.set("/metrics", tokens(5));
+    until(&running, pod.address, |endpoint| endpoint.incarnation == 1).await;
+    until_served(&running, &[Some(&[("n", "", None)])]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_listed_last_stands_when_a_list_cannot_be_read() {
+    let pod =
+        Server::start(&[("/metrics", Manner::Page(page(1, 0, 0.1))), ("/v1/models", models(r#"{"id":"m"}"#))]).await;
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address), "--models-interval", "20ms"]).await;
+    let served = [("m", "", None)];
+    until_served(&running, &[Some(&served)]).await;
+    for manner in [
+        Manner::Status(503),
+        Manner::Page("<html>".to_owned()),
+        Manner::Status(404),
+        Manner::Half("{\"data\":[]}".to_owned()),
+    ] {
+        pod.set("/v1/models", manner);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        until_served(&running, &[Some(&served)]).await;
+    }
+    let failed = |text: &str| !text.contains("inpick_sidecar_models_failures_total{pool=\"p\"} 0\n");
+    until_text(&running, "/metrics?families=sidecar", failed).await;
+    pod.set("/v1/models", models(""));
+    until_served(&running, &[Some(&[])]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_does_not_say_what_is_not_served() {
+    let many: Vec<String> = (0..1500).map(|index| format!(r#"{{"id":"{index}"}}"#)).collect();
+    let pod =
+        Server::start(&[("/metrics", Manner::Page(page(1, 0, 0.1))), ("/v1/models", models(&many.join(",")))]).await;
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address)]).await;
+    until_text(&running, "/metrics?families=sidecar", |text| {
+        text.contains("inpick_sidecar_models_left_out{pool=\"p\"} 500\n")
+    })
+    .await;
+    let pool = snapshot(&running).await.membership.unwrap().pools.remove(0);
+    assert_eq!((pool.models.len(), &pool.endpoints[0].models), (1000, &None));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_engine_is_shown_until_a_counter_moves() {
+    let busy = include_str!("fixtures/vllm-0.32-load.txt");
+    let pod = Server::pod(busy).await;
+    let silent = Server::pod(&page(4, 2, 0.5)).await;
+    let pool = format!("p=static:{},{}", pod.address, silent.address);
+    let running = sidecar(&["--pool", &pool]).await;
+    until(&running, pod.address, |endpoint| endpoint.state == State::Fresh).await;
+    let began = Instant::now();
+    let frozen = until(&running, pod.address, |endpoint| endpoint.state == State::Frozen).await;
+    assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!((frozen.waiting, frozen.running), (Some(16), Some(16)));
+    let text = until_text(&running, "/metrics?families=sidecar", |_| true).await;
+    assert!(text.contains("inpick_sidecar_endpoints{pool=\"p\",state=\"frozen\"} 1\n"), "{text}");
+    let ready = until_text(&running, "/readyz", |_| true).await;
+    assert!(ready.contains(&format!("{}: frozen: it has requests, and no counter moved for", pod.address)), "{ready}");
+    assert_eq!(
+        endpoint(&running, silent.address).await.unwrap().state,
+        State::Fresh,
+        "a page without counters does not tell"
+    );
+    let tokens = "vllm:generation_tokens_total{engine=\"0\",model_name=\"meta-llama/Llama-3.1-8B-Instruct\"} ";
+    assert!(busy.contains(tokens));
+    pod.set("/metrics", Manner::Page(busy.replace(tokens, &format!("{tokens}9"))));
+    until(&running, pod.address, |endpoint| endpoint.state == State::Fresh).await;
     running.stop().await;
 }
 

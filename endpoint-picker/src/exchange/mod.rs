@@ -30,7 +30,7 @@ use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, Observation, PickRequest};
+use crate::scheduling::{Decision, Failure, PickRequest};
 use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
@@ -105,7 +105,11 @@ impl Exchange {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
             return self.ready(request, None, PromptDigest::default());
         }
-        let scanner = match RequestScanner::for_content_type(api, head.content_type, scan_options(false)) {
+        let scanner = match RequestScanner::for_content_type(
+            api,
+            head.content_type,
+            scan_options(picker.config().profile.needs_prefixes()),
+        ) {
             Ok(scanner) => scanner,
             Err(error) => return self.refuse_body(picker, request.record, &error, now),
         };
@@ -215,12 +219,11 @@ impl Exchange {
             }
         }
         record.times.sent = Some(now);
-        let first = record.ranked().map(|ranked| ranked.first());
-        let charge = picker.charge(first, record.api.map(|_| record.model.as_str()), now);
+        let charge = picker.charge(&record, &prompt, now);
         let ask_identity = accepts_encoded && record.api.is_some();
         // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
         let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;
-        self.state = State::Sent(Sent { record, charge, asks_load: ask_load, session });
+        self.state = State::Sent(Sent { record, charge, tail: prompt.tail(), asks_load: ask_load, session });
         Directive::Send(Outbound { destination, ask_identity, ask_load, splice, has_content_length })
     }
 
@@ -320,10 +323,7 @@ impl Exchange {
             record.times.last_content = Some(now);
             if record.times.first_content.is_none() {
                 record.times.first_content = Some(now);
-                if let Some(endpoint) = charge.endpoint() {
-                    let after_micros = now.micros_since(charge.sent_at());
-                    picker.observe(endpoint, &Observation::FirstToken { after_micros }, charge.sent_at(), now);
-                }
+                picker.first_token_came(charge, record, now);
             }
         }
         if end {

@@ -44,8 +44,7 @@ pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End
             Some((_, Some(Failure::ServerError | Failure::Busy { .. }))) => {}
             Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
             None if complete => {
-                let after_micros = now.micros_since(sent_at);
-                picker.observe(endpoint, &Observation::Finished { usage, after_micros }, sent_at, now);
+                picker.answer_ended(&charge, &record, usage, now);
             }
             _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
         }
@@ -62,7 +61,7 @@ pub(super) fn settle(
 ) {
     record.times.ended = now;
     record.end = end;
-    picker.settle(charge, record);
+    picker.settle(charge, record, now);
 }
 
 /// Token counts without those that no context could hold.

@@ -65,6 +65,8 @@ pub(super) struct Ready {
 pub(super) struct Sent {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) charge: Charge,
+    /// Hash of the end of its prompt, by which the prompt is known.
+    pub(super) tail: u64,
     /// A load report was asked for that the client does not want to see.
     pub(super) asks_load: bool,
     /// The endpoint of the client's session.

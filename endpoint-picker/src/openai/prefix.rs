@@ -33,6 +33,11 @@ pub struct PromptDigest {
     /// Hash of what it shares with its family: tools and system prompt, or the first message, or the first bytes. 0: it is too short for a
     /// mark.
     pub family: u64,
+    /// Bytes of that.
+    pub family_end: u32,
+    /// Hash of what all turns of its conversation share: everything to the end of the first message behind a preamble, or else of the
+    /// second one. 0: it has no messages, or fewer.
+    pub conversation: u64,
 }
 
 impl PromptDigest {
@@ -137,13 +142,22 @@ pub(super) enum Section {
     Prompt,
 }
 
+/// The beginning of a prompt.
+#[derive(Clone, Copy)]
+struct Head {
+    /// Whole blocks in it.
+    blocks: usize,
+    /// Hash of all of it.
+    hash: u64,
+}
+
 /// Hashes a body's preamble, prompt and salt as they come.
 #[derive(Clone)]
 pub(super) struct PromptHasher {
     preamble: PrefixChain,
     prompt: PrefixChain,
-    /// Blocks of the prompt's first message, once that is over.
-    head_blocks: Option<usize>,
+    /// The prompt to the end of each of its first two messages, once they are over.
+    heads: [Option<Head>; 2],
     salt: Xxh64,
     /// Hash of the last whole salt; 0 without one.
     salt_hash: u64,
@@ -154,7 +168,7 @@ impl PromptHasher {
     pub(super) fn new(block_bytes: usize, max_blocks: usize) -> Option<Self> {
         (block_bytes > 0 && max_blocks > 0).then(|| {
             let chain = PrefixChain::new(block_bytes, max_blocks);
-            Self { preamble: chain.clone(), prompt: chain, head_blocks: None, salt: Xxh64::new(0), salt_hash: 0 }
+            Self { preamble: chain.clone(), prompt: chain, heads: [None; 2], salt: Xxh64::new(0), salt_hash: 0 }
         })
     }
 
@@ -168,9 +182,11 @@ impl PromptHasher {
         self.chain(section).end_leaf();
     }
 
-    /// The first message of the prompt is over.
-    pub(super) fn end_head(&mut self) {
-        self.head_blocks.get_or_insert(self.prompt.marks.len());
+    /// A message of the prompt is over.
+    pub(super) fn end_message(&mut self) {
+        if let Some(head) = self.heads.iter_mut().find(|head| head.is_none()) {
+            *head = Some(Head { blocks: self.prompt.marks.len(), hash: self.prompt.whole() });
+        }
     }
 
     /// Takes the next bytes of a salt.
@@ -186,14 +202,20 @@ impl PromptHasher {
 
     /// What a body for `model` begins with; the model is empty if it names none.
     pub(super) fn digest(self, model: &str) -> PromptDigest {
-        let Self { preamble, prompt, head_blocks, salt_hash, .. } = self;
+        let Self { preamble, prompt, heads, salt_hash, .. } = self;
+        let [first_message, second_message] = heads;
         let seed = xxh3_64_with_seed(&salt_hash.to_le_bytes(), xxh3_64(model.as_bytes()));
         let inner = mix(preamble.whole(), seed);
         let (first, room) = (preamble.bytes(), preamble.max_blocks.saturating_sub(preamble.marks.len()));
         let family_blocks = match preamble.marks.len() {
-            0 => head_blocks.filter(|&blocks| blocks > 0).unwrap_or(FAMILY_BLOCKS).min(prompt.marks.len().min(room)),
+            0 => {
+                let blocks = first_message.map_or(0, |head| head.blocks);
+                if blocks == 0 { FAMILY_BLOCKS } else { blocks }.min(prompt.marks.len().min(room))
+            }
             blocks => blocks,
         };
+        let turn = if preamble.marks.is_empty() { second_message } else { first_message };
+        let conversation = turn.map_or(0, |head| mix(head.hash, inner));
         let mut marks = preamble.marks;
         for mark in &mut marks {
             mark.hash = mix(mark.hash, seed);
@@ -205,8 +227,9 @@ impl PromptHasher {
                 .take(room)
                 .map(|mark| PrefixMark { hash: mix(mark.hash, inner), end: first.saturating_add(mark.end) }),
         );
-        let family = family_blocks.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |mark| mark.hash);
-        PromptDigest { marks, family }
+        let family = family_blocks.checked_sub(1).and_then(|last| marks.get(last)).copied();
+        let family = family.unwrap_or(PrefixMark { hash: 0, end: 0 });
+        PromptDigest { marks, family: family.hash, family_end: family.end, conversation }
     }
 
     fn chain(&mut self, section: Section) -> &mut PrefixChain {
@@ -284,12 +307,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn turns_of_a_conversation_share_what_others_do_not() {
+        let conversation = |preamble: &[u8], messages: &[&[u8]]| {
+            let mut hasher = PromptHasher::new(4, 64).unwrap();
+            hasher.leaf(Section::Preamble, preamble);
+            for message in messages {
+                hasher.leaf(Section::Prompt, message);
+                hasher.end_message();
+            }
+            hasher.digest("m").conversation
+        };
+        let first = conversation(b"", &[b"system", b"hello"]);
+        assert_eq!(conversation(b"", &[b"system", b"hello", b"hi", b"more"]), first);
+        assert_ne!(conversation(b"", &[b"system", b"hallo"]), first);
+        let behind = conversation(b"tools", &[b"hello"]);
+        assert_eq!(conversation(b"tools", &[b"hello", b"hi", b"more"]), behind);
+        assert_ne!(behind, 0);
+        assert_eq!(conversation(b"", &[b"hello"]), 0);
+    }
+
     fn family(preamble: &[u8], head: &[u8], rest: &[u8]) -> u64 {
         let mut hasher = PromptHasher::new(4, 64).unwrap();
         hasher.leaf(Section::Prompt, head);
-        hasher.end_head();
+        hasher.end_message();
         hasher.leaf(Section::Prompt, rest);
-        hasher.end_head();
+        hasher.end_message();
         hasher.leaf(Section::Preamble, preamble);
         hasher.digest("m").family
     }

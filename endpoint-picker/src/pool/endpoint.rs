@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 
 use snapshot::{EndpointIdentity, Load, State};
 
-use super::{Health, InFlight};
+use super::{Batch, Health, InFlight, PrefillQueue};
 use crate::load_report::LoadReport;
 use crate::time::Timestamp;
 
@@ -17,6 +17,20 @@ const REGULAR_PAGE_MICROS: u64 = 250_000;
 pub struct EndpointId {
     pub(super) slot: u32,
     pub(super) epoch: u32,
+}
+
+impl EndpointId {
+    /// Its place among all that are known; another endpoint has it after it has left.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Tells apart those that have the same slot one after the other.
+    #[must_use]
+    pub const fn epoch(self) -> u32 {
+        self.epoch
+    }
 }
 
 /// One endpoint as the picker sees it.
@@ -33,6 +47,8 @@ pub struct Endpoint {
     reported: Option<(Timestamp, LoadReport)>,
     health: Health,
     in_flight: InFlight,
+    prefill: PrefillQueue,
+    batch: Batch,
     is_member: bool,
     place: u32,
 }
@@ -59,6 +75,8 @@ impl Endpoint {
             reported: None,
             health: Health::default(),
             in_flight: InFlight::default(),
+            prefill: PrefillQueue::default(),
+            batch: Batch::default(),
             is_member: true,
             place: 0,
         }
@@ -100,6 +118,18 @@ impl Endpoint {
         &self.in_flight
     }
 
+    /// Prompts of this proxy that it has yet to compute.
+    #[must_use]
+    pub const fn prefill(&self) -> &PrefillQueue {
+        &self.prefill
+    }
+
+    /// How many requests its engine runs at once, where its pages told; they tell when requests wait.
+    #[must_use]
+    pub const fn slots(&self) -> Option<u32> {
+        self.batch.slots
+    }
+
     /// False: it has left the pool, and only requests in flight keep it here.
     #[must_use]
     pub const fn is_member(&self) -> bool {
@@ -138,8 +168,20 @@ impl Endpoint {
         }
     }
 
+    /// Requests that the engine has: those of other gateways by its page, and those of this proxy by its own count. `None`: the page does
+    /// not tell.
+    #[must_use]
+    pub fn requests(&self) -> Option<u32> {
+        let on_page = self.load.waiting?.saturating_add(self.load.running?);
+        Some(on_page.saturating_sub(self.in_flight.at_page()).saturating_add(self.in_flight.total()))
+    }
+
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
+    }
+
+    pub(super) const fn prefill_mut(&mut self) -> &mut PrefillQueue {
+        &mut self.prefill
     }
 
     pub(super) const fn in_flight_mut(&mut self) -> &mut InFlight {
@@ -203,6 +245,7 @@ impl Endpoint {
             Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
             _ => {
                 self.page = Some(page);
+                self.batch.read(&load);
                 self.in_flight.page_installed(page.at);
             }
         }

@@ -17,6 +17,8 @@ pub struct InFlight {
     own: u32,
     /// Those of `own` that were sent in each of the last [`SLOTS`] slots, a ring indexed by the slot's number.
     recent: [u16; SLOTS],
+    /// `own` at the start of each of the same slots.
+    history: [u32; SLOTS],
     /// Number of the newest slot.
     newest: u64,
     others: u32,
@@ -28,7 +30,7 @@ pub struct InFlight {
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { own: 0, recent: [0; SLOTS], newest: 0, others: 0, others_at_page: 0, at_page: 0 }
+        Self { own: 0, recent: [0; SLOTS], history: [0; SLOTS], newest: 0, others: 0, others_at_page: 0, at_page: 0 }
     }
 }
 
@@ -63,14 +65,15 @@ impl InFlight {
     }
 
     pub(super) fn sent(&mut self, at: Timestamp) {
-        self.own = self.own.saturating_add(1);
         self.advance(slot(at));
+        self.own = self.own.saturating_add(1);
         if let Some(count) = self.recorded(at) {
             *count = count.saturating_add(1);
         }
     }
 
-    pub(super) fn finished(&mut self, sent_at: Timestamp) {
+    pub(super) fn finished(&mut self, sent_at: Timestamp, now: Timestamp) {
+        self.advance(slot(now));
         self.own = self.own.saturating_sub(1);
         if let Some(count) = self.recorded(sent_at) {
             *count = count.saturating_sub(1);
@@ -83,7 +86,21 @@ impl InFlight {
 
     pub(super) fn page_installed(&mut self, page_at: Timestamp) {
         self.others_at_page = self.others;
-        self.at_page = self.total().saturating_sub(self.sent_since(page_at));
+        self.at_page = self.own_at(page_at).saturating_add(self.others);
+    }
+
+    /// What this worker had in flight at that moment, between the counts at both ends of its slot.
+    fn own_at(&self, at: Timestamp) -> u32 {
+        let count = |number: u64| {
+            let age = self.newest.checked_sub(number)?;
+            if age < SLOTS as u64 { self.history.get(index(number)).copied() } else { None }
+        };
+        let number = slot(at);
+        let Some(start) = count(number) else { return self.own };
+        let end = count(number + 1).unwrap_or(self.own);
+        let part = at.as_micros() % SLOT_MICROS;
+        let mean = u64::from(start) * (SLOT_MICROS - part) + u64::from(end) * part;
+        u32::try_from((mean + SLOT_MICROS / 2) / SLOT_MICROS).unwrap_or(u32::MAX)
     }
 
     /// The slot of that moment; `None` when it is older than the record, or newer.
@@ -99,8 +116,10 @@ impl InFlight {
         }
         let first = (self.newest + 1).max(number.saturating_sub(SLOTS as u64 - 1));
         for skipped in first..=number {
-            if let Some(count) = self.recent.get_mut(index(skipped)) {
-                *count = 0;
+            if let (Some(count), Some(own)) =
+                (self.recent.get_mut(index(skipped)), self.history.get_mut(index(skipped)))
+            {
+                (*count, *own) = (0, self.own);
             }
         }
         self.newest = number;
@@ -142,7 +161,7 @@ mod tests {
         let mut in_flight = InFlight::default();
         in_flight.sent(at(1_000));
         in_flight.sent(at(1_100));
-        in_flight.finished(at(1_100));
+        in_flight.finished(at(1_100), at(1_100));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(900)), in_flight.sent_since(at(1_050))), (1, 1, 0));
     }
 
@@ -152,7 +171,7 @@ mod tests {
         in_flight.sent(at(0));
         in_flight.sent(at(5_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (2, 1));
-        in_flight.finished(at(0));
+        in_flight.finished(at(0), at(5_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (1, 1));
     }
 
@@ -162,7 +181,7 @@ mod tests {
         in_flight.sent(at(10_000));
         in_flight.sent(at(1_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (2, 1));
-        in_flight.finished(at(1_000));
+        in_flight.finished(at(1_000), at(10_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (1, 1));
     }
 
@@ -177,9 +196,26 @@ mod tests {
     }
 
     #[test]
+    fn what_finished_since_the_page_is_in_the_page() {
+        let mut in_flight = InFlight::default();
+        for millis in [1_000, 1_010, 1_020] {
+            in_flight.sent(at(millis));
+        }
+        in_flight.finished(at(1_000), at(1_100));
+        in_flight.finished(at(1_010), at(1_100));
+        in_flight.sent(at(1_110));
+        in_flight.page_installed(at(1_060));
+        assert_eq!((in_flight.at_page(), in_flight.total()), (3, 2));
+        in_flight.page_installed(at(1_100));
+        assert_eq!(in_flight.at_page(), 3);
+        in_flight.page_installed(at(1_120));
+        assert_eq!(in_flight.at_page(), 2);
+    }
+
+    #[test]
     fn finishing_more_than_was_sent_stays_at_zero() {
         let mut in_flight = InFlight::default();
-        in_flight.finished(at(7));
+        in_flight.finished(at(7), at(8));
         assert_eq!(in_flight.total(), 0);
     }
 }

@@ -4,9 +4,11 @@
 //! An endpoint keeps its slot, and so its [`EndpointId`], while it is a member or has requests in flight. Installing loads touches
 //! no other memory than the endpoints' own.
 
+mod batch;
 mod endpoint;
 mod health;
 mod in_flight;
+mod prefill;
 mod served;
 
 use alloc::vec::Vec;
@@ -15,12 +17,14 @@ use core::net::SocketAddr;
 use hashbrown::HashMap;
 use snapshot::{AdapterUse, Loads, Membership, State};
 
+use batch::Batch;
 pub use endpoint::{Endpoint, EndpointId};
 pub use health::{
     EJECT_AFTER_FAILURES, EJECTION_MICROS, FORGIVEN_AFTER_MICROS, Health, LEARNT_MICROS, MAX_EJECTION_MICROS,
     SUSPECT_MICROS, Standing, Suspicion, TRIAL_MICROS,
 };
 pub use in_flight::InFlight;
+pub use prefill::{Prefill, PrefillQueue};
 pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
 use crate::load_report::LoadReport;
@@ -226,14 +230,28 @@ impl Pool {
     }
 
     /// A request that was sent to that endpoint at `sent_at` no longer burdens it.
-    pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool) {
+    pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool, now: Timestamp) {
         let Some(endpoint) = self.endpoint_mut(id) else { return };
-        endpoint.in_flight_mut().finished(sent_at);
+        endpoint.in_flight_mut().finished(sent_at, now);
         if was_trial {
             endpoint.health_mut().trial_ended();
         }
         if !endpoint.is_member() && endpoint.in_flight().own() == 0 {
             self.release(id);
+        }
+    }
+
+    /// An endpoint has a prompt to compute from now on. The counterpart is [`Self::prefill_ended`].
+    pub(crate) fn prefill_began(&mut self, id: EndpointId, prefill: Prefill, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.prefill_mut().begin(prefill, now);
+        }
+    }
+
+    /// An endpoint has computed a prompt, or nobody waits for it any more.
+    pub(crate) fn prefill_ended(&mut self, id: EndpointId, prefill: Prefill, now: Timestamp) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.prefill_mut().end(prefill, now);
         }
     }
 
@@ -271,14 +289,15 @@ impl Pool {
         }
     }
 
-    /// Takes over what the other workers have in flight to the members, in the order of the membership; a member beyond the list has
-    /// nothing.
-    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = u32>) {
+    /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts
+    /// that are yet to be computed. A member beyond the list has nothing.
+    pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         let mut counts = counts.into_iter();
         for id in &self.members {
-            let others = counts.next().unwrap_or(0);
+            let (requests, tokens) = counts.next().unwrap_or_default();
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
-                endpoint.in_flight_mut().set_others(others);
+                endpoint.in_flight_mut().set_others(requests);
+                endpoint.prefill_mut().set_others(u64::from(tokens));
             }
         }
     }

@@ -86,7 +86,7 @@ fn an_endpoint_that_left_is_kept_until_its_requests_finish() {
     pool.install_membership(&membership(2, &[2]), "p");
     assert_eq!(pool.availability(pool.endpoint(id).unwrap(), NOW, 1), Availability::Unready);
     assert_eq!(pool.members().len(), 1);
-    pool.request_finished(id, NOW, false);
+    pool.request_finished(id, NOW, false, NOW);
     assert!(pool.endpoint(id).is_none());
     assert_eq!(pool.find(address(1)), None);
 }
@@ -117,7 +117,7 @@ fn another_pod_at_a_known_address_is_another_endpoint() {
     let new = pool.members()[0];
     assert_ne!(old, new);
     assert_eq!((pool.find(address(1)), pool.endpoint(new).unwrap().in_flight().own()), (Some(new), 0));
-    pool.request_finished(old, NOW, false);
+    pool.request_finished(old, NOW, false, NOW);
     assert_eq!(pool.find(address(1)), Some(new), "the old pod's end does not take the address from the new one");
 }
 

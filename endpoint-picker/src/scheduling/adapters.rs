@@ -16,17 +16,15 @@ pub(super) fn note(pool: &Pool, model: &str, candidates: &mut [Candidate]) {
         let Some(endpoint) = pool.endpoint(candidate.id) else { continue };
         let uses = pool.adapter_uses(endpoint.place());
         let mut own = uses.iter().filter(|used| Some(used.adapter) == asked.0);
+        let distinct = uses.chunk_by(|left, right| left.adapter == right.adapter).count();
+        let has_room = endpoint.load().max_lora.is_none_or(|most| distinct < most as usize);
         candidate.adapter = match own.next() {
             // The batch comes before the queue.
             Some(used) if !used.waiting => AdapterState::Running,
-            Some(_) => AdapterState::Waiting,
-            None => {
-                let distinct = uses.chunk_by(|left, right| left.adapter == right.adapter).count();
-                let has_room = endpoint.load().max_lora.is_none_or(|most| distinct < most as usize);
-                AdapterState::Absent { has_room }
-            }
+            Some(_) => AdapterState::Waiting { has_room },
+            None => AdapterState::Absent { has_room },
         };
-        is_in_use |= matches!(candidate.adapter, AdapterState::Running | AdapterState::Waiting);
+        is_in_use |= matches!(candidate.adapter, AdapterState::Running | AdapterState::Waiting { .. });
         has_any_room |= candidate.adapter == AdapterState::Absent { has_room: true };
     }
     if is_in_use {
@@ -101,7 +99,13 @@ mod tests {
         let absent = |has_room| AdapterState::Absent { has_room };
         assert_eq!(
             states,
-            [AdapterState::Running, AdapterState::Waiting, absent(false), absent(true), absent(true)],
+            [
+                AdapterState::Running,
+                AdapterState::Waiting { has_room: true },
+                absent(false),
+                absent(true),
+                absent(true)
+            ],
             "one adapter in both lists takes one slot"
         );
         assert!(noted(&pool, "a").iter().all(|candidate| !candidate.is_adapter_home), "it is in use");

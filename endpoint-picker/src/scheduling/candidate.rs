@@ -32,7 +32,10 @@ pub(super) enum AdapterState {
     /// It has requests of it in its batch.
     Running,
     /// It has requests of it in its queue only.
-    Waiting,
+    Waiting {
+        /// Fewer adapters are running or waiting there than it can hold at once.
+        has_room: bool,
+    },
     /// It has none.
     Absent {
         /// Fewer adapters are running or waiting there than it can hold at once.

@@ -1,5 +1,6 @@
 //! What comes of a pick.
 
+use crate::learning::Forecast;
 use crate::pool::EndpointId;
 
 /// Longest ranked list. Envoy takes the next entry for each attempt, and more than two retries help nobody.
@@ -21,7 +22,7 @@ pub enum Reason {
     BestScore,
     /// Several had it; chance decided between them.
     Tie,
-    /// The random picker was asked for.
+    /// A picker by chance was asked for.
     Random,
     /// No endpoint had fresh load: the one with the fewest requests in flight was taken.
     InFlightOnly,
@@ -52,19 +53,45 @@ impl Reason {
 /// One to [`MAX_RANKED`] entries, best first: endpoints that differ, or one endpoint that is to be tried each time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ranked {
-    pub(super) first: EndpointId,
-    pub(super) rest: [Option<EndpointId>; MAX_RANKED - 1],
+    pub(super) first: Entry,
+    pub(super) rest: [Option<Entry>; MAX_RANKED - 1],
+}
+
+/// An endpoint of a ranked list, and what is expected of the request there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// The endpoint.
+    pub id: EndpointId,
+    /// What is expected.
+    pub forecast: Forecast,
+}
+
+/// A list of one, of which nothing is expected.
+impl From<EndpointId> for Ranked {
+    fn from(id: EndpointId) -> Self {
+        Self { first: Entry { id, forecast: Forecast::default() }, rest: [None; MAX_RANKED - 1] }
+    }
 }
 
 impl Ranked {
     /// The endpoint that was picked.
     #[must_use]
     pub const fn first(&self) -> EndpointId {
-        self.first
+        self.first.id
+    }
+
+    /// What is expected of the request at an endpoint of the list.
+    #[must_use]
+    pub fn forecast(&self, id: EndpointId) -> Option<Forecast> {
+        self.entries().find(|entry| entry.id == id).map(|entry| entry.forecast)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        core::iter::once(self.first).chain(self.rest.into_iter().flatten())
     }
 
     /// All of them, best first.
     pub fn iter(&self) -> impl Iterator<Item = EndpointId> {
-        core::iter::once(self.first).chain(self.rest.into_iter().flatten())
+        self.entries().map(|entry| entry.id)
     }
 }

@@ -3,8 +3,10 @@
 
 mod adapters;
 mod candidate;
+mod cold;
 mod decision;
 mod eligibility;
+mod forecast;
 mod profile;
 mod ranking;
 pub mod rendezvous;
@@ -15,19 +17,27 @@ mod subset;
 
 use alloc::vec::Vec;
 
-pub use decision::{Decision, MAX_RANKED, Ranked, Reason};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use cold::NoHitLru;
+pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
 pub use saturation::Saturation;
-pub use scorer::Scorer;
+pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer};
 pub use subset::Subset;
 
+use crate::learning::{Answer, Forecast, Learner};
+use crate::openai::{PrefixMark, PromptDigest};
 use crate::pool::{Endpoint, EndpointId, Pool};
+use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 use candidate::Candidate;
+use cold::ColdEndpoints;
 use eligibility::{Excluded, Ground};
-use scorer::Validity;
+use forecast::Outlook;
+use scorer::{Memory, Sight, Validity};
 
 /// Picks endpoints, and takes in how that went. It keeps its working memory, so that a pick allocates nothing.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +45,16 @@ pub struct Scheduler {
     candidates: Vec<Candidate>,
     excluded: Excluded,
     scores: Vec<f64>,
-    known: Vec<f64>,
+    memory: Memory,
+    outlooks: Vec<Outlook>,
+    counts: Vec<u32>,
+    /// Matched bytes by slot.
+    matched: Vec<u32>,
+    index: PrefixIndex,
+    learner: Learner,
+    cold: ColdEndpoints,
+    /// Incarnation of each endpoint's engine by slot, as it was when its cache was last emptied.
+    incarnations: Vec<Option<(u32, u32)>>,
 }
 
 impl Scheduler {
@@ -48,66 +67,214 @@ impl Scheduler {
         rng: &mut Rng,
         now: Timestamp,
     ) -> Decision {
-        if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
-            // Each attempt goes there: elsewhere it would only be told that there is no such response.
-            let again = |entry| (entry + 1 < profile.ranked).then_some(id);
-            return Decision::Picked(Ranked { first: id, rest: core::array::from_fn(again) }, Reason::Pinned);
-        }
-        let ground = eligibility::narrow(pool, profile, request, now, &mut self.candidates, &mut self.excluded);
+        let pinned = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member));
+        let ground = match pinned {
+            Some(id) => {
+                self.candidates.clear();
+                self.candidates.push(Candidate::new(id, false));
+                Ground::Load
+            }
+            None => {
+                let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
+                let (candidates, excluded) = (&mut self.candidates, &mut self.excluded);
+                eligibility::narrow(pool, profile, request, bytes_per_token, now, candidates, excluded)
+            }
+        };
         adapters::note(pool, request.target_model, &mut self.candidates);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
-        if profile.picker == Picker::MaxScore {
-            let validity = Validity { now, max_age_micros: profile.max_snapshot_age_micros };
-            for (scorer, weight) in &profile.scorers {
-                scorer.add(pool, &self.candidates, validity, *weight, &mut self.scores, &mut self.known);
-            }
+        let mut picker = profile.picker;
+        let scores = picker != Picker::Random;
+        if scores {
+            self.score(pool, profile, request, ground, now);
             if ground == Ground::InFlight {
-                self.rank_by_in_flight(pool, profile, now);
+                self.rank_by_in_flight(pool);
+                picker = Picker::MaxScore;
             }
         }
-        self.prefer(pool, request);
+        if picker == Picker::WeightedRandom {
+            ranking::draw(&mut self.scores, rng);
+        }
+        self.prefer(pool, profile, request);
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
-        let mut ids = positions.into_iter().flatten().filter_map(|position| Some(self.candidates.get(position)?.id));
-        let Some(first) = ids.next() else { return Decision::NoEndpoint };
-        let reason = match (profile.picker, ground) {
+        let is_looked = scores && profile.needs_outlooks();
+        let mut entries = positions.into_iter().flatten().filter_map(|position| {
+            let outlook = self.outlooks.get(position).filter(|_| is_looked);
+            let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
+            Some(Entry { id: self.candidates.get(position)?.id, forecast })
+        });
+        let Some(first) = entries.next() else { return Decision::NoEndpoint };
+        if pinned.is_some() {
+            // Each attempt goes there: elsewhere it would only be told that there is no such response.
+            let again = |entry| (entry + 1 < profile.ranked).then_some(first);
+            return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
+        }
+        let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
+        if let Some(parameters) = profile.no_hit_lru()
+            && cold::is_cold(&self.candidates)
+        {
+            self.cold.note(ranked.first(), parameters);
+        }
+        let reason = match (picker, ground) {
             (_, Ground::InFlight) => Reason::InFlightOnly,
-            (Picker::Random, Ground::Load) => Reason::Random,
+            (Picker::Random | Picker::WeightedRandom, Ground::Load) => Reason::Random,
             (Picker::MaxScore, Ground::Load) if tied => Reason::Tie,
             (Picker::MaxScore, Ground::Load) => Reason::BestScore,
         };
-        Decision::Picked(Ranked { first, rest: core::array::from_fn(|_| ids.next()) }, reason)
+        Decision::Picked(ranked, reason)
     }
 
-    /// What stands above all scores: the order of the subset, or the endpoint of the client's session.
-    fn prefer(&mut self, pool: &Pool, request: &PickRequest<'_>) {
+    /// What stands above all scores: the order of the subset, or the endpoint of the client's session, unless a scorer weighs that.
+    fn prefer(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>) {
         let order = request.subset.filter(|subset| subset.is_order());
-        if order.is_none() && request.session.is_none() {
+        let is_weighed = profile.scorers.iter().any(|(scorer, _)| matches!(scorer, Scorer::SessionAffinity));
+        let session = request.session.filter(|_| !is_weighed);
+        if order.is_none() && session.is_none() {
             return;
         }
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
             let address = pool.endpoint(candidate.id).map(|endpoint| endpoint.identity().address);
             if let Some(position) = order.and_then(|order| order.position(address?)) {
                 *score = -(position as f64);
-            } else if request.session == Some(candidate.id) {
+            } else if session == Some(candidate.id) {
                 *score = f64::INFINITY;
             }
         }
     }
 
-    /// Where no load is fresh, the fewest requests in flight win. What the old loads said decides between equals while the sidecar
-    /// confirms that they are the newest there are; after that, chance does.
-    fn rank_by_in_flight(&mut self, pool: &Pool, profile: &Profile, now: Timestamp) {
-        let age_micros = pool.confirmed_at().map(|at| now.micros_since(at));
-        if age_micros.is_none_or(|age| age > profile.max_snapshot_age_micros) {
-            self.scores.fill(0.0);
+    /// Adds up what the profile's scorers say. Engines' figures that the sidecar no longer confirms say nothing.
+    fn score(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, ground: Ground, now: Timestamp) {
+        if profile.needs_prefixes() {
+            self.find_prefixes(request);
         }
+        if profile.needs_outlooks() {
+            self.look(pool, profile, request, now);
+        }
+        let max_age_micros = profile.max_snapshot_age_micros;
+        let is_confirmed = pool.confirmed_at().is_some_and(|at| now.micros_since(at) <= max_age_micros);
+        let sight = Sight {
+            pool,
+            candidates: &self.candidates,
+            request,
+            validity: Validity { now, max_age_micros },
+            cold: &self.cold,
+            outlooks: &self.outlooks,
+        };
+        for (scorer, weight) in &profile.scorers {
+            if ground == Ground::Load || is_confirmed || !scorer.reads_load() {
+                scorer.add(&sight, *weight, &mut self.memory, &mut self.scores);
+            }
+        }
+    }
+
+    /// Where no load is fresh, the fewest requests in flight win, and the scores decide between equals.
+    fn rank_by_in_flight(&mut self, pool: &Pool) {
         let lowest = self.scores.iter().copied().fold(f64::INFINITY, f64::min);
         let span = 1.0 + self.scores.iter().copied().fold(lowest, f64::max) - lowest;
         for (score, candidate) in self.scores.iter_mut().zip(&self.candidates) {
             let in_flight = pool.endpoint(candidate.id).map_or(0, |endpoint| endpoint.in_flight().total());
             *score = (*score - lowest) / span - f64::from(in_flight);
         }
+    }
+
+    /// Notes how much of the request's prompt each candidate should have.
+    fn find_prefixes(&mut self, request: &PickRequest<'_>) {
+        let Some(prompt) = request.prompt.filter(|prompt| !prompt.marks.is_empty()) else { return };
+        self.matched.fill(0);
+        let matched = &mut self.matched;
+        self.index.find(&prompt.marks, |slot, bytes| {
+            if let Some(known) = matched.get_mut(slot as usize).filter(|known| **known == 0) {
+                *known = bytes;
+            }
+        });
+        for candidate in &mut self.candidates {
+            candidate.matched_bytes = self.matched.get(candidate.id.slot() as usize).copied().unwrap_or(0);
+        }
+    }
+
+    /// What the request would take at each candidate.
+    fn look(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) {
+        let ground = forecast::Ground {
+            pool,
+            learner: &self.learner,
+            now,
+            max_age_micros: profile.max_snapshot_age_micros,
+            model: model_key(request.target_model),
+        };
+        ground.look(request, &self.candidates, &mut self.outlooks, &mut self.counts);
+    }
+
+    /// A request with that prompt goes to that endpoint. Gives how many of the prompt's marks it held before.
+    pub fn prompt_sent(&mut self, endpoint: EndpointId, prompt: &PromptDigest) -> usize {
+        self.index.insert(endpoint.slot(), &prompt.marks)
+    }
+
+    /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.
+    pub fn prompt_learnt(&mut self, endpoint: EndpointId, tail: u64, marks: &[PrefixMark]) {
+        self.index.insert_behind(endpoint.slot(), tail, marks);
+    }
+
+    /// A request whose prompt ends with the mark of that hash went to that endpoint as well.
+    pub fn prompt_moved(&mut self, endpoint: EndpointId, tail: u64) {
+        self.index.insert_tail(endpoint.slot(), tail);
+    }
+
+    /// The pool has new members or loads: caches of engines that began anew are empty, and others may have another size.
+    pub fn pool_installed(&mut self, pool: &Pool, profile: &Profile) {
+        let parameters = profile.prefix_cache();
+        for (id, endpoint) in pool.endpoints() {
+            let place = id.slot() as usize;
+            if self.incarnations.len() <= place {
+                self.incarnations.resize(place + 1, None);
+                self.matched.resize(place + 1, 0);
+            }
+            let incarnation = Some((id.epoch(), endpoint.load().incarnation));
+            if let Some(known) = self.incarnations.get_mut(place).filter(|known| **known != incarnation) {
+                *known = incarnation;
+                self.index.forget(id.slot());
+            }
+            if endpoint.in_flight().total() > endpoint.in_flight().own() {
+                self.learner.peers_seen();
+            }
+            let load = endpoint.load();
+            if let (Some(waiting), Some(running)) = (load.waiting, load.running) {
+                self.learner.page_read(waiting.saturating_add(running), endpoint.in_flight().at_page());
+            }
+            let blocks = load.num_gpu_blocks.filter(|_| parameters.is_none_or(|parameters| parameters.reads_capacity));
+            if let (Some(blocks), Some(size)) = (blocks, load.block_size) {
+                let tokens = f64::from(blocks) * f64::from(size) * self.learner.cache_part(id);
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a cast from a float saturates"
+                )]
+                self.index.set_capacity(id.slot(), (tokens * self.learner.mean_bytes_per_token()) as u64);
+            } else if let Some(parameters) = parameters {
+                self.index.set_capacity(id.slot(), parameters.capacity_bytes);
+            }
+        }
+    }
+
+    /// The first token of a request came.
+    pub fn first_token_came(&mut self, endpoint: EndpointId, forecast: &Forecast, after_micros: u64) {
+        self.learner.first_token_came(endpoint, forecast, after_micros);
+    }
+
+    /// A request was answered to its end.
+    pub fn answer_ended(&mut self, endpoint: EndpointId, forecast: &Forecast, answer: &Answer) {
+        self.learner.answer_ended(endpoint, forecast, answer);
+    }
+
+    /// What was learned of the endpoints.
+    #[must_use]
+    pub const fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// Which prefixes they should have.
+    #[must_use]
+    pub const fn index(&self) -> &PrefixIndex {
+        &self.index
     }
 
     /// Takes in what became of a request that was sent to `endpoint` at `sent_at`. True: the endpoint is ejected from now on.
@@ -136,6 +303,12 @@ impl Scheduler {
             Observation::Abandoned => false,
         }
     }
+}
+
+/// Hash by which a model's name is known.
+#[must_use]
+pub fn model_key(model: &str) -> u64 {
+    xxh3_64(model.as_bytes())
 }
 
 #[cfg(test)]

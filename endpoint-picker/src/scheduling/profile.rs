@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::scorer::Scorer;
+use super::cold::NoHitLru;
+use super::scorer::{PrefixCache, Scorer};
 
 /// How to pick.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,11 +20,58 @@ pub struct Profile {
     pub max_excluded_percent: u8,
 }
 
+impl Profile {
+    /// Whether some scorer asks what a request would take at each endpoint, so that answers must teach.
+    #[must_use]
+    pub fn needs_outlooks(&self) -> bool {
+        self.scorers.iter().any(|(scorer, _)| scorer.needs_outlooks())
+    }
+
+    /// Whether some scorer asks who has a request's prompt, so that prompts must be hashed.
+    #[must_use]
+    pub fn needs_prefixes(&self) -> bool {
+        self.scorers.iter().any(|(scorer, _)| scorer.needs_prefixes())
+    }
+
+    /// The parameters of its `prefix-cache-scorer`, if it has one.
+    pub(super) fn prefix_cache(&self) -> Option<PrefixCache> {
+        self.scorers.iter().find_map(|(scorer, _)| match scorer {
+            Scorer::PrefixCache(parameters) => Some(*parameters),
+            _ => None,
+        })
+    }
+
+    /// The parameters of its `no-hit-lru-scorer`, if it has one.
+    pub(super) fn no_hit_lru(&self) -> Option<NoHitLru> {
+        self.scorers.iter().find_map(|(scorer, _)| match scorer {
+            Scorer::NoHitLru(parameters) => Some(*parameters),
+            _ => None,
+        })
+    }
+}
+
 /// What ranks the scores.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Picker {
-    /// Highest score first, ties in random order.
+    /// `max-score-picker`: highest score first, ties in random order.
     MaxScore,
-    /// Random order, whatever the scores.
+    /// `weighted-random-picker`: drawn without putting back, each with a chance in proportion to its score.
+    WeightedRandom,
+    /// `random-picker`: random order, whatever the scores.
     Random,
+}
+
+impl Picker {
+    /// Every picker.
+    pub const ALL: [Self; 3] = [Self::MaxScore, Self::WeightedRandom, Self::Random];
+
+    /// The plugin's name in configurations.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxScore => "max-score-picker",
+            Self::WeightedRandom => "weighted-random-picker",
+            Self::Random => "random-picker",
+        }
+    }
 }

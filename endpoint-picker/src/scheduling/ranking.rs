@@ -4,6 +4,16 @@ use super::candidate::Candidate;
 use super::decision::MAX_RANKED;
 use crate::rng::Rng;
 
+/// Replaces scores by keys whose order is a draw without putting back, each candidate with a chance in proportion to its score: the
+/// algorithm A-Res (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). A score of 0 or less comes
+/// behind all others; where all are, chance alone decides.
+pub(super) fn draw(scores: &mut [f64], rng: &mut Rng) {
+    for score in scores {
+        // The logarithm of A-Res's key, which has the same order and does not round to 0 for small scores.
+        *score = if *score > 0.0 { libm::log(rng.unit()) / *score } else { f64::NEG_INFINITY };
+    }
+}
+
 /// Positions of the best `length` candidates, best first, and whether the best score was shared. Those that come last by right come
 /// last; equal scores come in random order: each gets a random key, so that the order does not depend on where an endpoint
 /// stands in the pool.

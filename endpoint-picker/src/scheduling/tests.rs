@@ -49,7 +49,11 @@ fn id(pool: &Pool, last: u8) -> EndpointId {
 }
 
 fn profile(picker: Picker) -> Profile {
-    let scorers = vec![(Scorer::Queue, 2.0), (Scorer::KvCacheUtilization, 2.0), (Scorer::ActiveRequests, 1.0)];
+    let scorers = vec![
+        (Scorer::Queue, 2.0),
+        (Scorer::KvCacheUtilization, 2.0),
+        (Scorer::ActiveRequests(ActiveRequests::DEFAULT), 1.0),
+    ];
     Profile { scorers, picker, ranked: 3, max_snapshot_age_micros: MAX_AGE, max_excluded_percent: 50 }
 }
 
@@ -105,10 +109,13 @@ fn the_same_seed_gives_the_same_answer_and_ties_are_spread() {
 }
 
 #[test]
-fn a_small_difference_stays_small() {
-    let mut pool = pool(&[load(0, 0.05), load(0, 0.95)]);
-    pool.request_sent(id(&pool, 1), NOW);
-    assert_eq!(pick(&pool, 1).0, [1, 2], "one unseen request does not outweigh a full KV cache");
+fn the_queue_counts_by_its_place_among_the_candidates_as_in_the_endpoint_picker() {
+    // One request more than the others is the whole scale: it outweighs half of the KV cache, and no more than that.
+    let mut fuller = pool(&[load(0, 0.05), load(0, 0.45)]);
+    fuller.request_sent(id(&fuller, 1), NOW);
+    assert_eq!(pick(&fuller, 1).0, [2, 1]);
+    let far_longer = pool(&[load(9, 0.1), load(0, 0.6), load(1, 0.1)]);
+    assert_eq!(pick(&far_longer, 1).0, [3, 2, 1], "one of nine is a ninth of the scale");
 }
 
 #[test]
@@ -237,6 +244,78 @@ fn a_random_pick_ignores_load() {
     let pool = pool(&[load(0, 0.0), load(99, 1.0)]);
     let second = (0..200).filter(|&seed| pick_with(&pool, &profile(Picker::Random), seed, NOW).0[0] == 2).count();
     assert!((60..140).contains(&second), "{second}");
+}
+
+/// How often each of three endpoints with 0, 1 and 2 of 2 requests waiting comes first and second, and whether the third ever does.
+fn drawn(profile: &Profile) -> ([usize; 3], [usize; 3]) {
+    let pool = pool(&[load(0, 0.0), load(1, 0.0), load(2, 0.0)]);
+    let (mut first, mut second) = ([0; 3], [0; 3]);
+    for seed in 0..3_000 {
+        let (ranked, reason) = pick_with(&pool, profile, seed, NOW);
+        assert_eq!(reason, Some(Reason::Random));
+        first[usize::from(ranked[0]) - 1] += 1;
+        second[usize::from(ranked[1]) - 1] += 1;
+    }
+    (first, second)
+}
+
+#[test]
+fn a_weighted_draw_takes_each_in_proportion_to_its_score_and_nobody_of_score_0_before_others() {
+    let mut profile = profile(Picker::WeightedRandom);
+    profile.scorers = vec![(Scorer::Queue, 1.0)];
+    let (first, second) = drawn(&profile);
+    assert!((1_900..2_100).contains(&first[0]) && (900..1_100).contains(&first[1]), "2 : 1 : 0, {first:?}");
+    assert_eq!((first[2], second[2]), (0, 0));
+    // The weight is part of the score, so a factor for all changes nothing.
+    profile.scorers = vec![(Scorer::Queue, 1e-3)];
+    assert_eq!(drawn(&profile).0, first);
+}
+
+#[test]
+fn a_weighted_draw_among_scores_of_0_is_even() {
+    let mut profile = profile(Picker::WeightedRandom);
+    profile.scorers = vec![(Scorer::SessionAffinity, 1.0)];
+    let (first, _) = drawn(&profile);
+    assert!(first.iter().all(|count| (900..1_100).contains(count)), "{first:?}");
+}
+
+#[test]
+fn a_weighted_draw_without_any_fresh_load_takes_the_fewest_in_flight() {
+    let mut pool = pool(&[old(load(0, 0.0), 3_000), old(load(0, 0.0), 3_000)]);
+    pool.request_sent(id(&pool, 1), NOW);
+    let profile = profile(Picker::WeightedRandom);
+    assert!((0..50).all(|seed| pick_with(&pool, &profile, seed, NOW) == (vec![2, 1], Some(Reason::InFlightOnly))));
+}
+
+#[test]
+fn cold_prompts_go_round() {
+    let pool = pool(&[load(0, 0.0); 4]);
+    let mut profile = profile(Picker::MaxScore);
+    profile.scorers = vec![(Scorer::NoHitLru(NoHitLru::DEFAULT), 1.0)];
+    let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
+    let mut first = || match scheduler.pick(&pool, &profile, &PickRequest::default(), &mut rng, NOW) {
+        Decision::Picked(ranked, _) => ranked.first(),
+        Decision::NoEndpoint => panic!("there are endpoints"),
+    };
+    let round: Vec<_> = (0..4).map(|_| first()).collect();
+    let mut distinct = round.clone();
+    distinct.sort_unstable();
+    assert_eq!(distinct, pool.members());
+    assert_eq!((0..4).map(|_| first()).collect::<Vec<_>>(), round, "the same order again");
+}
+
+#[test]
+fn a_session_keeps_its_endpoint_though_no_load_is_confirmed() {
+    let pool = pool(&[load(0, 0.0), load(50, 0.9), load(3, 0.1)]);
+    let mut profile = profile(Picker::MaxScore);
+    profile.scorers.push((Scorer::SessionAffinity, 1.0));
+    let request = PickRequest { session: Some(id(&pool, 2)), ..PickRequest::default() };
+    let later = NOW.plus_micros(MAX_AGE + 1);
+    for seed in 0..50 {
+        let decision = Scheduler::default().pick(&pool, &profile, &request, &mut Rng::new(seed), later);
+        let Decision::Picked(ranked, Reason::InFlightOnly) = decision else { panic!("{decision:?}") };
+        assert_eq!(Some(ranked.first()), request.session);
+    }
 }
 
 /// The endpoints 1, 2, … of `pool` list these models of `[a, b, a with 1000 tokens]`.

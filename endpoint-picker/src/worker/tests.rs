@@ -16,6 +16,9 @@ use crate::accounts::Charge;
 use crate::config::Plugin;
 use crate::flusher::HostStats;
 use crate::ledger::SinkKind;
+use crate::openai::{Api, PromptDigest};
+use crate::record::{ExchangeRecord, Pick};
+use crate::scheduling::Reason;
 use crate::shared_data::fake::FakeSharedData;
 use crate::snapshot_service::{News as Line, SidecarRequest};
 
@@ -178,7 +181,11 @@ impl Fleet {
         let Instance { eye, role: Role::Filter(worker, picker), charges, .. } = self.instance(index) else { panic!() };
         worker.request_came(picker, eye);
         let endpoint = picker.pool().members().get(member).copied();
-        charges.push(picker.charge(endpoint, Some("m"), now));
+        let mut record = ExchangeRecord::begin(now);
+        record.api = Some(Api::ChatCompletions);
+        record.model = "m".into();
+        record.pick = endpoint.map_or(Pick::NoEndpoint, |id| Pick::Ranked(id.into(), Reason::BestScore));
+        charges.push(picker.charge(&record, &PromptDigest::default(), now));
         let period = u64::from(eye.period) * 1_000;
         let instance = self.instance(index);
         instance.next_tick = instance.next_tick.min(now.as_micros() + period);
@@ -187,7 +194,7 @@ impl Fleet {
     fn finish(&mut self, index: usize) {
         let Instance { role: Role::Filter(_, picker), charges, .. } = self.instance(index) else { panic!() };
         for charge in charges.drain(..) {
-            picker.settle(Some(charge), Box::new(crate::record::ExchangeRecord::begin(Timestamp::default())));
+            picker.settle(Some(charge), Box::new(ExchangeRecord::begin(Timestamp::default())), Timestamp::default());
         }
     }
 

@@ -374,6 +374,7 @@ impl Fleet {
         self.generation += 1;
         let now = self.now_millis;
         for gateway in &mut self.gateways {
+            gateway.share(moment(now));
             if gateway.is_sidecar_alive {
                 for (page, pod) in gateway.pages.iter_mut().zip(&self.pods) {
                     page.poll(pod, now);
@@ -391,7 +392,6 @@ impl Fleet {
                     worker.install_loads(&loads, moment(now)).unwrap();
                 }
             }
-            gateway.share(moment(now));
         }
     }
 }
@@ -424,7 +424,7 @@ impl Gateway {
                 counts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, counts)| counts[place]).sum()
             };
             let others: Vec<u32> = (0..counts[index].len()).map(others).collect();
-            worker.set_others_in_flight(others);
+            worker.set_others_in_flight(others.into_iter().map(|requests| (requests, 0)));
         }
     }
 }

@@ -253,7 +253,7 @@ impl Watch for JsonBody {
                 if self.prompt_depth == 1
                     && let Some(hasher) = &mut self.hasher
                 {
-                    hasher.end_head();
+                    hasher.end_message();
                 }
             }
             _ => {}

@@ -1,0 +1,64 @@
+//! The settings of what is done with requests beside scoring endpoints for them.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Fields;
+use crate::affinity::ResponseMakers;
+use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, SubsetHint, UnknownModel};
+use crate::scheduling::Saturation;
+use crate::session::{Carrier, Session};
+
+/// `wait_ms`: for so long the sidecar's word stands while nothing changes, so figures are not old before that.
+pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) -> Rules {
+    let (queue_depth, kv_cache_usage, staleness_ms) = DEFAULT_SATURATION;
+    let mut saturation = root.object("saturation", errors).unwrap_or_default();
+    let is_shedding = saturation.boolean("shed", errors).unwrap_or(true);
+    let limits = Saturation {
+        queue_depth: saturation
+            .integer("queue_depth", 1..=1_000_000, errors)
+            .and_then(|depth| u32::try_from(depth).ok())
+            .unwrap_or(queue_depth),
+        kv_cache_usage: saturation.number("kv_cache_usage", 0.01..=1.0, errors).unwrap_or(kv_cache_usage),
+        staleness_micros: (saturation.integer("staleness_ms", 1..=3_600_000, errors).unwrap_or(staleness_ms) + wait_ms)
+            * 1_000,
+    };
+    saturation.finish(errors);
+    let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
+    let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
+    let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
+    Rules {
+        unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
+        response_makers: ResponseMakers::new(max_ids),
+        shedding: is_shedding.then_some(limits),
+        subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
+        conformance: root.boolean("conformance", errors).unwrap_or(false),
+        orca: root.boolean("orca", errors).unwrap_or(false),
+        session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
+    }
+}
+
+fn read_session(mut fields: Fields, errors: &mut Vec<String>) -> Option<Session> {
+    let carrier = match (fields.text("header", errors), fields.text("cookie", errors)) {
+        (Some(name), None) => Some(Carrier::Header(name.to_ascii_lowercase())),
+        (None, Some(name)) => Some(Carrier::Cookie(name)),
+        _ => {
+            errors.push(format!("{}header, {}cookie: exactly one of them must be given", fields.path, fields.path));
+            None
+        }
+    };
+    let is_token =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if let Some(Carrier::Header(name) | Carrier::Cookie(name)) = &carrier
+        && !is_token(name)
+    {
+        errors.push(format!("{}: {name:?} is no name of a header or a cookie", fields.path.trim_end_matches('.')));
+    }
+    let ttl_seconds = fields.integer("ttl_s", 1..=31_536_000, errors);
+    if ttl_seconds.is_some() && !matches!(carrier, Some(Carrier::Cookie(_))) {
+        errors.push(format!("{}ttl_s: only a cookie has one", fields.path));
+    }
+    fields.finish(errors);
+    Some(Session { carrier: carrier?, ttl_seconds })
+}

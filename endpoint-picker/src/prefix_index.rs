@@ -1,0 +1,480 @@
+//! What each endpoint should have in its prefix cache: the marks of the prompts that were sent there, in the order in which the engine
+//! would let go of them.
+//!
+//! A mark is an entry, found by its hash, which says who holds it. Each endpoint has a list of what it holds, the longest unused at its
+//! end. The marks before a mark are always used after it, so whoever holds a mark holds all before it, as an engine's blocks: the holders
+//! of a prompt's marks only get fewer towards its end, and where they do is found by bisection.
+
+use alloc::vec::Vec;
+
+use hashbrown::HashTable;
+
+use crate::openai::PrefixMark;
+
+/// Holdings of the whole index. One takes some 21 bytes, and an entry, of which there is at most one a holding, some 50: 70 MiB in the
+/// worst case, room for 16 000 prompts of 16 KB.
+pub const MAX_HOLDINGS: usize = 1 << 20;
+
+/// No entry, no holding.
+const NONE: u32 = u32::MAX;
+/// Holders of an entry that need no memory of their own. Prompts of a conversation are on one or two endpoints.
+const FEW: usize = 4;
+
+/// Which endpoints, by slot, hold which marks.
+#[derive(Clone, Debug)]
+pub struct PrefixIndex {
+    entries: Vec<Entry>,
+    free_entry: u32,
+    by_hash: HashTable<u32>,
+    holdings: Vec<Holding>,
+    free_holding: u32,
+    held: usize,
+    by_place: HashTable<u32>,
+    shelves: Vec<Shelf>,
+    max_holdings: usize,
+    /// Where the search for somebody who holds more than a fair part goes on.
+    hand: usize,
+    /// Working memory: the entries of the prompt that is inserted.
+    path: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    hash: u64,
+    /// The mark before; of a free entry, the next free one.
+    parent: u32,
+    end: u32,
+    holders: Holders,
+}
+
+#[derive(Clone, Debug)]
+enum Holders {
+    Few { count: u8, slots: [u16; FEW] },
+    Many { count: u32, bits: Vec<u64> },
+}
+
+/// An endpoint holds an entry.
+#[derive(Clone, Copy, Debug)]
+struct Holding {
+    entry: u32,
+    slot: u16,
+    /// Towards what was used last.
+    newer: u32,
+    /// Towards what was used first; of a free holding, the next free one.
+    older: u32,
+}
+
+/// What one endpoint holds.
+#[derive(Clone, Copy, Debug)]
+struct Shelf {
+    newest: u32,
+    oldest: u32,
+    count: u32,
+    bytes: u64,
+    capacity: u64,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self { newest: NONE, oldest: NONE, count: 0, bytes: 0, capacity: u64::MAX }
+    }
+}
+
+impl Default for PrefixIndex {
+    fn default() -> Self {
+        Self::with_holdings(MAX_HOLDINGS)
+    }
+}
+
+impl PrefixIndex {
+    /// An empty index of at most so many holdings; 0 keeps nothing.
+    #[must_use]
+    pub fn with_holdings(max_holdings: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            free_entry: NONE,
+            by_hash: HashTable::new(),
+            holdings: Vec::new(),
+            free_holding: NONE,
+            held: 0,
+            by_place: HashTable::new(),
+            shelves: Vec::new(),
+            max_holdings,
+            hand: 0,
+            path: Vec::new(),
+        }
+    }
+
+    /// Holdings of all endpoints.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.held
+    }
+
+    /// True when nobody holds anything.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Bytes of memory that it has taken, without the bits of entries with many holders.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+            + self.holdings.capacity() * size_of::<Holding>()
+            + (self.by_hash.capacity() + self.by_place.capacity()) * (size_of::<u32>() + 1) * 8 / 7
+            + self.shelves.capacity() * size_of::<Shelf>()
+    }
+
+    /// Bytes of prompt that an endpoint's cache holds; what is beyond is let go of.
+    pub fn set_capacity(&mut self, slot: u32, bytes: u64) {
+        let Some(slot) = self.shelf_of(slot) else { return };
+        if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
+            shelf.capacity = bytes;
+        }
+        self.shrink(slot);
+    }
+
+    /// Tells, for each endpoint that holds some mark of the prompt, how many bytes of it, as (slot, bytes). An endpoint may be told
+    /// several times: the first time counts.
+    pub fn find(&self, marks: &[PrefixMark], mut tell: impl FnMut(u32, u32)) {
+        let count = |place: usize| marks.get(place).map_or(0, |mark| self.entry(mark.hash).map_or(0, Entry::holders));
+        // Marks before `end` with more than `least` holders, by bisection.
+        let reach = |mut end: usize, least: u32| {
+            let mut begin = 0;
+            while begin < end {
+                let middle = begin + (end - begin) / 2;
+                if count(middle) > least { begin = middle + 1 } else { end = middle }
+            }
+            begin
+        };
+        let mut reached = reach(marks.len(), 0);
+        while let Some(mark) = reached.checked_sub(1).and_then(|last| marks.get(last)) {
+            let Some(entry) = self.entry(mark.hash) else { return };
+            entry.holders.for_each(|slot| tell(u32::from(slot), mark.end));
+            reached = reach(reached - 1, entry.holders());
+        }
+    }
+
+    /// A prompt was sent to an endpoint, which holds it from now on. Gives how many of the marks it held before.
+    pub fn insert(&mut self, slot: u32, marks: &[PrefixMark]) -> usize {
+        if self.max_holdings == 0 {
+            return 0;
+        }
+        let Some(slot) = self.shelf_of(slot) else { return 0 };
+        self.path.clear();
+        let mut parent = NONE;
+        for mark in marks {
+            parent = self.find_or_add(*mark, parent);
+            self.path.push(parent);
+        }
+        let mut known = 0;
+        // From the end, so that what all prompts share is used last.
+        for place in (0..self.path.len()).rev() {
+            let Some(&entry) = self.path.get(place) else { continue };
+            if self.hold(slot, entry) {
+                known += 1;
+            }
+        }
+        self.shrink(slot);
+        known
+    }
+
+    /// An endpoint holds the prompt that ends with the mark of that hash from now on: another that was sent to somebody else, or
+    /// one that it holds and uses again. False: nobody holds it.
+    pub fn insert_tail(&mut self, slot: u32, tail: u64) -> bool {
+        let Some(slot) = self.shelf_of(slot) else { return false };
+        let Some(mut entry) = self.position(tail) else { return false };
+        while entry != NONE {
+            self.hold(slot, entry);
+            entry = self.entries.get(entry as usize).map_or(NONE, |entry| entry.parent);
+        }
+        self.shrink(slot);
+        true
+    }
+
+    /// What another worker sent to an endpoint: `marks` behind the mark of hash `tail`, 0 for a prompt's start. Where the endpoint is not
+    /// known to hold `tail`, nothing is kept.
+    pub fn insert_behind(&mut self, slot: u32, tail: u64, marks: &[PrefixMark]) {
+        if self.max_holdings == 0 {
+            return;
+        }
+        let Some(place) = self.shelf_of(slot) else { return };
+        let mut parent = NONE;
+        if tail != 0 {
+            let Some(known) = self.position(tail).filter(|&entry| self.holding(place, entry).is_some()) else { return };
+            parent = known;
+        }
+        let last = marks.last().map_or(tail, |mark| mark.hash);
+        for mark in marks {
+            parent = self.find_or_add(*mark, parent);
+        }
+        self.insert_tail(slot, last);
+    }
+
+    /// An endpoint's cache is empty: its engine began anew, or another endpoint has the slot.
+    pub fn forget(&mut self, slot: u32) {
+        let Ok(slot) = u16::try_from(slot) else { return };
+        while self.release_oldest(slot) {}
+    }
+
+    fn shelf_of(&mut self, slot: u32) -> Option<u16> {
+        let slot = u16::try_from(slot).ok()?;
+        if self.shelves.len() <= usize::from(slot) {
+            self.shelves.resize(usize::from(slot) + 1, Shelf::default());
+        }
+        Some(slot)
+    }
+
+    fn position(&self, hash: u64) -> Option<u32> {
+        let is_it = |&entry: &u32| self.entries.get(entry as usize).is_some_and(|entry| entry.hash == hash);
+        self.by_hash.find(hash, is_it).copied()
+    }
+
+    fn entry(&self, hash: u64) -> Option<&Entry> {
+        self.entries.get(self.position(hash)? as usize)
+    }
+
+    fn find_or_add(&mut self, mark: PrefixMark, parent: u32) -> u32 {
+        if let Some(known) = self.position(mark.hash) {
+            return known;
+        }
+        let entry = Entry { hash: mark.hash, parent, end: mark.end, holders: Holders::default() };
+        let place = match self.entries.get_mut(self.free_entry as usize) {
+            Some(free) => {
+                let place = self.free_entry;
+                self.free_entry = free.parent;
+                *free = entry;
+                place
+            }
+            None => {
+                self.entries.push(entry);
+                u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
+            }
+        };
+        let entries = &self.entries;
+        let hash_of = |&entry: &u32| entries.get(entry as usize).map_or(0, |entry| entry.hash);
+        self.by_hash.insert_unique(mark.hash, place, hash_of);
+        place
+    }
+
+    fn holding(&self, slot: u16, entry: u32) -> Option<u32> {
+        let is_it = |&place: &u32| {
+            self.holdings.get(place as usize).is_some_and(|holding| (holding.slot, holding.entry) == (slot, entry))
+        };
+        self.by_place.find(place_hash(slot, entry), is_it).copied()
+    }
+
+    /// The endpoint holds the entry as what it used last. True: it held it before.
+    fn hold(&mut self, slot: u16, entry: u32) -> bool {
+        if let Some(known) = self.holding(slot, entry) {
+            self.unlink(known);
+            self.link(slot, known);
+            return true;
+        }
+        let bytes = self.span(entry);
+        let holding = Holding { entry, slot, newer: NONE, older: NONE };
+        let place = match self.holdings.get_mut(self.free_holding as usize) {
+            Some(free) => {
+                let place = self.free_holding;
+                self.free_holding = free.older;
+                *free = holding;
+                place
+            }
+            None => {
+                self.holdings.push(holding);
+                u32::try_from(self.holdings.len() - 1).unwrap_or(NONE)
+            }
+        };
+        self.held += 1;
+        let holdings = &self.holdings;
+        let hash_of =
+            |&place: &u32| holdings.get(place as usize).map_or(0, |holding| place_hash(holding.slot, holding.entry));
+        self.by_place.insert_unique(place_hash(slot, entry), place, hash_of);
+        if let Some(entry) = self.entries.get_mut(entry as usize) {
+            entry.holders.add(slot);
+        }
+        if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
+            shelf.count += 1;
+            shelf.bytes += bytes;
+        }
+        self.link(slot, place);
+        false
+    }
+
+    /// Bytes between an entry and the one before.
+    fn span(&self, entry: u32) -> u64 {
+        let Some(entry) = self.entries.get(entry as usize) else { return 0 };
+        let before = self.entries.get(entry.parent as usize).map_or(0, |parent| parent.end);
+        u64::from(entry.end.saturating_sub(before))
+    }
+
+    fn link(&mut self, slot: u16, place: u32) {
+        let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
+        let before = shelf.newest;
+        shelf.newest = place;
+        if shelf.oldest == NONE {
+            shelf.oldest = place;
+        }
+        if let Some(holding) = self.holdings.get_mut(place as usize) {
+            holding.newer = NONE;
+            holding.older = before;
+        }
+        if let Some(holding) = self.holdings.get_mut(before as usize) {
+            holding.newer = place;
+        }
+    }
+
+    fn unlink(&mut self, place: u32) {
+        let Some(&Holding { slot, newer, older, .. }) = self.holdings.get(place as usize) else { return };
+        let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
+        match self.holdings.get_mut(newer as usize) {
+            Some(holding) => holding.older = older,
+            None => shelf.newest = older,
+        }
+        match self.holdings.get_mut(older as usize) {
+            Some(holding) => holding.newer = newer,
+            None => shelf.oldest = newer,
+        }
+    }
+
+    /// Lets go of what does not fit: into the endpoint's cache, and into the index.
+    fn shrink(&mut self, slot: u16) {
+        let is_over = |shelf: &Shelf| shelf.bytes > shelf.capacity;
+        while self.shelves.get(usize::from(slot)).is_some_and(is_over) && self.release_oldest(slot) {}
+        while self.held > self.max_holdings {
+            let fair = u32::try_from(self.max_holdings / self.shelves.len().max(1)).unwrap_or(u32::MAX);
+            let next = (self.hand..self.shelves.len()).chain(0..self.hand);
+            let mut rich = next.filter(|&slot| self.shelves.get(slot).is_some_and(|shelf| shelf.count > fair));
+            let Some(slot) = rich.next() else { return };
+            self.hand = slot;
+            let Ok(slot) = u16::try_from(slot) else { return };
+            if !self.release_oldest(slot) {
+                return;
+            }
+        }
+    }
+
+    fn release_oldest(&mut self, slot: u16) -> bool {
+        let place = self.shelves.get(usize::from(slot)).map_or(NONE, |shelf| shelf.oldest);
+        let Some(&Holding { entry, .. }) = self.holdings.get(place as usize) else { return false };
+        let bytes = self.span(entry);
+        self.unlink(place);
+        if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
+            shelf.count = shelf.count.saturating_sub(1);
+            shelf.bytes = shelf.bytes.saturating_sub(bytes);
+        }
+        if let Ok(found) = self.by_place.find_entry(place_hash(slot, entry), |&other| other == place) {
+            found.remove();
+        }
+        if let Some(holding) = self.holdings.get_mut(place as usize) {
+            holding.older = self.free_holding;
+            holding.entry = NONE;
+            self.free_holding = place;
+        }
+        self.held = self.held.saturating_sub(1);
+        let Some(held) = self.entries.get_mut(entry as usize) else { return true };
+        held.holders.remove(slot);
+        if held.holders() == 0 {
+            let hash = held.hash;
+            held.parent = self.free_entry;
+            held.holders = Holders::default();
+            self.free_entry = entry;
+            if let Ok(found) = self.by_hash.find_entry(hash, |&other| other == entry) {
+                found.remove();
+            }
+        }
+        true
+    }
+}
+
+impl Entry {
+    const fn holders(&self) -> u32 {
+        match &self.holders {
+            Holders::Few { count, .. } => *count as u32,
+            Holders::Many { count, .. } => *count,
+        }
+    }
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self::Few { count: 0, slots: [0; FEW] }
+    }
+}
+
+impl Holders {
+    fn add(&mut self, slot: u16) {
+        match self {
+            Self::Few { count, slots } => match slots.get_mut(usize::from(*count)) {
+                Some(place) => {
+                    *place = slot;
+                    *count += 1;
+                }
+                None => {
+                    let mut many = Self::Many { count: 0, bits: Vec::new() };
+                    for &known in slots.iter() {
+                        many.add(known);
+                    }
+                    many.add(slot);
+                    *self = many;
+                }
+            },
+            Self::Many { count, bits } => {
+                let (word, bit) = (usize::from(slot) / 64, slot % 64);
+                if bits.len() <= word {
+                    bits.resize(word + 1, 0);
+                }
+                if let Some(word) = bits.get_mut(word) {
+                    *count += u32::from(*word >> bit & 1 == 0);
+                    *word |= 1 << bit;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u16) {
+        match self {
+            Self::Few { count, slots } => {
+                let held = slots.get(..usize::from(*count)).unwrap_or_default();
+                let Some(place) = held.iter().position(|&known| known == slot) else { return };
+                slots.swap(place, usize::from(*count) - 1);
+                *count -= 1;
+            }
+            Self::Many { count, bits } => {
+                let (word, bit) = (usize::from(slot) / 64, slot % 64);
+                if let Some(word) = bits.get_mut(word) {
+                    *count -= u32::from(*word >> bit & 1 == 1);
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+    }
+
+    fn for_each(&self, mut tell: impl FnMut(u16)) {
+        match self {
+            Self::Few { count, slots } => slots.iter().take(usize::from(*count)).for_each(|&slot| tell(slot)),
+            Self::Many { bits, .. } => {
+                for (index, &word) in (0_u16..).zip(bits) {
+                    let mut rest = word;
+                    while rest != 0 {
+                        #[allow(clippy::cast_possible_truncation, reason = "below 64")]
+                        let bit = rest.trailing_zeros() as u16;
+                        tell(index * 64 + bit);
+                        rest &= rest - 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Spreads places over the table: a multiplication by 2^64 divided by the golden ratio.
+const fn place_hash(slot: u16, entry: u32) -> u64 {
+    let place = (entry as u64) << 16 | slot as u64;
+    let spread = place.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    spread ^ spread >> 32
+}
+
+#[cfg(test)]
+mod tests;
