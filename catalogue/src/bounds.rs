@@ -9,6 +9,8 @@ pub enum Scale {
     Unit,
     /// Samples are microseconds, the family's unit is seconds.
     Microseconds,
+    /// Samples are millionths of a ratio.
+    Millionths,
 }
 
 /// Upper bounds of a histogram's buckets; `+Inf` is implied.
@@ -45,6 +47,11 @@ impl Bounds {
     /// One pick.
     pub const SCHEDULER: Self = Self::seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1");
 
+    /// Part of a prompt that an endpoint should have cached.
+    pub const PREFIX_RATIO: Self = Self { le: "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1", scale: Scale::Millionths };
+    /// Bytes of a prompt that an endpoint should have cached.
+    pub const PREFIX_BYTES: Self = Self::units("0 16 32 64 128 256 512 1024 2048 4096 8192 16384 32768 65536");
+
     const fn seconds(le: &'static str) -> Self {
         Self { le, scale: Scale::Microseconds }
     }
@@ -63,7 +70,7 @@ impl Bounds {
     pub fn limits(self) -> Vec<u64> {
         let factor = match self.scale {
             Scale::Unit => 1.0,
-            Scale::Microseconds => 1e6,
+            Scale::Microseconds | Scale::Millionths => 1e6,
         };
         #[allow(
             clippy::cast_possible_truncation,
@@ -78,7 +85,9 @@ impl Bounds {
 mod tests {
     use super::*;
 
-    const ALL: [Bounds; 8] = [
+    const ALL: [Bounds; 10] = [
+        Bounds::PREFIX_RATIO,
+        Bounds::PREFIX_BYTES,
         Bounds::LATENCY,
         Bounds::TIME_PER_TOKEN,
         Bounds::REQUEST_BYTES,

@@ -180,6 +180,12 @@ families! {
         "Picks by outcome and, where one succeeded, by endpoint.";
     SchedulerE2eDurationSeconds = "inference_extension_scheduler_e2e_duration_seconds", Histogram(Bounds::SCHEDULER), [], Always, Envoy,
         "Seconds that one pick took.";
+    PrefixIndexerSize = "inference_extension_prefix_indexer_size", Gauge, [], Always, Envoy,
+        "Entries of the prefix index: marks of prompts by endpoint that should have them in its cache.";
+    PrefixIndexerHitRatio = "inference_extension_prefix_indexer_hit_ratio", Histogram(Bounds::PREFIX_RATIO), [], Always, Envoy,
+        "Part of a prompt that the picked endpoint should have in its cache.";
+    PrefixIndexerHitBytes = "inference_extension_prefix_indexer_hit_bytes", Histogram(Bounds::PREFIX_BYTES), [], Always, Envoy,
+        "Bytes of a prompt that the picked endpoint should have in its cache.";
     ModelRewriteDecisionsTotal = "inference_extension_model_rewrite_decisions_total", Counter, [ModelRewriteName, ModelName, TargetModel], Always, Envoy,
         "Requests whose model a rewrite rule decided.";
 
@@ -206,6 +212,18 @@ families! {
         "Requests that failed through an endpoint's fault, by how.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
+    PrefixPredictedTokensTotal = "inpick_prefix_predicted_tokens_total", Counter, [Pool], Always, Envoy,
+        "Prompt tokens that the endpoint was predicted to have in its cache, of answers that reported how many it had.";
+    PrefixReportedTokensTotal = "inpick_prefix_reported_tokens_total", Counter, [Pool], Always, Envoy,
+        "Prompt tokens that these answers reported as cached.";
+    LearnedFixedMicroseconds = "inpick_learned_fixed_microseconds", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Time to the first token of a request that needs no prefill, as learned from the endpoint's answers.";
+    LearnedPrefillNanoseconds = "inpick_learned_prefill_nanoseconds_per_token", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Time for each prompt token that is not cached, as learned from the endpoint's answers.";
+    LearnedSlotMicroseconds = "inpick_learned_slot_microseconds", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Time for which a request holds its place in the endpoint's batch, as learned from its answers.";
+    LearnedSlots = "inpick_learned_slots", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Requests that the endpoint runs at once, as its pages told while requests waited; 0: not known yet.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
     VmMemoryBytes = "inpick_vm_memory_bytes", Gauge, [], Always, Envoy,

@@ -105,6 +105,11 @@ impl Reader {
         if self.in_profiles.iter().any(is_testing) {
             made.insert("conformance".into(), true.into());
         }
+        let session_header =
+            self.in_profiles.iter().find_map(|name| self.plugins.get(name)?.parameters.session_header.as_ref());
+        if let Some(header) = session_header {
+            made.insert("session".into(), json!({"header": header}));
+        }
         for name in ["dataLayer", "data"] {
             if let Some(layer) = root.object(name, &mut self.errors) {
                 self.data_layer(layer);

@@ -10,6 +10,7 @@ mod document;
 mod duration;
 mod parameters;
 mod plugin_types;
+mod yaml;
 
 pub use conversion::{Conversion, convert, is_endpoint_picker_config};
 pub use document::read;

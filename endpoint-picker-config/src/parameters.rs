@@ -6,11 +6,14 @@ use endpoint_picker::{ConfigError, Plugin};
 use serde_json::{Map, Value, json};
 
 use crate::duration::millis;
+use crate::plugin_types::ONE_PROFILE;
 
 /// Parameters that name another plugin that supplies a scorer with figures. There is one supplier here.
 const SUPPLIERS: [&str; 2] = ["prefixMatchInfoProducerName", "inFlightLoadProducerName"];
 /// Parameters that no EPP ever read.
 const NEVER_READ: [&str; 2] = ["prefixPluginType", "prefixPluginName"];
+/// Where the EPP looks for a session's token.
+const DEFAULT_SESSION_HEADER: &str = "x-session-token";
 
 /// A plugin's parameters, without those that name other plugins.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(crate) struct Parameters {
     pub(crate) values: Map<String, Value>,
     /// The suppliers that it names, each with where it does.
     pub(crate) suppliers: Vec<(String, String)>,
+    /// The header that carries a session's token, where it scores sessions.
+    pub(crate) session_header: Option<String>,
 }
 
 impl Parameters {
@@ -43,8 +48,28 @@ impl Parameters {
                 fields.path
             ));
         }
-        Self { values: fields.values, suppliers }
+        let session_header =
+            (plugin_type == Scorer::SessionAffinity.as_str()).then(|| read_session_header(&mut fields, errors, notes));
+        Self { values: fields.values, suppliers, session_header }
     }
+}
+
+/// The EPP's first way to keep sessions is the one here: the token that names the endpoint travels in a header of that name.
+fn read_session_header(fields: &mut Fields, errors: &mut Vec<String>, notes: &mut Vec<String>) -> String {
+    let path = fields.path.clone();
+    if fields.choice("strategy", &[("encoded_endpoint_header", true), ("session_id", false)], errors) == Some(false) {
+        errors.push(format!("{path}strategy: session_id is not supported: the token names the endpoint"));
+    }
+    if fields.values.remove("sessionIdConfig").is_some() {
+        notes.push(format!("{path}sessionIdConfig: has no effect but with the strategy session_id"));
+    }
+    if fields.values.remove("profileName").is_some() {
+        notes.push(format!("{path}profileName: has no effect: {ONE_PROFILE}"));
+    }
+    let mut carrier = fields.object("encodedEndpointHeaderConfig", errors).unwrap_or_default();
+    let header = carrier.text("header", errors);
+    carrier.finish(errors);
+    header.unwrap_or_else(|| DEFAULT_SESSION_HEADER.to_owned())
 }
 
 /// Checks a scorer's parameters; `at` is the place of the plugin.

@@ -7,6 +7,7 @@
 )]
 
 use endpoint_picker::scheduling::{NoHitLru, Picker, Scorer};
+use endpoint_picker::session::Carrier;
 use endpoint_picker::{Config, Plugin};
 use endpoint_picker_config::{Conversion, Reading, convert, parse, read};
 use serde_json::{Value, json};
@@ -21,7 +22,10 @@ fn converted(body: &str) -> Conversion {
 
 fn refused(body: &str) -> Vec<String> {
     let document = read(format!("{HEAD}{body}").as_bytes()).unwrap();
-    convert(document).map(|it| it.document).expect_err(body).0
+    match convert(document) {
+        Ok(conversion) => panic!("{body}: {:?}", conversion.document),
+        Err(error) => error.0,
+    }
 }
 
 fn filter(bytes: &str) -> (Config, Vec<String>) {
@@ -71,7 +75,7 @@ fn inpicks_own_document_may_be_yaml_too() {
     let (config, notes) = filter("pool: llama\nscheduling:\n  ranked: 2\n  picker: random-picker\n");
     assert_eq!((config.pool.as_str(), config.profile.ranked, config.profile.picker), ("llama", 2, Picker::Random));
     assert_eq!(notes, [""; 0]);
-    for blank in ["", " \n", "{}", "# nothing\n", "---\n", "pool:\n"] {
+    for blank in ["", " \n", "\t\r\u{c}", "{}", "# nothing\n", "---\n", "pool:\n"] {
         assert_eq!(filter(blank), filter(""), "{blank:?}");
     }
     let error = parse(b"pool: 7\ntypo: 1\n").unwrap_err();
@@ -171,11 +175,11 @@ typo: 1
 
 #[test]
 fn without_profiles_every_plugin_counts_and_without_a_picker_the_declared_one() {
-    let all = converted("plugins: [{type: queue-scorer}, {type: random-picker}, {type: session-affinity-scorer}]");
+    let all = converted("plugins: [{type: queue-scorer}, {type: random-picker}, {type: lora-affinity-scorer}]");
     assert_eq!(
         Value::Object(all.document),
         json!({"scheduling": {
-            "scorers": [{"name": "queue-scorer", "weight": 1.0}, {"name": "session-affinity-scorer", "weight": 1.0}],
+            "scorers": [{"name": "queue-scorer", "weight": 1.0}, {"name": "lora-affinity-scorer", "weight": 1.0}],
             "picker": "random-picker",
         }})
     );
@@ -237,6 +241,48 @@ fn thresholds_of_saturation_come_from_wherever_a_version_has_them() {
     }
     assert_eq!(saturation(&format!("{detector}saturationDetector: {{pluginRef: utilization-detector}}")), Value::Null);
     assert_eq!(saturation("saturationDetector: {queueDepthThreshold: 999999999}"), json!({"queue_depth": 1_000_000}));
+}
+
+#[test]
+fn sections_of_the_filter_that_come_of_plugins_are_valid() {
+    let body = "plugins:
+- {type: header-based-testing-filter}
+- {type: utilization-detector, parameters: {queueDepthThreshold: 7, metricsStalenessThreshold: 1s}}
+- {type: session-affinity-scorer, parameters: {encodedEndpointHeaderConfig: {header: X-Stay}}}
+";
+    let (config, notes) = filter(&format!("{HEAD}{body}"));
+    assert_eq!(notes, [""; 0]);
+    assert!(config.rules.conformance);
+    assert_eq!(config.rules.shedding.unwrap().queue_depth, 7);
+    assert_eq!(config.rules.session.unwrap().carrier, Carrier::Header("x-stay".into()));
+    let apart = "schedulingProfiles: [{name: default, plugins: []}]\n";
+    let (config, _) = filter(&format!("{HEAD}{body}{apart}"));
+    assert!(!config.rules.conformance && config.rules.session.is_none(), "no profile refers to them");
+}
+
+#[test]
+fn sessions_are_kept_by_the_token_that_names_the_endpoint() {
+    let default = converted("plugins: [{type: session-affinity-scorer}]");
+    assert_eq!(default.document["session"], json!({"header": "x-session-token"}));
+    let named = converted(
+        "plugins: [{type: session-affinity-scorer, parameters: {strategy: encoded_endpoint_header, profileName: decode, sessionIdConfig: {}}}]",
+    );
+    assert_eq!(named.document["session"], json!({"header": "x-session-token"}));
+    assert_named(&named.notes, &["plugins[0].parameters.sessionIdConfig: ", "plugins[0].parameters.profileName: "]);
+    let errors = refused(
+        "plugins:
+- {type: session-affinity-scorer, name: a, parameters: {strategy: session_id}}
+- {type: session-affinity-scorer, name: b, parameters: {strategy: best, encodedEndpointHeaderConfig: {head: x}, ttl: 1}}",
+    );
+    assert_named(
+        &errors,
+        &[
+            "plugins[0].parameters.strategy: session_id is not supported",
+            "plugins[1].parameters.strategy: must be one of",
+            "plugins[1].parameters.encodedEndpointHeaderConfig.head: unknown",
+            "plugins[1].parameters.ttl: unknown",
+        ],
+    );
 }
 
 #[test]

@@ -166,6 +166,35 @@ pub struct Post {
     /// Tokens of prompts that each endpoint of the pool has yet to compute.
     #[prost(uint32, repeated, tag = "14")]
     pub prefill_tokens: Vec<u32>,
+    /// Entries of the worker's prefix index.
+    #[prost(uint64, tag = "15")]
+    pub prefix_entries: u64,
+    /// What the worker learned of endpoints that answered it.
+    #[prost(message, repeated, tag = "16")]
+    pub lessons: Vec<Lesson>,
+}
+
+/// What a worker learned of an endpoint, see [`crate::learning::Rates`].
+#[derive(Clone, Copy, Eq, Message, PartialEq)]
+pub struct Lesson {
+    /// The endpoint's place in the pool.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    /// Microseconds of a request that needs no prefill.
+    #[prost(uint64, tag = "2")]
+    pub fixed_micros: u64,
+    /// Nanoseconds for an uncached token.
+    #[prost(uint64, tag = "3")]
+    pub token_nanos: u64,
+    /// Microseconds for which a request holds its slot.
+    #[prost(uint64, tag = "4")]
+    pub slot_micros: u64,
+    /// Slots; 0: not known.
+    #[prost(uint32, tag = "5")]
+    pub slots: u32,
+    /// Answers that taught it, as far as they are not forgotten.
+    #[prost(uint32, tag = "6")]
+    pub answers: u32,
 }
 
 /// Requests in flight to an endpoint that has left.

@@ -41,6 +41,7 @@ pub const DEFAULT_SNAPSHOT_TIMEOUT_MS: u64 = 1_000;
 
 /// What a plugin instance is configured to be.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "made once, when the instance is configured")]
 pub enum Plugin {
     /// The HTTP filter.
     Filter(Config),

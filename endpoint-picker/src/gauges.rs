@@ -13,7 +13,7 @@ use prost::Message;
 use snapshot::{Load, Loads, Membership, State};
 
 use crate::admission::{OTHER, Table};
-use crate::board::{Board, Post, key};
+use crate::board::{Board, Lesson, Order, Post, key};
 use crate::config::StatsConfig;
 use crate::flusher::{Flusher, HostStats};
 use crate::ledger::Ledger;
@@ -24,7 +24,7 @@ use crate::time::Timestamp;
 const INTERVAL_MS: u64 = 1_000;
 
 /// The labelled gauges, by their number in shared data: only ever appended to.
-const LABELLED: [Stat; 8] = [
+const LABELLED: [Stat; 12] = [
     Stat::ObjectiveRunningRequests,
     Stat::ModelRunningRequests,
     Stat::InFlightRequests,
@@ -33,6 +33,10 @@ const LABELLED: [Stat; 8] = [
     Stat::PoolPerPodQueueSize,
     Stat::PoolRunningRequests,
     Stat::PoolKvCacheUtilizationPermille,
+    Stat::LearnedFixedMicroseconds,
+    Stat::LearnedPrefillNanoseconds,
+    Stat::LearnedSlotMicroseconds,
+    Stat::LearnedSlots,
 ];
 
 /// Every labelled gauge that was ever set.
@@ -105,11 +109,19 @@ impl Gauges {
         self.computed_at = Some(now);
         let table = shared.get(key::ADMISSION).and_then(|(bytes, _)| Table::decode(bytes.as_slice()).ok());
         let mut values = Values { table: table.unwrap_or_default(), values: HashMap::new() };
-        let mut memory_bytes = 0;
+        let (mut memory_bytes, mut prefix_entries) = (0, 0);
+        let mut lessons = Lessons::default();
         for post in posts {
             memory_bytes += post.memory_bytes;
+            // All workers know nearly the same.
+            prefix_entries = prefix_entries.max(post.prefix_entries);
             values.add_running(post);
+            lessons.add(post);
         }
+        if let Some(membership) = facts.membership {
+            values.add_lessons(&lessons, membership);
+        }
+        self.ledger.set(Stat::PrefixIndexerSize, &[], prefix_entries);
         values.add_in_flight(facts.board, facts.membership);
         if let Some(membership) = facts.membership {
             values.add_pools(membership, facts.loads);
@@ -148,6 +160,37 @@ impl Gauges {
             ((), (list.series.len() > before).then(|| list.encode_to_vec()))
         });
         self.listed.extend(values.keys().cloned());
+    }
+}
+
+/// What workers learned, by membership and place in it: sums weighted by their answers.
+#[derive(Debug, Default)]
+struct Lessons(HashMap<(u64, u64, u32), Lesson>);
+
+impl Lessons {
+    fn add(&mut self, post: &Post) {
+        let Some(order) = post.order else { return };
+        for lesson in &post.lessons {
+            let key = (order.epoch, order.version, post.first.saturating_add(lesson.place));
+            let sum = self.0.entry(key).or_default();
+            let answers = u64::from(lesson.answers);
+            sum.fixed_micros = sum.fixed_micros.saturating_add(lesson.fixed_micros.saturating_mul(answers));
+            sum.token_nanos = sum.token_nanos.saturating_add(lesson.token_nanos.saturating_mul(answers));
+            sum.slot_micros = sum.slot_micros.saturating_add(lesson.slot_micros.saturating_mul(answers));
+            sum.slots = sum.slots.max(lesson.slots);
+            sum.answers = sum.answers.saturating_add(lesson.answers);
+        }
+    }
+
+    fn mean(&self, order: Order, place: u32) -> Option<Lesson> {
+        let sum = self.0.get(&(order.epoch, order.version, place))?;
+        let answers = u64::from(sum.answers.max(1));
+        Some(Lesson {
+            fixed_micros: sum.fixed_micros / answers,
+            token_nanos: sum.token_nanos / answers,
+            slot_micros: sum.slot_micros / answers,
+            ..*sum
+        })
     }
 }
 
@@ -210,11 +253,31 @@ impl Values {
         }
     }
 
+    fn add_lessons(&mut self, lessons: &Lessons, membership: &Membership) {
+        let admitted: HashSet<String> = self.table.endpoints.iter().cloned().collect();
+        let order = Order::of(membership);
+        let members =
+            membership.pools.iter().flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)));
+        for (place, (pool, endpoint)) in (0_u32..).zip(members) {
+            let Some(lesson) = lessons.mean(order, place) else { continue };
+            let address = endpoint.address.to_string();
+            let address = label_value(&address);
+            // Of those without a label of their own there is no mean to show.
+            if admitted.contains(address.as_ref()) {
+                let labels = [pool.name.as_str(), address.as_ref()];
+                self.add(Stat::LearnedFixedMicroseconds, &labels, lesson.fixed_micros);
+                self.add(Stat::LearnedPrefillNanoseconds, &labels, lesson.token_nanos);
+                self.add(Stat::LearnedSlotMicroseconds, &labels, lesson.slot_micros);
+                self.add(Stat::LearnedSlots, &labels, u64::from(lesson.slots));
+            }
+        }
+    }
+
     fn add_pools(&mut self, membership: &Membership, loads: &Loads) {
         let admitted: HashSet<String> = self.table.pods.iter().cloned().collect();
         let mut loads = loads.endpoints.iter().filter(|_| loads.belong_to(membership));
         for pool in &membership.pools {
-            for state in ["fresh", "stale", "unknown", "sleeping", "unready"] {
+            for state in ["fresh", "stale", "unknown", "sleeping", "unready", "frozen"] {
                 self.add(Stat::Endpoints, &[&pool.name, state], 0);
             }
             self.add(Stat::PoolReadyPods, &[&pool.name], 0);

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
 use crate::config::Config;
+use crate::learning::Forecast;
 use crate::ledger::{Ledger, SeriesId};
 use crate::pool::{EndpointId, Pool};
 use crate::record::{End, ExchangeRecord, Pick, ResponseSummary, Served};
@@ -114,6 +115,8 @@ pub struct Telemetry {
     /// Served requests for names that are not admitted yet.
     pending: Vec<ExchangeRecord>,
     pick_duration: Option<SeriesId>,
+    hit_ratio: Option<SeriesId>,
+    hit_bytes: Option<SeriesId>,
 }
 
 impl Telemetry {
@@ -128,6 +131,8 @@ impl Telemetry {
         let mut ledger = Ledger::new(config.stats);
         Self {
             pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
+            hit_ratio: ledger.labelled(Stat::PrefixIndexerHitRatio, &[]),
+            hit_bytes: ledger.labelled(Stat::PrefixIndexerHitBytes, &[]),
             ledger,
             admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
@@ -321,9 +326,11 @@ impl Telemetry {
                     }
                 };
                 self.add([series]);
+                self.count_hit(&record.forecast(Some(ranked.first())));
             }
         }
         let Some(served) = record.served else { return };
+        self.count_prediction(record, served);
         let series = match served.endpoint {
             Some(id) => match self.picks.get(&(id, served.reason)) {
                 Some(&known) => known,
@@ -342,6 +349,34 @@ impl Telemetry {
             }
         };
         self.add([series]);
+    }
+
+    /// How much of the prompt the picked endpoint should have; nothing of a request without a prompt.
+    fn count_hit(&mut self, forecast: &Forecast) {
+        let known = u64::from(forecast.guess.known_tokens);
+        let prompt = u64::from(forecast.uncached_tokens.saturating_add(forecast.cached_tokens));
+        if let (Some(ratio), Some(bytes), Some(millionths)) =
+            (self.hit_ratio, self.hit_bytes, (known * 1_000_000).checked_div(prompt))
+        {
+            self.ledger.sample(ratio, millionths);
+            self.ledger.sample(bytes, u64::from(forecast.matched_bytes));
+        }
+    }
+
+    /// What the endpoint should have had in its cache beside what it had, where it says so and the pick looked.
+    fn count_prediction(&mut self, record: &ExchangeRecord, served: Served) {
+        let forecast = record.forecast(served.endpoint);
+        let reported = record.response.and_then(|response| response.usage.cached_tokens);
+        if let Some(reported) = reported.filter(|_| forecast.uncached_tokens > 0) {
+            let predicted = u64::from(forecast.guess.known_tokens);
+            for (stat, tokens) in
+                [(Stat::PrefixPredictedTokensTotal, predicted), (Stat::PrefixReportedTokensTotal, reported)]
+            {
+                if let Some(series) = self.ledger.labelled(stat, &[&self.pool]) {
+                    self.ledger.add_to(series, tokens);
+                }
+            }
+        }
     }
 
     fn measure(&mut self, record: &ExchangeRecord, response: &ResponseSummary, models: Models) {

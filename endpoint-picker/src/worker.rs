@@ -10,12 +10,14 @@ use prost::Message;
 use snapshot::{LoadsDecoder, Membership};
 
 use crate::board::{
-    Board, Departed, EXPIRE_AFTER_MICROS, Order, Post, RENEW_AFTER_MICROS, RunningModel, Suspect, Version, enroll, key,
+    Board, Departed, EXPIRE_AFTER_MICROS, Lesson, Order, Post, RENEW_AFTER_MICROS, RunningModel, Suspect, Version,
+    enroll, key,
 };
 use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
+use crate::pool::EndpointId;
 use crate::prefix_news::Correspondent;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
@@ -226,6 +228,9 @@ impl Posted {
             address: endpoint.identity().address.to_string(),
             count: endpoint.in_flight().own(),
         }));
+        post.prefix_entries = picker.prefix_index().len() as u64;
+        post.lessons.clear();
+        post.lessons.extend((0_u32..).zip(pool.members()).filter_map(|(place, &id)| lesson(picker, place, id)));
         post.running.clear();
         post.running.extend(picker.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
         post.suspects.clear();
@@ -348,6 +353,25 @@ impl News {
         self.others = true;
         self.seen.board = version.board;
     }
+}
+
+/// What was learned of a member that answered.
+fn lesson(picker: &EndpointPicker, place: u32, id: EndpointId) -> Option<Lesson> {
+    let answers = picker.learner().answers(id);
+    if answers < 1.0 {
+        return None;
+    }
+    let rates = picker.learner().rates(id);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
+    let whole = |value: f64| value as u64;
+    Some(Lesson {
+        place,
+        fixed_micros: whole(rates.fixed),
+        token_nanos: whole(rates.uncached * 1_000.0),
+        slot_micros: whole(rates.slot),
+        slots: picker.pool().endpoint(id)?.slots().unwrap_or(0),
+        answers: u32::try_from(whole(answers)).unwrap_or(u32::MAX),
+    })
 }
 
 /// Merges this worker's copy of the table of labels with the stored one, and counts what waited for that.

@@ -7,6 +7,7 @@ use endpoint_picker::holder::{Binding, Holder};
 use endpoint_picker::lease::Rank;
 use endpoint_picker::worker::{UNUSED_TICK_MILLIS, Worker};
 use endpoint_picker::{EndpointPicker, Plugin};
+use endpoint_picker_config::Reading;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
@@ -57,8 +58,13 @@ impl Filter {
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let configuration = if size == 0 { Ok(Vec::new()) } else { host::buffer(Buffer::PluginConfiguration, 0, size) };
-        let plugin = match configuration.map(|bytes| Plugin::parse(&bytes)) {
-            Ok(Ok(plugin)) => plugin,
+        let plugin = match configuration.map(|bytes| endpoint_picker_config::parse(&bytes)) {
+            Ok(Ok(Reading { plugin, notes })) => {
+                for note in notes {
+                    log::warn!("plugin configuration: {note}");
+                }
+                plugin
+            }
             Ok(Err(error)) => {
                 log::error!("{error}");
                 return false;

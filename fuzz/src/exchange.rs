@@ -228,7 +228,8 @@ impl Scene {
             b'a' => self.admit(first, second),
             b'o' => {
                 let counts = [0, 1, u32::MAX, 7].map(|count| count * u32::from(second % 2));
-                self.picker.set_others_in_flight(counts.into_iter().cycle().take(usize::from(first % 8)));
+                let counts = counts.into_iter().cycle().map(|requests| (requests, requests));
+                self.picker.set_others_in_flight(counts.take(usize::from(first % 8)));
             }
             b'f' => self.flush(first),
             b'd' => self.picker.record_pick_duration(u64::from(first) << (second % 40)),

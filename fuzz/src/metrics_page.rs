@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metrics_sidecar::dialect::Engine;
+use metrics_sidecar::dialect::EngineKind;
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::exposition::escape_into;
 use metrics_sidecar::fleet::Fleet;
@@ -116,27 +116,27 @@ fn is_plain(line: &str) -> bool {
 }
 
 /// Names of the waiting requests, the running ones and the KV cache usage, newest first; `None`: labels tell them apart.
-fn names(engine: Engine) -> Option<(&'static str, &'static str, &'static [&'static str])> {
+fn names(engine: EngineKind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
     Some(match engine {
-        Engine::Vllm => (
+        EngineKind::Vllm => (
             "vllm_colon_num_requests_waiting",
             "vllm_colon_num_requests_running",
             &["vllm_colon_kv_cache_usage_perc", "vllm_colon_gpu_cache_usage_perc"],
         ),
-        Engine::Sglang => {
+        EngineKind::Sglang => {
             ("sglang_colon_num_queue_reqs", "sglang_colon_num_running_reqs", &["sglang_colon_token_usage"])
         }
-        Engine::TrtllmServe => {
+        EngineKind::TrtllmServe => {
             ("trtllm_num_requests_waiting", "trtllm_num_requests_running", &["trtllm_kv_cache_utilization"])
         }
-        Engine::LlamaCpp => (
+        EngineKind::LlamaCpp => (
             "llamacpp_colon_requests_deferred",
             "llamacpp_colon_requests_processing",
             &["llamacpp_colon_kv_cache_usage_ratio"],
         ),
-        Engine::Tgi => ("tgi_queue_size", "tgi_batch_current_size", &[]),
-        Engine::Triton => ("nv_inference_pending_request_count", "", &[]),
-        Engine::TritonTensorrtLlm => return None,
+        EngineKind::Tgi => ("tgi_queue_size", "tgi_batch_current_size", &[]),
+        EngineKind::Triton => ("nv_inference_pending_request_count", "", &[]),
+        EngineKind::TritonTensorrtLlm => return None,
     })
 }
 
@@ -184,7 +184,7 @@ fn compare(signals: &Signals, lines: &[String]) {
     // The usage of TensorRT-LLM can also be had from its blocks.
     match (signals.kv_cache_usage, mean.filter(|mean| *mean <= 1.0 + USAGE_ROUNDING)) {
         (None, mean) => assert!(mean.is_none_or(|mean| mean >= 1.0), "{lines:?}"),
-        (Some(_), None) => assert_eq!(engine, Engine::TrtllmServe, "{lines:?}"),
+        (Some(_), None) => assert_eq!(engine, EngineKind::TrtllmServe, "{lines:?}"),
         (Some(usage), Some(mean)) => assert!((usage - mean).abs() <= USAGE_ROUNDING, "{usage} {lines:?}"),
     }
 }

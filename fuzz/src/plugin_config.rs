@@ -26,7 +26,10 @@ pub fn check(data: &[u8]) {
 
 /// Whether the document is accepted.
 fn check_document(json: &[u8]) -> bool {
-    match Plugin::parse(json) {
+    let parsed = Plugin::parse(json);
+    let read = endpoint_picker_config::parse(json).map(|reading| reading.plugin);
+    assert!(parsed.is_err() || read == parsed, "what the core reads is read alike as JSON or YAML");
+    match parsed {
         Ok(Plugin::Filter(config)) => {
             check_filter(config);
             true

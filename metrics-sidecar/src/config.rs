@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::dialect::Engine;
+use crate::dialect::EngineKind;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 
@@ -64,7 +64,7 @@ pub struct PageConfig {
     /// File with a bearer token to send.
     pub token_file: Option<PathBuf>,
     /// Whose pages they are; `None`: each page tells.
-    pub engine: Option<Engine>,
+    pub engine: Option<EngineKind>,
 }
 
 /// Which addresses of a name are endpoints.

@@ -16,7 +16,7 @@ pub const COUNTERS: usize = 5;
 
 /// An engine that a metrics page can be of.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Engine {
+pub enum EngineKind {
     /// vLLM, and simulators of it.
     Vllm,
     /// SGLang.
@@ -33,7 +33,7 @@ pub enum Engine {
     Tgi,
 }
 
-impl Engine {
+impl EngineKind {
     /// Every engine, in the order of the table.
     pub const ALL: [Self; 7] =
         [Self::Vllm, Self::Sglang, Self::TrtllmServe, Self::TritonTensorrtLlm, Self::Triton, Self::LlamaCpp, Self::Tgi];
@@ -69,7 +69,7 @@ impl Engine {
     }
 }
 
-impl std::str::FromStr for Engine {
+impl std::str::FromStr for EngineKind {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -110,11 +110,22 @@ pub(crate) enum Role {
 
 struct Dialect {
     name: &'static str,
-    prefix: &'static [u8],
-    /// Names behind the prefix.
-    families: &'static [(&'static [u8], Role)],
+    /// Names behind the prefix that [`engine_of`] knows.
+    families: &'static [Family],
     page_path: Option<&'static str>,
     frozen_after: Option<Duration>,
+}
+
+struct Family {
+    mark: u64,
+    name: &'static [u8],
+    role: Role,
+}
+
+impl Family {
+    const fn new(name: &'static [u8], role: Role) -> Self {
+        Self { mark: mark(name), name, role }
+    }
 }
 
 /// For engines that count every step. A step is the longest time without a sign of life: a prefill in chunks moves no token counter of
@@ -128,22 +139,21 @@ const LOGS_STAND_STILL: Duration = Duration::from_secs(40);
 
 const VLLM: Dialect = Dialect {
     name: "vllm",
-    prefix: b"vllm:",
     families: &[
-        (b"num_requests_waiting", Role::Waiting),
-        (b"num_requests_running", Role::Running),
-        (b"kv_cache_usage_perc", Role::Usage),
+        Family::new(b"num_requests_waiting", Role::Waiting),
+        Family::new(b"num_requests_running", Role::Running),
+        Family::new(b"kv_cache_usage_perc", Role::Usage),
         // Up to 0.10.
-        (b"gpu_cache_usage_perc", Role::OldUsage),
-        (b"lora_requests_info", Role::Lora),
-        (b"engine_sleep_state", Role::Sleep),
-        (b"cache_config_info", Role::Config { block_size: b"block_size", blocks: b"num_gpu_blocks" }),
-        (b"generation_tokens_total", Role::Steps(0)),
-        (b"iteration_tokens_total_count", Role::Steps(1)),
+        Family::new(b"gpu_cache_usage_perc", Role::OldUsage),
+        Family::new(b"lora_requests_info", Role::Lora),
+        Family::new(b"engine_sleep_state", Role::Sleep),
+        Family::new(b"cache_config_info", Role::Config { block_size: b"block_size", blocks: b"num_gpu_blocks" }),
+        Family::new(b"generation_tokens_total", Role::Steps(0)),
+        Family::new(b"iteration_tokens_total_count", Role::Steps(1)),
         // llm-d-inference-sim counts its tokens at the end of a request, and its intervals between tokens at once.
-        (b"inter_token_latency_seconds_count", Role::Steps(2)),
-        (b"time_per_output_token_seconds_count", Role::Steps(3)),
-        (b"prompt_tokens_total", Role::Ends(4)),
+        Family::new(b"inter_token_latency_seconds_count", Role::Steps(2)),
+        Family::new(b"time_per_output_token_seconds_count", Role::Steps(3)),
+        Family::new(b"prompt_tokens_total", Role::Ends(4)),
     ],
     page_path: None,
     frozen_after: Some(STEPS_STAND_STILL),
@@ -151,19 +161,18 @@ const VLLM: Dialect = Dialect {
 
 const SGLANG: Dialect = Dialect {
     name: "sglang",
-    prefix: b"sglang:",
     families: &[
-        (b"num_queue_reqs", Role::Waiting),
-        (b"num_running_reqs", Role::Running),
-        (b"token_usage", Role::Usage),
+        Family::new(b"num_queue_reqs", Role::Waiting),
+        Family::new(b"num_running_reqs", Role::Running),
+        Family::new(b"token_usage", Role::Usage),
         // Up to 0.5.9 or so; gauges since.
-        (b"cache_config_info", Role::Config { block_size: b"page_size", blocks: b"num_pages" }),
-        (b"page_size", Role::BlockSize),
-        (b"num_pages", Role::Blocks),
-        (b"realtime_tokens_total", Role::Steps(0)),
-        (b"inter_token_latency_seconds_count", Role::Steps(1)),
-        (b"prompt_tokens_total", Role::Ends(2)),
-        (b"generation_tokens_total", Role::Ends(3)),
+        Family::new(b"cache_config_info", Role::Config { block_size: b"page_size", blocks: b"num_pages" }),
+        Family::new(b"page_size", Role::BlockSize),
+        Family::new(b"num_pages", Role::Blocks),
+        Family::new(b"realtime_tokens_total", Role::Steps(0)),
+        Family::new(b"inter_token_latency_seconds_count", Role::Steps(1)),
+        Family::new(b"prompt_tokens_total", Role::Ends(2)),
+        Family::new(b"generation_tokens_total", Role::Ends(3)),
     ],
     page_path: None,
     frozen_after: Some(LOGS_STAND_STILL),
@@ -173,17 +182,16 @@ const SGLANG: Dialect = Dialect {
 /// still says nothing. The same holds for the backend in Triton.
 const TRTLLM_SERVE: Dialect = Dialect {
     name: "trtllm-serve",
-    prefix: b"trtllm_",
     families: &[
-        (b"num_requests_waiting", Role::Waiting),
-        (b"num_requests_running", Role::Running),
-        (b"kv_cache_utilization", Role::Usage),
-        (b"kv_cache_tokens_per_block", Role::BlockSize),
-        (b"kv_cache_max_blocks", Role::Blocks),
-        (b"kv_cache_used_blocks", Role::UsedBlocks),
-        (b"prompt_tokens_total", Role::Ends(0)),
-        (b"generation_tokens_total", Role::Ends(1)),
-        (b"request_success_total", Role::Ends(2)),
+        Family::new(b"num_requests_waiting", Role::Waiting),
+        Family::new(b"num_requests_running", Role::Running),
+        Family::new(b"kv_cache_utilization", Role::Usage),
+        Family::new(b"kv_cache_tokens_per_block", Role::BlockSize),
+        Family::new(b"kv_cache_max_blocks", Role::Blocks),
+        Family::new(b"kv_cache_used_blocks", Role::UsedBlocks),
+        Family::new(b"prompt_tokens_total", Role::Ends(0)),
+        Family::new(b"generation_tokens_total", Role::Ends(1)),
+        Family::new(b"request_success_total", Role::Ends(2)),
     ],
     page_path: Some("/prometheus/metrics"),
     frozen_after: None,
@@ -191,13 +199,12 @@ const TRTLLM_SERVE: Dialect = Dialect {
 
 const TRITON_TENSORRT_LLM: Dialect = Dialect {
     name: "triton-tensorrt-llm",
-    prefix: b"nv_trt_llm_",
     families: &[
-        (
+        Family::new(
             b"request_metrics",
             Role::ByLabel(b"request_type", &[(b"waiting", Role::Waiting), (b"scheduled", Role::Running)]),
         ),
-        (
+        Family::new(
             b"kv_cache_block_metrics",
             Role::ByLabel(
                 b"kv_cache_block_type",
@@ -209,7 +216,7 @@ const TRITON_TENSORRT_LLM: Dialect = Dialect {
                 ],
             ),
         ),
-        (b"general_metrics", Role::ByLabel(b"general_type", &[(b"iteration_counter", Role::Ends(0))])),
+        Family::new(b"general_metrics", Role::ByLabel(b"general_type", &[(b"iteration_counter", Role::Ends(0))])),
     ],
     page_path: None,
     frozen_after: None,
@@ -219,11 +226,10 @@ const TRITON_TENSORRT_LLM: Dialect = Dialect {
 /// batches ever executed.
 const TRITON: Dialect = Dialect {
     name: "triton",
-    prefix: b"nv_inference_",
     families: &[
-        (b"pending_request_count", Role::Waiting),
-        (b"request_success", Role::Ends(0)),
-        (b"exec_count", Role::Ends(1)),
+        Family::new(b"pending_request_count", Role::Waiting),
+        Family::new(b"request_success", Role::Ends(0)),
+        Family::new(b"exec_count", Role::Ends(1)),
     ],
     page_path: None,
     frozen_after: None,
@@ -231,16 +237,15 @@ const TRITON: Dialect = Dialect {
 
 const LLAMA_CPP: Dialect = Dialect {
     name: "llama-cpp",
-    prefix: b"llamacpp:",
     families: &[
-        (b"requests_deferred", Role::Waiting),
-        (b"requests_processing", Role::Running),
+        Family::new(b"requests_deferred", Role::Waiting),
+        Family::new(b"requests_processing", Role::Running),
         // Builds since 2025 have no such gauge.
-        (b"kv_cache_usage_ratio", Role::Usage),
+        Family::new(b"kv_cache_usage_ratio", Role::Usage),
         // The tokens are counted when a request ends.
-        (b"n_decode_total", Role::Steps(0)),
-        (b"prompt_tokens_total", Role::Ends(1)),
-        (b"tokens_predicted_total", Role::Ends(2)),
+        Family::new(b"n_decode_total", Role::Steps(0)),
+        Family::new(b"prompt_tokens_total", Role::Ends(1)),
+        Family::new(b"tokens_predicted_total", Role::Ends(2)),
     ],
     page_path: None,
     frozen_after: Some(STEPS_STAND_STILL),
@@ -248,72 +253,94 @@ const LLAMA_CPP: Dialect = Dialect {
 
 const TGI: Dialect = Dialect {
     name: "tgi",
-    prefix: b"tgi_",
     families: &[
-        (b"queue_size", Role::Waiting),
-        (b"batch_current_size", Role::Running),
-        (b"batch_inference_count", Role::Steps(0)),
-        (b"request_count", Role::Ends(1)),
+        Family::new(b"queue_size", Role::Waiting),
+        Family::new(b"batch_current_size", Role::Running),
+        Family::new(b"batch_inference_count", Role::Steps(0)),
+        Family::new(b"request_count", Role::Ends(1)),
     ],
     page_path: None,
     frozen_after: Some(STEPS_STAND_STILL),
 };
 
 /// The engine whose prefix a line begins with, and what follows it.
-pub(crate) fn engine_of(line: &[u8]) -> Option<(Engine, &[u8])> {
-    // Nearly every line of a page is a bucket of some histogram; the first byte settles whose.
-    let candidates: &[Engine] = match line.first()? {
-        b'v' => &[Engine::Vllm],
-        b's' => &[Engine::Sglang],
-        b't' => &[Engine::TrtllmServe, Engine::Tgi],
-        b'n' => &[Engine::TritonTensorrtLlm, Engine::Triton],
-        b'l' => &[Engine::LlamaCpp],
+#[inline]
+pub(crate) fn engine_of(line: &[u8]) -> Option<(EngineKind, &[u8])> {
+    const fn number(start: &[u8; 4]) -> u32 {
+        u32::from_le_bytes(*start)
+    }
+    const VLLM: u32 = number(b"vllm");
+    const SGLANG: u32 = number(b"sgla");
+    const TRTLLM_SERVE: u32 = number(b"trtl");
+    const TRITON_TENSORRT_LLM: u32 = number(b"nv_t");
+    const TRITON: u32 = number(b"nv_i");
+    const LLAMA_CPP: u32 = number(b"llam");
+    const TGI: u32 = number(b"tgi_");
+    // A number is compared at once; this is done for every line.
+    let (start, rest) = line.split_first_chunk()?;
+    let (engine, prefix): (EngineKind, &[u8]) = match number(start) {
+        VLLM => {
+            return rest.split_first().filter(|(colon, _)| **colon == b':').map(|(_, rest)| (EngineKind::Vllm, rest));
+        }
+        SGLANG => (EngineKind::Sglang, b"ng:"),
+        TRTLLM_SERVE => (EngineKind::TrtllmServe, b"lm_"),
+        TRITON_TENSORRT_LLM => (EngineKind::TritonTensorrtLlm, b"rt_llm_"),
+        TRITON => (EngineKind::Triton, b"nference_"),
+        LLAMA_CPP => (EngineKind::LlamaCpp, b"acpp:"),
+        TGI => (EngineKind::Tgi, b""),
         _ => return None,
     };
-    candidates.iter().find_map(|engine| Some((*engine, line.strip_prefix(engine.dialect().prefix)?)))
+    Some((engine, rest.strip_prefix(prefix)?))
 }
 
-impl Engine {
-    /// Whether a line may be of a wanted family, by two letters of what follows the prefix. No line is looked at more closely without.
+impl EngineKind {
+    /// Whether a line may be of a wanted family, by three letters of what follows the prefix. Nearly every line of a page is a bucket
+    /// of some histogram, and this is all that is done for it.
+    #[inline]
     pub(crate) fn may_want(self, rest: &[u8]) -> bool {
-        match (INITIALS.get(self as usize), rest) {
-            (Some((first, third)), [one, _, three, ..]) => first & letter(*one) != 0 && third & letter(*three) != 0,
-            _ => false,
-        }
+        MARKS.get(self as usize).is_some_and(|marks| marks & mark(rest) != 0)
     }
 
-    /// What the family of this name says; the prefix is left out.
-    pub(crate) fn role(self, name: &[u8]) -> Option<Role> {
-        self.dialect().families.iter().find(|(known, _)| *known == name).map(|(_, role)| *role)
+    /// What the family that a line is of says, and what follows its name; the prefix is left out.
+    pub(crate) fn family(self, rest: &[u8]) -> Option<(Role, &[u8])> {
+        let mark = mark(rest);
+        let mut alike = self.dialect().families.iter().filter(|family| family.mark == mark);
+        alike.find_map(|family| {
+            let rest = rest.strip_prefix(family.name)?;
+            matches!(rest, [] | [b'{' | b' ' | b'\t', ..]).then_some((family.role, rest))
+        })
     }
 }
 
-/// For each engine, which letters its families have in the first and in the third place.
-const INITIALS: [(u64, u64); Engine::ALL.len()] = [
-    initials(VLLM.families),
-    initials(SGLANG.families),
-    initials(TRTLLM_SERVE.families),
-    initials(TRITON_TENSORRT_LLM.families),
-    initials(TRITON.families),
-    initials(LLAMA_CPP.families),
-    initials(TGI.families),
+/// For each engine, the marks of its families.
+const MARKS: [u64; EngineKind::ALL.len()] = [
+    marks(VLLM.families),
+    marks(SGLANG.families),
+    marks(TRTLLM_SERVE.families),
+    marks(TRITON_TENSORRT_LLM.families),
+    marks(TRITON.families),
+    marks(LLAMA_CPP.families),
+    marks(TGI.families),
 ];
 
-const fn initials(mut families: &[(&[u8], Role)]) -> (u64, u64) {
-    let (mut first, mut third) = (0, 0);
-    while let [(name, _), rest @ ..] = families {
-        if let [one, _, three, ..] = name {
-            first |= letter(*one);
-            third |= letter(*three);
-        }
+const fn marks(mut families: &[Family]) -> u64 {
+    let mut marks = 0;
+    while let [family, rest @ ..] = families {
+        marks |= family.mark;
         families = rest;
     }
-    (first, third)
+    marks
 }
 
-/// A bit for a letter. Others share the bits of letters, which costs a second look and nothing else.
-const fn letter(byte: u8) -> u64 {
-    1 << (byte & 63)
+/// One of 64 bits by three letters of a name, which tell nearly all names of a page apart.
+#[inline]
+const fn mark(name: &[u8]) -> u64 {
+    match name {
+        [first, _, third, _, _, sixth, ..] => {
+            1 << (first.wrapping_mul(5).wrapping_add(third.wrapping_mul(3)).wrapping_add(*sixth) & 63)
+        }
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
@@ -322,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_table_is_in_order_and_every_family_is_found_in_it() {
-        for (index, engine) in Engine::ALL.into_iter().enumerate() {
+        for (index, engine) in EngineKind::ALL.into_iter().enumerate() {
             assert_eq!((engine as usize, engine.as_str().parse()), (index, Ok(engine)));
             let dialect = engine.dialect();
             let mut slots = [false; COUNTERS];
@@ -331,23 +358,30 @@ mod tests {
                     assert!(!std::mem::replace(&mut slots[slot], true), "{slot} of {engine:?} is taken twice");
                 }
             };
-            for (name, role) in dialect.families {
-                let line = [dialect.prefix, name].concat();
-                assert_eq!(engine_of(&line), Some((engine, *name)));
-                assert!(engine.may_want(name) && engine.role(name).is_some());
+            for Family { name, role, .. } in dialect.families {
+                for rest in ["", "{x=\"1\"} 1", " 1", "\t1"] {
+                    let line = [*name, rest.as_bytes()].concat();
+                    assert!(engine.may_want(&line));
+                    assert!(engine.family(&line).is_some_and(|(_, found)| found == rest.as_bytes()));
+                }
+                assert!(engine.family(&[*name, b"_bucket{"].concat()).is_none());
                 match role {
                     Role::ByLabel(_, roles) => roles.iter().for_each(|(_, role)| take(*role)),
                     role => take(*role),
                 }
             }
         }
-        assert_eq!("vLLM".parse::<Engine>(), Err(()));
+        assert_eq!("vLLM".parse::<EngineKind>(), Err(()));
+        assert!(
+            !EngineKind::Vllm.may_want(b"request_queue_time_seconds_bucket{"),
+            "most lines are left at their first letters"
+        );
     }
 
     #[test]
     fn an_engine_can_be_frozen_only_if_it_counts_steps() {
-        for engine in Engine::ALL {
-            let counts_steps = engine.dialect().families.iter().any(|(_, role)| matches!(role, Role::Steps(_)));
+        for engine in EngineKind::ALL {
+            let counts_steps = engine.dialect().families.iter().any(|family| matches!(family.role, Role::Steps(_)));
             assert_eq!(engine.frozen_after().is_some(), counts_steps, "{engine:?}");
         }
     }

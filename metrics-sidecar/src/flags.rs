@@ -8,7 +8,7 @@ use clap::Parser;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
-use crate::dialect::Engine;
+use crate::dialect::EngineKind;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 use crate::token_file::read_token;
@@ -205,7 +205,7 @@ impl Flags {
             }
         }
         for page in pools.iter_mut().map(|pool| &mut pool.page).filter(|page| page.path.is_empty()) {
-            let own = page.engine.and_then(Engine::page_path).filter(|_| self.metrics_path == METRICS_PATH);
+            let own = page.engine.and_then(EngineKind::page_path).filter(|_| self.metrics_path == METRICS_PATH);
             page.path = own.unwrap_or(&self.metrics_path).to_owned();
         }
         for (text, name, option) in names {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use catalogue::{Family, Stat};
 use snapshot::State;
 
-use crate::dialect::Engine;
+use crate::dialect::EngineKind;
 use crate::endpoint::EndpointState;
 use crate::exposition::escape_into;
 use crate::fleet::Fleet;
@@ -93,7 +93,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     let mut models_left_out = Lines::new(
         "inpick_sidecar_models_left_out",
         "gauge",
-        "Models of the pool that the snapshot leaves out because there are too many or their names are too long.",
+        "Models of the pool that the snapshot leaves out: lists, or names in them, that are too long.",
     );
     for pool in pools {
         let name = pool.name.as_str();
@@ -110,10 +110,10 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
             states.add("", &[("pool", name), ("state", state_name)], count);
         }
         let pages = || pool.endpoints().iter().filter_map(|endpoint| endpoint.page.as_ref());
-        for engine in Engine::ALL.into_iter().map(Some).chain([None]) {
+        for engine in EngineKind::ALL.into_iter().map(Some).chain([None]) {
             let count = pages().filter(|page| page.signals.engine == engine).count();
             if count > 0 {
-                engines.add("", &[("engine", engine.map_or("unknown", Engine::as_str)), ("pool", name)], count);
+                engines.add("", &[("engine", engine.map_or("unknown", EngineKind::as_str)), ("pool", name)], count);
             }
         }
         for (endpoint, pod) in pool.endpoints().iter().zip(pod_labels(pool.endpoints())) {

@@ -2,8 +2,8 @@
 //! and serves the metrics page that an endpoint picker would serve.
 //!
 //! ```text
-//!  listing ──targets──▶ fleet ◀──signals── signals ◀──bytes── polling ◀── scrape (response)
-//!                         │
+//!  listing ──targets──▶ fleet ◀──signals── signals (dialect) ◀──bytes── polling ◀── scrape (response)
+//!                         │ ◀──models──── models ◀─────────────bytes──────┘
 //!                         ├──▶ published ──▶ serve /snapshot
 //!                         └──▶ gauges ──▶ page ◀── Envoy's /stats/prometheus ──▶ envoy_page ──▶ serve /metrics
 //! ```
@@ -12,6 +12,7 @@
 //! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
 pub mod config;
+pub mod counters;
 pub mod dialect;
 pub mod discovery;
 pub mod endpoint;

@@ -116,6 +116,10 @@ async fn list_models(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
     let mut client = Client::new(Peer::Address(address), &address.to_string(), MODELS_PATH, MAX_MODELS_BYTES);
     match client.get(&shared.buffers, MODELS_TIMEOUT, ModelList::read).await {
         Ok(Some(list)) => shared.fleet_as_it_is().models_listed(pool, address, list),
+        // It may serve anything, whatever it listed before.
+        Err(GetError::Response(ResponseError::TooLarge(_))) => {
+            shared.fleet_as_it_is().models_listed(pool, address, ModelList { models: Vec::new(), left_out: 1 });
+        }
         // Other servers than OpenAI-compatible ones have no list.
         Err(GetError::Response(ResponseError::Status(404 | 405))) => {}
         Ok(None) => {

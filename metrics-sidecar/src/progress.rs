@@ -3,42 +3,18 @@
 
 use std::time::Duration;
 
-use crate::dialect::COUNTERS;
+use crate::counters::Counters;
+use crate::dialect::EngineKind;
 use crate::signals::Signals;
 
 /// An engine is seen to stand still on at least so many pages in a row: two may be the ends of a pause of the whole machine.
 const PAGES: u32 = 4;
 
-/// Counters of a page, each summed over the engines that the page is of.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counters {
-    /// In the order of the engine's dialect; `None`: not on the page.
-    pub values: [Option<f64>; COUNTERS],
-    /// Whether one of them moves with every few tokens of any request.
-    pub count_steps: bool,
-}
-
-impl Counters {
-    /// Whether one of them is smaller than it was: only a new process counts from 0.
-    #[must_use]
-    pub fn fell_since(&self, earlier: &Self) -> bool {
-        let pairs = self.values.iter().zip(&earlier.values);
-        pairs.into_iter().any(|(now, before)| now.zip(*before).is_some_and(|(now, before)| now < before))
-    }
-
-    /// Takes newer ones; of what they lack the older stay known.
-    pub fn update(&mut self, newer: &Self) {
-        for (known, newer) in self.values.iter_mut().zip(newer.values) {
-            *known = newer.or(*known);
-        }
-        self.count_steps = newer.count_steps;
-    }
-}
-
 /// How many times an engine began anew.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Incarnation {
     number: u32,
+    engine: Option<EngineKind>,
     started_at_ms: Option<u64>,
     counters: Counters,
 }
@@ -50,15 +26,18 @@ impl Incarnation {
         self.number
     }
 
-    /// Takes in a page: an engine with another start time, or with a counter that fell, has begun anew. What a page lacks says nothing.
+    /// Takes in a page: another engine, one with another start time, or one with a counter that fell has begun anew. What a page lacks
+    /// says nothing.
     pub fn see(&mut self, signals: &Signals) {
+        let is_other = signals.engine.zip(self.engine).is_some_and(|(now, before)| now != before);
         let started = signals.started_at_ms.zip(self.started_at_ms).is_some_and(|(now, before)| now != before);
-        if started || signals.counters.fell_since(&self.counters) {
+        if is_other || started || signals.counters.fell_since(&self.counters) {
             self.number = self.number.wrapping_add(1);
             self.counters = Counters::default();
         }
         self.counters.update(&signals.counters);
         self.started_at_ms = signals.started_at_ms.or(self.started_at_ms);
+        self.engine = signals.engine.or(self.engine);
     }
 }
 
@@ -112,9 +91,9 @@ impl Standstill {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::Engine;
+    use crate::dialect::COUNTERS;
 
-    fn page(engine: Engine, running: u32, steps: Option<f64>) -> Signals {
+    fn page(engine: EngineKind, running: u32, steps: Option<f64>) -> Signals {
         let mut values = [None; COUNTERS];
         values[0] = steps;
         let counters = Counters { values, count_steps: steps.is_some() };
@@ -134,14 +113,14 @@ mod tests {
         seen
     }
 
-    fn still(engine: Engine, seconds: usize) -> Vec<Signals> {
+    fn still(engine: EngineKind, seconds: usize) -> Vec<Signals> {
         vec![page(engine, 2, Some(7.0)); seconds * 10 + 1]
     }
 
     #[test]
     fn an_engine_that_stands_still_with_requests_is_frozen_until_a_counter_moves() {
-        let mut pages = still(Engine::Vllm, 5);
-        pages.push(page(Engine::Vllm, 2, Some(8.0)));
+        let mut pages = still(EngineKind::Vllm, 5);
+        pages.push(page(EngineKind::Vllm, 2, Some(8.0)));
         let seen = frozen(pages);
         assert_eq!((seen[49], seen[50], seen[51]), (false, true, false));
         assert!(!seen[..50].contains(&true));
@@ -149,22 +128,22 @@ mod tests {
 
     #[test]
     fn an_engine_that_gets_on_or_has_nothing_to_do_or_cannot_tell_is_not_frozen() {
-        let steps = (0..500).map(|step| page(Engine::Vllm, 2, Some(f64::from(step / 40))));
-        let idle = vec![page(Engine::Vllm, 0, Some(7.0)); 500];
-        let silent = vec![page(Engine::Vllm, 2, None); 500];
+        let steps = (0..500).map(|step| page(EngineKind::Vllm, 2, Some(f64::from(step / 40))));
+        let idle = vec![page(EngineKind::Vllm, 0, Some(7.0)); 500];
+        let silent = vec![page(EngineKind::Vllm, 2, None); 500];
         let usage = |step: u32| Signals {
             kv_cache_usage: Some(f64::from(step / 40) / 100.0),
-            ..page(Engine::Vllm, 1, Some(7.0))
+            ..page(EngineKind::Vllm, 1, Some(7.0))
         };
         let prefill = (0..500).map(usage);
-        for pages in [steps.collect::<Vec<_>>(), idle, silent, prefill.collect(), still(Engine::TrtllmServe, 50)] {
+        for pages in [steps.collect::<Vec<_>>(), idle, silent, prefill.collect(), still(EngineKind::TrtllmServe, 50)] {
             assert!(!frozen(pages).contains(&true));
         }
     }
 
     #[test]
     fn a_queue_that_grows_is_no_sign_of_life() {
-        let mut pages = still(Engine::Vllm, 5);
+        let mut pages = still(EngineKind::Vllm, 5);
         for (page, count) in pages.iter_mut().zip(0..) {
             page.waiting = Some(count);
         }
@@ -173,14 +152,14 @@ mod tests {
 
     #[test]
     fn sglang_has_the_time_after_which_it_notices_that_it_is_idle() {
-        let seen = frozen(still(Engine::Sglang, 40));
+        let seen = frozen(still(EngineKind::Sglang, 40));
         assert_eq!((seen[399], seen[400]), (false, true));
     }
 
     #[test]
     fn pages_that_could_not_be_read_are_no_standstill() {
         let mut standstill = Standstill::default();
-        let signals = page(Engine::Vllm, 1, Some(7.0));
+        let signals = page(EngineKind::Vllm, 1, Some(7.0));
         standstill.see(&signals, None, Duration::ZERO);
         standstill.miss();
         for (millis, frozen) in [(9000, false), (9100, false), (9200, false), (13_900, false), (14_000, true)] {
@@ -201,7 +180,7 @@ mod tests {
     fn an_engine_begins_anew_with_another_start_time_or_a_counter_that_fell() {
         let mut incarnation = Incarnation::default();
         let mut see = |started: Option<u64>, steps: Option<f64>| {
-            incarnation.see(&Signals { started_at_ms: started, ..page(Engine::Vllm, 1, steps) });
+            incarnation.see(&Signals { started_at_ms: started, ..page(EngineKind::Vllm, 1, steps) });
             incarnation.number()
         };
         assert_eq!((see(Some(5), Some(9.0)), see(Some(5), Some(9.0)), see(Some(5), Some(10.0))), (0, 0, 0));
@@ -210,5 +189,8 @@ mod tests {
         assert_eq!((see(Some(6), Some(3.0)), see(Some(6), Some(4.0))), (2, 2));
         assert_eq!((see(None, None), see(None, Some(3.9))), (2, 3), "known counters outlive a page without them");
         assert_eq!((see(Some(7), Some(2.0)), see(Some(7), Some(3.0))), (4, 4), "both signs of one restart count once");
+        incarnation.see(&Signals::default());
+        incarnation.see(&page(EngineKind::Tgi, 1, Some(9.0)));
+        assert_eq!(incarnation.number(), 5, "another engine at the address");
     }
 }

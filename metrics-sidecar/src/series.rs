@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::exposition::{LineError, Sample};
+use crate::exposition::{LabelPair, LineError, Sample};
 
 /// How far above 1 a usage may be by rounding and still count as full.
 const USAGE_ROUNDING: f64 = 1e-6;
@@ -21,15 +21,28 @@ pub(crate) struct Series {
     spoilt: bool,
 }
 
-/// Largest value of each key. Nearly always there is one, which takes no allocation.
+/// Tells engines of one page apart.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct EngineKey(u64);
+
+impl EngineKey {
+    /// Adds a label of the engine. The order of labels does not matter.
+    pub(crate) fn add(&mut self, label: &LabelPair<'_>) {
+        let mut hasher = DefaultHasher::new();
+        (label.name, label.raw).hash(&mut hasher);
+        self.0 = self.0.wrapping_add(hasher.finish());
+    }
+}
+
+/// Largest value of each engine. Nearly always there is one, which takes no allocation.
 #[derive(Debug, Default)]
 struct Largest {
-    first: Option<(u64, f64)>,
-    others: BTreeMap<u64, f64>,
+    first: Option<(EngineKey, f64)>,
+    others: BTreeMap<EngineKey, f64>,
 }
 
 impl Largest {
-    fn add(&mut self, key: u64, value: f64) {
+    fn add(&mut self, key: EngineKey, value: f64) {
         match &mut self.first {
             None => self.first = Some((key, value)),
             Some((first, largest)) if *first == key => *largest = largest.max(value),
@@ -47,7 +60,7 @@ impl Largest {
 impl Series {
     /// Adds the value of a line, of the engine that its labels name.
     pub(crate) fn add(&mut self, sample: &Sample<'_>, value: f64) -> Result<(), LineError> {
-        let mut engine = 0_u64;
+        let mut engine = EngineKey::default();
         let mut is_part = false;
         for label in sample.labels() {
             let label = label?;
@@ -58,8 +71,7 @@ impl Series {
                 name if name.ends_with(b"_rank") && name != b"dp_rank" => continue,
                 _ => {}
             }
-            // The order of labels does not matter.
-            engine = engine.wrapping_add(hash(label.name, label.raw));
+            engine.add(&label);
         }
         let series = if is_part { &mut self.priorities } else { &mut self.engines };
         series.add(engine, value);
@@ -67,19 +79,10 @@ impl Series {
         Ok(())
     }
 
-    /// Adds what a line says of an engine in one of its labels; `None`: what it says is no number. Only `engine` and `dp_rank` tell
-    /// engines apart, since each other label is one more thing that is said.
-    pub(crate) fn add_said(&mut self, sample: &Sample<'_>, value: Option<f64>) -> Result<(), LineError> {
-        let mut engine = 0_u64;
-        for label in sample.labels() {
-            let label = label?;
-            if matches!(label.name, b"engine" | b"dp_rank") {
-                engine = engine.wrapping_add(hash(label.name, label.raw));
-            }
-        }
-        // Not a number gives way to any number that another line has for the engine, and spoils a sum.
-        self.engines.add(engine, value.unwrap_or(f64::NAN));
-        Ok(())
+    /// Adds what a label says of an engine. What is not a number gives way to what another line says of the same engine, and spoils a
+    /// sum.
+    pub(crate) fn add_said(&mut self, engine: EngineKey, value: f64) {
+        self.engines.add(engine, value);
     }
 
     /// Sum over engines, if it can be used.
@@ -108,10 +111,4 @@ impl Series {
         let series = if self.engines.first.is_some() { &self.engines } else { &self.priorities };
         series.values()
     }
-}
-
-fn hash(name: &[u8], value: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (name, value).hash(&mut hasher);
-    hasher.finish()
 }

@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
-use crate::dialect::{COUNTERS, Engine, Role, engine_of};
-use crate::exposition::{LineError, Sample, split_name};
+use crate::counters::Counters;
+use crate::dialect::{COUNTERS, EngineKind, Role, engine_of};
+use crate::exposition::{LabelPair, LineError, Sample, split_name};
 pub use crate::lora::{Lora, MAX_ADAPTER_BYTES, MAX_ADAPTERS};
-use crate::progress::Counters;
-use crate::series::Series;
+use crate::series::{EngineKey, Series};
 
 /// When the process started, as Prometheus clients of every language name it; in seconds since the Unix epoch.
 const STARTED: &[u8] = b"process_start_time_seconds";
@@ -18,7 +18,7 @@ const STARTED: &[u8] = b"process_start_time_seconds";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signals {
     /// Whose page it is: the one that was asked for, else the one of whose signals it carries most.
-    pub engine: Option<Engine>,
+    pub engine: Option<EngineKind>,
     /// Requests in the engine's queue, summed over its data-parallel engines.
     pub waiting: Option<u32>,
     /// Requests in the engine's batch, summed over its data-parallel engines.
@@ -70,7 +70,7 @@ impl Signals {
     /// # Errors
     ///
     /// See [`PageError`].
-    pub fn read_as(page: &[u8], engine: Option<Engine>) -> Result<Self, PageError> {
+    pub fn read_as(page: &[u8], engine: Option<EngineKind>) -> Result<Self, PageError> {
         let page = unquoted(page);
         let first = page.trim_ascii_start();
         let may_begin = |first: &u8| matches!(first, b'#' | b'_' | b':' | b'{') || first.is_ascii_alphabetic();
@@ -83,7 +83,13 @@ impl Signals {
         for (index, end) in memchr::memchr_iter(b'\n', &page).chain([page.len()]).enumerate() {
             let line = page.get(start..end).unwrap_or_default();
             start = end + 1;
-            reader.line(line).map_err(|error| PageError::Line { line: index + 1, error })?;
+            let read = match engine_of(line) {
+                Some((engine, rest)) if engine.may_want(rest) => reader.line_of(engine, rest),
+                Some(_) => continue,
+                None if may_be_other(line) => reader.other_line(line),
+                None => continue,
+            };
+            read.map_err(|error| PageError::Line { line: index + 1, error })?;
         }
         Ok(reader.finish())
     }
@@ -112,8 +118,8 @@ fn unquoted(page: &[u8]) -> Cow<'_, [u8]> {
 #[derive(Default)]
 struct Reader {
     /// The only engine that is looked at.
-    only: Option<Engine>,
-    engines: [Option<Box<Readings>>; Engine::ALL.len()],
+    only: Option<EngineKind>,
+    engines: [Option<Box<Readings>>; EngineKind::ALL.len()],
     started_at_ms: Option<u64>,
 }
 
@@ -136,19 +142,22 @@ struct Readings {
 }
 
 impl Reader {
-    fn line(&mut self, line: &[u8]) -> Result<(), LineError> {
+    /// A line that begins with the engine's prefix, which `rest` follows.
+    fn line_of(&mut self, engine: EngineKind, rest: &[u8]) -> Result<(), LineError> {
+        match engine.family(rest) {
+            Some((role, rest)) if self.wants(engine) => self.sample(engine, role, &Sample::split(rest)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// A line that begins with no engine's prefix.
+    fn other_line(&mut self, line: &[u8]) -> Result<(), LineError> {
+        let line = line.trim_ascii_start();
         if let Some((engine, rest)) = engine_of(line) {
-            if !engine.may_want(rest) || self.only.is_some_and(|only| only != engine) {
-                return Ok(());
-            }
-            let (name, rest) = split_name(rest);
-            return match engine.role(name) {
-                Some(role) => self.sample(engine, role, &Sample::split(rest)?),
-                None => Ok(()),
-            };
+            return self.line_of(engine, rest);
         }
         match line.first() {
-            Some(b'p') if line.starts_with(STARTED) => {
+            Some(b'p') => {
                 let (name, rest) = split_name(line);
                 if name == STARTED { self.started(&Sample::split(rest)?) } else { Ok(()) }
             }
@@ -157,10 +166,6 @@ impl Reader {
                 Ok(sample) => self.quoted(&sample),
                 Err(_) => Ok(()),
             },
-            Some(b' ' | b'\t') => match line.trim_ascii_start() {
-                b"" => Ok(()),
-                line => self.line(line),
-            },
             _ => Ok(()),
         }
     }
@@ -168,13 +173,16 @@ impl Reader {
     fn quoted(&mut self, sample: &Sample<'_>) -> Result<(), LineError> {
         match sample.quoted_name() {
             Some(STARTED) => self.started(sample),
-            Some(name) => {
-                let wanted = engine_of(name).filter(|(engine, _)| self.only.is_none_or(|only| only == *engine));
-                let role = wanted.and_then(|(engine, name)| Some((engine, engine.role(name)?)));
-                role.map_or(Ok(()), |(engine, role)| self.sample(engine, role, sample))
-            }
+            Some(name) => match engine_of(name).and_then(|(engine, name)| Some((engine, engine.family(name)?))) {
+                Some((engine, (role, b""))) if self.wants(engine) => self.sample(engine, role, sample),
+                _ => Ok(()),
+            },
             None => Ok(()),
         }
+    }
+
+    fn wants(&self, engine: EngineKind) -> bool {
+        self.only.is_none_or(|only| only == engine)
     }
 
     fn started(&mut self, sample: &Sample<'_>) -> Result<(), LineError> {
@@ -183,7 +191,7 @@ impl Reader {
         Ok(())
     }
 
-    fn sample(&mut self, engine: Engine, role: Role, sample: &Sample<'_>) -> Result<(), LineError> {
+    fn sample(&mut self, engine: EngineKind, role: Role, sample: &Sample<'_>) -> Result<(), LineError> {
         let value = sample.value()?;
         match self.engines.get_mut(engine as usize) {
             Some(readings) => readings.get_or_insert_default().add(role, sample, value),
@@ -192,7 +200,7 @@ impl Reader {
     }
 
     fn finish(self) -> Signals {
-        let read = Engine::ALL
+        let read = EngineKind::ALL
             .into_iter()
             .zip(self.engines)
             .filter_map(|(engine, readings)| readings.map(|readings| readings.finish(engine)));
@@ -230,13 +238,21 @@ impl Readings {
                 Ok(())
             }
             Role::Config { block_size, blocks } => {
+                let mut engine = EngineKey::default();
+                let (mut tokens, mut count) = (None, None);
                 for label in sample.labels() {
                     let label = label?;
-                    let number = || label.value().ok().and_then(|value| value.parse::<u32>().ok()).map(f64::from);
-                    if label.name == block_size {
-                        self.block_size.add_said(sample, number())?;
-                    } else if label.name == blocks {
-                        self.blocks.add_said(sample, number())?;
+                    match label.name {
+                        // Each other label is one more thing that is said of the engine.
+                        b"engine" | b"dp_rank" => engine.add(&label),
+                        name if name == block_size => tokens = Some(number(&label)),
+                        name if name == blocks => count = Some(number(&label)),
+                        _ => {}
+                    }
+                }
+                for (series, said) in [(&mut self.block_size, tokens), (&mut self.blocks, count)] {
+                    if let Some(said) = said {
+                        series.add_said(engine, said);
                     }
                 }
                 Ok(())
@@ -263,7 +279,7 @@ impl Readings {
         }
     }
 
-    fn finish(&self, engine: Engine) -> Signals {
+    fn finish(&self, engine: EngineKind) -> Signals {
         let usage = if self.usage.is_empty() { self.old_usage.ratio() } else { self.usage.ratio() };
         let of_blocks = || {
             let (used, blocks) = self.used_blocks.sum().zip(self.blocks.sum())?;
@@ -284,10 +300,21 @@ impl Readings {
     }
 }
 
+/// Whether a line without an engine's prefix may be wanted: the start time, a name in quotes, a line that is indented.
+const fn may_be_other(line: &[u8]) -> bool {
+    matches!(line, [b'p', b'r', b'o', b'c', b'e', b's', b's', b'_', b's', ..] | [b'{' | b' ' | b'\t', ..])
+}
+
 /// Whether a page begins with a sample whose name stands in quotes, rather than with JSON.
 fn is_quoted_sample(page: &[u8]) -> bool {
     let line = page.split(|byte| *byte == b'\n').next().unwrap_or_default();
     Sample::split(line).is_ok_and(|sample| sample.quoted_name().is_some() && sample.value().is_ok())
+}
+
+/// The whole number that a label says; a label that says none is not a number.
+fn number(label: &LabelPair<'_>) -> f64 {
+    let number = label.value().ok().and_then(|value| value.parse::<u32>().ok());
+    number.map_or(f64::NAN, f64::from)
 }
 
 /// A count. Fractions are cut, since engines count whole requests; beyond `u32` there is no count.

@@ -1,8 +1,8 @@
 //! Real pages of vLLM, with the answers read off them by hand, and a second parser to argue with.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test should stop at what it did not expect")]
 
-use metrics_sidecar::dialect::Engine;
-use metrics_sidecar::progress::Counters;
+use metrics_sidecar::counters::Counters;
+use metrics_sidecar::dialect::EngineKind;
 use metrics_sidecar::signals::{Lora, Signals};
 use prometheus_parse::{Scrape, Value};
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ fn a_busy_engine_with_two_adapters() {
     assert_eq!(
         read(LOAD),
         Signals {
-            engine: Some(Engine::Vllm),
+            engine: Some(EngineKind::Vllm),
             waiting: Some(16),
             running: Some(16),
             kv_cache_usage: Some(0.000_976_592_303_231_882_4),

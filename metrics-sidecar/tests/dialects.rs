@@ -1,7 +1,7 @@
 //! Pages of every engine in the form that it documents, with the answers read off them by hand.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test should stop at what it did not expect")]
 
-use metrics_sidecar::dialect::Engine;
+use metrics_sidecar::dialect::EngineKind;
 use metrics_sidecar::signals::{Lora, PageError, Signals};
 
 const LLAMA_CPP: &str = include_str!("fixtures/llama-cpp.txt");
@@ -26,64 +26,64 @@ fn missing(signals: &Signals) -> Vec<&'static str> {
 
 #[test]
 fn every_page_is_known_by_its_names_and_says_what_its_engine_documents() {
-    let pages: [(&str, Engine, Load, &[&str]); 10] = [
+    let pages: [(&str, EngineKind, Load, &[&str]); 10] = [
         (
             include_str!("fixtures/vllm-0.6.txt"),
-            Engine::Vllm,
+            EngineKind::Vllm,
             (Some(12), Some(5), Some(0.35), Some(16), Some(7594)),
             &[],
         ),
         (
             include_str!("fixtures/sglang-0.5.txt"),
-            Engine::Sglang,
+            EngineKind::Sglang,
             (Some(2826), Some(162), Some(0.28), Some(64), Some(6911)),
             &[],
         ),
         (
             include_str!("fixtures/sglang-0.5.9.txt"),
-            Engine::Sglang,
+            EngineKind::Sglang,
             (Some(3), Some(4), Some(0.5), Some(1), Some(200_000)),
             &["progress"],
         ),
         (
             include_str!("fixtures/trtllm-serve-1.3.txt"),
-            Engine::TrtllmServe,
+            EngineKind::TrtllmServe,
             (Some(2), Some(7), Some(0.125_300_601_202_404_8), Some(32), Some(19960)),
             &["progress"],
         ),
         (
             TRITON_TENSORRT_LLM,
-            Engine::TritonTensorrtLlm,
+            EngineKind::TritonTensorrtLlm,
             (Some(3), Some(5), Some(0.2499), Some(64), Some(6239)),
             &["progress"],
         ),
         (
             include_str!("fixtures/triton.txt"),
-            Engine::Triton,
+            EngineKind::Triton,
             (Some(5), None, None, None, None),
             &["running", "kv_cache_usage", "cache_config", "progress"],
         ),
-        (LLAMA_CPP, Engine::LlamaCpp, (Some(46), Some(4), None, None, None), &["kv_cache_usage", "cache_config"]),
+        (LLAMA_CPP, EngineKind::LlamaCpp, (Some(46), Some(4), None, None, None), &["kv_cache_usage", "cache_config"]),
         (
             include_str!("fixtures/llama-cpp-2025.txt"),
-            Engine::LlamaCpp,
+            EngineKind::LlamaCpp,
             (Some(0), Some(1), Some(0.625), None, None),
             &["cache_config"],
         ),
         (
             include_str!("fixtures/tgi.txt"),
-            Engine::Tgi,
+            EngineKind::Tgi,
             (Some(6), Some(4), None, None, None),
             &["kv_cache_usage", "cache_config"],
         ),
-        (VLLM, Engine::Vllm, (Some(16), Some(16), Some(0.000_976_592_303_231_882_4), Some(128), Some(32768)), &[]),
+        (VLLM, EngineKind::Vllm, (Some(16), Some(16), Some(0.000_976_592_303_231_882_4), Some(128), Some(32768)), &[]),
     ];
     for (page, engine, expected, lacks) in pages {
         let signals = read(page);
         assert_eq!((signals.engine, load(&signals)), (Some(engine), expected));
         assert_eq!(missing(&signals), lacks, "{engine:?}");
         assert_eq!(Signals::read_as(page.as_bytes(), Some(engine)), Ok(signals));
-        for other in Engine::ALL.into_iter().filter(|other| *other != engine) {
+        for other in EngineKind::ALL.into_iter().filter(|other| *other != engine) {
             let asked_for_other = Signals::read_as(page.as_bytes(), Some(other)).unwrap();
             assert_eq!(asked_for_other.engine, Some(other));
             assert_eq!(asked_for_other.running, None, "{other:?} is not on a page of {engine:?}");
@@ -116,7 +116,7 @@ fn the_page_of_an_engine_beside_triton_itself_is_the_engines() {
     families.reverse();
     let reversed = format!("# HELP {}", families.join("# HELP "));
     assert_eq!(read(&reversed), read(TRITON_TENSORRT_LLM), "the order does not matter");
-    let plain = Signals::read_as(TRITON_TENSORRT_LLM.as_bytes(), Some(Engine::Triton)).unwrap();
+    let plain = Signals::read_as(TRITON_TENSORRT_LLM.as_bytes(), Some(EngineKind::Triton)).unwrap();
     assert_eq!((plain.waiting, plain.running), (Some(0), None));
 }
 

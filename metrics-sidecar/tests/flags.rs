@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_sidecar::config::{AddressFamily, Config, PageConfig, PoolConfig, Source};
-use metrics_sidecar::dialect::Engine;
+use metrics_sidecar::dialect::EngineKind;
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::flags::{FlagError, Flags};
 
@@ -117,7 +117,7 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
     assert_eq!(config.pools[0].source, Source::Dns { host: "vllm".into(), port: 8000, family: AddressFamily::Ipv6 });
     assert_eq!(config.pools[1].page, PageConfig { path: "/m".into(), ..PageConfig::default() });
     let config = parse_options(&["p=engine=sglang"]).unwrap();
-    assert_eq!((config.pools[0].page.engine, config.pools[1].page.engine), (Some(Engine::Sglang), None));
+    assert_eq!((config.pools[0].page.engine, config.pools[1].page.engine), (Some(EngineKind::Sglang), None));
     let bad = [
         "p",
         "p=engine=vLLM",

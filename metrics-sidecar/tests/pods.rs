@@ -218,15 +218,21 @@ async fn what_was_listed_last_stands_when_a_list_cannot_be_read() {
 #[tokio::test]
 async fn a_list_that_is_too_long_does_not_say_what_is_not_served() {
     let many: Vec<String> = (0..1500).map(|index| format!(r#"{{"id":"{index}"}}"#)).collect();
+    let huge = format!(r#"{{"id":"n","root":"{}"}}"#, "x".repeat(2_000_000));
     let pod =
-        Server::start(&[("/metrics", Manner::Page(page(1, 0, 0.1))), ("/v1/models", models(&many.join(",")))]).await;
-    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address)]).await;
-    until_text(&running, "/metrics?families=sidecar", |text| {
-        text.contains("inpick_sidecar_models_left_out{pool=\"p\"} 500\n")
-    })
-    .await;
-    let pool = snapshot(&running).await.membership.unwrap().pools.remove(0);
-    assert_eq!((pool.models.len(), &pool.endpoints[0].models), (1000, &None));
+        Server::start(&[("/metrics", Manner::Page(page(1, 0, 0.1))), ("/v1/models", models(r#"{"id":"m"}"#))]).await;
+    let running = sidecar(&["--pool", &format!("p=static:{}", pod.address), "--models-interval", "20ms"]).await;
+    for (list, left_out, listed) in [(many.join(","), 500, 1000), (huge, 1, 0)] {
+        pod.set("/v1/models", models(r#"{"id":"m"}"#));
+        until_served(&running, &[Some(&[("m", "", None)])]).await;
+        pod.set("/v1/models", models(&list));
+        until_text(&running, "/metrics?families=sidecar", |text| {
+            text.contains(&format!("inpick_sidecar_models_left_out{{pool=\"p\"}} {left_out}\n"))
+        })
+        .await;
+        let pool = snapshot(&running).await.membership.unwrap().pools.remove(0);
+        assert_eq!((pool.models.len(), &pool.endpoints[0].models), (listed, &None));
+    }
     running.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::experiment::{Comparison, Purpose};
-use crate::scenario::{OURS, OURS_SPREAD, is_rival};
+use crate::scenario::{ORACLE, OURS, OURS_SPREAD, is_rival};
 use crate::score::Score;
 
 /// One aim and what came of it.
@@ -16,6 +16,8 @@ pub(crate) struct Aim {
     limit: f64,
     /// In words: what the limit comes from.
     reason: String,
+    /// The same figure of the policy that knows everything, where it has one.
+    oracle: Option<f64>,
 }
 
 /// P50 may be this much above the endpoint picker's, hits this much below.
@@ -45,6 +47,7 @@ fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
     let name = &result.experiment.name;
     match &result.experiment.purpose {
         Purpose::Load | Purpose::Prior => {
+            let oracle = result.scores_of(ORACLE);
             for (what, merge) in [("mean", Score::mean as fn(&[Score]) -> Score), ("worst", Score::worst)] {
                 let rivals = result.experiment.contenders.iter().zip(&result.scores);
                 let rivals = rivals.filter(|(contender, _)| is_rival(&contender.name));
@@ -54,17 +57,21 @@ fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
                 if let Some((limit, rival)) = best {
                     let figure = merge(ours).first_token[1];
                     let reason = format!("best of the others: {rival}");
-                    aims.push(Aim { what: format!("{name}: {what} TTFT P90"), figure, limit, reason });
+                    let oracle = oracle.map(|oracle| merge(oracle).first_token[1]);
+                    aims.push(Aim { what: format!("{name}: {what} TTFT P90"), figure, limit, reason, oracle });
                 }
                 let Some(epp) = result.scores_of("epp") else { continue };
                 let (figure, limit) = (merge(ours).first_token[0], merge(epp).first_token[0]);
                 let reason = format!("EPP's {limit:.1} + 5 %");
-                aims.push(Aim { what: format!("{name}: {what} TTFT P50"), figure, limit: limit * P50_MARGIN, reason });
+                let median = oracle.map(|oracle| merge(oracle).first_token[0]);
+                let name_of_median = format!("{name}: {what} TTFT P50");
+                aims.push(Aim { what: name_of_median, figure, limit: limit * P50_MARGIN, reason, oracle: median });
                 // As the part that missed, so that less is better as everywhere; in percent.
                 let (figure, limit) = (1.0 - merge(ours).hits, 1.0 - merge(epp).hits + HITS_MARGIN);
                 let reason = format!("EPP's hits of {:.3} − {HITS_MARGIN}", merge(epp).hits);
                 let what = format!("{name}: {what} misses, %");
-                aims.push(Aim { what, figure: figure * 100.0, limit: limit * 100.0, reason });
+                let misses = oracle.map(|oracle| 100.0 - merge(oracle).hits * 100.0);
+                aims.push(Aim { what, figure: figure * 100.0, limit: limit * 100.0, reason, oracle: misses });
             }
             if let Some(spread) = result.scores_of(OURS_SPREAD) {
                 let one = Score::mean(ours).first_token[1];
@@ -73,6 +80,7 @@ fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
                     figure: Score::mean(spread).first_token[1],
                     limit: one * SPREAD_MARGIN,
                     reason: format!("one worker's {one:.1} + 5 %"),
+                    oracle: None,
                 });
             }
         }
@@ -85,6 +93,7 @@ fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
                     figure: Score::mean(ours).first_token[1],
                     limit: before * SLOW_POD_MARGIN,
                     reason: format!("{before:.1} with all pods well + 10 %"),
+                    oracle: result.scores_of(ORACLE).map(|oracle| Score::mean(oracle).first_token[1]),
                 });
             }
         }
@@ -97,13 +106,14 @@ fn of(result: &Comparison, all: &[Comparison]) -> Vec<Aim> {
 pub(crate) fn table(aims: &[Aim]) -> String {
     let met = aims.iter().filter(|aim| aim.is_met()).count();
     let mut text = format!(
-        "### Aims: {met} of {} met\n\n| aim | figure | limit | | limit from |\n|---|---|---|---|---|\n",
+        "### Aims: {met} of {} met\n\n| aim | figure | limit | | limit from | oracle |\n|---|---|---|---|---|---|\n",
         aims.len()
     );
     for aim in aims {
         let verdict = if aim.is_met() { "met" } else { "**not met**" };
-        let Aim { what, figure, limit, reason } = aim;
-        let _ = writeln!(text, "| {what} | {figure:.1} | {limit:.1} | {verdict} | {reason} |");
+        let Aim { what, figure, limit, reason, oracle } = aim;
+        let oracle = oracle.map(|oracle| format!("{oracle:.1}")).unwrap_or_default();
+        let _ = writeln!(text, "| {what} | {figure:.1} | {limit:.1} | {verdict} | {reason} | {oracle} |");
     }
     text
 }
@@ -114,12 +124,12 @@ mod tests {
     use crate::calibration::Calibration;
     use crate::contender::{Contender, ContenderSettings};
     use crate::experiment::{Experiment, Traffic};
-    use crate::sidecar::Mishaps;
+    use crate::gateway::SignalLoss;
     use crate::workload::chats::ChatSettings;
 
     /// One seed a contender, with these TTFT P50 and P90 and hits.
     fn result(name: &str, purpose: Purpose, rows: &[(&str, f64, f64, f64)]) -> Comparison {
-        let settings = ContenderSettings { config: "{}".into(), replicas: 1, workers: 1, mishaps: Mishaps::default() };
+        let settings = ContenderSettings { config: "{}".into(), replicas: 1, workers: 1, loss: SignalLoss::default() };
         Comparison {
             experiment: Experiment {
                 name: name.into(),

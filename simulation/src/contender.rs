@@ -7,14 +7,13 @@ use snapshot::ServedModel;
 
 use crate::calibration::Calibration;
 use crate::envoy::{EnvoySettings, Envoys};
-use crate::gateway::{Gateway, ModelGateway};
+use crate::gateway::{Gateway, ModelGateway, SignalLoss};
 use crate::pod::Pod;
 use crate::policy::Policy;
 use crate::policy::cache_aware::CacheAware;
 use crate::policy::cost::{Lmetric, Oracle};
 use crate::policy::endpoint_picker_defaults::EndpointPickerDefaults;
 use crate::policy::plain::{LeastRequest, Random, RoundRobin};
-use crate::sidecar::Mishaps;
 use crate::text::seed_of;
 use crate::world::START_MICROS;
 
@@ -24,6 +23,7 @@ pub(crate) struct Contender {
     /// As it is named on the command line and in tables.
     pub(crate) name: String,
     kind: Kind,
+    loss: SignalLoss,
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct ContenderSettings {
     pub(crate) config: String,
     pub(crate) replicas: usize,
     pub(crate) workers: usize,
-    pub(crate) mishaps: Mishaps,
+    pub(crate) loss: SignalLoss,
 }
 
 impl Contender {
@@ -69,7 +69,7 @@ impl Contender {
         ensure!(replicas > 0 && workers > 0, "{name}: no worker");
         let envoys = |config: &str| -> Result<Kind> {
             let config = parse(config)?;
-            Ok(Kind::Envoys(Box::new(EnvoySettings { config, replicas, workers, mishaps: settings.mishaps })))
+            Ok(Kind::Envoys(Box::new(EnvoySettings { config, replicas, workers, loss: settings.loss })))
         };
         let kind = match policy {
             "round-robin" => Kind::RoundRobin,
@@ -83,7 +83,7 @@ impl Contender {
             "ours-lmetric" => envoys(LMETRIC_CONFIG)?,
             _ => bail!("no policy {name}; there are: {}", Self::NAMES.join(", ")),
         };
-        Ok(Self { name: name.to_owned(), kind })
+        Ok(Self { name: name.to_owned(), kind, loss: settings.loss })
     }
 
     /// A gateway that follows it.
@@ -105,7 +105,7 @@ impl Contender {
             Kind::Oracle => Box::new(Oracle::new(mean_output_tokens)),
             Kind::Envoys(settings) => return Box::new(Envoys::new(settings, models, pods, seed, START_MICROS)),
         };
-        Box::new(ModelGateway::new(policy, pods.len(), seed_of(&[seed, 12])))
+        Box::new(ModelGateway::new(policy, pods.len(), self.loss, seed_of(&[seed, 12])))
     }
 }
 

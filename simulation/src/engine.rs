@@ -116,6 +116,16 @@ impl Engine {
         (self.matched(prompt) * BLOCK_TOKENS) as u32
     }
 
+    /// Adapters that requests in the batch, and in the queue (true), ask for; each once.
+    pub(crate) fn adapters_in_use(&self) -> Vec<(u16, bool)> {
+        let running = self.running.iter().filter_map(|running| Some((running.sequence.prompt.adapter?, false)));
+        let waiting = self.waiting.iter().filter_map(|sequence| Some((sequence.prompt.adapter?, true)));
+        let mut all: Vec<(u16, bool)> = running.chain(waiting).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Whether an adapter is in memory.
     pub(crate) fn has_adapter(&self, adapter: u16) -> bool {
         self.adapters.has(adapter)

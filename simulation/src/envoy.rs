@@ -11,11 +11,11 @@ use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Timestamp};
 use hashbrown::HashMap;
 use snapshot::ServedModel;
 
-use crate::gateway::{Gateway, Usage};
+use crate::gateway::{Gateway, SignalLoss, Usage};
 use crate::pod::Pod;
 use crate::prompt::{Chat, Prompt};
 use crate::shared_store::{Host, SharedStore};
-use crate::sidecar::{Mishaps, Sidecar};
+use crate::sidecar::Sidecar;
 use crate::text::seed_of;
 
 /// What a round trip to the sidecar takes.
@@ -110,7 +110,7 @@ pub(crate) struct EnvoySettings {
     pub(crate) config: Config,
     pub(crate) replicas: usize,
     pub(crate) workers: usize,
-    pub(crate) mishaps: Mishaps,
+    pub(crate) loss: SignalLoss,
 }
 
 impl Envoys {
@@ -229,7 +229,7 @@ impl Gateway for Envoys {
 
 impl Envoy {
     fn new(settings: &EnvoySettings, models: &[ServedModel], pods: usize, rng: &mut Rng, now: u64) -> Self {
-        let sidecar = Sidecar::new(settings.mishaps, models.to_vec(), pods, rng.next_u64(), now + rng.below(50_000));
+        let sidecar = Sidecar::new(settings.loss, models.to_vec(), pods, rng.next_u64(), now + rng.below(50_000));
         let instance = |_| {
             let id = rng.next_u64() | 1;
             let mut picker = EndpointPicker::new(settings.config.clone(), id);

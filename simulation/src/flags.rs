@@ -11,10 +11,10 @@ use crate::aims::{self, aims};
 use crate::calibration::Calibration;
 use crate::contender::{Contender, ContenderSettings};
 use crate::experiment::{Experiment, Purpose, Traffic, run_all};
+use crate::gateway::SignalLoss;
 use crate::picture::picture;
 use crate::report;
 use crate::scenario::standard;
-use crate::sidecar::Mishaps;
 use crate::workload::chats::ChatSettings;
 use crate::workload::trace::{Scale, Trace};
 
@@ -55,6 +55,9 @@ pub struct SimulationFlags {
     /// Chats: adapters that are asked for; 0: none.
     #[arg(long, default_value_t = 0)]
     adapters: usize,
+    /// Chats: part of the requests that ask for no stream.
+    #[arg(long, default_value_t = 0.0)]
+    unary: f64,
     /// Policies to compare, by comma; `ours@4x8` is the real core in 4 Envoys with 8 workers.
     #[arg(
         long,
@@ -83,7 +86,7 @@ pub struct SimulationFlags {
     /// All times of the engines, times this.
     #[arg(long, default_value_t = 1.0)]
     slowness: f64,
-    /// Part of the sidecar's polls that get no answer.
+    /// Part of the polls of metrics pages that get no answer.
     #[arg(long, default_value_t = 0.0)]
     lost_polls: f64,
     /// Milliseconds that a metrics page takes to arrive.
@@ -122,7 +125,7 @@ impl SimulationFlags {
             config: self.config.clone(),
             replicas: self.replicas,
             workers: self.workers,
-            mishaps: Mishaps { lost_polls: self.lost_polls, delay_micros: self.page_delay_ms * 1_000 },
+            loss: SignalLoss { lost_polls: self.lost_polls, delay_micros: self.page_delay_ms * 1_000 },
         }
     }
 
@@ -151,6 +154,7 @@ impl SimulationFlags {
                 let chats = ChatSettings {
                     seconds: self.seconds,
                     adapters: self.adapters,
+                    unary_part: self.unary,
                     ..ChatSettings::measured(self.rate, self.prompts.max(1), self.out.max(1))
                 };
                 let name = format!("{} conversations/s, {} prompts, {} out", self.rate, self.prompts, self.out);

@@ -1,11 +1,13 @@
 //! What stands between clients and pods: a model of a policy, or Envoys with the real core.
 
 use endpoint_picker::rng::Rng;
+use hashbrown::HashMap;
 
 use crate::engine::Page;
 use crate::pod::Pod;
 use crate::policy::{Candidate, Offer, Policy};
 use crate::prompt::{Chat, Prompt};
+use crate::text::unit;
 
 /// How a pod's answer went.
 #[derive(Clone, Copy, Debug)]
@@ -37,47 +39,66 @@ pub(crate) const MAX_ATTEMPTS: usize = 3;
 /// How often pages are polled.
 pub(crate) const POLL_MICROS: u64 = 50_000;
 
+/// How signals are lost on their way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SignalLoss {
+    /// Part of the polls that get no answer.
+    pub(crate) lost_polls: f64,
+    /// Microseconds that a page takes to arrive.
+    pub(crate) delay_micros: u64,
+}
+
+impl SignalLoss {
+    /// Whether the next poll gets no answer.
+    pub(crate) fn strikes(&self, rng: &mut Rng) -> bool {
+        self.lost_polls > 0.0 && unit(rng) < self.lost_polls
+    }
+}
+
 /// One gateway that does as a policy says.
 pub(crate) struct ModelGateway {
     policy: Box<dyn Policy>,
     rng: Rng,
+    loss: SignalLoss,
     pages: Vec<Page>,
+    /// A page on its way from each pod, and when it was made.
+    delayed: Vec<Option<(Page, u64)>>,
     in_flight: Vec<u32>,
-    /// Where each request is.
-    sent_to: Vec<usize>,
+    /// Which pod each request is charged to.
+    sent_to: HashMap<usize, usize>,
     next_poll: u64,
 }
 
 impl ModelGateway {
-    pub(crate) fn new(policy: Box<dyn Policy>, pods: usize, seed: u64) -> Self {
+    pub(crate) fn new(policy: Box<dyn Policy>, pods: usize, loss: SignalLoss, seed: u64) -> Self {
         Self {
             policy,
             rng: Rng::new(seed),
+            loss,
             pages: vec![Page::default(); pods],
+            delayed: vec![None; pods],
             in_flight: vec![0; pods],
-            sent_to: Vec::new(),
+            sent_to: HashMap::new(),
             next_poll: 0,
         }
     }
 
     fn charge(&mut self, request: usize, pod: usize) {
-        while self.sent_to.len() <= request {
-            self.sent_to.push(0);
-        }
-        self.sent_to[request] = pod;
+        self.sent_to.insert(request, pod);
         self.in_flight[pod] += 1;
     }
 
     fn settle(&mut self, request: usize) {
-        let pod = self.sent_to[request];
-        self.in_flight[pod] -= 1;
+        if let Some(pod) = self.sent_to.remove(&request) {
+            self.in_flight[pod] -= 1;
+        }
     }
 }
 
 impl Gateway for ModelGateway {
     fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], _: u64) -> Vec<usize> {
         let body = chat.body();
-        let offer = Offer { body: &body, prompt };
+        let offer = Offer { model: &chat.model, body: &body, prompt };
         let mut candidates: Vec<Candidate<'_>> = pods
             .iter()
             .enumerate()
@@ -90,18 +111,20 @@ impl Gateway for ModelGateway {
             })
             .collect();
         let mut ranked = Vec::new();
-        // An entry is used only after the one before it failed: the policy then chooses again among the rest.
+        // A pod that does not answer is given up, and the policy chooses again among the rest.
         while !candidates.is_empty() && ranked.len() < MAX_ATTEMPTS {
             let pod = self.policy.pick(&offer, &candidates, &mut self.rng);
             ranked.push(pod);
+            candidates.retain(|candidate| candidate.pod != pod);
             if pods[pod].is_alive() {
+                self.charge(request, pod);
                 break;
             }
-            candidates.retain(|candidate| candidate.pod != pod);
         }
-        if let Some(&pod) = ranked.last() {
-            self.charge(request, pod);
-        }
+        // Should that one die too before it answers, those with the fewest requests are tried.
+        candidates.sort_by_key(|candidate| candidate.in_flight);
+        let rest = candidates.iter().map(|candidate| candidate.pod);
+        ranked.extend(rest.take(MAX_ATTEMPTS.saturating_sub(ranked.len())));
         ranked
     }
 
@@ -120,8 +143,12 @@ impl Gateway for ModelGateway {
     }
 
     fn step(&mut self, pods: &[Pod], now: u64) {
-        for (page, pod) in self.pages.iter_mut().zip(pods) {
-            if let Some(read) = pod.page() {
+        for ((page, delayed), pod) in self.pages.iter_mut().zip(&mut self.delayed).zip(pods) {
+            let is_lost = self.loss.strikes(&mut self.rng);
+            if delayed.is_none() {
+                *delayed = pod.page().filter(|_| !is_lost).map(|read| (read, now));
+            }
+            if let Some((read, _)) = delayed.take_if(|(_, made_at)| now >= *made_at + self.loss.delay_micros) {
                 *page = read;
             }
         }

@@ -74,3 +74,24 @@ impl Binding for Host<'_> {
 
     fn log(&mut self, _: &News) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_replaced_by_who_read_it_last() {
+        let (mut store, mut period, mut asked) = (SharedStore::default(), 0, Vec::new());
+        let mut host = Host { store: &mut store, now: 5, period_millis: &mut period, asked: &mut asked };
+        assert_eq!(host.get("key"), None);
+        assert_eq!(host.set("key", b"a", 7), Ok(()));
+        let (_, cas) = host.get("key").unwrap();
+        assert_eq!(host.set("key", b"b", cas), Ok(()));
+        assert_eq!(host.set("key", b"c", cas), Err(SetError::Changed));
+        assert_eq!(host.set("key", b"d", 0), Ok(()));
+        assert_eq!(host.get("key").map(|(value, _)| value), Some(b"d".to_vec()));
+        assert!(host.set_tick_period(50));
+        assert_eq!(host.now(), Timestamp::from_micros(5));
+        assert_eq!(period, 50);
+    }
+}

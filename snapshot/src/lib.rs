@@ -91,7 +91,8 @@ pub struct EndpointIdentity {
     pub namespace: String,
     /// Labels of the pod, name and value.
     pub labels: Vec<(String, String)>,
-    /// What it serves, as positions in [`PoolMembers::models`]; `None`: its `/v1/models` was never read.
+    /// What it serves, as positions in [`PoolMembers::models`], and nothing else; `None`: its `/v1/models` was never read, or is too long
+    /// to be known in full.
     pub models: Option<Vec<u32>>,
 }
 
@@ -141,7 +142,7 @@ pub struct Load {
     pub kv_cache_usage: Option<f64>,
     /// Tokens in one KV block.
     pub block_size: Option<u32>,
-    /// KV blocks of the engine.
+    /// KV blocks of the engine, summed over data-parallel engines.
     pub num_gpu_blocks: Option<u32>,
     /// Adapters that fit at once.
     pub max_lora: Option<u32>,
@@ -176,7 +177,7 @@ pub enum State {
     Sleeping,
     /// Active health checks or the operator say that it takes no traffic.
     Unready,
-    /// It has requests, and its counters of tokens and iterations stand still.
+    /// It has requests, and has long moved none of its counters of tokens and steps.
     Frozen,
 }
 

@@ -280,6 +280,11 @@ impl Engine {
         &self.stats
     }
 
+    /// Counts a step of one token that nobody asked for.
+    pub(crate) fn pretend_step(&mut self) {
+        self.stats.iteration_tokens.observe(1.0);
+    }
+
     /// Every set of adapters that had requests, comma-separated, with the time it was last current. The empty set counts.
     #[must_use]
     pub fn adapter_log(&self) -> &[(String, Duration)] {

@@ -22,7 +22,10 @@ pub(crate) fn page(pod: &Pod) -> String {
     process_section(&mut out, pod);
     match pod.mode() {
         Mode::Frozen { page } => out.push_str(&page),
-        Mode::Serving | Mode::Draining => out.push_str(&engine_section(pod)),
+        Mode::Serving | Mode::Draining => {
+            pod.pretend_steps();
+            out.push_str(&engine_section(pod));
+        }
     }
     http_section(&mut out, pod);
     out

@@ -357,6 +357,16 @@ impl Pod {
         }
     }
 
+    /// Counts a step of each engine whose requests are pinned: one that claims to be at work must not look frozen.
+    pub(crate) fn pretend_steps(&self) {
+        let has_requests = |load: PinnedLoad| load.waiting.max(load.running) > Some(0);
+        if self.pinned().is_some_and(has_requests) {
+            for lane in &self.lanes {
+                lock(&lane.state).engine.pretend_step();
+            }
+        }
+    }
+
     /// The load of every engine as `/metrics` shows it: pinned figures before true ones.
     pub(crate) fn loads(&self) -> Vec<Occupancy> {
         let pinned = self.pinned();

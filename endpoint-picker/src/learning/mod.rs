@@ -35,7 +35,7 @@ const MAX_RATIO: f64 = 4.0;
 /// Answers nearer to the expected than this part move no gain.
 const GAIN_DEAD_ZONE: f64 = 0.1;
 /// How far one answer moves a gain, and how much further each one after it in the same direction.
-const GAIN_STEP: f64 = 0.02;
+const GAIN_STEP: f64 = 0.04;
 const MAX_GAIN_STREAK: u8 = 10;
 const MAX_GAIN: f64 = 32.0;
 /// Weight of a new sample in the means of slots' times and of bytes a token.
@@ -85,6 +85,8 @@ pub struct Forecast {
     pub uncached_tokens: u32,
     /// Tokens that it should have in its cache.
     pub cached_tokens: u32,
+    /// Bytes of prompt that it is known to have.
+    pub matched_bytes: u32,
     /// What of them rests on a guess.
     pub guess: Guess,
     /// Tokens of earlier requests of this proxy that it has yet to compute.
@@ -328,6 +330,12 @@ impl Learner {
         }
     }
 
+    /// Answers of an endpoint that are not forgotten.
+    #[must_use]
+    pub fn answers(&self, id: EndpointId) -> f64 {
+        self.learned(id).map_or(0.0, |own| own.sums.count())
+    }
+
     /// The part of an endpoint's cache that holds what it should, 0 to 1: less where answers reported less than was predicted.
     #[must_use]
     pub fn cache_part(&self, id: EndpointId) -> f64 {
@@ -514,3 +522,6 @@ fn add_belief(sums: &mut Sums<FEATURES>, about: &[f64; FEATURES]) {
     });
     sums.add_belief(about, &weights);
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use catalogue::{Bounds, Scale};
 
-const MICROS_PER_SECOND: u64 = 1_000_000;
+const MILLIONTHS: u64 = 1_000_000;
 
 #[derive(Debug)]
 pub(super) struct Histogram {
@@ -56,15 +56,16 @@ impl Histogram {
             cumulative
         }));
         let sum = core::mem::take(&mut self.sum);
-        if self.in_seconds() {
-            self.carry += sum;
-            deltas.push(self.carry / MICROS_PER_SECOND);
-            self.carry %= MICROS_PER_SECOND;
-            deltas.push(cumulative);
+        if self.bounds.scale == Scale::Unit {
             deltas.push(sum);
         } else {
+            self.carry += sum;
+            deltas.push(self.carry / MILLIONTHS);
+            self.carry %= MILLIONTHS;
+        }
+        deltas.push(cumulative);
+        if self.in_seconds() {
             deltas.push(sum);
-            deltas.push(cumulative);
         }
     }
 }

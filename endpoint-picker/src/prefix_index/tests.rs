@@ -129,7 +129,7 @@ fn it_agrees_with_plain_lists() {
         for _ in 0..200 {
             let slot = (rng.next_u64() % 6) as usize;
             let marks = prompt(rng.next_u64() % 5, (rng.next_u64() % 8) as usize, 1 + (rng.next_u64() % 12) as usize);
-            if rng.next_u64() % 40 == 0 {
+            if rng.next_u64().is_multiple_of(40) {
                 index.forget(slot as u32);
                 lists[slot].clear();
                 continue;

@@ -98,6 +98,7 @@ impl Ground<'_> {
                 let rates = self.learner.rates(candidate.id);
                 let mut outlook = self.outlook(endpoint, &business, &rates, prompt_tokens, guess);
                 outlook.cost += adapter_cost(candidate, &rates);
+                outlook.forecast.matched_bytes = candidate.matched_bytes;
                 outlook
             });
             outlooks.push(outlook);
@@ -130,6 +131,7 @@ impl Ground<'_> {
         let mut forecast = Forecast {
             uncached_tokens,
             cached_tokens,
+            matched_bytes: 0,
             guess,
             ahead_tokens: whole(ahead_tokens),
             running,
@@ -154,16 +156,18 @@ impl Ground<'_> {
     /// Where the prompt is new to all that cost the same, its family decides, so that all gateways begin it at one endpoint.
     fn settle_equals(&self, request: &PickRequest<'_>, candidates: &[Candidate], outlooks: &mut [Outlook]) {
         let best = outlooks.iter().map(|outlook| outlook.cost).fold(f64::INFINITY, f64::min);
-        let (family, family_end, conversation) =
-            request.prompt.map_or((0, 0, 0), |prompt| (prompt.family, prompt.family_end, prompt.conversation));
+        let (family, family_end, own) = request.prompt.map_or((0, 0, 0), |prompt| {
+            let own = if prompt.conversation == 0 { prompt.tail() } else { prompt.conversation };
+            (prompt.family, prompt.family_end, own)
+        });
         let equal = best + (best * EQUAL_PART).max(EQUAL_MICROS);
         for (outlook, candidate) in outlooks.iter_mut().zip(candidates).filter(|(outlook, _)| outlook.cost <= equal) {
             outlook.cost = best;
             if family != 0
                 && let Some(endpoint) = self.pool.endpoint(candidate.id)
             {
-                let has_family = conversation != 0 && candidate.matched_bytes >= family_end;
-                let key = if has_family { conversation } else { family };
+                // Those that have the family share its conversations among them.
+                let key = if candidate.matched_bytes >= family_end { own } else { family };
                 let weight = rendezvous::weight(key, endpoint.identity().address) as f64 / u64::MAX as f64;
                 outlook.cost = best + (1.0 - weight) * EQUAL_MICROS / 1_000.0;
             }

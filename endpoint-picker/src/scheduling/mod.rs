@@ -124,11 +124,10 @@ impl Scheduler {
         Decision::Picked(ranked, reason)
     }
 
-    /// What stands above all scores: the order of the subset, or the endpoint of the client's session, unless a scorer weighs that.
+    /// What stands above all scores: the order of the subset, or the endpoint of the client's session unless a scorer weighs it.
     fn prefer(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>) {
         let order = request.subset.filter(|subset| subset.is_order());
-        let is_weighed = profile.scorers.iter().any(|(scorer, _)| matches!(scorer, Scorer::SessionAffinity));
-        let session = request.session.filter(|_| !is_weighed);
+        let session = request.session.filter(|_| !profile.weighs_sessions());
         if order.is_none() && session.is_none() {
             return;
         }

@@ -33,6 +33,11 @@ impl Profile {
         self.scorers.iter().any(|(scorer, _)| scorer.needs_prefixes())
     }
 
+    /// Whether a scorer weighs the endpoint of a client's session against others.
+    pub(super) fn weighs_sessions(&self) -> bool {
+        self.scorers.iter().any(|(scorer, _)| *scorer == Scorer::SessionAffinity)
+    }
+
     /// The parameters of its `prefix-cache-scorer`, if it has one.
     pub(super) fn prefix_cache(&self) -> Option<PrefixCache> {
         self.scorers.iter().find_map(|(scorer, _)| match scorer {

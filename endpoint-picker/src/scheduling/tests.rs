@@ -498,3 +498,33 @@ fn saturation_is_the_mean_of_the_fuller_of_queue_and_cache() {
     assert_eq!(level(&[unready, load(5, 0.0)], 0), 1.0, "who takes no traffic does not count");
     assert_eq!(level(&[], 0), 1.0);
 }
+
+#[test]
+fn a_session_stands_above_all_scores_unless_a_scorer_weighs_it() {
+    let pool = pool(&[load(0, 0.0), load(5, 0.9)]);
+    let request = PickRequest { session: Some(id(&pool, 2)), ..PickRequest::default() };
+    let mut profile = profile(Picker::MaxScore);
+    let first = |profile: &Profile| match Scheduler::default().pick(&pool, profile, &request, &mut Rng::new(1), NOW) {
+        Decision::Picked(ranked, _) => ranked.first(),
+        Decision::NoEndpoint => panic!("there are endpoints"),
+    };
+    assert_eq!(first(&profile), id(&pool, 2));
+    profile.scorers.push((Scorer::SessionAffinity, 1.0));
+    assert_eq!(first(&profile), id(&pool, 1), "queue and cache weigh more");
+    profile.scorers.push((Scorer::SessionAffinity, 9.0));
+    assert_eq!(first(&profile), id(&pool, 2));
+}
+
+#[test]
+fn every_picker_keeps_the_order_of_a_subset() {
+    let pool = pool(&[load(0, 0.0), load(1, 0.1), load(9, 0.9)]);
+    let subset = Subset::parse(b"10.0.0.3:8000,10.0.0.1:8000,10.0.0.2:8000", &pool).as_order();
+    let request = PickRequest { subset: Some(&subset), ..PickRequest::default() };
+    for picker in Picker::ALL {
+        for seed in 0..20 {
+            let decision = Scheduler::default().pick(&pool, &profile(picker), &request, &mut Rng::new(seed), NOW);
+            let Decision::Picked(ranked, _) = decision else { panic!("there are endpoints") };
+            assert_eq!(ranked.iter().collect::<Vec<_>>(), [3, 1, 2].map(|last| id(&pool, last)), "{picker:?}");
+        }
+    }
+}

@@ -488,8 +488,11 @@ fn a_pace_for_each_state() {
     for index in 0..60 {
         picker.telemetry_mut().ledger_mut().count(Stat::RequestBodiesTotal, &[&format!("{index}")]);
     }
-    fleet.run(50);
-    assert_eq!(fleet.instance(1).eye.period, DEFINING_TICK_MILLIS);
+    let mut paces = (0..10).map(|_| {
+        fleet.run(10);
+        fleet.instance(1).eye.period
+    });
+    assert!(paces.any(|pace| pace == DEFINING_TICK_MILLIS));
     fleet.run(1_000);
     assert_eq!(fleet.instance(1).eye.period, SERVING_TICK_MILLIS);
     fleet.instances[0] = None;

@@ -1,10 +1,10 @@
 use snapshot::{EndpointIdentity, Load, ServedModel, State};
 
 use super::*;
-use crate::dialect::Engine;
+use crate::counters::Counters;
+use crate::dialect::EngineKind;
 use crate::models::MAX_MODELS;
 use crate::pool::MAX_ADAPTER_NAMES;
-use crate::progress::Counters;
 use crate::signals::Lora;
 
 const STALENESS: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ fn served<const ENDPOINTS: usize>(fleet: &Fleet) -> [Option<Vec<String>>; ENDPOI
 fn busy(steps: f64) -> Signals {
     let mut counters = Counters { count_steps: true, ..Counters::default() };
     counters.values[0] = Some(steps);
-    Signals { engine: Some(Engine::Vllm), counters, ..waiting(3) }
+    Signals { engine: Some(EngineKind::Vllm), counters, ..waiting(3) }
 }
 
 #[test]

@@ -74,6 +74,19 @@ fn under_full_load_every_time_doubles_and_the_ninth_waits_for_a_slot() {
     assert!(at(8) > ends.min().unwrap());
 }
 
+/// 2 048 tokens make one iteration, 1 more a second one: each takes 16.4 ms and 47.84 us a token.
+#[test]
+fn an_a100_takes_the_published_times() {
+    for (tokens, iterations) in [(2_048, 1.0), (2_049, 2.0)] {
+        let mut engine = Engine::new(Calibration::A100, 0);
+        engine.submit(0, prompt(1, 1, 0, tokens, 2), 0);
+        let outputs = drain(&mut engine);
+        let first = iterations * 16_441.5 + tokens as f64 * 47.84;
+        assert!((outputs[0].0 as f64 - first).abs() < 3.0, "{outputs:?} {first}");
+        assert!(((outputs[1].0 - outputs[0].0) as f64 - 16_441.5 - 18.21).abs() < 2.0);
+    }
+}
+
 #[test]
 fn prompts_share_an_iteration_up_to_its_budget() {
     let mut engine = together(8, 100);

@@ -1,9 +1,9 @@
 use super::*;
 use crate::contender::ContenderSettings;
-use crate::sidecar::Mishaps;
+use crate::gateway::SignalLoss;
 
-fn contender(name: &str, mishaps: Mishaps) -> Contender {
-    let settings = ContenderSettings { config: "{}".to_owned(), replicas: 1, workers: 1, mishaps };
+fn contender(name: &str, loss: SignalLoss) -> Contender {
+    let settings = ContenderSettings { config: "{}".to_owned(), replicas: 1, workers: 1, loss };
     Contender::named(name, &settings).unwrap()
 }
 
@@ -17,7 +17,7 @@ fn chats(settings: ChatSettings, names: &[&str]) -> Experiment {
         slowness: 1.0,
         mishaps: Vec::new(),
         counted: 0..u64::MAX,
-        contenders: names.iter().map(|name| contender(name, Mishaps::default())).collect(),
+        contenders: names.iter().map(|name| contender(name, SignalLoss::default())).collect(),
     }
 }
 
@@ -94,7 +94,7 @@ fn one_slow_pod_and_bad_news_are_simulated() {
     assert!(mean(&results[1], "round-robin").first_token[1] > 1.2 * mean(&results[0], "round-robin").first_token[1]);
     // With half of the polls lost and pages a second old, every request is still answered.
     let mut deaf = chats(settings, &[]);
-    deaf.contenders = vec![contender("ours", Mishaps { lost_polls: 0.5, delay_micros: 1_000_000 })];
+    deaf.contenders = vec![contender("ours", SignalLoss { lost_polls: 0.5, delay_micros: 1_000_000 })];
     let result = run_all(&[deaf], 2, 2).remove(0);
     assert_eq!(mean(&result, "ours").failed, 0.0);
 }

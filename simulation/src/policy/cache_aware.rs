@@ -2,7 +2,7 @@
 
 use endpoint_picker::rng::Rng;
 
-use super::prefix_table::{PrefixTable, hashes, messages};
+use super::prefix_table::{PrefixTable, hashes};
 use super::{Candidate, Offer, Policy, cheapest};
 
 /// Its published defaults (`--cache-threshold`, `--balance-abs-threshold`, `--balance-rel-threshold`):
@@ -29,7 +29,7 @@ impl Default for CacheAware {
 
 impl Policy for CacheAware {
     fn pick(&mut self, offer: &Offer<'_>, candidates: &[Candidate<'_>], rng: &mut Rng) -> usize {
-        let hashes = hashes(messages(offer.body), BLOCK_BYTES, usize::MAX);
+        let hashes = hashes(offer, BLOCK_BYTES, usize::MAX);
         let loads = || candidates.iter().map(|candidate| candidate.in_flight);
         let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
         let is_imbalanced =

@@ -2,7 +2,7 @@
 
 use endpoint_picker::rng::Rng;
 
-use super::prefix_table::{PrefixTable, hashes, messages};
+use super::prefix_table::{PrefixTable, hashes};
 use super::{Candidate, Offer, Policy, cheapest};
 
 const QUEUE_WEIGHT: f64 = 2.0;
@@ -27,7 +27,7 @@ impl EndpointPickerDefaults {
 
 impl Policy for EndpointPickerDefaults {
     fn pick(&mut self, offer: &Offer<'_>, candidates: &[Candidate<'_>], rng: &mut Rng) -> usize {
-        let hashes = hashes(messages(offer.body), BLOCK_BYTES, MAX_BLOCKS);
+        let hashes = hashes(offer, BLOCK_BYTES, MAX_BLOCKS);
         // It walks until a block is on no pod at all, and counts for each pod how many of those walked it has.
         let known = hashes.iter().take_while(|&&hash| candidates.iter().any(|other| self.table.has(other.pod, hash)));
         let known: Vec<u64> = known.copied().collect();

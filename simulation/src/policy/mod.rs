@@ -13,6 +13,8 @@ use crate::prompt::Prompt;
 
 /// What a policy is asked.
 pub(crate) struct Offer<'a> {
+    /// The model or adapter that it asks for.
+    pub(crate) model: &'a str,
     /// The body as the client sent it.
     pub(crate) body: &'a str,
     pub(crate) prompt: &'a Prompt,
@@ -52,3 +54,6 @@ fn cheapest(candidates: &[Candidate<'_>], rng: &mut Rng, mut cost: impl FnMut(&C
     }
     best
 }
+
+#[cfg(test)]
+mod tests;

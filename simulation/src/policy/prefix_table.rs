@@ -5,21 +5,19 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use xxhash_rust::xxh64::xxh64;
 
-/// Chained hashes of the full blocks of a text, `most` at most.
-pub(super) fn hashes(text: &[u8], block_bytes: usize, most: usize) -> Vec<u64> {
-    let mut hash = 0;
-    let blocks = text.chunks_exact(block_bytes).take(most);
+use super::Offer;
+
+/// Chained hashes of the full blocks of a chat's messages, `most` at most; the model is part of each.
+pub(super) fn hashes(offer: &Offer<'_>, block_bytes: usize, most: usize) -> Vec<u64> {
+    let messages = offer.body.find(r#""messages":"#).and_then(|at| offer.body.get(at..)).unwrap_or(offer.body);
+    let mut hash = xxh64(offer.model.as_bytes(), 0);
+    let blocks = messages.as_bytes().chunks_exact(block_bytes).take(most);
     blocks
         .map(|block| {
             hash = xxh64(block, hash);
             hash
         })
         .collect()
-}
-
-/// The part of a chat's body that holds its messages.
-pub(super) fn messages(body: &str) -> &[u8] {
-    body.find(r#""messages":"#).and_then(|at| body.get(at..)).unwrap_or(body).as_bytes()
 }
 
 /// The hashes of one pod.
@@ -71,5 +69,19 @@ impl PrefixTable {
         {
             table.stamps.remove(&hash);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_keeps_the_most_recent_hashes_of_each_pod() {
+        let mut table = PrefixTable::new(3);
+        table.insert(1, &[1, 2, 3]);
+        table.insert(1, &[1, 4]);
+        assert_eq!((table.matched(1, &[1, 3, 4]), table.matched(1, &[2])), (3, 0));
+        assert_eq!(table.matched(0, &[1]), 0);
     }
 }

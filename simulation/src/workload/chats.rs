@@ -28,6 +28,8 @@ pub(crate) struct ChatSettings {
     pub(crate) adapters: usize,
     /// Part of the conversations that begin with a long document.
     pub(crate) long_part: f64,
+    /// Part of the requests that ask for no stream.
+    pub(crate) unary_part: f64,
     /// Times with more conversations.
     pub(crate) bursts: Option<Bursts>,
 }
@@ -53,6 +55,7 @@ impl ChatSettings {
             think_seconds: 1.0,
             adapters: 0,
             long_part: 0.0,
+            unary_part: 0.0,
             bursts: None,
         }
     }
@@ -185,7 +188,7 @@ impl Workload for Chats {
             answer: self.answer(ticket),
             output_tokens: self.output_tokens(ticket),
             max_tokens: Some(self.settings.output_tokens.1),
-            is_streamed: true,
+            is_streamed: unit(&mut self.rng(ticket, 7)) >= self.settings.unary_part,
         }
     }
 

@@ -7,6 +7,7 @@
     reason = "a test file: a failure here is the test's failure"
 )]
 
+mod configurations;
 mod crossings;
 mod endings;
 mod imports;

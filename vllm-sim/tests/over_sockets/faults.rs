@@ -409,6 +409,23 @@ async fn pinned_load_shows_until_it_is_unpinned() {
 }
 
 #[tokio::test]
+async fn a_pod_with_pinned_requests_counts_steps_and_one_without_does_not() {
+    let server = pod().await;
+    let steps = async || {
+        let page = get(server.addr, "/metrics").await.body();
+        let line = page.lines().find(|line| line.starts_with("vllm:iteration_tokens_total_count{")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!((steps().await, steps().await), (0.0, 0.0));
+    server.pin_load(Some(PinnedLoad { waiting: Some(5), ..PinnedLoad::default() }));
+    assert_eq!((steps().await, steps().await), (1.0, 2.0));
+    for idle in [Some(PinnedLoad { waiting: Some(0), ..PinnedLoad::default() }), None] {
+        server.pin_load(idle);
+        assert_eq!(steps().await, 2.0, "what was counted stays");
+    }
+}
+
+#[tokio::test]
 async fn the_last_request_is_kept_byte_for_byte() {
     let server = pod().await;
     let body = "{ \"messages\" : [{\"role\":\"user\",\"content\":\"h\\u00ef \u{1F600}\"}],\n\"max_tokens\":1 }";
