@@ -3,7 +3,7 @@
 use endpoint_picker::exchange::Outbound;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers};
+use snapshot::{AdapterUse, EndpointIdentity, Load, Loads, Membership, PoolMembers};
 
 use crate::host::Info;
 use crate::scene::*;
@@ -213,4 +213,40 @@ fn gateway_following_epp_routing_by_ip() {
         let directive = ask(&mut picker, "my-model", &[("test-epp-endpoint-selection", list)]);
         assert_eq!(hosts(&directive), expected, "{list}");
     }
+}
+
+/// Three pods of which those at these places run the adapter that is asked for; all run others.
+fn with_adapter(loads: [Load; 3], running: &[u32]) -> EndpointPicker {
+    let config = r#"{"scheduling": {"scorers": [{"name": "queue-scorer"}, {"name": "kv-cache-utilization-scorer"},
+                                                {"name": "lora-affinity-scorer"}]}}"#;
+    let Ok(Plugin::Filter(config)) = Plugin::parse(config.as_bytes()) else { panic!("a filter") };
+    let mut picker = EndpointPicker::new(config, 1);
+    let endpoints = (1..=3).map(|last| EndpointIdentity::unnamed(address(last))).collect();
+    let adapters = vec!["foo".to_owned(), "sql-lora-1fdg2".to_owned()];
+    let pool = PoolMembers { name: "default".into(), endpoints, adapters, ..PoolMembers::default() };
+    picker.install_membership(&Membership { epoch: 1, version: 1, pools: vec![pool] });
+    let others = (0..3).map(|endpoint| AdapterUse { endpoint, adapter: 0, waiting: false });
+    let own = running.iter().map(|&endpoint| AdapterUse { endpoint, adapter: 1, waiting: false });
+    let loads = Loads {
+        epoch: 1,
+        membership_version: 1,
+        endpoints: loads.map(|load| Load { max_lora: Some(2), ..load }).to_vec(),
+        adapters: others.chain(own).collect(),
+        ..Loads::default()
+    };
+    picker.install_loads(&loads, Timestamp::from_micros(START_MICROS)).unwrap();
+    picker
+}
+
+#[test]
+fn select_active_lora_with_low_queue() {
+    let mut picker = with_adapter([load(0, 0.2), load(0, 0.1), load(10, 0.2)], &[1]);
+    assert_eq!(hosts(&ask(&mut picker, "sql-lora-1fdg2", &[]))[0], 2);
+}
+
+#[test]
+fn select_lora_despite_higher_kv_cache_usage() {
+    let mut picker = with_adapter([load(10, 0.2), load(10, 0.4), load(10, 0.3)], &[2]);
+    assert_eq!(hosts(&ask(&mut picker, "sql-lora-1fdg2", &[]))[0], 3);
+    assert_eq!(hosts(&ask(&mut picker, "base", &[]))[0], 1, "without an adapter the cache decides");
 }
