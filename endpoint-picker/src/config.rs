@@ -5,6 +5,7 @@ mod rules;
 mod scheduling;
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -60,7 +61,7 @@ pub struct Config {
     /// What to do with a body that names no model.
     pub missing_model: MissingModel,
     /// What holds for every request besides the pick itself.
-    pub rules: Rules,
+    pub rules: Box<Rules>,
     /// Model rewrites.
     pub rewrites: Vec<Rule>,
     /// Priorities by objective name; an unknown objective has priority 0.
@@ -251,7 +252,7 @@ impl Config {
         };
         metrics.finish(errors);
         let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
-        let rules = rules::read(root, sidecar.wait_ms, errors);
+        let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, sidecar }
     }
 }
@@ -283,7 +284,10 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Scorer};
+    use crate::affinity::ResponseMakers;
+    use crate::rules::{SubsetHint, UnknownModel};
+    use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
+    use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -302,6 +306,19 @@ mod tests {
         assert_eq!(config.profile.scorers, [(Scorer::PredictedLatency, 1.0)]);
         assert_eq!(config.sidecar.cluster, DEFAULT_SIDECAR_CLUSTER);
         assert_eq!(config.stats, StatsConfig::default());
+        let rules = Rules {
+            unknown_model: UnknownModel::Reject,
+            response_makers: ResponseMakers::new(65_536),
+            shedding: Some(Saturation { queue_depth: 5, kv_cache_usage: 0.8, staleness_micros: 400_000 }),
+            subset_hint: SubsetHint::Off,
+            conformance: false,
+            orca: false,
+            session: None,
+        };
+        assert_eq!(*config.rules, rules);
+        assert_eq!(filter(r#"{"saturation": {"shed": false}}"#).rules.shedding, None);
+        let session = filter(r#"{"session": {"header": "X-Session-Token"}}"#).rules.session.unwrap();
+        assert_eq!(session, Session { carrier: Carrier::Header("x-session-token".into()), ttl_seconds: None });
     }
 
     #[test]
@@ -310,7 +327,10 @@ mod tests {
             r#"{"pool": "llama", "no_endpoint": "fail_closed", "missing_model": "pass", "objectives": {"batch": -1},
                 "scheduling": {"scorers": [{"name": "running-requests-size-scorer", "weight": 0.5}], "picker": "random-picker",
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
-                "sidecar": {"cluster": "s", "wait_ms": 0},
+                "sidecar": {"cluster": "s", "wait_ms": 50},
+                "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
+                "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
+                "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
                 "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );
@@ -318,7 +338,17 @@ mod tests {
         assert_eq!(config.profile.scorers, [(Scorer::RunningRequests, 0.5)]);
         assert_eq!((config.profile.picker, config.profile.ranked), (Picker::Random, 2));
         assert_eq!((config.profile.max_snapshot_age_micros, config.profile.max_excluded_percent), (500_000, 20));
-        assert_eq!((config.sidecar.cluster.as_str(), config.sidecar.wait_ms), ("s", 0));
+        assert_eq!((config.sidecar.cluster.as_str(), config.sidecar.wait_ms), ("s", 50));
+        let rules = Rules {
+            unknown_model: UnknownModel::Pass,
+            response_makers: ResponseMakers::new(100),
+            shedding: Some(Saturation { queue_depth: 3, kv_cache_usage: 0.7, staleness_micros: 200_000 }),
+            subset_hint: SubsetHint::Header,
+            conformance: true,
+            orca: true,
+            session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
+        };
+        assert_eq!(*config.rules, rules);
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
         assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
         assert_eq!(config.objectives["batch"], -1);
@@ -442,7 +472,9 @@ mod tests {
         let error = Plugin::parse(
             br#"{"pool": 7, "typo": 1, "no_endpoint": "maybe", "objectives": {"x": "high"},
                  "scheduling": {"ranked": 9, "scorers": [{"name": "queue-scorer", "weight": -1}, {"nam": "x"}]},
-                 "model_rewrites": [{"name": "r", "targets": []}, 3]}"#,
+                 "model_rewrites": [{"name": "r", "targets": []}, 3],
+                 "unknown_model": "maybe", "saturation": {"queue_depth": 0, "kv_cache_usage": 2}, "subset_hint": 1, "orca": 1,
+                 "session": {"header": "a b", "ttl_s": 5, "x": 1}}"#,
         )
         .unwrap_err();
         for field in [
@@ -456,6 +488,14 @@ mod tests {
             "scheduling.scorers[1].nam: unknown",
             "model_rewrites[0].targets: at least one",
             "model_rewrites[1]: must be an object",
+            "unknown_model: must be one of reject, pass",
+            "saturation.queue_depth:",
+            "saturation.kv_cache_usage:",
+            "subset_hint: must be one of off, metadata, header",
+            "orca: must be true or false",
+            "session: \"a b\" is no name",
+            "session.ttl_s: only a cookie",
+            "session.x: unknown",
         ] {
             assert!(error.0.iter().any(|message| message.starts_with(field)), "{field} is not in {error}");
         }

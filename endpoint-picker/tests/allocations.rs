@@ -38,13 +38,18 @@ fn config() -> Config {
 fn membership() -> Membership {
     let identity = |index: u16| {
         let [high, low] = index.to_be_bytes();
-        EndpointIdentity::unnamed(SocketAddr::from(([10, 0, high, low], 8000)))
+        let address = SocketAddr::from(([10, 0, high, low], 8000));
+        EndpointIdentity { models: Some(vec![u32::from(index % 2), 2]), ..EndpointIdentity::unnamed(address) }
     };
     let pool = PoolMembers {
         name: "default".into(),
         endpoints: (0..ENDPOINTS).map(identity).collect(),
         adapters: vec!["lora".into()],
-        models: vec![ServedModel { name: "m".into(), ..ServedModel::default() }],
+        models: vec![
+            ServedModel { name: "m".into(), max_model_len: Some(100), ..ServedModel::default() },
+            ServedModel { name: "m".into(), ..ServedModel::default() },
+            ServedModel { name: "lora".into(), parent: "m".into(), ..ServedModel::default() },
+        ],
     };
     Membership { epoch: 1, version: 1, pools: vec![pool] }
 }
@@ -69,7 +74,11 @@ fn loads(generation: u64) -> Loads {
         generation,
         captured_at_ms: 1_000 * generation,
         endpoints: (0..ENDPOINTS).map(load).collect(),
-        adapters: vec![AdapterUse { endpoint: 1, adapter: 0, waiting: false }],
+        adapters: if generation.is_multiple_of(2) {
+            vec![AdapterUse { endpoint: 1, adapter: 0, waiting: false }]
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -131,14 +140,18 @@ fn a_pick_and_what_is_observed_of_it_use_the_memory_of_the_first_pick() {
 
 fn picks_of(pool: &mut Pool, profile: &Profile) {
     let (mut scheduler, mut rng) = (Scheduler::default(), Rng::new(1));
-    let request = PickRequest { target_model: "m", ..PickRequest::default() };
     // Endpoints are remembered by their last cold prompt, and each is new to that memory once.
     let warm_up = if profile.scorers.len() == Scorer::ALL.len() { 2_000 } else { 0 };
-    for _ in 0..warm_up {
-        scheduler.pick(pool, profile, &request, &mut rng, NOW);
+    for target_model in ["m", "lora"] {
+        let request = PickRequest { target_model, ..PickRequest::default() };
+        for _ in 0..warm_up {
+            scheduler.pick(pool, profile, &request, &mut rng, NOW);
+        }
     }
     for generation in 1..20 {
         pool.install_loads(&loads(generation), NOW).unwrap();
+        let target_model = if generation % 4 < 2 { "m" } else { "lora" };
+        let request = PickRequest { target_model, prompt_bytes: 500, ..PickRequest::default() };
         // The last rounds pick without any load that is still confirmed.
         let now = NOW.plus_micros(if generation < 15 { 1_000 } else { 10_000_000 });
         let taken = measure(|| {
@@ -152,8 +165,9 @@ fn picks_of(pool: &mut Pool, profile: &Profile) {
             };
             scheduler.observe(pool, ranked.first(), &observation, now, now);
         });
-        // The first pick of each kind may grow the working memory: in generation 15 all are stale for the first time.
-        let may_grow = matches!(generation, 1 | 15);
+        // The first pick of each kind may grow the working memory: in generation 2 everybody serves the model for the first time, and in
+        // generation 15 all are stale.
+        let may_grow = matches!(generation, 1 | 2 | 15);
         assert!(may_grow || taken.count_total == 0, "generation {generation}: {} allocations", taken.count_total);
     }
 }

@@ -146,8 +146,7 @@ impl Fault {
 impl Said {
     /// Walks over the members in their order.
     pub(crate) fn in_json(json: &Json<'_>) -> Self {
-        let mut said = Self::default();
-        said.root_id = first_id(json);
+        let mut said = Self { root_id: first_id(json), ..Self::default() };
         let wholes = json.members().iter().filter(|(key, _)| matches!(key.as_str(), "response" | "message"));
         said.whole_id = wholes.filter_map(|(_, whole)| first_id(whole)).next();
         for (key, value) in json.members() {

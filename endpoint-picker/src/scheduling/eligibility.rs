@@ -39,13 +39,13 @@ struct Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
-    fn of(pool: &'a Pool, request: &PickRequest<'a>) -> Self {
+    fn of(pool: &'a Pool, request: &PickRequest<'a>, bytes_per_token: f64) -> Self {
         let offer = match pool.served().offered(request.target_model) {
             // A request that is passed on although nobody serves it is as good anywhere.
             Offered::ByAll | Offered::ByNobody => None,
             Offered::By(offer) => Some(offer),
         };
-        Self { offer, subset: request.subset, tokens: request.tokens() }
+        Self { offer, subset: request.subset, tokens: request.tokens(bytes_per_token) }
     }
 
     fn admits(&self, endpoint: &Endpoint) -> bool {
@@ -75,13 +75,14 @@ pub(super) fn narrow(
     pool: &Pool,
     profile: &Profile,
     request: &PickRequest<'_>,
+    bytes_per_token: f64,
     now: Timestamp,
     candidates: &mut Vec<Candidate>,
     Excluded(excluded): &mut Excluded,
 ) -> Ground {
     candidates.clear();
     excluded.clear();
-    let demand = Demand::of(pool, request);
+    let demand = Demand::of(pool, request, bytes_per_token);
     for &id in pool.members() {
         let Some(endpoint) = pool.endpoint(id).filter(|endpoint| demand.admits(endpoint)) else { continue };
         let availability = pool.availability(endpoint, now, profile.max_snapshot_age_micros);

@@ -67,13 +67,19 @@ impl Scheduler {
         rng: &mut Rng,
         now: Timestamp,
     ) -> Decision {
-        if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
-            // Each attempt goes there: elsewhere it would only be told that there is no such response.
-            let entry = Entry { id, forecast: Forecast::default() };
-            let again = |place| (place + 1 < profile.ranked).then_some(entry);
-            return Decision::Picked(Ranked { first: entry, rest: core::array::from_fn(again) }, Reason::Pinned);
-        }
-        let ground = eligibility::narrow(pool, profile, request, now, &mut self.candidates, &mut self.excluded);
+        let pinned = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member));
+        let ground = match pinned {
+            Some(id) => {
+                self.candidates.clear();
+                self.candidates.push(Candidate::new(id, false));
+                Ground::Load
+            }
+            None => {
+                let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
+                let (candidates, excluded) = (&mut self.candidates, &mut self.excluded);
+                eligibility::narrow(pool, profile, request, bytes_per_token, now, candidates, excluded)
+            }
+        };
         adapters::note(pool, request.target_model, &mut self.candidates);
         self.scores.clear();
         self.scores.resize(self.candidates.len(), 0.0);
@@ -98,6 +104,11 @@ impl Scheduler {
             Some(Entry { id: self.candidates.get(position)?.id, forecast })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
+        if pinned.is_some() {
+            // Each attempt goes there: elsewhere it would only be told that there is no such response.
+            let again = |entry| (entry + 1 < profile.ranked).then_some(first);
+            return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
+        }
         let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
         if let Some(parameters) = profile.no_hit_lru()
             && cold::is_cold(&self.candidates)

@@ -6,10 +6,6 @@ use crate::time::Timestamp;
 
 use super::subset::Subset;
 
-/// Bytes of text that tokenizers make one token of: some four of English, fewer of anything else. So an estimate is rather too low, and a
-/// request is kept from an endpoint only if it is clearly too long for it.
-const BYTES_PER_TOKEN: u64 = 4;
-
 /// One request, as far as a pick may depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PickRequest<'a> {
@@ -34,13 +30,11 @@ pub struct PickRequest<'a> {
 }
 
 impl PickRequest<'_> {
-    /// Tokens that the request needs room for: its prompt's, estimated, and those that it may have generated.
-    pub(super) const fn tokens(&self) -> u64 {
-        let generated = match self.max_tokens {
-            Some(tokens) => tokens,
-            None => 0,
-        };
-        (self.prompt_bytes / BYTES_PER_TOKEN).saturating_add(generated)
+    /// Tokens that the request needs room for: its prompt's, at so many bytes each, and those that it may have generated.
+    pub(super) fn tokens(&self, bytes_per_token: f64) -> u64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of floats saturates")]
+        let prompt = (self.prompt_bytes as f64 / bytes_per_token) as u64;
+        prompt.saturating_add(self.max_tokens.unwrap_or(0))
     }
 }
 

@@ -122,7 +122,7 @@ async fn an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight(
 
 #[tokio::test]
 async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+    let gateway = Gateway::start(builder(1, json!({"unknown_model": "pass"}))).await;
     // An error event inside a stream whose status is 200.
     gateway.fault(0, json!({"kind": "error_event", "after_events": 2, "count": 1})).await;
     let reply = gateway.post(CHAT, chat_body(MODEL, true)).await;

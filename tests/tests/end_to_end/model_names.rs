@@ -96,18 +96,54 @@ async fn model_names_beyond_the_cap_share_one_label_whatever_path_they_take() {
     assert!(page.sum(total, &[("model_name", "other")]) >= 20.0);
 }
 
+/// Refused here, and by the pod where such names pass.
 #[tokio::test]
 async fn names_that_no_pod_serves_take_no_label() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
-    for number in 0..30 {
-        let reply = gateway.post(CHAT, chat_body(&format!("junk-{number}"), false)).await;
-        assert_eq!(reply.status.as_u16(), 404);
+    for (unknown_model, code) in [("reject", "BadRequest"), ("pass", "ModelServerRejected")] {
+        let gateway = Gateway::start(builder(1, json!({"unknown_model": unknown_model}))).await;
+        let is_ours = unknown_model == "reject";
+        // Until the pod's list is read, it might serve anything.
+        let passed = passed_on(&gateway, is_ours).await;
+        for number in 0..30 {
+            let reply = gateway.post(CHAT, chat_body(&format!("junk-{number}"), false)).await;
+            assert_eq!(reply.status.as_u16(), 404);
+            assert_eq!(reply.header("x-inference-pod").is_none(), is_ours, "{}", reply.text());
+        }
+        gateway
+            .shows(&[
+                figure("inference_objective_request_total", &[("model_name", "other")], 31 + passed),
+                figure("inference_objective_request_total", &[], 31 + passed),
+                figure("inference_objective_request_error_total", &[("error_code", code)], 31),
+            ])
+            .await;
     }
-    gateway
-        .shows(&[
-            figure("inference_objective_request_total", &[("model_name", "other")], 30),
-            figure("inference_objective_request_total", &[], 30),
-            figure("inference_objective_request_error_total", &[("error_code", "ModelServerRejected")], 30),
-        ])
-        .await;
+}
+
+/// Asks for a model that does not exist until it is refused by this proxy (`is_ours`) or once by the pod. How many requests were answered otherwise.
+async fn passed_on(gateway: &Gateway, is_ours: bool) -> u64 {
+    let mut passed = 0;
+    tests::eventually("the pod's list is read", async || {
+        let reply = gateway.post(CHAT, chat_body("junk", false)).await;
+        assert_eq!(reply.status.as_u16(), 404, "{}", reply.text());
+        if reply.header("x-inference-pod").is_none() == is_ours {
+            return Ok(passed);
+        }
+        passed += 1;
+        Err("another answered")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_model_is_asked_only_of_the_pods_that_serve_it() {
+    let stack = builder(3, json!({})).pod_args(2, ["--served-model-name", "another"]);
+    let gateway = Gateway::start(stack).await;
+    passed_on(&gateway, true).await;
+    for (model, pods) in [(MODEL, &[0, 1][..]), ("another", &[2])] {
+        for _ in 0..12 {
+            let reply = gateway.post(CHAT, chat_body(model, false)).await;
+            assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
+            assert!(pods.contains(&gateway.pod_of(&reply)));
+        }
+    }
 }
