@@ -219,7 +219,7 @@ impl EndpointPicker {
         let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
         self.observe(endpoint, &Observation::FirstToken { after_micros }, sent_at, now);
         let Routing { pool, scheduler, .. } = &mut self.routing;
-        if record.teaches() && self.config.profile.needs_outlooks() {
+        if record.teaches() && self.config.profile.needs_prefixes() {
             scheduler.first_token_came(endpoint, charge.forecast(), after_micros);
         }
         self.accounts.computed(pool, charge, now);
@@ -230,7 +230,7 @@ impl EndpointPicker {
         let Some(endpoint) = charge.endpoint() else { return };
         let (sent_at, total_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
         self.observe(endpoint, &Observation::Finished { usage, after_micros: total_micros }, sent_at, now);
-        if record.teaches() && self.config.profile.needs_outlooks() {
+        if record.teaches() && self.config.profile.needs_prefixes() {
             let answer = Answer {
                 first_token_micros: record.times.first_content.map(|at| at.micros_since(sent_at)),
                 total_micros,

@@ -314,3 +314,6 @@ fn tokens(bytes: f64, bytes_per_token: f64) -> u32 {
 const fn whole(value: f64) -> u32 {
     value as u32
 }
+
+#[cfg(test)]
+mod tests;
