@@ -21,8 +21,8 @@ use table::{Outcome, Row};
 
 /// Part of the processors' time above which they, not the pods, set the pace.
 const BUSY_LIMIT: f64 = 0.85;
-/// Seeds of the simulation's means.
-const SIMULATED_SEEDS: u64 = 4;
+/// Seeds of the simulation.
+const SIMULATED_SEEDS: u64 = 8;
 
 /// How policies are compared.
 #[derive(Args, Debug)]

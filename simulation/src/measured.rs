@@ -50,11 +50,13 @@ pub struct Turn {
     pub body: String,
 }
 
-/// What the simulation says of a policy.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What the simulation says of a policy; means over its seeds.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Simulated {
     /// Time to the first token in milliseconds: P50, P90, P99.
     pub first_token: [f64; 3],
+    /// The same P90 of each seed.
+    pub p90_by_seed: Vec<f64>,
     /// Cached part of the prompt tokens, 0 to 1.
     pub hits: f64,
 }
@@ -90,8 +92,8 @@ impl MeasuredLoad {
         chats.arrivals().into_iter().map(conversation).collect()
     }
 
-    /// What the simulation makes of the same chats: of each policy with its configuration of the filter the mean over the seeds from 1 to
-    /// `seeds`, the real core with that many workers.
+    /// What the simulation makes of such chats: of each policy with its configuration of the filter, with the seeds from 1 to `seeds`, the
+    /// real core with that many workers.
     ///
     /// # Errors
     /// There is no such policy, or a configuration is not valid.
@@ -115,7 +117,8 @@ impl MeasuredLoad {
         let results = run_all(&[experiment], seeds, threads);
         let of = |scores: &Vec<Score>| {
             let mean = Score::mean(scores);
-            Simulated { first_token: mean.first_token, hits: mean.hits }
+            let p90_by_seed = scores.iter().map(|score| score.first_token[1]).collect();
+            Simulated { first_token: mean.first_token, p90_by_seed, hits: mean.hits }
         };
         Ok(results.iter().flat_map(|comparison| &comparison.scores).map(of).collect())
     }
@@ -143,7 +146,9 @@ mod tests {
     #[test]
     fn simulated_policies_come_in_their_order() {
         let policies = [("round-robin", "{}"), ("ours", "{}")];
-        let [plain, ours] = MeasuredLoad::LIGHT.simulate(&policies, 2, 1).unwrap()[..] else { panic!() };
+        let simulated = MeasuredLoad::LIGHT.simulate(&policies, 2, 2).unwrap();
+        let [plain, ours] = &simulated[..] else { panic!("{simulated:?}") };
+        assert_eq!(ours.p90_by_seed.len(), 2);
         assert!(ours.hits > plain.hits && ours.first_token[1] < plain.first_token[1], "{ours:?} {plain:?}");
         assert!(MeasuredLoad::LIGHT.simulate(&[("none", "{}")], 1, 1).is_err());
         assert!(MeasuredLoad::LIGHT.simulate(&[("ours", "{")], 1, 1).is_err());

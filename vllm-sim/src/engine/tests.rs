@@ -272,6 +272,7 @@ fn apart() -> EngineConfig {
 fn sequences_timed_apart_do_not_wait_for_one_another() {
     let mut engine = Engine::new(apart(), 0);
     let long = engine.submit(Duration::ZERO, request(100, 2));
+    run(&mut engine, Duration::ZERO);
     assert!(run(&mut engine, 50 * MS).is_empty());
     let short = engine.submit(50 * MS, request(10, 2));
     run(&mut engine, 50 * MS);
@@ -304,6 +305,7 @@ fn sequences_timed_apart_queue_for_slots_and_slow_down_with_load() {
 fn sequences_timed_apart_find_prefixes_and_answers_take_no_blocks() {
     let mut engine = Engine::new(apart(), 0);
     engine.submit(Duration::ZERO, with_blocks(64, 40, 1));
+    run(&mut engine, Duration::ZERO);
     run(&mut engine, 84 * MS);
     assert!((engine.load().kv_cache_usage - 0.04).abs() < 1e-9);
     run(&mut engine, 400 * MS);
