@@ -52,9 +52,11 @@ test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
 bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
 	@$(SETUP) envoy node
 	cargo bench --package endpoint-picker --package metrics-sidecar
-	cargo run --release --package endpoint-picker --example scan_speed
-	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed
-	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" node --no-warnings scripts/run_wasi.mjs $(TARGET)/wasm32-wasip1/wasm/examples/scan_speed.wasm
+	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed --example pick_cost
+	for example in scan_speed pick_cost; do \
+	  cargo run --release --package endpoint-picker --example $$example && \
+	  PATH="$(CURDIR)/.tools/venv/bin:$$PATH" node --no-warnings scripts/run_wasi.mjs $(TARGET)/wasm32-wasip1/wasm/examples/$$example.wasm || exit 1; \
+	done
 	cargo run --release --package metrics-sidecar --example poll_cost 5
 	cargo build --release --package metrics-sidecar --package bench --bins
 	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench

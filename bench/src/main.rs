@@ -37,7 +37,7 @@ struct Arguments {
     /// A smoke test: every arm serves every workload for a moment, and the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// What is compared: plain, nothing, floor, ours; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE
+    /// What is compared: plain, nothing, floor, unhashed (ours with a profile that needs no hashes of prompts), ours; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE
     #[arg(long, value_delimiter = ',', default_value = "plain,nothing,floor,ours")]
     arms: Vec<Arm>,
     /// Of "1 KB", "64 KB", "400 KB", "stream" and "idle"; all if none is named
