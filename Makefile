@@ -11,7 +11,7 @@ WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(wildcard envoy/*.yaml)
 
-.PHONY: help setup check build wasm run demo test test-core test-wasm test-e2e bench bench-smoke simulate fuzz-smoke fuzz soak fmt lint check-wasm stats-tags metrics-table ci
+.PHONY: help setup check build wasm run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm stats-tags metrics-table ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,9 +52,11 @@ test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
 bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
 	@$(SETUP) envoy node
 	cargo bench --package endpoint-picker --package metrics-sidecar
-	cargo run --release --package endpoint-picker --example scan_speed
-	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed
-	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" node --no-warnings scripts/run_wasi.mjs $(TARGET)/wasm32-wasip1/wasm/examples/scan_speed.wasm
+	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed --example pick_cost
+	for example in scan_speed pick_cost; do \
+	  cargo run --release --package endpoint-picker --example $$example && \
+	  PATH="$(CURDIR)/.tools/venv/bin:$$PATH" node --no-warnings scripts/run_wasi.mjs $(TARGET)/wasm32-wasip1/wasm/examples/$$example.wasm || exit 1; \
+	done
 	cargo run --release --package metrics-sidecar --example poll_cost 5
 	cargo build --release --package metrics-sidecar --package bench --bins
 	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
@@ -67,6 +69,11 @@ bench-smoke: wasm ## Runs each benchmark once, to see that it works
 
 simulate: ## Compares policies in virtual time on every load and a trace; TRACE=path takes another one
 	cargo run --release --package simulation -- --output simulation/results $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+routing: wasm ## Compares policies on the real Envoy with simulated pods, which queue at the highest load; ARGS="--loads light" runs one
+	@$(SETUP) envoy
+	cargo build --release --package vllm-sim --package metrics-sidecar --package bench --bins
+	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench routing $(ARGS)
 
 fuzz-smoke: ## Fuzzes every parser and the exchanges for some seconds each
 	@python3 scripts/fuzz.py

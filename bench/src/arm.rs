@@ -8,6 +8,8 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 const GUEST_NOTHING: &str = "";
+/// No scorer asks for prompts, so none is hashed.
+const UNHASHED: &str = r#"{"pool":"default","scheduling":{"scorers":[{"name":"queue-scorer"}]}}"#;
 const HTTP_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const POOL: &str = "/static_resources/clusters/0";
 const HTTP_OPTIONS: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -95,10 +97,11 @@ pub(crate) enum Module {
 /// One kind of Envoy instance.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Arm {
-    /// As it was written: `plain`, `nothing`, `floor` or `ours`, then `@FILE` for another module, then `+piece` and `-piece`.
+    /// As it was written: `plain`, `nothing`, `floor`, `unhashed` or `ours`, then `@FILE` for another module, then `+piece` and `-piece`.
     pub(crate) name: String,
     pieces: BTreeSet<Piece>,
     module: Module,
+    hashes_prompts: bool,
 }
 
 impl FromStr for Arm {
@@ -114,8 +117,10 @@ impl FromStr for Arm {
         let (base, mut changes) = changes.split_at(end);
         let mut pieces = Piece::all();
         let mut module = Module::Ours;
+        let mut hashes_prompts = true;
         match base {
             "ours" => {}
+            "unhashed" => hashes_prompts = false,
             "floor" => {
                 module = Module::Floor;
                 pieces.retain(|piece| !matches!(piece, Piece::Service | Piece::Tags));
@@ -126,7 +131,7 @@ impl FromStr for Arm {
                 pieces = Piece::OF_PLAIN.into();
                 pieces.insert(Piece::Filter);
             }
-            _ => bail!("{base} is none of plain, nothing, floor, ours"),
+            _ => bail!("{base} is none of plain, nothing, floor, unhashed, ours"),
         }
         if let Some(path) = path {
             module = Module::File(path);
@@ -142,7 +147,7 @@ impl FromStr for Arm {
             }
             changes = rest.get(name.len()..).unwrap_or_default();
         }
-        Ok(Self { name: name.to_owned(), pieces, module })
+        Ok(Self { name: name.to_owned(), pieces, module, hashes_prompts })
     }
 }
 
@@ -170,7 +175,8 @@ impl Arm {
         let configuration = match &self.module {
             Module::Nothing => Some(GUEST_NOTHING),
             Module::Floor => Some(pods),
-            Module::Ours | Module::File(_) => None,
+            Module::Ours | Module::File(_) if self.hashes_prompts => None,
+            Module::Ours | Module::File(_) => Some(UNHASHED),
         };
         if let Some(configuration) = configuration
             && let Some(filter) = filters(tree).and_then(|filters| filters.iter_mut().find(|filter| is_wasm(filter)))
@@ -256,6 +262,8 @@ mod tests {
         assert!(!tree("nothing").to_string().contains("1.2.3.4:5"));
         assert!(tree("floor").to_string().contains("1.2.3.4:5"));
         assert!(tree("floor").to_string().contains("override_host"));
+        assert!(tree("unhashed").to_string().contains("queue-scorer"));
+        assert!(!tree("ours").to_string().contains("queue-scorer"));
     }
 
     #[test]

@@ -48,6 +48,38 @@ impl Cpu {
     }
 }
 
+/// Time of all processors of the machine, in the kernel's ticks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Machine {
+    idle: u64,
+    total: u64,
+}
+
+/// Of the machine so far.
+///
+/// # Errors
+/// The kernel keeps no such account.
+pub(crate) fn machine() -> anyhow::Result<Machine> {
+    machine_account(&std::fs::read_to_string("/proc/stat")?)
+}
+
+/// First line of `/proc/stat`: user, nice, system, idle, iowait and others (proc_stat(5)); guests' time is in the first two already.
+fn machine_account(stat: &str) -> anyhow::Result<Machine> {
+    let line =
+        stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no account of all processors")?;
+    let ticks = line.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    let [_, _, _, idle, waiting, ..] = ticks[..] else { anyhow::bail!("the account of all processors is short") };
+    Ok(Machine { idle: idle + waiting, total: ticks.iter().take(8).sum() })
+}
+
+impl Machine {
+    /// Part of the time since an earlier look that was not idle, 0 to 1.
+    pub(crate) fn busy_since(&self, earlier: &Self) -> f64 {
+        let (idle, total) = (self.idle.saturating_sub(earlier.idle), self.total.saturating_sub(earlier.total));
+        if total == 0 { 0.0 } else { 1.0 - idle as f64 / total as f64 }
+    }
+}
+
 /// First field of a `schedstat`: time spent on the CPU, in nanoseconds (Documentation/scheduler/sched-stats.rst of Linux).
 fn on_cpu(account: &str) -> anyhow::Result<u64> {
     let field = account.split_whitespace().next().context("this kernel keeps no scheduler account of processes")?;
@@ -69,6 +101,15 @@ mod tests {
         let spent = Cpu::of(pid).unwrap().since(&before);
         assert!(spent.total() > 1_000_000, "{spent:?}");
         assert_eq!(spent.of_threads(""), spent.total());
+    }
+
+    #[test]
+    fn machine_is_busy_for_what_is_not_idle() {
+        let before = machine_account("cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 1 2\n").unwrap();
+        let now = machine_account("cpu  40 0 10 130 20 0 0 0 5 0\n").unwrap();
+        assert!((now.busy_since(&before) - 0.3).abs() < 1e-9);
+        assert!(machine_account("intr 1\n").is_err() && machine_account("cpu  1 2\n").is_err());
+        assert!(machine().unwrap().total > 0);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! polls the pods; what fetching its snapshots costs Envoy is in the figures, its own process is reported beside them). All have
 //! one worker and talk to the same four canned pods in one process of their own. Every response is checked.
 //! `--arms` compares anything else, for example `--arms plain,ours,ours-strip,ours@/tmp/other.wasm`.
+//!
+//! `bench routing` compares how well gateways pick instead: `make routing`.
 
 mod arm;
 mod chat;
@@ -13,6 +15,7 @@ mod load;
 mod pods;
 mod report;
 mod response;
+mod routing;
 mod session;
 mod statistics;
 
@@ -23,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::arm::Arm;
 use crate::load::WORKLOADS;
+use crate::routing::RoutingFlags;
 use crate::session::Extent;
 
 #[derive(Parser)]
@@ -33,7 +37,7 @@ struct Arguments {
     /// A smoke test: every arm serves every workload for a moment, and the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// What is compared: plain, nothing, floor, ours; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE
+    /// What is compared: plain, nothing, floor, unhashed (ours with a profile that needs no hashes of prompts), ours; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE
     #[arg(long, value_delimiter = ',', default_value = "plain,nothing,floor,ours")]
     arms: Vec<Arm>,
     /// Of "1 KB", "64 KB", "400 KB", "stream" and "idle"; all if none is named
@@ -61,14 +65,18 @@ enum Command {
         #[arg(long, default_value_t = 4)]
         count: usize,
     },
+    /// Compares policies by the time to the first token, the same chats through each gateway
+    Routing(RoutingFlags),
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Pods { count }) = arguments.command {
-        return pods::serve(count);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match &arguments.command {
+        Some(Command::Pods { count }) => pods::serve(*count),
+        Some(Command::Routing(flags)) => runtime()?.block_on(routing::compare(flags)),
+        None => runtime()?.block_on(compare(arguments)),
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(compare(arguments))
 }
 
 async fn compare(arguments: Arguments) -> anyhow::Result<()> {

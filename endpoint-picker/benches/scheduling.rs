@@ -15,6 +15,9 @@ use endpoint_picker::scheduling::{Decision, Failure, Observation, PickRequest, P
 use endpoint_picker::{EndpointPicker, Plugin, Timestamp};
 use snapshot::{EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, State};
 
+#[path = "../tests/plain/warm.rs"]
+mod warm;
+
 const SIZES: [u32; 3] = [10, 100, 1_000];
 const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
 
@@ -107,6 +110,28 @@ fn pick(criterion: &mut Criterion) {
     }
 }
 
+/// With what was learned and which prompts were sent where; the prompt that is asked for is on some endpoints.
+fn pick_warm(criterion: &mut Criterion) {
+    let profile = profile();
+    for (name, bytes) in [("4 KB", 4_000), ("400 KB", 400_000)] {
+        let mut group = criterion.benchmark_group(format!("pick warm {name}"));
+        for endpoints in SIZES {
+            let mut warm = warm::Warm::new(endpoints, bytes);
+            let (pool, scheduler, request) = warm.parts();
+            let mut rng = Rng::new(1);
+            let now = warm::NOW.plus_micros(1_000);
+            group.bench_function(BenchmarkId::from_parameter(endpoints), |bencher| {
+                bencher.iter(|| {
+                    let decision = scheduler.pick(pool, &profile, &request, &mut rng, now);
+                    assert!(matches!(decision, Decision::Picked(..)));
+                    decision
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
 /// As a worker does when the loads have changed: from their bytes in shared data.
 fn install_loads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("install_loads");
@@ -154,5 +179,5 @@ fn observe(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pick, install_loads, install_membership, observe);
+criterion_group!(benches, pick, pick_warm, install_loads, install_membership, observe);
 criterion_main!(benches);

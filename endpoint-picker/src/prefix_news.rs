@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 use prost::Message;
+use prost::bytes::Bytes;
 
 use crate::board::{Order, Roster, key};
 use crate::openai::PrefixMark;
@@ -29,8 +30,9 @@ struct PrefixNews {
     /// Number of the first of the items; each has the next one.
     #[prost(uint64, tag = "2")]
     first: u64,
-    #[prost(message, repeated, tag = "3")]
-    items: Vec<NewsItem>,
+    /// One [`NewsItem`] each, encoded: it is written some twenty times and read once.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    items: Vec<Bytes>,
 }
 
 /// One prompt that was sent, see [`SentPrompt`].
@@ -107,7 +109,7 @@ impl Correspondent {
         let members = picker.pool().members();
         for prompt in sent {
             let Some(place) = members.iter().position(|&id| id == prompt.endpoint) else { continue };
-            self.own.items.push(NewsItem::new(place, first, prompt));
+            self.own.items.push(NewsItem::new(place, first, prompt).encode_to_vec().into());
             self.written_at.push_back(now);
         }
         self.drop_oldest(self.own.items.len().saturating_sub(MAX_KEPT));
@@ -133,14 +135,15 @@ impl Correspondent {
         self.others.retain(|other, _| roster.workers.contains(other));
         for &other in roster.workers.iter().filter(|&&other| other != worker) {
             let stored = shared.get(&key::prefixes(other));
-            let Some(Ok(news)) = stored.map(|(bytes, _)| PrefixNews::decode(bytes.as_slice())) else { continue };
+            let Some(Ok(news)) = stored.map(|(bytes, _)| PrefixNews::decode(Bytes::from(bytes))) else { continue };
             let next = self.others.entry(other).or_default();
             let known = usize::try_from(next.saturating_sub(news.first)).unwrap_or(usize::MAX);
             *next = news.first.saturating_add(news.items.len() as u64);
             if order.is_none() || news.order != order {
                 continue;
             }
-            for item in news.items.iter().skip(known).filter(|item| item.first_place == first) {
+            let items = news.items.into_iter().skip(known).filter_map(|item| NewsItem::decode(item).ok());
+            for item in items.filter(|item| item.first_place == first) {
                 picker.learn_prompt(item.place as usize, item.tail, &item.marks());
             }
         }

@@ -119,9 +119,8 @@ impl Worker {
         self.news.read(self.id, self.posted.as_mut(), picker, host, now);
         admit(picker, host);
         self.post(picker, host, now);
-        if self.is_serving {
-            self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
-        }
+        // Also while it serves nothing: its first request may be the next turn of what another worker served.
+        self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
         let interval_ms = picker.config().stats.flush_interval_ms;
         self.flusher.tick(picker.telemetry_mut().ledger_mut(), host, interval_ms, now);
         self.keep_pace(picker, host);

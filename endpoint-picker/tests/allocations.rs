@@ -21,6 +21,8 @@ use host::Info;
 
 #[path = "plain/host.rs"]
 mod host;
+#[path = "plain/warm.rs"]
+mod warm;
 
 const ENDPOINTS: u16 = 100;
 const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
@@ -169,6 +171,23 @@ fn picks_of(pool: &mut Pool, profile: &Profile) {
         // generation 15 all are stale.
         let may_grow = matches!(generation, 1 | 2 | 15);
         assert!(may_grow || taken.count_total == 0, "generation {generation}: {} allocations", taken.count_total);
+    }
+}
+
+#[test]
+fn a_pick_by_what_was_learned_and_by_prefixes_allocates_nothing() {
+    for bytes in [4_000, 400_000] {
+        let mut warm = warm::Warm::new(200, bytes);
+        let (pool, scheduler, request) = warm.parts();
+        let (profile, mut rng) = (config().profile, Rng::new(1));
+        let mut pick = || {
+            let decision = scheduler.pick(pool, &profile, &request, &mut rng, warm::NOW);
+            let Decision::Picked(ranked, _) = decision else { panic!("there are endpoints") };
+            ranked.forecast(ranked.first()).unwrap().cached_tokens
+        };
+        // The first one may grow the working memory.
+        assert!(pick() > 0, "the prompt is on some endpoints");
+        assert_eq!(measure(|| assert!(pick() > 0)).count_total, 0, "prompt of {bytes} bytes");
     }
 }
 

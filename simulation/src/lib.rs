@@ -15,6 +15,7 @@ mod experiment;
 mod flags;
 mod gateway;
 mod kv_cache;
+mod measured;
 mod picture;
 mod pod;
 mod policy;
@@ -29,3 +30,4 @@ mod workload;
 mod world;
 
 pub use flags::{SimulationFlags, run};
+pub use measured::{Conversation, MeasuredLoad, Simulated, Turn};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::engine::{EngineConfig, Latency};
+use crate::engine::{EngineConfig, Latency, Pace};
 use crate::fault::FaultSpec;
 
 /// The model that llm-d and the gateway project use in their examples.
@@ -32,6 +32,10 @@ const PREFILL_US: f64 = 65.0;
 const DECODE_US: f64 = 100.0;
 /// Steps vary by this share.
 const JITTER: f64 = 0.05;
+/// Where sequences are timed apart: fixed part of the time to the first token, time of each further one, and their growth under load.
+const PREFILL_OVERHEAD_MS: f64 = 20.0;
+const INTER_TOKEN_LATENCY_MS: f64 = 10.0;
+const TIME_FACTOR_UNDER_LOAD: f64 = 1.0;
 /// Embedding width of the recorded server.
 const EMBEDDING_SIZE: usize = 64;
 
@@ -47,6 +51,16 @@ pub enum Runner {
     Pooling,
     /// All paths. Real vLLM cannot do this.
     Any,
+}
+
+/// What takes time in the engine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum TimingModel {
+    /// Steps of the whole batch, as in vLLM: --step-ms, --prefill-us, --decode-us.
+    Steps,
+    /// Each sequence, as in llm-d-inference-sim: --prefill-overhead-ms, --prefill-us, --inter-token-latency-ms, all times
+    /// --time-factor-under-load. Answers take no KV blocks.
+    Apart,
 }
 
 /// Generation of metric names on `/metrics`.
@@ -120,6 +134,18 @@ pub struct Config {
     /// Serves /v1/load_lora_adapter and /v1/unload_lora_adapter, as VLLM_ALLOW_RUNTIME_LORA_UPDATING does.
     #[arg(long)]
     pub allow_runtime_lora_updating: bool,
+    /// What takes time.
+    #[arg(long, value_enum, default_value_t = TimingModel::Steps)]
+    pub timing_model: TimingModel,
+    /// Timed apart: fixed part of the time to the first token, milliseconds.
+    #[arg(long, default_value_t = PREFILL_OVERHEAD_MS)]
+    pub prefill_overhead_ms: f64,
+    /// Timed apart: time between two tokens of an answer, milliseconds.
+    #[arg(long, default_value_t = INTER_TOKEN_LATENCY_MS)]
+    pub inter_token_latency_ms: f64,
+    /// Timed apart: how many times as long everything takes when all slots are taken, 1 or more.
+    #[arg(long, default_value_t = TIME_FACTOR_UNDER_LOAD)]
+    pub time_factor_under_load: f64,
     /// Fixed cost of a step, milliseconds.
     #[arg(long, default_value_t = STEP_MS)]
     pub step_ms: f64,
@@ -191,6 +217,10 @@ impl Default for Config {
             max_loras: 0,
             lora_modules: Vec::new(),
             allow_runtime_lora_updating: false,
+            timing_model: TimingModel::Steps,
+            prefill_overhead_ms: PREFILL_OVERHEAD_MS,
+            inter_token_latency_ms: INTER_TOKEN_LATENCY_MS,
+            time_factor_under_load: TIME_FACTOR_UNDER_LOAD,
             step_ms: STEP_MS,
             prefill_us: PREFILL_US,
             decode_us: DECODE_US,
@@ -220,6 +250,9 @@ pub enum ConfigError {
     /// A number that must not be negative is.
     #[error("--{0} must be zero or more")]
     Negative(&'static str),
+    /// A factor of growth is below 1.
+    #[error("--{0} must be 1 or more")]
+    BelowOne(&'static str),
     /// A full context does not fit the KV cache; vLLM refuses to start then, too.
     #[error("--max-model-len {max_model_len} needs more than the {capacity} tokens of the KV cache")]
     ContextTooLong {
@@ -283,11 +316,17 @@ impl Config {
             ("jitter", self.jitter),
             ("speed", self.speed),
             ("timeout-keep-alive", self.timeout_keep_alive),
+            ("prefill-overhead-ms", self.prefill_overhead_ms),
+            ("inter-token-latency-ms", self.inter_token_latency_ms),
+            ("time-factor-under-load", self.time_factor_under_load),
         ];
         for (name, value) in times {
             if !value.is_finite() || value < 0.0 {
                 return Err(ConfigError::Negative(name));
             }
+        }
+        if self.time_factor_under_load < 1.0 {
+            return Err(ConfigError::BelowOne("time-factor-under-load"));
         }
         if u64::from(self.context()) > self.kv_tokens() {
             return Err(ConfigError::ContextTooLong { max_model_len: self.context(), capacity: self.kv_tokens() });
@@ -301,13 +340,26 @@ impl Config {
             prefix_caching: !self.no_enable_prefix_caching,
             max_loras: self.lora_slots(),
             latency: Latency {
-                step: Duration::from_secs_f64(self.step_ms / 1e3),
+                pace: self.pace(),
                 prefill_per_token: Duration::from_secs_f64(self.prefill_us / 1e6),
-                decode_per_sequence: Duration::from_secs_f64(self.decode_us / 1e6),
                 jitter: self.jitter,
                 speed: self.speed,
             },
         })
+    }
+
+    fn pace(&self) -> Pace {
+        let millis = |millis: f64| Duration::from_secs_f64(millis / 1e3);
+        match self.timing_model {
+            TimingModel::Steps => {
+                Pace::Steps { step: millis(self.step_ms), decode_per_sequence: millis(self.decode_us / 1e3) }
+            }
+            TimingModel::Apart => Pace::Apart {
+                prefill_overhead: millis(self.prefill_overhead_ms),
+                inter_token: millis(self.inter_token_latency_ms),
+                load_factor: self.time_factor_under_load,
+            },
+        }
     }
 
     fn kv_tokens(&self) -> u64 {
@@ -332,6 +384,12 @@ mod tests {
         let config = Config { num_gpu_blocks: 9, block_size: 16, ..Config::default() };
         assert_eq!(config.context(), 128);
         assert!(config.engine().is_ok());
+    }
+
+    #[test]
+    fn growth_under_load_is_growth() {
+        let config = Config { time_factor_under_load: 0.9, ..Config::default() };
+        assert_eq!(config.engine().unwrap_err().to_string(), "--time-factor-under-load must be 1 or more");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! It follows the scheduler of vLLM V1. Time passes in *steps*; a step first gives every running sequence its next tokens, then
 //! admits waiting ones while slots, the token budget, KV blocks and LoRA slots last; out of blocks, the sequence that came last is
-//! preempted and computed again later. Nothing here reads a clock or entropy: `now` is the time since the engine's start and every
+//! preempted and computed again later. Or, with [`Pace::Apart`], each sequence is timed for itself, as `llm-d-inference-sim` does it.
+//! Nothing here reads a clock or entropy: `now` is the time since the engine's start and every
 //! call takes it, and jitter comes from the seed.
 
 pub mod kv_cache;
@@ -45,20 +46,39 @@ pub struct EngineConfig {
     pub latency: Latency,
 }
 
-/// Duration of a step: `step + prefill_per_token * prompt tokens + decode_per_sequence * decoding sequences`, stretched by jitter and
-/// divided by `speed`.
+/// How long work takes: what its pace says, stretched by jitter and divided by `speed`.
 #[derive(Clone, Debug)]
 pub struct Latency {
-    /// Cost of any step.
-    pub step: Duration,
+    /// What is timed.
+    pub pace: Pace,
     /// Cost of a prompt token that is not cached.
     pub prefill_per_token: Duration,
-    /// Cost of each sequence that decodes.
-    pub decode_per_sequence: Duration,
     /// Largest random stretch, a share of the step; 0 is none.
     pub jitter: f64,
     /// Simulated seconds a second; 2 is twice as fast, 0 is instant.
     pub speed: f64,
+}
+
+/// What is timed: the steps of the whole batch, or each sequence.
+#[derive(Clone, Debug)]
+pub enum Pace {
+    /// A step takes `step + prefill_per_token * prompt tokens + decode_per_sequence * decoding sequences`, as in vLLM.
+    Steps {
+        /// Cost of any step.
+        step: Duration,
+        /// Cost of each sequence that decodes.
+        decode_per_sequence: Duration,
+    },
+    /// The first token takes `prefill_overhead + prefill_per_token * prompt tokens`, each further one `inter_token`, times a factor that
+    /// grows straight from 1 (one sequence runs) to `load_factor` (all slots do). Answers take no KV blocks. So does `llm-d-inference-sim`.
+    Apart {
+        /// Fixed part of the time to the first token.
+        prefill_overhead: Duration,
+        /// Time between two tokens of an answer.
+        inter_token: Duration,
+        /// How many times as long everything takes when all slots are taken.
+        load_factor: f64,
+    },
 }
 
 /// A prompt as the engine sees it.
@@ -131,8 +151,10 @@ struct Sequence {
     last_token: Duration,
     /// Tokens whose keys and values are in the cache.
     computed: u32,
-    /// Tokens that this step computes.
+    /// Tokens that are being computed.
     batch: u32,
+    /// When its next token comes, where sequences are timed apart.
+    due: Duration,
     generated: u32,
     cached_tokens: u32,
     preemptions: u32,
@@ -154,7 +176,7 @@ pub struct Engine {
     cache: KvCache,
     running: Vec<Sequence>,
     waiting: VecDeque<Sequence>,
-    /// When the step under way ends.
+    /// When the step under way ends, or the first token comes where sequences are timed apart.
     step_ends: Option<Duration>,
     /// Earliest start of the next step.
     ready_at: Duration,
@@ -208,6 +230,7 @@ impl Engine {
             last_token: now,
             computed: 0,
             batch: 0,
+            due: now,
             generated: 0,
             cached_tokens: 0,
             preemptions: 0,
@@ -238,6 +261,9 @@ impl Engine {
 
     /// Lets time pass until `now`, running every step that ends by then, and appends what happened to `events`.
     pub fn advance(&mut self, now: Duration, events: &mut Vec<Event>) {
+        if matches!(self.config.latency.pace, Pace::Apart { .. }) {
+            return self.advance_apart(now, events);
+        }
         loop {
             match self.step_ends {
                 Some(ends) if ends <= now => self.finish_step(ends, events),
@@ -289,6 +315,65 @@ impl Engine {
     #[must_use]
     pub fn adapter_log(&self) -> &[(String, Duration)] {
         &self.adapter_log
+    }
+
+    fn advance_apart(&mut self, now: Duration, events: &mut Vec<Event>) {
+        loop {
+            match self.running.iter().map(|sequence| sequence.due).min() {
+                Some(due) if due <= now => {
+                    self.emit_due(due, events);
+                    self.begin_waiting(due);
+                }
+                _ if self.begin_waiting(now) => {}
+                due => {
+                    self.step_ends = due;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Begins those of the queue that have room. Returns whether there are any.
+    fn begin_waiting(&mut self, at: Duration) -> bool {
+        let before = self.running.len();
+        let mut budget = u32::MAX;
+        self.schedule_waiting(at, &mut budget);
+        let Pace::Apart { prefill_overhead, load_factor, .. } = self.config.latency.pace else { return false };
+        for place in before..self.running.len() {
+            let Some(tokens) = self.running.get(place).map(|sequence| sequence.batch) else { break };
+            let plain = prefill_overhead + self.config.latency.prefill_per_token * tokens;
+            let time = self.stretched(plain.mul_f64(self.factor(place + 1, load_factor)));
+            if let Some(sequence) = self.running.get_mut(place) {
+                sequence.due = at + time;
+            }
+        }
+        self.running.len() > before
+    }
+
+    /// Every sequence whose token is due gets it.
+    fn emit_due(&mut self, at: Duration, events: &mut Vec<Event>) {
+        let Pace::Apart { inter_token, load_factor, .. } = self.config.latency.pace else { return };
+        let factor = self.factor(self.running.len(), load_factor);
+        let mut finished = Vec::new();
+        for mut sequence in std::mem::take(&mut self.running) {
+            if sequence.due <= at {
+                sequence.computed += std::mem::take(&mut sequence.batch);
+                let tokens = Self::emit_token(&mut self.stats, &mut sequence, at, events);
+                self.stats.iteration_tokens.observe(tokens as f64);
+                if sequence.generated >= sequence.request.output_tokens {
+                    finished.push(sequence);
+                    continue;
+                }
+                sequence.due = at + self.stretched(inter_token.mul_f64(factor));
+            }
+            self.running.push(sequence);
+        }
+        self.finish(finished, at, events);
+    }
+
+    fn factor(&self, running: usize, load_factor: f64) -> f64 {
+        let others = self.config.max_num_seqs.saturating_sub(1).max(1);
+        1.0 + (load_factor - 1.0) * running.saturating_sub(1) as f64 / others as f64
     }
 
     fn start_step(&mut self, at: Duration) -> bool {
@@ -409,11 +494,18 @@ impl Engine {
     }
 
     fn step_time(&mut self, prefill: u32, decoding: u32) -> Duration {
+        let Latency { pace: Pace::Steps { step, decode_per_sequence }, prefill_per_token, .. } = self.config.latency
+        else {
+            return Duration::ZERO;
+        };
+        self.stretched(step + prefill_per_token * prefill + decode_per_sequence * decoding)
+    }
+
+    fn stretched(&mut self, plain: Duration) -> Duration {
         let latency = &self.config.latency;
         if latency.speed <= 0.0 {
             return Duration::ZERO;
         }
-        let plain = latency.step + latency.prefill_per_token * prefill + latency.decode_per_sequence * decoding;
         let stretch = 1.0 + latency.jitter.max(0.0) * self.random.random::<f64>();
         plain.mul_f64(stretch / latency.speed)
     }
@@ -436,6 +528,13 @@ impl Engine {
             }
             self.running.push(sequence);
         }
+        if iteration > 0 {
+            self.stats.iteration_tokens.observe(iteration as f64);
+        }
+        self.finish(finished, at, events);
+    }
+
+    fn finish(&mut self, finished: Vec<Sequence>, at: Duration, events: &mut Vec<Event>) {
         // The set that ran is logged before anyone leaves it, or a short request would never show.
         self.log_adapters(at);
         for mut sequence in finished {
@@ -447,9 +546,6 @@ impl Engine {
                 generated: sequence.generated,
                 cached_tokens: sequence.cached_tokens,
             });
-        }
-        if iteration > 0 {
-            self.stats.iteration_tokens.observe(iteration as f64);
         }
         self.log_adapters(at);
     }
@@ -539,264 +635,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// Ten milliseconds a step, one a prompt token, no jitter.
-    fn config() -> EngineConfig {
-        EngineConfig {
-            max_num_seqs: 4,
-            max_num_batched_tokens: 1024,
-            max_model_len: 1024,
-            block_size: 16,
-            num_gpu_blocks: 101,
-            prefix_caching: true,
-            max_loras: 2,
-            latency: Latency { step: 10 * MS, prefill_per_token: MS, decode_per_sequence: MS, jitter: 0.0, speed: 1.0 },
-        }
-    }
-
-    fn request(prompt_tokens: u32, output_tokens: u32) -> GenerationRequest {
-        GenerationRequest {
-            prompt: Prompt { tokens: prompt_tokens, blocks: Vec::new() },
-            output_tokens,
-            max_tokens: Some(output_tokens),
-            adapter: None,
-            finish_reason: FinishReason::Length,
-            token_events: true,
-        }
-    }
-
-    fn with_blocks(prompt_tokens: u32, output_tokens: u32, family: u64) -> GenerationRequest {
-        let mut request = request(prompt_tokens, output_tokens);
-        request.prompt.blocks = (0..u64::from(prompt_tokens / 16)).map(|block| family * 1000 + block).collect();
-        request
-    }
-
-    fn adapted(name: &str) -> GenerationRequest {
-        GenerationRequest { adapter: Some(name.into()), ..request(4, 8) }
-    }
-
-    fn run(engine: &mut Engine, until: Duration) -> Vec<Event> {
-        let mut events = Vec::new();
-        engine.advance(until, &mut events);
-        events
-    }
-
-    fn finished(events: &[Event]) -> Vec<SequenceId> {
-        events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Finished { id, .. } => Some(*id),
-                Event::Token { .. } => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn tokens_come_when_their_steps_end() {
-        let mut engine = Engine::new(config(), 0);
-        let id = engine.submit(Duration::ZERO, request(20, 3));
-        assert!(run(&mut engine, 29 * MS).is_empty());
-        assert_eq!(run(&mut engine, 30 * MS), [Event::Token { id, index: 0 }]);
-        assert_eq!(run(&mut engine, 41 * MS), [Event::Token { id, index: 1 }]);
-        assert_eq!(run(&mut engine, 52 * MS), [Event::Finished { id, generated: 3, cached_tokens: 0 }]);
-        assert_eq!(engine.next_event(), None);
-    }
-
-    #[test]
-    fn a_fuller_batch_decodes_slower() {
-        let mut engine = Engine::new(config(), 0);
-        for _ in 0..4 {
-            engine.submit(Duration::ZERO, request(1, 2));
-        }
-        run(&mut engine, 14 * MS);
-        assert_eq!(engine.next_event(), Some(28 * MS));
-    }
-
-    #[test]
-    fn requests_beyond_the_slots_wait_their_turn() {
-        let mut engine = Engine::new(config(), 0);
-        for _ in 0..6 {
-            engine.submit(Duration::ZERO, request(10, 5));
-        }
-        run(&mut engine, MS);
-        let load = engine.load();
-        assert_eq!((load.running, load.waiting, load.deferred), (4, 2, 0));
-        let events = run(&mut engine, Duration::from_secs(10));
-        assert_eq!(finished(&events), [0, 1, 2, 3, 4, 5]);
-        let queue = &engine.stats().request_queue_time;
-        assert_eq!(queue.count(), 6);
-        assert!(queue.sum() > 0.1, "two requests waited for a whole answer");
-    }
-
-    #[test]
-    fn a_long_prompt_is_computed_in_pieces_of_the_token_budget() {
-        let mut engine = Engine::new(EngineConfig { max_num_batched_tokens: 100, ..config() }, 0);
-        engine.submit(Duration::ZERO, request(250, 1));
-        run(&mut engine, 110 * MS);
-        assert_eq!(engine.next_event(), Some(220 * MS));
-        let events = run(&mut engine, 280 * MS);
-        assert_eq!(finished(&events), [0]);
-    }
-
-    #[test]
-    fn usage_follows_the_blocks_that_sequences_hold() {
-        let mut engine = Engine::new(config(), 0);
-        engine.submit(Duration::ZERO, request(160, 20));
-        run(&mut engine, MS);
-        assert!((engine.load().kv_cache_usage - 0.10).abs() < 1e-9);
-        run(&mut engine, Duration::from_secs(10));
-        assert!(engine.load().kv_cache_usage.abs() < 1e-9);
-    }
-
-    #[test]
-    fn out_of_blocks_the_latest_sequence_is_preempted_and_still_finishes() {
-        let mut engine = Engine::new(EngineConfig { num_gpu_blocks: 13, max_model_len: 192, ..config() }, 0);
-        for _ in 0..3 {
-            engine.submit(Duration::ZERO, request(60, 60));
-        }
-        let mut events = Vec::new();
-        let mut most_waiting = 0;
-        let mut now = Duration::ZERO;
-        while now < Duration::from_secs(10) {
-            now += 5 * MS;
-            engine.advance(now, &mut events);
-            let load = engine.load();
-            assert!(load.kv_cache_usage <= 1.0);
-            most_waiting = most_waiting.max(load.waiting);
-        }
-        assert_eq!(finished(&events), [0, 1, 2]);
-        assert!(engine.stats().preemptions > 0);
-        assert!(most_waiting > 0);
-        assert_eq!(engine.stats().generation_tokens, 180);
-        assert!(engine.stats().request_num_preemptions.sum() >= 1.0);
-        let tokens = events.iter().filter(|event| matches!(event, Event::Token { .. }));
-        assert_eq!(tokens.count(), 177, "no token is sent twice after a preemption");
-    }
-
-    #[test]
-    fn a_known_prefix_shortens_the_prefill() {
-        let mut engine = Engine::new(config(), 0);
-        engine.submit(Duration::ZERO, with_blocks(160, 1, 1));
-        run(&mut engine, 170 * MS);
-        let second = engine.submit(Duration::from_secs(1), with_blocks(170, 1, 1));
-        let events = run(&mut engine, Duration::from_secs(1) + 20 * MS);
-        assert_eq!(events, [Event::Finished { id: second, generated: 1, cached_tokens: 160 }]);
-        let stats = engine.stats();
-        assert_eq!((stats.prefix_cache_queries, stats.prefix_cache_hits), (330, 160));
-        assert_eq!((stats.prompt_tokens, stats.prompt_tokens_cached), (330, 160));
-    }
-
-    #[test]
-    fn the_last_token_of_a_prompt_is_always_computed() {
-        let mut engine = Engine::new(config(), 0);
-        for second in 0..2 {
-            engine.submit(Duration::from_secs(second), with_blocks(160, 1, 1));
-            run(&mut engine, Duration::from_millis(second * 1000 + 500));
-        }
-        assert_eq!(engine.stats().prefix_cache_hits, 144);
-    }
-
-    #[test]
-    fn old_prefixes_give_way_to_new_ones() {
-        let mut engine = Engine::new(EngineConfig { num_gpu_blocks: 11, max_model_len: 160, ..config() }, 0);
-        for (second, family) in [1, 2, 1].into_iter().enumerate() {
-            engine.submit(Duration::from_secs(second as u64), with_blocks(130, 1, family));
-            run(&mut engine, Duration::from_millis(second as u64 * 1000 + 900));
-        }
-        let hits = engine.stats().prefix_cache_hits;
-        assert!(hits < 128, "most of the first prompt's blocks went to the second: {hits}");
-    }
-
-    #[test]
-    fn a_full_set_of_adapters_defers_others_but_not_the_base_model() {
-        let mut engine = Engine::new(config(), 0);
-        for name in ["a", "b", "c"] {
-            engine.submit(Duration::ZERO, adapted(name));
-        }
-        let base = engine.submit(Duration::ZERO, request(4, 8));
-        run(&mut engine, MS);
-        let load = engine.load();
-        assert_eq!((load.running, load.waiting, load.deferred), (3, 1, 1));
-        let events = run(&mut engine, Duration::from_secs(5));
-        assert_eq!(finished(&events), [0, 1, base, 2]);
-    }
-
-    #[test]
-    fn old_sets_of_adapters_stay_in_the_log() {
-        let mut engine = Engine::new(config(), 0);
-        engine.submit(Duration::ZERO, adapted("a"));
-        run(&mut engine, Duration::from_secs(1));
-        engine.submit(Duration::from_secs(1), adapted("b"));
-        engine.submit(Duration::from_secs(1), adapted("a"));
-        run(&mut engine, Duration::from_secs(2));
-        let names: Vec<&str> = engine.adapter_log().iter().map(|(names, _)| names.as_str()).collect();
-        assert_eq!(names, ["a", "", "b,a"]);
-        let newest = engine.adapter_log().iter().max_by_key(|(_, at)| *at);
-        assert!(newest.is_some_and(|(names, _)| names.is_empty()));
-    }
-
-    #[test]
-    fn an_aborted_request_frees_its_slot_and_its_blocks() {
-        let mut engine = Engine::new(config(), 0);
-        for _ in 0..5 {
-            engine.submit(Duration::ZERO, request(32, 50));
-        }
-        run(&mut engine, MS);
-        assert!(engine.abort(MS, 0));
-        assert!(!engine.abort(MS, 0));
-        run(&mut engine, Duration::from_millis(200));
-        assert_eq!(engine.load().waiting, 0);
-        let events = run(&mut engine, Duration::from_secs(10));
-        assert_eq!(finished(&events), [1, 2, 3, 4]);
-        assert_eq!(engine.stats().finished_abort, 1);
-        assert_eq!(engine.stats().finished_length, 4);
-        assert!(engine.load().kv_cache_usage.abs() < 1e-9);
-    }
-
-    #[test]
-    fn pooling_ends_with_the_prefill() {
-        let mut engine = Engine::new(config(), 0);
-        let id = engine.submit(
-            Duration::ZERO,
-            GenerationRequest { finish_reason: FinishReason::Stop, max_tokens: None, ..request(10, 0) },
-        );
-        let events = run(&mut engine, 20 * MS);
-        assert_eq!(finished(&events), [id]);
-        assert_eq!(engine.stats().finished_stop, 1);
-        assert_eq!(engine.stats().generation_tokens, 0);
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_times() {
-        let ends = |seed| {
-            let mut engine =
-                Engine::new(EngineConfig { latency: Latency { jitter: 0.5, ..config().latency }, ..config() }, seed);
-            engine.submit(Duration::ZERO, request(10, 20));
-            let mut times = Vec::new();
-            let mut events = Vec::new();
-            engine.advance(Duration::ZERO, &mut events);
-            while let Some(at) = engine.next_event() {
-                times.push(at);
-                engine.advance(at, &mut events);
-            }
-            times
-        };
-        assert_eq!(ends(1), ends(1));
-        assert_ne!(ends(1), ends(2));
-        assert_eq!(ends(1).len(), 20);
-    }
-
-    #[test]
-    fn without_speed_everything_happens_at_once() {
-        let mut engine =
-            Engine::new(EngineConfig { latency: Latency { speed: 0.0, ..config().latency }, ..config() }, 0);
-        for _ in 0..20 {
-            engine.submit(Duration::ZERO, request(10, 10));
-        }
-        assert_eq!(finished(&run(&mut engine, Duration::ZERO)).len(), 20);
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ pub mod text;
 mod ticket;
 mod wire;
 
-pub use config::{Config, ConfigError, MetricsDialect, Runner};
+pub use config::{Config, ConfigError, MetricsDialect, Runner, TimingModel};
 pub use fault::{FaultKind, FaultSpec, FaultTarget};
 pub use pod::{PinnedLoad, ReceivedRequest};
 pub use server::{Server, StartError};

@@ -29,7 +29,9 @@ pub struct PrefillQueue {
     expected_at: Timestamp,
     /// Tokens of requests that tell nothing, by the slot in which they should be computed.
     untold: [u32; SLOTS],
-    /// The oldest slot that counts.
+    /// Of all slots: a pick asks each endpoint, most of which have no such request.
+    untold_tokens: u64,
+    /// The oldest slot that is not empty by right.
     first_slot: u64,
     others_tokens: u64,
 }
@@ -42,6 +44,7 @@ impl Default for PrefillQueue {
             quiet_since: Timestamp::default(),
             expected_at: Timestamp::default(),
             untold: [0; SLOTS],
+            untold_tokens: 0,
             first_slot: 0,
             others_tokens: 0,
         }
@@ -52,10 +55,12 @@ impl PrefillQueue {
     /// Tokens of requests of this worker.
     #[must_use]
     pub fn own_tokens(&self, now: Timestamp) -> u64 {
-        let first = slot(now).max(self.first_slot);
-        let end = self.first_slot + SLOTS as u64;
-        let untold = (first..end).filter_map(|number| self.untold.get(index(number)));
-        untold.fold(self.told_tokens, |sum, &tokens| sum.saturating_add(u64::from(tokens)))
+        if self.untold_tokens == 0 {
+            return self.told_tokens;
+        }
+        let passed = self.passed(slot(now)).filter_map(|number| self.untold.get(index(number)));
+        let computed = passed.fold(0, |sum, &tokens| sum + u64::from(tokens));
+        self.told_tokens.saturating_add(self.untold_tokens.saturating_sub(computed))
     }
 
     /// The same over all workers of the proxy.
@@ -86,9 +91,7 @@ impl PrefillQueue {
             return;
         }
         self.advance(slot(now));
-        if let Some(tokens) = self.untold_at(prefill.expected_at) {
-            *tokens = tokens.saturating_add(prefill.tokens);
-        }
+        self.change_untold(prefill.expected_at, |tokens| tokens.saturating_add(prefill.tokens));
     }
 
     /// A prompt is computed, or nobody waits for it any more.
@@ -100,26 +103,30 @@ impl PrefillQueue {
             return;
         }
         self.advance(slot(now));
-        if prefill.expected_at >= now
-            && let Some(tokens) = self.untold_at(prefill.expected_at)
-        {
-            *tokens = tokens.saturating_sub(prefill.tokens);
+        if prefill.expected_at >= now {
+            self.change_untold(prefill.expected_at, |tokens| tokens.saturating_sub(prefill.tokens));
         }
     }
 
-    fn untold_at(&mut self, at: Timestamp) -> Option<&mut u32> {
+    fn change_untold(&mut self, at: Timestamp, change: impl Fn(u32) -> u32) {
         let number = slot(at).clamp(self.first_slot, self.first_slot + SLOTS as u64 - 1);
-        self.untold.get_mut(index(number))
+        let Some(tokens) = self.untold.get_mut(index(number)) else { return };
+        let before = core::mem::replace(tokens, change(*tokens));
+        self.untold_tokens = self.untold_tokens.saturating_sub(u64::from(before)).saturating_add(u64::from(*tokens));
     }
 
     fn advance(&mut self, first: u64) {
-        let passed = self.first_slot..first.min(self.first_slot.saturating_add(SLOTS as u64));
-        for number in passed {
+        for number in self.passed(first) {
             if let Some(tokens) = self.untold.get_mut(index(number)) {
-                *tokens = 0;
+                self.untold_tokens = self.untold_tokens.saturating_sub(u64::from(core::mem::take(tokens)));
             }
         }
         self.first_slot = self.first_slot.max(first);
+    }
+
+    /// Slots of the record before `first`.
+    fn passed(&self, first: u64) -> core::ops::Range<u64> {
+        self.first_slot..first.min(self.first_slot.saturating_add(SLOTS as u64))
     }
 }
 
@@ -172,6 +179,30 @@ mod tests {
         queue.end(prefill(5, 6_500, false), at(6_100));
         queue.end(prefill(100, 1_200, false), at(6_100));
         assert_eq!(queue.own_tokens(at(6_100)), 0);
+    }
+
+    #[test]
+    fn what_tells_nothing_is_the_sum_of_the_slots_to_come_whatever_came_before() {
+        let mut queue = PrefillQueue::default();
+        let mut rng = crate::rng::Rng::new(1);
+        let mut open = alloc::vec::Vec::new();
+        for step in 0..2_000 {
+            // Now and then a pause that is longer than the record.
+            let now = step * 10 + step / 500 * 10_000;
+            if rng.below(2) == 0 {
+                let sent = prefill(rng.below(100) as u32, now + rng.below(6_000), false);
+                queue.begin(sent, at(now));
+                open.push(sent);
+            } else if let Some(ended) = open.pop() {
+                queue.end(ended, at(now));
+            }
+            for later in [0, 70, 1_000, 5_000] {
+                let first = slot(at(now + later)).max(queue.first_slot);
+                let slots = first..queue.first_slot + SLOTS as u64;
+                let sum: u64 = slots.map(|number| u64::from(queue.untold[index(number)])).sum();
+                assert_eq!(queue.own_tokens(at(now + later)), sum, "step {step}, {later} ms later");
+            }
+        }
     }
 
     #[test]

@@ -234,9 +234,12 @@ impl Ground<'_> {
             let endpoints = candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id));
             endpoints.filter_map(|endpoint| Some((self.requests(endpoint)?, endpoint.in_flight().total())))
         };
-        let slots = candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id)?.slots()).max();
+        let mut slots = None;
         counts.clear();
-        counts.extend(fresh().map(|(requests, _)| requests));
+        for endpoint in candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id)) {
+            slots = slots.max(endpoint.slots());
+            counts.extend(self.requests(endpoint));
+        }
         // Where every page is fresh nobody asks.
         if counts.len() == candidates.len() || counts.is_empty() {
             return Typical { requests: None, slots };

@@ -20,6 +20,7 @@ mod model_names;
 mod open_paths;
 mod page;
 mod picking;
+mod prefix_affinity;
 mod protocols;
 mod responses;
 mod rewriting;
