@@ -38,6 +38,8 @@ const GAIN_DEAD_ZONE: f64 = 0.1;
 const GAIN_STEP: f64 = 0.04;
 const MAX_GAIN_STREAK: u8 = 10;
 const MAX_GAIN: f64 = 32.0;
+/// After so many answers of each other endpoint, an endpoint that was not asked counts half as itself and half as the pool.
+const HALF_WEIGHT_ANSWERS: f64 = 25.0;
 /// Weight of a new sample in the means of slots' times and of bytes a token.
 const MEAN_WEIGHT: f64 = 0.05;
 /// How far one answer moves what is believed of a cache.
@@ -189,6 +191,9 @@ pub struct Learner {
     foreign_share: f64,
     has_peers: bool,
     uncached_tokens: f64,
+    /// Answers that taught anything.
+    answers: u64,
+    noise: f64,
 }
 
 /// What was learned of one endpoint.
@@ -204,6 +209,8 @@ struct Learned {
     slot_micros: Option<f64>,
     /// The part of its cache that holds what it should, 0 to 1.
     cache_part: f64,
+    /// Answers of all when it last answered.
+    answered_at: u64,
 }
 
 /// Follows a ratio by small steps.
@@ -245,6 +252,7 @@ impl Learned {
             wait_gain: Gain::ONE,
             slot_micros: None,
             cache_part: 1.0,
+            answered_at: 0,
         }
     }
 }
@@ -273,6 +281,8 @@ impl Learner {
             foreign_share: 0.0,
             has_peers: false,
             uncached_tokens: 0.0,
+            answers: 0,
+            noise: 0.0,
         }
     }
 
@@ -330,9 +340,15 @@ impl Learner {
     #[must_use]
     pub fn rates(&self, id: EndpointId) -> Rates {
         let own = self.learned(id);
-        let coefficients = own.and_then(|own| own.coefficients).unwrap_or(self.coefficients);
-        let gain = own.map_or(1.0, |own| own.gain.value);
-        let wait_gain = own.map_or(1.0, |own| own.wait_gain.value);
+        let weight = own.map_or(0.0, |own| self.weight(own));
+        let mut coefficients = self.coefficients;
+        if let Some(own) = own.and_then(|own| own.coefficients) {
+            for (pool, own) in coefficients.iter_mut().zip(own) {
+                *pool += weight * (own - *pool);
+            }
+        }
+        let gain = own.map_or(1.0, |own| 1.0 + weight * (own.gain.value - 1.0));
+        let wait_gain = own.map_or(1.0, |own| 1.0 + weight * (own.wait_gain.value - 1.0));
         let [fixed, uncached, cached, ahead, running] = coefficients;
         Rates {
             fixed: fixed * gain,
@@ -342,6 +358,19 @@ impl Learner {
             running: running / REQUESTS * gain,
             slot: own.and_then(|own| own.slot_micros).unwrap_or(self.slot_micros) * wait_gain,
         }
+    }
+
+    /// How much an endpoint's own counts beside the pool's, 0 to 1. It falls while others answer and this one is not asked: who looked slow once is
+    /// asked again after a while, and nothing changes while nobody is asked.
+    fn weight(&self, own: &Learned) -> f64 {
+        let others = (self.answers - own.answered_at) as f64 / self.endpoints.len().max(1) as f64;
+        1.0 / (1.0 + others / HALF_WEIGHT_ANSWERS)
+    }
+
+    /// How far answers are from what was expected, as a part of that, in the mean.
+    #[must_use]
+    pub const fn noise(&self) -> f64 {
+        self.noise
     }
 
     /// Answers of an endpoint that are not forgotten.
@@ -425,7 +454,15 @@ impl Learner {
         let expected = rates.compute_micros(forecast).max(1.0);
         let waited = rates.slot_wait_micros(forecast);
         let prior = self.prior;
+        self.answers += 1;
+        let answers = self.answers;
+        let weight = self.learned(id).map_or(1.0, |own| self.weight(own));
+        if waited <= expected {
+            let error = ((first_token_micros - waited) / expected - 1.0).abs().min(1.0);
+            self.noise += MEAN_WEIGHT * (error - self.noise);
+        }
         let Some(own) = self.learned_mut(id) else { return };
+        own.answered_at = answers;
         if waited > 0.0 {
             own.wait_gain.follow((first_token_micros - expected).max(0.0) / waited * own.wait_gain.value);
         }
@@ -434,7 +471,13 @@ impl Learner {
         // How much of the answer's time is the wait, and so beside the point.
         let share = expected / (expected + waited);
         if waited <= expected {
-            own.gain.follow(ratio * own.gain.value);
+            // What the gain would have to be; the gain that was forgotten counts again where the answer is nearer to it.
+            let shown = 1.0 + weight * (own.gain.value - 1.0);
+            let wanted = ratio * shown;
+            if (wanted - shown).abs() < (wanted - own.gain.value).abs() {
+                own.gain.value = shown;
+            }
+            own.gain.follow(wanted);
         }
         let x = forecast.features();
         let y = expected * ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO);

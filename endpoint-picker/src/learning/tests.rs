@@ -231,3 +231,23 @@ fn guesses_count_only_where_others_send_and_are_learned() {
     }
     assert!(learner.family_chance() < 0.05 && learner.conversation_part() < 0.05);
 }
+
+#[test]
+fn who_looked_slow_once_is_asked_again_and_nothing_changes_while_nobody_is_asked() {
+    let (mut learner, ids, mut rng) = (Learner::default(), ids(), Rng::new(7));
+    let slow = Truth { fixed: TRUTH.fixed * 4.0, token: TRUTH.token * 4.0, ..TRUTH };
+    for _ in 0..50 {
+        teach(&mut learner, ids[0], TRUTH, 1, &mut rng);
+        teach(&mut learner, ids[1], slow, 1, &mut rng);
+    }
+    let before = learner.rates(ids[1]);
+    assert!(before.uncached > 3.0 * TRUTH.token);
+    assert_eq!(learner.rates(ids[1]), before);
+    teach(&mut learner, ids[0], TRUTH, 400, &mut rng);
+    let forgotten = learner.rates(ids[1]).uncached;
+    assert!(forgotten < 1.8 * TRUTH.token, "{forgotten}");
+    // One answer is enough to see that it is as slow as before.
+    teach(&mut learner, ids[1], slow, 1, &mut rng);
+    let seen = learner.rates(ids[1]).uncached;
+    assert!(seen > 2.5 * TRUTH.token, "{seen}");
+}

@@ -29,9 +29,11 @@ const ADAPTER_LOAD_MICROS: f64 = 300_000.0;
 const STRANGER_PART: f64 = 0.5;
 /// The part of a slot's time until an engine that holds as many adapters as it can has room for another.
 const ADAPTER_WAIT: f64 = 0.5;
-/// Costs within this part of the best one, or this time, are equal: what is learned is not more exact.
+/// Costs within this part of the best one, or this time, are equal: what is learned is not more exact. Where answers vary, it is less.
 const EQUAL_PART: f64 = 0.03;
-const EQUAL_MICROS: f64 = 500.0;
+const EQUAL_NOISE: f64 = 0.25;
+const MAX_EQUAL_PART: f64 = 0.15;
+const EQUAL_MICROS: f64 = 1_000.0;
 
 /// What a request would take at a candidate, and its cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,7 +162,8 @@ impl Ground<'_> {
             let own = if prompt.conversation == 0 { prompt.tail() } else { prompt.conversation };
             (prompt.family, prompt.family_end, own)
         });
-        let equal = best + (best * EQUAL_PART).max(EQUAL_MICROS);
+        let part = (self.learner.noise() * EQUAL_NOISE).clamp(EQUAL_PART, MAX_EQUAL_PART);
+        let equal = best + (best * part).max(EQUAL_MICROS);
         for (outlook, candidate) in outlooks.iter_mut().zip(candidates).filter(|(outlook, _)| outlook.cost <= equal) {
             outlook.cost = best;
             if family != 0

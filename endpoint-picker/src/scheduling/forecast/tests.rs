@@ -116,8 +116,8 @@ fn a_hot_prefix_is_left_when_waiting_costs_more_than_computing_it() {
     stage.scheduler.prompt_sent(stage.id(0), &hot);
     // Two of eight slots have to become free, of 2 s each: half a second, against 100 ms.
     assert_ne!(stage.pick(&hot), 0);
-    // A prompt of half a minute is worth the wait.
-    let long = prompt(2, 2, 300 * THOUSAND_TOKENS);
+    // A prompt of ten seconds is worth the wait.
+    let long = prompt(2, 2, 100 * THOUSAND_TOKENS);
     stage.scheduler.prompt_sent(stage.id(0), &long);
     assert_eq!(stage.pick(&long), 0);
 }
