@@ -9,7 +9,7 @@ use crate::contender::{Contender, ContenderSettings};
 use crate::experiment::{Experiment, Purpose, Traffic, run_all};
 use crate::prompt::Tokenizer;
 use crate::score::Score;
-use crate::sidecar::Mishaps;
+use crate::gateway::SignalLoss;
 use crate::workload::Workload as _;
 use crate::workload::chats::{ChatSettings, Chats};
 
@@ -99,8 +99,8 @@ impl MeasuredLoad {
     /// There is no such policy, or a configuration is not valid.
     pub fn simulate(&self, policies: &[(&str, &str)], workers: usize, seeds: u64) -> Result<Vec<Simulated>> {
         let contender = |&(name, config): &(&str, &str)| {
-            let mishaps = Mishaps { lost_polls: 0.0, delay_micros: 0 };
-            Contender::named(name, &ContenderSettings { config: config.to_owned(), replicas: 1, workers, mishaps })
+            let loss = SignalLoss::default();
+            Contender::named(name, &ContenderSettings { config: config.to_owned(), replicas: 1, workers, loss })
         };
         let experiment = Experiment {
             name: self.name.to_owned(),

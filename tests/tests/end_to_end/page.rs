@@ -28,7 +28,7 @@ async fn used_gateway() -> Gateway {
         .shows(&[
             figure("inference_objective_request_total", &[], 10),
             figure("inference_objective_request_error_total", &[], 6),
-            figure("inference_objective_request_duration_seconds_count", &[], 6),
+            figure("inference_objective_request_duration_seconds_count", &[], 4),
         ])
         .await;
     gateway
