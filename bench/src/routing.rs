@@ -97,7 +97,7 @@ pub(crate) async fn compare(flags: &RoutingFlags) -> anyhow::Result<()> {
     let mut failed = 0;
     for &flag in &flags.loads {
         let load = flag.load();
-        let beside = if flags.beside == 0 { flag.beside() } else { flags.beside };
+        let beside = if flags.beside == 0 { flag.beside() } else { flags.beside }.min(flags.gateways.len());
         let mut rows: Vec<Row> = flags.gateways.iter().map(|&gateway| Row::new(gateway)).collect();
         let mut busiest = 0.0_f64;
         for &seed in &flags.seeds {

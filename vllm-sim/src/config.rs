@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::engine::{EngineConfig, Latency, Pace};
+use crate::engine::{CostModel, EngineConfig, Latency};
 use crate::fault::FaultSpec;
 
 /// The model that llm-d and the gateway project use in their examples.
@@ -340,7 +340,7 @@ impl Config {
             prefix_caching: !self.no_enable_prefix_caching,
             max_loras: self.lora_slots(),
             latency: Latency {
-                pace: self.pace(),
+                cost: self.cost(),
                 prefill_per_token: Duration::from_secs_f64(self.prefill_us / 1e6),
                 jitter: self.jitter,
                 speed: self.speed,
@@ -348,13 +348,13 @@ impl Config {
         })
     }
 
-    fn pace(&self) -> Pace {
+    fn cost(&self) -> CostModel {
         let millis = |millis: f64| Duration::from_secs_f64(millis / 1e3);
         match self.timing_model {
             TimingModel::Steps => {
-                Pace::Steps { step: millis(self.step_ms), decode_per_sequence: millis(self.decode_us / 1e3) }
+                CostModel::Steps { step: millis(self.step_ms), decode_per_sequence: millis(self.decode_us / 1e3) }
             }
-            TimingModel::Apart => Pace::Apart {
+            TimingModel::Apart => CostModel::Apart {
                 prefill_overhead: millis(self.prefill_overhead_ms),
                 inter_token: millis(self.inter_token_latency_ms),
                 load_factor: self.time_factor_under_load,

@@ -2,7 +2,7 @@
 //!
 //! It follows the scheduler of vLLM V1. Time passes in *steps*; a step first gives every running sequence its next tokens, then
 //! admits waiting ones while slots, the token budget, KV blocks and LoRA slots last; out of blocks, the sequence that came last is
-//! preempted and computed again later. Or, with [`Pace::Apart`], each sequence is timed for itself, as `llm-d-inference-sim` does it.
+//! preempted and computed again later. Or, with [`CostModel::Apart`], each sequence is timed for itself, as `llm-d-inference-sim` does it.
 //! Nothing here reads a clock or entropy: `now` is the time since the engine's start and every
 //! call takes it, and jitter comes from the seed.
 
@@ -46,11 +46,11 @@ pub struct EngineConfig {
     pub latency: Latency,
 }
 
-/// How long work takes: what its pace says, stretched by jitter and divided by `speed`.
+/// How long work takes: what its cost model says, stretched by jitter and divided by `speed`.
 #[derive(Clone, Debug)]
 pub struct Latency {
     /// What is timed.
-    pub pace: Pace,
+    pub cost: CostModel,
     /// Cost of a prompt token that is not cached.
     pub prefill_per_token: Duration,
     /// Largest random stretch, a share of the step; 0 is none.
@@ -61,7 +61,7 @@ pub struct Latency {
 
 /// What is timed: the steps of the whole batch, or each sequence.
 #[derive(Clone, Debug)]
-pub enum Pace {
+pub enum CostModel {
     /// A step takes `step + prefill_per_token * prompt tokens + decode_per_sequence * decoding sequences`, as in vLLM.
     Steps {
         /// Cost of any step.
@@ -261,7 +261,7 @@ impl Engine {
 
     /// Lets time pass until `now`, running every step that ends by then, and appends what happened to `events`.
     pub fn advance(&mut self, now: Duration, events: &mut Vec<Event>) {
-        if matches!(self.config.latency.pace, Pace::Apart { .. }) {
+        if matches!(self.config.latency.cost, CostModel::Apart { .. }) {
             return self.advance_apart(now, events);
         }
         loop {
@@ -338,7 +338,7 @@ impl Engine {
         let before = self.running.len();
         let mut budget = u32::MAX;
         self.schedule_waiting(at, &mut budget);
-        let Pace::Apart { prefill_overhead, load_factor, .. } = self.config.latency.pace else { return false };
+        let CostModel::Apart { prefill_overhead, load_factor, .. } = self.config.latency.cost else { return false };
         for place in before..self.running.len() {
             let Some(tokens) = self.running.get(place).map(|sequence| sequence.batch) else { break };
             let plain = prefill_overhead + self.config.latency.prefill_per_token * tokens;
@@ -352,7 +352,7 @@ impl Engine {
 
     /// Every sequence whose token is due gets it.
     fn emit_due(&mut self, at: Duration, events: &mut Vec<Event>) {
-        let Pace::Apart { inter_token, load_factor, .. } = self.config.latency.pace else { return };
+        let CostModel::Apart { inter_token, load_factor, .. } = self.config.latency.cost else { return };
         let factor = self.factor(self.running.len(), load_factor);
         let mut finished = Vec::new();
         for mut sequence in std::mem::take(&mut self.running) {
@@ -494,7 +494,8 @@ impl Engine {
     }
 
     fn step_time(&mut self, prefill: u32, decoding: u32) -> Duration {
-        let Latency { pace: Pace::Steps { step, decode_per_sequence }, prefill_per_token, .. } = self.config.latency
+        let Latency { cost: CostModel::Steps { step, decode_per_sequence }, prefill_per_token, .. } =
+            self.config.latency
         else {
             return Duration::ZERO;
         };

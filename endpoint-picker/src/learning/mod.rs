@@ -350,12 +350,13 @@ impl Learner {
         let gain = own.map_or(1.0, |own| 1.0 + weight * (own.gain.value - 1.0));
         let wait_gain = own.map_or(1.0, |own| 1.0 + weight * (own.wait_gain.value - 1.0));
         let [fixed, uncached, cached, ahead, running] = coefficients;
+        let per_token = gain * (1.0 / TOKENS);
         Rates {
             fixed: fixed * gain,
-            uncached: uncached / TOKENS * gain,
-            cached: cached / TOKENS * gain,
-            ahead: ahead / TOKENS * gain,
-            running: running / REQUESTS * gain,
+            uncached: uncached * per_token,
+            cached: cached * per_token,
+            ahead: ahead * per_token,
+            running: running * (gain * (1.0 / REQUESTS)),
             slot: own.and_then(|own| own.slot_micros).unwrap_or(self.slot_micros) * wait_gain,
         }
     }

@@ -127,7 +127,7 @@ impl Ground<'_> {
             _ => 0,
         };
         // Prompts of requests that wait are computed in the time of the slots that they wait for.
-        let in_batch = if business.requests > 0 { f64::from(running) / f64::from(business.requests) } else { 1.0 };
+        let in_batch = if waiting > 0 { f64::from(running) / f64::from(business.requests) } else { 1.0 };
         let ahead_tokens = business.ahead_tokens as f64 * in_batch;
         let uncached_tokens = prompt_tokens - cached_tokens;
         let mut forecast = Forecast {
@@ -298,6 +298,10 @@ fn adapter_cost(candidate: &Candidate, rates: &Rates) -> f64 {
 
 /// Whole KV blocks of the part that matches; the last token is always computed.
 fn cached_tokens(matched_bytes: u32, bytes_per_token: f64, prompt_tokens: u32, load: &Load) -> u32 {
+    // Most endpoints have nothing of a prompt, and divisions are what a pick from a thousand of them spends its time on.
+    if matched_bytes == 0 {
+        return 0;
+    }
     let block = load.block_size.unwrap_or(BLOCK_TOKENS).max(1);
     let matched = tokens(f64::from(matched_bytes), bytes_per_token).min(prompt_tokens.saturating_sub(1));
     matched - matched % block
@@ -309,7 +313,8 @@ fn kv_pressure(load: &Load, tokens: u32) -> f64 {
     let capacity = load.num_gpu_blocks.map_or(f64::INFINITY, |blocks| {
         f64::from(blocks.max(1)) * f64::from(load.block_size.unwrap_or(BLOCK_TOKENS).max(1))
     });
-    ((usage + f64::from(tokens) / capacity - KV_PRESSURE) / (1.0 - KV_PRESSURE)).clamp(0.0, 1.0)
+    let beyond = usage + f64::from(tokens) / capacity - KV_PRESSURE;
+    if beyond > 0.0 { (beyond / (1.0 - KV_PRESSURE)).min(1.0) } else { 0.0 }
 }
 
 fn tokens(bytes: f64, bytes_per_token: f64) -> u32 {

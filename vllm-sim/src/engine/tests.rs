@@ -13,7 +13,7 @@ fn config() -> EngineConfig {
         prefix_caching: true,
         max_loras: 2,
         latency: Latency {
-            pace: Pace::Steps { step: 10 * MS, decode_per_sequence: MS },
+            cost: CostModel::Steps { step: 10 * MS, decode_per_sequence: MS },
             prefill_per_token: MS,
             jitter: 0.0,
             speed: 1.0,
@@ -264,8 +264,8 @@ fn without_speed_everything_happens_at_once() {
 
 /// Twenty milliseconds and one a prompt token, then ten a token; twice that when all four slots are taken.
 fn apart() -> EngineConfig {
-    let pace = Pace::Apart { prefill_overhead: 20 * MS, inter_token: 10 * MS, load_factor: 2.0 };
-    EngineConfig { latency: Latency { pace, ..config().latency }, ..config() }
+    let cost = CostModel::Apart { prefill_overhead: 20 * MS, inter_token: 10 * MS, load_factor: 2.0 };
+    EngineConfig { latency: Latency { cost, ..config().latency }, ..config() }
 }
 
 #[test]
