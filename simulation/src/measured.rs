@@ -7,9 +7,9 @@ use anyhow::Result;
 use crate::calibration::Calibration;
 use crate::contender::{Contender, ContenderSettings};
 use crate::experiment::{Experiment, Purpose, Traffic, run_all};
+use crate::gateway::SignalLoss;
 use crate::prompt::Tokenizer;
 use crate::score::Score;
-use crate::gateway::SignalLoss;
 use crate::workload::Workload as _;
 use crate::workload::chats::{ChatSettings, Chats};
 

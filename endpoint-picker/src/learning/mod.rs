@@ -364,8 +364,13 @@ impl Learner {
     /// How much an endpoint's own counts beside the pool's, 0 to 1. It falls while others answer and this one is not asked: who looked slow once is
     /// asked again after a while, and nothing changes while nobody is asked.
     fn weight(&self, own: &Learned) -> f64 {
-        let others = (self.answers - own.answered_at) as f64 / self.endpoints.len().max(1) as f64;
-        1.0 / (1.0 + others / HALF_WEIGHT_ANSWERS)
+        let endpoints = self.endpoints.len() as u64;
+        // Each has a turn before anybody has been left out.
+        let missed = self.answers.saturating_sub(own.answered_at).saturating_sub(endpoints);
+        if missed == 0 {
+            return 1.0;
+        }
+        1.0 / (1.0 + missed as f64 / (endpoints as f64 * HALF_WEIGHT_ANSWERS))
     }
 
     /// How far answers are from what was expected, as a part of that, in the mean.

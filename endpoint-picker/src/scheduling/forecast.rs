@@ -211,16 +211,21 @@ impl Ground<'_> {
     }
 
     fn business(&self, endpoint: &Endpoint, typical: &Typical) -> Business {
+        let requests = self.requests(endpoint);
+        let foreign_tokens = if requests.is_some() { self.foreign_tokens(endpoint) } else { 0 };
         Business {
-            requests: self.requests(endpoint).unwrap_or_else(|| typical.requests(endpoint.in_flight().total())),
-            ahead_tokens: endpoint.prefill().total_tokens(self.now).saturating_add(self.foreign_tokens(endpoint)),
+            requests: requests.unwrap_or_else(|| typical.requests(endpoint.in_flight().total())),
+            ahead_tokens: endpoint.prefill().total_tokens(self.now).saturating_add(foreign_tokens),
             slots: endpoint.slots().or(typical.slots.map(|slots| slots.max(endpoint.load().running.unwrap_or(0)))),
         }
     }
 
     /// Tokens that waiting requests of other gateways have yet to be computed, about: their prompts are like those of this one.
     fn foreign_tokens(&self, endpoint: &Endpoint) -> u64 {
-        let waiting = endpoint.load().waiting.filter(|_| self.requests(endpoint).is_some()).unwrap_or(0);
+        let waiting = endpoint.load().waiting.unwrap_or(0);
+        if waiting == 0 {
+            return 0;
+        }
         u64::from(whole(f64::from(waiting) * self.learner.foreign_share() * self.learner.mean_uncached_tokens()))
     }
 
