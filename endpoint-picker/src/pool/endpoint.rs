@@ -231,7 +231,8 @@ impl Endpoint {
     /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.
     pub(super) fn install(&mut self, load: Load, captured_at_ms: u64, received_at: Timestamp) {
         let came_back = self.load.state != State::Fresh && load.state == State::Fresh;
-        let restarted = self.load.started_at_ms.is_some() && self.load.started_at_ms != load.started_at_ms;
+        let restarted = self.load.incarnation != load.incarnation
+            || self.load.started_at_ms.is_some() && self.load.started_at_ms != load.started_at_ms;
         self.load = load;
         let Some(age_ms) = load.age_ms else { return };
         let age_micros = age_ms.saturating_mul(1_000);

@@ -201,13 +201,17 @@ fn an_endpoint_that_the_sidecar_saw_come_back_is_no_longer_ejected() {
 
 #[test]
 fn an_engine_that_restarted_between_two_polls_is_no_longer_ejected() {
-    let mut pool = pool(&[1]);
-    let id = pool.members()[0];
     let started = |started_at_ms| Load { started_at_ms: Some(started_at_ms), ..fresh() };
-    pool.install_loads(&loads(1, 1_100, &[started(5)]), NOW).unwrap();
-    pool.request_failed(id, NOW, NOW);
-    pool.request_failed(id, NOW, NOW);
-    let later = NOW.plus_micros(100_000);
-    pool.install_loads(&loads(1, 1_200, &[started(6)]), later).unwrap();
-    assert_eq!(pool.endpoint(id).unwrap().health().standing(later), Standing::Good);
+    // Pages without a start time still have counters, which fell.
+    let counted = |incarnation| Load { incarnation, ..fresh() };
+    for [before, after] in [[started(5), started(6)], [counted(0), counted(1)]] {
+        let mut pool = pool(&[1]);
+        let id = pool.members()[0];
+        pool.install_loads(&loads(1, 1_100, &[before]), NOW).unwrap();
+        pool.request_failed(id, NOW, NOW);
+        pool.request_failed(id, NOW, NOW);
+        let later = NOW.plus_micros(100_000);
+        pool.install_loads(&loads(1, 1_200, &[after]), later).unwrap();
+        assert_eq!(pool.endpoint(id).unwrap().health().standing(later), Standing::Good);
+    }
 }
