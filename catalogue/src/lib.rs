@@ -216,12 +216,12 @@ families! {
         "Prompt tokens that the endpoint was predicted to have in its cache, of answers that reported how many it had.";
     PrefixReportedTokensTotal = "inpick_prefix_reported_tokens_total", Counter, [Pool], Always, Envoy,
         "Prompt tokens that these answers reported as cached.";
-    LearnedFixedMicroseconds = "inpick_learned_fixed_microseconds", Gauge, [Pool, Endpoint], Always, Envoy,
-        "Time to the first token of a request that needs no prefill, as learned from the endpoint's answers.";
-    LearnedPrefillNanoseconds = "inpick_learned_prefill_nanoseconds_per_token", Gauge, [Pool, Endpoint], Always, Envoy,
-        "Time for each prompt token that is not cached, as learned from the endpoint's answers.";
-    LearnedSlotMicroseconds = "inpick_learned_slot_microseconds", Gauge, [Pool, Endpoint], Always, Envoy,
-        "Time for which a request holds its place in the endpoint's batch, as learned from its answers.";
+    LearnedFixedTime = "inpick_learned_fixed_time_millionths", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Time to the first token of a request that needs no prefill, in millionths of a second, as learned from the endpoint's answers.";
+    LearnedPrefillRate = "inpick_learned_prefill_tokens_per_second", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Prompt tokens that the endpoint computes in a second, as learned from its answers.";
+    LearnedSlotTime = "inpick_learned_slot_time_millionths", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Time for which a request holds its place in the endpoint's batch, in millionths of a second, as learned from its answers.";
     LearnedSlots = "inpick_learned_slots", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that the endpoint runs at once, as its pages told while requests waited; 0: not known yet.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,

@@ -33,9 +33,9 @@ const LABELLED: [Stat; 12] = [
     Stat::PoolPerPodQueueSize,
     Stat::PoolRunningRequests,
     Stat::PoolKvCacheUtilizationPermille,
-    Stat::LearnedFixedMicroseconds,
-    Stat::LearnedPrefillNanoseconds,
-    Stat::LearnedSlotMicroseconds,
+    Stat::LearnedFixedTime,
+    Stat::LearnedPrefillRate,
+    Stat::LearnedSlotTime,
     Stat::LearnedSlots,
 ];
 
@@ -265,9 +265,9 @@ impl Values {
             // Of those without a label of their own there is no mean to show.
             if admitted.contains(address.as_ref()) {
                 let labels = [pool.name.as_str(), address.as_ref()];
-                self.add(Stat::LearnedFixedMicroseconds, &labels, lesson.fixed_micros);
-                self.add(Stat::LearnedPrefillNanoseconds, &labels, lesson.token_nanos);
-                self.add(Stat::LearnedSlotMicroseconds, &labels, lesson.slot_micros);
+                self.add(Stat::LearnedFixedTime, &labels, lesson.fixed_micros);
+                self.add(Stat::LearnedPrefillRate, &labels, 1_000_000_000 / lesson.token_nanos.max(1));
+                self.add(Stat::LearnedSlotTime, &labels, lesson.slot_micros);
                 self.add(Stat::LearnedSlots, &labels, u64::from(lesson.slots));
             }
         }

@@ -43,7 +43,11 @@ fn check_page(page: &[u8]) {
         assert!(adapters.len() <= MAX_ADAPTERS);
         assert!(adapters.iter().all(|name| !name.is_empty() && name.len() <= MAX_ADAPTER_BYTES));
     }
-    // What nobody wants changes nothing.
+    // What nobody wants changes nothing; but a page in quotes, as llama.cpp sends it, ends with them.
+    if page.trim_ascii_start().starts_with(b"\"") {
+        check_published(signals);
+        return;
+    }
     let more = [page, b"\n# HELP a b\nup{x=\"}\"} 1\nvllm:num_requests_waiting_by_reason 9\n"].concat();
     assert_eq!(Signals::read(&more).as_ref(), Ok(&signals));
     check_published(signals);

@@ -28,7 +28,9 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
         let now = info.now();
         blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
     }
-    charge = picker.transfer(charge, endpoint, &record, tail, info.now());
+    if charge.endpoint() != endpoint {
+        charge = picker.transfer(charge, endpoint, &record, tail, info.now());
+    }
     record.served = Some(Served { address, endpoint, reason });
     if is_endpoint_trouble(head.status)
         && let Some(endpoint) = endpoint

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 /// Tokens of a KV block where the page does not say.
 const BLOCK_TOKENS: u32 = 16;
 /// From this use of its KV cache on an engine is likely to preempt requests and compute their prompts again.
-const KV_PRESSURE: f64 = 0.9;
+const KV_PRESSURE: f64 = 0.8;
 /// The part of a slot's time that a request is expected to lose where the KV cache is full.
 const PREEMPTION_COST: f64 = 0.5;
 /// The part of a slot's time that a batch costs its requests when it is full: a step takes longer the more requests it has.

@@ -19,7 +19,7 @@ const REQUEST_HEADERS_NOT_COMPARED: &[&str] = &["x-script", "x-stream", "connect
 
 /// Parts of names of stats that tell of time, of chance, or of the whole process.
 const STATS_NOT_COMPARED: &[&str] =
-    &["_seconds", "_microseconds", "running_requests", "in_flight_requests", "wasm.envoy."];
+    &["_seconds", "_microseconds", "running_requests", "in_flight_requests", "inpick_learned_", "wasm.envoy."];
 
 /// What one side of a stream got from the proxy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -142,7 +142,8 @@ fn a_usual_request_takes_few_instructions() {
     let mut all = 0;
     for (callback, budget) in [
         (Callback::RequestHeaders, 5_000),
-        (Callback::RequestBody, 15_000),
+        // A quarter of it is for hashing the prompt, the forecast and the prefix index.
+        (Callback::RequestBody, 24_000),
         (Callback::ResponseHeaders, 5_000),
         // Everything is counted here, at the end.
         (Callback::ResponseBody, 15_000),
@@ -152,5 +153,5 @@ fn a_usual_request_takes_few_instructions() {
         assert!(fuel < budget, "{callback:?}: {fuel}");
         all += fuel;
     }
-    assert!(all < 34_000, "{all}");
+    assert!(all < 43_000, "{all}");
 }

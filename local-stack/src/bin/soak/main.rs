@@ -23,6 +23,7 @@ use memory::{Sample, growth, mebibytes, thirds};
 use mishap::{Mishap, repair, trouble};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use serde_json::json;
 use tally::{Figure, Outcome, Record, Tally, at_stake, labels, leaks};
 use tokio::task::{AbortHandle, JoinSet};
 use vitals::{knows_models, under_way};
@@ -100,6 +101,8 @@ async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
         .wasm(std::path::absolute(&arguments.module)?)
         .vllm_sim_args(["--runner", "any", "--speed", SPEED, "--served-model-name", &models])
         .vllm_sim_args(["--lora-modules", ADAPTER])
+        // Made-up models reach the pods, whose refusals are counted too.
+        .plugin_config(json!({"unknown_model": "pass"}))
         .start()
         .await?;
     knows_models(&stack).await?;
