@@ -33,7 +33,7 @@ const ADAPTER_WAIT: f64 = 0.5;
 const EQUAL_PART: f64 = 0.03;
 const EQUAL_NOISE: f64 = 0.25;
 const MAX_EQUAL_PART: f64 = 0.15;
-const EQUAL_MICROS: f64 = 1_000.0;
+const EQUAL_MICROS: f64 = 3_000.0;
 
 /// What a request would take at a candidate, and its cost.
 #[derive(Clone, Copy, Debug, Default)]
