@@ -412,23 +412,22 @@ impl Learner {
     pub fn answer_ended(&mut self, id: EndpointId, forecast: &Forecast, answer: &Answer) {
         let total = answer.total_micros as f64;
         let generated = answer.usage.completion_tokens.map_or(0.0, |tokens| tokens as f64);
-        let first = match answer.first_token_micros {
+        let waited = match answer.first_token_micros {
             Some(first) => {
+                let first = first as f64;
                 if generated > 1.0 {
-                    let each = (total - first as f64).max(0.0) / (generated - 1.0);
+                    let each = (total - first).max(0.0) / (generated - 1.0);
                     let mean = self.token_micros.get_or_insert(each);
                     *mean += MEAN_WEIGHT * (each.min(*mean * MAX_RATIO) - *mean);
                 }
-                Some(first as f64)
+                (first - self.rates(id).compute_micros(forecast)).max(0.0)
             }
-            None => self.first_token_of_whole(id, forecast, total, generated),
-        };
-        if let (Some(first), None) = (first, answer.first_token_micros) {
-            self.learn(id, forecast, first);
-        }
-        let waited = match answer.first_token_micros {
-            Some(first) => (first as f64 - self.rates(id).compute_micros(forecast)).max(0.0),
-            None => self.rates(id).slot_wait_micros(forecast).min(total * 0.9),
+            None => {
+                if let Some(first) = self.first_token_of_whole(id, forecast, total, generated) {
+                    self.learn(id, forecast, first);
+                }
+                self.rates(id).slot_wait_micros(forecast).min(total * 0.9)
+            }
         };
         self.slot_held(id, total - waited);
         self.cache_judged(id, forecast, &answer.usage);
@@ -459,7 +458,6 @@ impl Learner {
         let rates = self.rates(id);
         let expected = rates.compute_micros(forecast).max(1.0);
         let waited = rates.slot_wait_micros(forecast);
-        let prior = self.prior;
         self.answers += 1;
         let answers = self.answers;
         let weight = self.learned(id).map_or(1.0, |own| self.weight(own));
@@ -494,7 +492,7 @@ impl Learner {
         let mut sums = own.sums;
         self.sums.add(&x, y, weight, 1.0 - (1.0 - KEPT_BY_POOL) * fading);
         let mut pool_sums = self.sums;
-        add_belief(&mut pool_sums, &believed(prior));
+        add_belief(&mut pool_sums, &believed(self.prior));
         if let Some(solved) = pool_sums.solve() {
             self.coefficients = solved;
         }
@@ -508,12 +506,10 @@ impl Learner {
 
     fn slot_held(&mut self, id: EndpointId, micros: f64) {
         let pool = self.slot_micros;
-        let is_first = self.token_micros.is_none() && self.is_new();
         let Some(own) = self.learned_mut(id) else { return };
         let mean = own.slot_micros.get_or_insert(pool);
         *mean += MEAN_WEIGHT * (micros.clamp(*mean / MAX_RATIO, *mean * MAX_RATIO) - *mean);
-        let weight = if is_first { 1.0 } else { MEAN_WEIGHT };
-        self.slot_micros += weight * (micros.clamp(pool / MAX_RATIO, pool * MAX_RATIO) - pool);
+        self.slot_micros += MEAN_WEIGHT * (micros.clamp(pool / MAX_RATIO, pool * MAX_RATIO) - pool);
     }
 
     fn cache_judged(&mut self, id: EndpointId, forecast: &Forecast, usage: &Usage) {

@@ -53,8 +53,8 @@ pub(super) struct Ground<'a> {
     pub(super) now: Timestamp,
     /// Loads younger than this count; microseconds.
     pub(super) max_age_micros: u64,
-    /// Hash of the model's name.
-    pub(super) model: u64,
+    /// Bytes of prompt that make one token of the model.
+    pub(super) bytes_per_token: f64,
 }
 
 /// Places among the candidates.
@@ -83,14 +83,13 @@ impl Ground<'_> {
         counts: &mut Vec<u32>,
     ) {
         let typical = self.typical(candidates, counts);
-        let bytes_per_token = self.learner.bytes_per_token(self.model);
-        let prompt_tokens = tokens(request.prompt_bytes as f64, bytes_per_token);
+        let prompt_tokens = self.tokens(request.prompt_bytes as f64);
         let places = self.places(request, candidates);
         outlooks.clear();
         for (place, candidate) in candidates.iter().enumerate() {
             let outlook = self.pool.endpoint(candidate.id).map_or_else(Outlook::default, |endpoint| {
                 let business = self.business(endpoint, &typical);
-                let tokens = |bytes| cached_tokens(bytes, bytes_per_token, prompt_tokens, endpoint.load());
+                let tokens = |bytes| self.cached_tokens(bytes, prompt_tokens, endpoint.load());
                 let known_tokens = tokens(candidate.matched_bytes);
                 let mut guess = Guess { known_tokens, ..Guess::default() };
                 if let Some(prompt) = request.prompt {
@@ -189,25 +188,40 @@ impl Ground<'_> {
     /// Where all gateways would send the prompt's family, and its conversation: to one of those that have the family.
     fn places(&self, request: &PickRequest<'_>, candidates: &[Candidate]) -> Places {
         let Some(prompt) = request.prompt.filter(|prompt| prompt.family != 0) else { return Places::default() };
-        let (mut family, mut conversation) = (None, None);
-        let mut highest = 0;
-        for (place, candidate) in candidates.iter().enumerate() {
-            let Some(endpoint) = self.pool.endpoint(candidate.id) else { continue };
-            let weight = rendezvous::weight(prompt.family, endpoint.identity().address);
-            if weight >= highest {
-                (family, highest) = (Some(place), weight);
-            }
-        }
-        highest = 0;
-        for (place, candidate) in candidates.iter().enumerate().filter(|_| prompt.conversation != 0) {
-            let has_family = candidate.matched_bytes >= prompt.family_end || family == Some(place);
-            let Some(endpoint) = self.pool.endpoint(candidate.id).filter(|_| has_family) else { continue };
-            let weight = rendezvous::weight(prompt.conversation, endpoint.identity().address);
-            if weight >= highest {
-                (conversation, highest) = (Some(place), weight);
-            }
-        }
+        let family = self.home(prompt.family, candidates.iter().enumerate());
+        let conversation = if prompt.conversation == 0 {
+            None
+        } else {
+            let has_family = |&(place, candidate): &(usize, &Candidate)| {
+                candidate.matched_bytes >= prompt.family_end || family == Some(place)
+            };
+            self.home(prompt.conversation, candidates.iter().enumerate().filter(has_family))
+        };
         Places { family, conversation }
+    }
+
+    /// The place of the candidate to which rendezvous gives a key.
+    fn home<'c>(&self, key: u64, eligible: impl Iterator<Item = (usize, &'c Candidate)>) -> Option<usize> {
+        let weights = eligible.filter_map(|(place, candidate)| {
+            let address = self.pool.endpoint(candidate.id)?.identity().address;
+            Some((place, rendezvous::weight(key, address)))
+        });
+        weights.max_by_key(|(_, weight)| *weight).map(|(place, _)| place)
+    }
+
+    /// Whole KV blocks of the part that matches; the last token is always computed.
+    fn cached_tokens(&self, matched_bytes: u32, prompt_tokens: u32, load: &Load) -> u32 {
+        // Most endpoints have nothing of a prompt, and divisions are what a pick from a thousand of them spends its time on.
+        if matched_bytes == 0 {
+            return 0;
+        }
+        let block = load.block_size.unwrap_or(BLOCK_TOKENS).max(1);
+        let matched = self.tokens(f64::from(matched_bytes)).min(prompt_tokens.saturating_sub(1));
+        matched - matched % block
+    }
+
+    fn tokens(&self, bytes: f64) -> u32 {
+        whole(bytes / self.bytes_per_token)
     }
 
     fn business(&self, endpoint: &Endpoint, typical: &Typical) -> Business {
@@ -238,13 +252,10 @@ impl Ground<'_> {
 
     /// What an endpoint with a fresh page has in the middle.
     fn typical(&self, candidates: &[Candidate], counts: &mut Vec<u32>) -> Typical {
-        let fresh = || {
-            let endpoints = candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id));
-            endpoints.filter_map(|endpoint| Some((self.requests(endpoint)?, endpoint.in_flight().total())))
-        };
+        let endpoints = || candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id));
         let mut slots = None;
         counts.clear();
-        for endpoint in candidates.iter().filter_map(|candidate| self.pool.endpoint(candidate.id)) {
+        for endpoint in endpoints() {
             slots = slots.max(endpoint.slots());
             counts.extend(self.requests(endpoint));
         }
@@ -254,7 +265,8 @@ impl Ground<'_> {
         }
         let requests = middle(counts);
         counts.clear();
-        counts.extend(fresh().map(|(_, own)| own));
+        let fresh = endpoints().filter(|endpoint| self.requests(endpoint).is_some());
+        counts.extend(fresh.map(|endpoint| endpoint.in_flight().total()));
         Typical { requests: Some((requests, middle(counts))), slots }
     }
 }
@@ -301,17 +313,6 @@ fn adapter_cost(candidate: &Candidate, rates: &Rates) -> f64 {
     }
 }
 
-/// Whole KV blocks of the part that matches; the last token is always computed.
-fn cached_tokens(matched_bytes: u32, bytes_per_token: f64, prompt_tokens: u32, load: &Load) -> u32 {
-    // Most endpoints have nothing of a prompt, and divisions are what a pick from a thousand of them spends its time on.
-    if matched_bytes == 0 {
-        return 0;
-    }
-    let block = load.block_size.unwrap_or(BLOCK_TOKENS).max(1);
-    let matched = tokens(f64::from(matched_bytes), bytes_per_token).min(prompt_tokens.saturating_sub(1));
-    matched - matched % block
-}
-
 /// How far the KV cache would be beyond [`KV_PRESSURE`] with these tokens, 0 to 1.
 fn kv_pressure(load: &Load, tokens: u32) -> f64 {
     let Some(usage) = load.kv_cache_usage else { return 0.0 };
@@ -320,10 +321,6 @@ fn kv_pressure(load: &Load, tokens: u32) -> f64 {
     });
     let beyond = usage + f64::from(tokens) / capacity - KV_PRESSURE;
     if beyond > 0.0 { (beyond / (1.0 - KV_PRESSURE)).min(1.0) } else { 0.0 }
-}
-
-fn tokens(bytes: f64, bytes_per_token: f64) -> u32 {
-    whole(bytes / bytes_per_token)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]

@@ -67,6 +67,7 @@ impl Scheduler {
         rng: &mut Rng,
         now: Timestamp,
     ) -> Decision {
+        let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
         let pinned = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member));
         let ground = match pinned {
             Some(id) => {
@@ -75,7 +76,6 @@ impl Scheduler {
                 Ground::Load
             }
             None => {
-                let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
                 let (candidates, excluded) = (&mut self.candidates, &mut self.excluded);
                 eligibility::narrow(pool, profile, request, bytes_per_token, now, candidates, excluded)
             }
@@ -86,6 +86,12 @@ impl Scheduler {
         let mut picker = profile.picker;
         let scores = picker != Picker::Random;
         if scores {
+            if profile.needs_prefixes() {
+                self.find_prefixes(request);
+            }
+            if profile.needs_outlooks() {
+                self.look(pool, profile, request, bytes_per_token, now);
+            }
             self.score(pool, profile, request, ground, now);
             if ground == Ground::InFlight {
                 self.rank_by_in_flight(pool);
@@ -143,12 +149,6 @@ impl Scheduler {
 
     /// Adds up what the profile's scorers say. Engines' figures that the sidecar no longer confirms say nothing.
     fn score(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, ground: Ground, now: Timestamp) {
-        if profile.needs_prefixes() {
-            self.find_prefixes(request);
-        }
-        if profile.needs_outlooks() {
-            self.look(pool, profile, request, now);
-        }
         let max_age_micros = profile.max_snapshot_age_micros;
         let is_confirmed = pool.confirmed_at().is_some_and(|at| now.micros_since(at) <= max_age_micros);
         let sight = Sight {
@@ -192,13 +192,20 @@ impl Scheduler {
     }
 
     /// What the request would take at each candidate.
-    fn look(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) {
+    fn look(
+        &mut self,
+        pool: &Pool,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        bytes_per_token: f64,
+        now: Timestamp,
+    ) {
         let ground = forecast::Ground {
             pool,
             learner: &self.learner,
             now,
             max_age_micros: profile.max_snapshot_age_micros,
-            model: model_key(request.target_model),
+            bytes_per_token,
         };
         ground.look(request, &self.candidates, &mut self.outlooks, &mut self.counts);
     }
