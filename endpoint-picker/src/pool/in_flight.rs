@@ -3,22 +3,23 @@
 //! An endpoint's page says what its engine had when the page was made. Whatever was sent since is not in it, so the picker adds it.
 //! How much that is depends on the age of that endpoint's own page, hence the record by time.
 
+use super::ring::{self, Ring};
 use crate::time::Timestamp;
 
 /// Width of one slot of the record. A request sent in the same slot as the page was made counts as not contained in it, so a figure is too
 /// high by what 20 ms bring.
 const SLOT_MICROS: u64 = 20_000;
 /// Slots: together 1.28 s. A page that is older is stale within the second, and everything recorded counts as sent since.
-const SLOTS: usize = 64;
+const SLOTS: u64 = ring::LENGTH;
 
 /// Requests of this proxy in flight to one endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct InFlight {
     own: u32,
     /// Those of `own` that were sent in each of the last [`SLOTS`] slots, a ring indexed by the slot's number.
-    recent: [u16; SLOTS],
+    recent: Ring<u16>,
     /// `own` at the start of each of the same slots.
-    history: [u32; SLOTS],
+    history: Ring<u32>,
     /// Number of the newest slot.
     newest: u64,
     others: u32,
@@ -26,12 +27,6 @@ pub struct InFlight {
     others_at_page: u32,
     /// All when that page was made.
     at_page: u32,
-}
-
-impl Default for InFlight {
-    fn default() -> Self {
-        Self { own: 0, recent: [0; SLOTS], history: [0; SLOTS], newest: 0, others: 0, others_at_page: 0, at_page: 0 }
-    }
 }
 
 impl InFlight {
@@ -57,10 +52,9 @@ impl InFlight {
     #[must_use]
     pub fn sent_since(&self, page_at: Timestamp) -> u32 {
         let from = slot(page_at);
-        let oldest = self.newest.saturating_sub(SLOTS as u64 - 1);
+        let oldest = self.newest.saturating_sub(SLOTS - 1);
         let own: u32 = (from.max(oldest)..=self.newest)
-            .filter_map(|number| self.recent.get(index(number)))
-            .fold(0, |sum, &count| sum.saturating_add(u32::from(count)));
+            .fold(0_u32, |sum, number| sum.saturating_add(u32::from(self.recent.get(number))));
         own.saturating_add(self.others.saturating_sub(self.others_at_page))
     }
 
@@ -93,7 +87,7 @@ impl InFlight {
     fn own_at(&self, at: Timestamp) -> u32 {
         let count = |number: u64| {
             let age = self.newest.checked_sub(number)?;
-            if age < SLOTS as u64 { self.history.get(index(number)).copied() } else { None }
+            (age < SLOTS).then(|| self.history.get(number))
         };
         let number = slot(at);
         let Some(start) = count(number) else { return self.own };
@@ -106,7 +100,7 @@ impl InFlight {
     /// The slot of that moment; `None` when it is older than the record, or newer.
     fn recorded(&mut self, at: Timestamp) -> Option<&mut u16> {
         let age = self.newest.checked_sub(slot(at))?;
-        if age < SLOTS as u64 { self.recent.get_mut(index(slot(at))) } else { None }
+        if age < SLOTS { self.recent.get_mut(slot(at)) } else { None }
     }
 
     /// Empties the slots between the newest one and `number`.
@@ -114,11 +108,9 @@ impl InFlight {
         if number <= self.newest {
             return;
         }
-        let first = (self.newest + 1).max(number.saturating_sub(SLOTS as u64 - 1));
+        let first = (self.newest + 1).max(number.saturating_sub(SLOTS - 1));
         for skipped in first..=number {
-            if let (Some(count), Some(own)) =
-                (self.recent.get_mut(index(skipped)), self.history.get_mut(index(skipped)))
-            {
+            if let (Some(count), Some(own)) = (self.recent.get_mut(skipped), self.history.get_mut(skipped)) {
                 (*count, *own) = (0, self.own);
             }
         }
@@ -128,11 +120,6 @@ impl InFlight {
 
 const fn slot(at: Timestamp) -> u64 {
     at.as_micros() / SLOT_MICROS
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "a remainder below 64")]
-const fn index(slot: u64) -> usize {
-    (slot % SLOTS as u64) as usize
 }
 
 #[cfg(test)]

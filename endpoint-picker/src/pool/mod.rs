@@ -9,6 +9,7 @@ mod endpoint;
 mod health;
 mod in_flight;
 mod prefill;
+mod ring;
 mod served;
 
 use alloc::vec::Vec;

@@ -1,11 +1,12 @@
 //! Prompts that an endpoint has yet to compute, of requests of this proxy.
 
+use super::ring::{self, Ring};
 use crate::time::Timestamp;
 
 /// Width of one slot of the record of requests that tell nothing before their end.
 const SLOT_MICROS: u64 = 64_000;
 /// Slots: together some four seconds. What is expected later than that counts as expected then.
-const SLOTS: usize = 64;
+const SLOTS: u64 = ring::LENGTH;
 
 /// A prompt that was sent to an endpoint.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,7 +20,7 @@ pub struct Prefill {
 }
 
 /// Prompts that one endpoint has yet to compute.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PrefillQueue {
     told_tokens: u64,
     told_requests: u32,
@@ -28,27 +29,12 @@ pub struct PrefillQueue {
     /// When the last one of those waited for then should have come.
     expected_at: Timestamp,
     /// Tokens of requests that tell nothing, by the slot in which they should be computed.
-    untold: [u32; SLOTS],
+    untold: Ring<u32>,
     /// Of all slots: a pick asks each endpoint, most of which have no such request.
     untold_tokens: u64,
     /// The oldest slot that is not empty by right.
     first_slot: u64,
     others_tokens: u64,
-}
-
-impl Default for PrefillQueue {
-    fn default() -> Self {
-        Self {
-            told_tokens: 0,
-            told_requests: 0,
-            quiet_since: Timestamp::default(),
-            expected_at: Timestamp::default(),
-            untold: [0; SLOTS],
-            untold_tokens: 0,
-            first_slot: 0,
-            others_tokens: 0,
-        }
-    }
 }
 
 impl PrefillQueue {
@@ -58,8 +44,7 @@ impl PrefillQueue {
         if self.untold_tokens == 0 {
             return self.told_tokens;
         }
-        let passed = self.passed(slot(now)).filter_map(|number| self.untold.get(index(number)));
-        let computed = passed.fold(0, |sum, &tokens| sum + u64::from(tokens));
+        let computed: u64 = self.passed(slot(now)).map(|number| u64::from(self.untold.get(number))).sum();
         self.told_tokens.saturating_add(self.untold_tokens.saturating_sub(computed))
     }
 
@@ -109,15 +94,15 @@ impl PrefillQueue {
     }
 
     fn change_untold(&mut self, at: Timestamp, change: impl Fn(u32) -> u32) {
-        let number = slot(at).clamp(self.first_slot, self.first_slot + SLOTS as u64 - 1);
-        let Some(tokens) = self.untold.get_mut(index(number)) else { return };
+        let number = slot(at).clamp(self.first_slot, self.first_slot + SLOTS - 1);
+        let Some(tokens) = self.untold.get_mut(number) else { return };
         let before = core::mem::replace(tokens, change(*tokens));
         self.untold_tokens = self.untold_tokens.saturating_sub(u64::from(before)).saturating_add(u64::from(*tokens));
     }
 
     fn advance(&mut self, first: u64) {
         for number in self.passed(first) {
-            if let Some(tokens) = self.untold.get_mut(index(number)) {
+            if let Some(tokens) = self.untold.get_mut(number) {
                 self.untold_tokens = self.untold_tokens.saturating_sub(u64::from(core::mem::take(tokens)));
             }
         }
@@ -126,17 +111,12 @@ impl PrefillQueue {
 
     /// Slots of the record before `first`.
     fn passed(&self, first: u64) -> core::ops::Range<u64> {
-        self.first_slot..first.min(self.first_slot.saturating_add(SLOTS as u64))
+        self.first_slot..first.min(self.first_slot.saturating_add(SLOTS))
     }
 }
 
 const fn slot(at: Timestamp) -> u64 {
     at.as_micros() / SLOT_MICROS
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "a remainder below 64")]
-const fn index(slot: u64) -> usize {
-    (slot % SLOTS as u64) as usize
 }
 
 #[cfg(test)]
@@ -198,8 +178,8 @@ mod tests {
             }
             for later in [0, 70, 1_000, 5_000] {
                 let first = slot(at(now + later)).max(queue.first_slot);
-                let slots = first..queue.first_slot + SLOTS as u64;
-                let sum: u64 = slots.map(|number| u64::from(queue.untold[index(number)])).sum();
+                let slots = first..queue.first_slot + SLOTS;
+                let sum: u64 = slots.map(|number| u64::from(queue.untold.get(number))).sum();
                 assert_eq!(queue.own_tokens(at(now + later)), sum, "step {step}, {later} ms later");
             }
         }
