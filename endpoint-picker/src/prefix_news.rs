@@ -38,7 +38,7 @@ struct PrefixNews {
 /// One prompt that was sent, see [`SentPrompt`].
 #[derive(Clone, Message, PartialEq)]
 struct NewsItem {
-    /// The member's place in its pool.
+    /// The member's place in the membership.
     #[prost(uint32, tag = "1")]
     place: u32,
     #[prost(fixed64, tag = "2")]
@@ -51,9 +51,6 @@ struct NewsItem {
     /// Bytes before the first mark.
     #[prost(uint32, tag = "5")]
     begin: u32,
-    /// Pool whose member that is.
-    #[prost(uint32, tag = "6")]
-    first_place: u32,
 }
 
 /// One worker's part in that.
@@ -80,7 +77,7 @@ impl Correspondent {
         shared: &mut impl SharedData,
         now: Timestamp,
     ) {
-        self.write(worker, order, first, picker, shared, now);
+        self.write(worker, order, picker, shared, now);
         if self.read_at.is_none_or(|at| now.micros_since(at) >= READ_EVERY_MICROS) {
             self.read_at = Some(now);
             self.read(worker, order, first, picker, shared);
@@ -91,7 +88,6 @@ impl Correspondent {
         &mut self,
         worker: u64,
         order: Option<Order>,
-        first: u32,
         picker: &mut EndpointPicker,
         shared: &mut impl SharedData,
         now: Timestamp,
@@ -106,10 +102,10 @@ impl Correspondent {
         if sent.is_empty() && (old == 0 || !self.is_written) {
             return;
         }
-        let members = picker.pool().members();
         for prompt in sent {
-            let Some(place) = members.iter().position(|&id| id == prompt.endpoint) else { continue };
-            self.own.items.push(NewsItem::new(place, first, prompt).encode_to_vec().into());
+            let endpoint = picker.pool().endpoint(prompt.endpoint);
+            let Some(member) = endpoint.filter(|endpoint| endpoint.is_member()) else { continue };
+            self.own.items.push(NewsItem::new(member.place(), &prompt).encode_to_vec().into());
             self.written_at.push_back(now);
         }
         self.drop_oldest(self.own.items.len().saturating_sub(MAX_KEPT));
@@ -143,25 +139,27 @@ impl Correspondent {
                 continue;
             }
             let items = news.items.into_iter().skip(known).filter_map(|item| NewsItem::decode(item).ok());
-            for item in items.filter(|item| item.first_place == first) {
-                picker.learn_prompt(item.place as usize, item.tail, &item.marks());
+            for item in items {
+                // Before or behind the own pool's members are those of other pools, which other filters pick from.
+                if let Some(place) = item.place.checked_sub(first) {
+                    picker.learn_prompt(place as usize, item.tail, &item.marks());
+                }
             }
         }
     }
 }
 
 impl NewsItem {
-    fn new(place: usize, first_place: u32, prompt: SentPrompt) -> Self {
+    fn new(place: u32, prompt: &SentPrompt) -> Self {
         let begin = prompt.marks.first().map_or(0, |mark| mark.end);
         let mut before = begin;
         let spans = prompt.marks.iter().map(|mark| mark.end.saturating_sub(core::mem::replace(&mut before, mark.end)));
         Self {
-            place: u32::try_from(place).unwrap_or(u32::MAX),
+            place,
             tail: prompt.tail,
             spans: spans.collect(),
             hashes: prompt.marks.iter().map(|mark| mark.hash).collect(),
             begin,
-            first_place,
         }
     }
 

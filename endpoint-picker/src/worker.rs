@@ -67,6 +67,8 @@ struct Posted {
     post: Post,
     /// [`crate::accounts::Accounts::revision`] of that moment.
     revision: u64,
+    /// When what was learned was last written down.
+    lessons_at: Option<Timestamp>,
     /// Own requests in flight by sequence, until a board contains a newer post.
     remembered: VecDeque<(u64, Vec<(u32, u32)>)>,
 }
@@ -179,6 +181,7 @@ impl Worker {
             posted.count(picker, &self.news, memory_bytes, now);
             posted.revision = revision;
         }
+        posted.learn(picker, now);
         posted.post.written_at_micros = now.as_micros();
         if host.set(&key::post(self.id), &posted.post.encode_to_vec(), 0).is_ok() {
             self.is_enrolled = self.is_enrolled || enroll(host, self.id);
@@ -199,7 +202,7 @@ impl Posted {
             pool: config.pool.clone(),
             ..Post::default()
         };
-        Self { post, revision: 0, remembered: VecDeque::new() }
+        Self { post, revision: 0, lessons_at: None, remembered: VecDeque::new() }
     }
 
     fn count(&mut self, picker: &EndpointPicker, news: &News, memory_bytes: u64, now: Timestamp) {
@@ -209,6 +212,7 @@ impl Posted {
         if post.order != news.order {
             // Counts in the order of another membership cannot be subtracted from a board of this one.
             self.remembered.clear();
+            self.lessons_at = None;
         }
         post.memory_bytes = memory_bytes;
         post.order = news.order;
@@ -228,8 +232,6 @@ impl Posted {
             count: endpoint.in_flight().own(),
         }));
         post.prefix_entries = picker.prefix_index().len() as u64;
-        post.lessons.clear();
-        post.lessons.extend((0_u32..).zip(pool.members()).filter_map(|(place, &id)| lesson(picker, place, id)));
         post.running.clear();
         post.running.extend(picker.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
         post.suspects.clear();
@@ -242,6 +244,17 @@ impl Posted {
         counts.clear();
         counts.extend(post.in_flight.iter().copied().zip(post.prefill_tokens.iter().copied()));
         self.remembered.push_back((post.sequence, counts));
+    }
+
+    /// Writes down what was learned, unless that was done a moment ago: only gauges read it, once a second.
+    fn learn(&mut self, picker: &EndpointPicker, now: Timestamp) {
+        if self.lessons_at.is_some_and(|at| now.micros_since(at) < RENEW_AFTER_MICROS) {
+            return;
+        }
+        self.lessons_at = Some(now);
+        let members = (0_u32..).zip(picker.pool().members());
+        self.post.lessons.clear();
+        self.post.lessons.extend(members.filter_map(|(place, &id)| lesson(picker, place, id)));
     }
 
     /// What this worker had in flight in that post.
