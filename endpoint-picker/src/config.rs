@@ -285,7 +285,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{SubsetHint, UnknownModel};
+    use crate::rules::{Destination, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -314,6 +314,7 @@ mod tests {
             conformance: false,
             orca: false,
             session: None,
+            destination: None,
         };
         assert_eq!(*config.rules, rules);
         assert_eq!(filter(r#"{"saturation": {"shed": false}}"#).rules.shedding, None);
@@ -330,7 +331,7 @@ mod tests {
                 "sidecar": {"cluster": "s", "wait_ms": 50},
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
-                "session": {"cookie": "pod", "ttl_s": 60},
+                "session": {"cookie": "pod", "ttl_s": 60}, "destination": "header",
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
                 "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );
@@ -347,6 +348,7 @@ mod tests {
             conformance: true,
             orca: true,
             session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
+            destination: Some(Destination::Header),
         };
         assert_eq!(*config.rules, rules);
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
