@@ -40,6 +40,49 @@ impl Charge {
     pub const fn forecast(&self) -> &Forecast {
         &self.forecast
     }
+
+    /// The charge that [`Accounts::charge`] will make of the same arguments, but for a trial's mark: a trial that nobody ends is over
+    /// after [`crate::pool::TRIAL_MICROS`].
+    pub(crate) fn begun(endpoint: Option<EndpointId>, forecast: Forecast, burden: Burden, now: Timestamp) -> Self {
+        let prefill = endpoint.map(|_| prefill(&forecast, burden, now));
+        Self { endpoint, model: burden.model, sent_at: now, is_trial: false, forecast, prefill }
+    }
+
+    /// The charge that [`Accounts::transfer`] will make of it, but for a trial's mark.
+    pub(crate) fn moved(&self, to: Option<EndpointId>, forecast: Forecast) -> Self {
+        if self.endpoint == to {
+            return self.copy();
+        }
+        let prefill = self.prefill.zip(to);
+        let prefill = prefill.map(|(prefill, _)| Prefill { tokens: forecast.uncached_tokens, ..prefill });
+        Self { endpoint: to, is_trial: false, forecast, prefill, ..*self }
+    }
+
+    /// A copy for whoever is to take off that the prompt has yet to be computed; this one says no more that it has.
+    pub(crate) const fn split_prefill(&mut self) -> Self {
+        let copy = self.copy();
+        self.prefill = None;
+        copy
+    }
+
+    const fn copy(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+/// The prompt that an endpoint has to compute for a request that is sent now.
+const fn prefill(forecast: &Forecast, burden: Burden, now: Timestamp) -> Prefill {
+    let expected_at = now.plus_micros(forecast.ttft_micros as u64);
+    Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: burden.streams }
+}
+
+/// What a request burdens its endpoint with, beside its prompt.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Burden {
+    /// What runs, where the request is one for a model.
+    pub model: Option<Admitted>,
+    /// Its first token will tell when its prompt was computed.
+    pub streams: bool,
 }
 
 /// What one worker has in flight.
@@ -50,30 +93,27 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Charges a request that is sent now. `model` is what runs, where the request is one for a model; with `streams` its first
-    /// token will tell when its prompt was computed.
+    /// Charges a request that is sent now.
     pub fn charge(
         &mut self,
         pool: &mut Pool,
         endpoint: Option<EndpointId>,
         forecast: Forecast,
-        streams: bool,
-        model: Option<Admitted>,
+        burden: Burden,
         now: Timestamp,
     ) -> Charge {
         let is_trial = endpoint.is_some_and(|id| pool.request_sent(id, now));
         let prefill = endpoint.map(|id| {
-            let expected_at = now.plus_micros(u64::from(forecast.ttft_micros));
-            let prefill = Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams };
+            let prefill = prefill(&forecast, burden, now);
             pool.prefill_began(id, prefill, now);
             prefill
         });
-        if let Some(model) = model {
+        if let Some(model) = burden.model {
             let count = self.running.entry(model).or_default();
             *count = count.saturating_add(1);
         }
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint, model, sent_at: now, is_trial, forecast, prefill }
+        Charge { endpoint, model: burden.model, sent_at: now, is_trial, forecast, prefill }
     }
 
     /// The endpoint has computed the prompt.
@@ -177,7 +217,8 @@ mod tests {
         let tokens = |pool: &Pool| -> Vec<u64> {
             pool.members().iter().map(|&id| pool.endpoint(id).unwrap().prefill().own_tokens(now)).collect()
         };
-        let charge = accounts.charge(&mut pool, Some(first), forecast, true, Some(model), now);
+        let burden = Burden { model: Some(model), streams: true };
+        let charge = accounts.charge(&mut pool, Some(first), forecast, burden, now);
         assert_eq!(tokens(&pool), [9, 0]);
         assert_eq!(in_flight(&pool), [1, 0]);
         let charge =

@@ -184,20 +184,18 @@ impl Exchange {
         if let Some(reply) = entry::refusal(picker, &record, now) {
             return self.refuse(picker, record, reply, now);
         }
-        let decision = picker.pick(
-            &PickRequest {
-                target_model: &record.target_model,
-                prompt: Some(&prompt),
-                prompt_bytes: record.request.prompt_bytes,
-                max_tokens: record.request.max_tokens,
-                priority: record.priority,
-                deadline,
-                pinned: maker,
-                session,
-                subset: subset.as_ref(),
-            },
-            now,
-        );
+        let asked = PickRequest {
+            target_model: &record.target_model,
+            prompt: Some(&prompt),
+            prompt_bytes: record.request.prompt_bytes,
+            max_tokens: record.request.max_tokens,
+            priority: record.priority,
+            deadline,
+            pinned: maker,
+            session,
+            subset: subset.as_ref(),
+        };
+        let (decision, charge) = picker.pick(&asked, &record, &prompt, now);
         let mut destination = None;
         match decision {
             Decision::Picked(ranked, reason) => {
@@ -219,7 +217,7 @@ impl Exchange {
             }
         }
         record.times.sent = Some(now);
-        let charge = picker.charge(&record, &prompt, now);
+        let charge = charge.unwrap_or_else(|| picker.charge_to(None, &record, &prompt, now));
         let ask_identity = accepts_encoded && record.api.is_some();
         // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
         let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;

@@ -28,7 +28,7 @@ pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer
 pub use subset::Subset;
 
 use crate::learning::{Answer, Forecast, Learner};
-use crate::openai::{PrefixMark, PromptDigest};
+use crate::openai::PrefixMark;
 use crate::pool::{Endpoint, EndpointId, Pool};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
@@ -210,9 +210,9 @@ impl Scheduler {
         ground.look(request, &self.candidates, &mut self.outlooks, &mut self.counts);
     }
 
-    /// A request with that prompt goes to that endpoint. Gives how many of the prompt's marks it held before.
-    pub fn prompt_sent(&mut self, endpoint: EndpointId, prompt: &PromptDigest) -> usize {
-        self.index.insert(endpoint.slot(), &prompt.marks)
+    /// A request whose prompt has those marks goes to that endpoint. Gives how many of them it held before.
+    pub fn prompt_sent(&mut self, endpoint: EndpointId, marks: &[PrefixMark]) -> usize {
+        self.index.insert(endpoint.slot(), marks)
     }
 
     /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.
