@@ -15,6 +15,8 @@ pub struct Charge {
     endpoint: Option<EndpointId>,
     model: Option<Admitted>,
     sent_at: Timestamp,
+    /// When the last of it was sent, as far as that is known.
+    whole_at: Timestamp,
     is_trial: bool,
     /// What the pick expected of it there.
     forecast: Forecast,
@@ -35,6 +37,12 @@ impl Charge {
         self.sent_at
     }
 
+    /// When the last of it was sent, from which on the endpoint's time counts; [`Self::sent_at`] until then.
+    #[must_use]
+    pub const fn whole_at(&self) -> Timestamp {
+        self.whole_at
+    }
+
     /// What the pick expected of it.
     #[must_use]
     pub const fn forecast(&self) -> &Forecast {
@@ -51,29 +59,41 @@ pub struct Accounts {
 
 impl Accounts {
     /// Charges a request that is sent now. `model` is what runs, where the request is one for a model; with `streams` its first
-    /// token will tell when its prompt was computed.
+    /// token will tell when its prompt was computed. `None`: its prompt is still coming, see [`Self::became_whole`].
     pub fn charge(
         &mut self,
         pool: &mut Pool,
         endpoint: Option<EndpointId>,
         forecast: Forecast,
-        streams: bool,
+        streams: Option<bool>,
         model: Option<Admitted>,
         now: Timestamp,
     ) -> Charge {
         let is_trial = endpoint.is_some_and(|id| pool.request_sent(id, now));
-        let prefill = endpoint.map(|id| {
-            let expected_at = now.plus_micros(u64::from(forecast.ttft_micros));
-            let prefill = Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams };
-            pool.prefill_began(id, prefill, now);
-            prefill
-        });
+        let prefill = endpoint.zip(streams).map(|(id, streams)| prefill(pool, id, &forecast, streams, now));
         if let Some(model) = model {
             let count = self.running.entry(model).or_default();
             *count = count.saturating_add(1);
         }
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint, model, sent_at: now, is_trial, forecast, prefill }
+        Charge { endpoint, model, sent_at: now, whole_at: now, is_trial, forecast, prefill }
+    }
+
+    /// The last of a request was sent whose prompt was still coming when it was charged; now `forecast` is expected of it.
+    pub fn became_whole(
+        &mut self,
+        pool: &mut Pool,
+        charge: &mut Charge,
+        forecast: Forecast,
+        streams: bool,
+        now: Timestamp,
+    ) {
+        charge.whole_at = now;
+        charge.forecast = forecast;
+        if charge.prefill.is_none() {
+            charge.prefill = charge.endpoint.map(|id| prefill(pool, id, &forecast, streams, now));
+            self.revision = self.revision.wrapping_add(1);
+        }
     }
 
     /// The endpoint has computed the prompt.
@@ -97,7 +117,7 @@ impl Accounts {
         if charge.endpoint == to {
             return charge;
         }
-        let Charge { endpoint, model, sent_at, is_trial, prefill, .. } = charge;
+        let Charge { endpoint, model, sent_at, whole_at, is_trial, prefill, .. } = charge;
         if let Some(from) = endpoint {
             if let Some(prefill) = prefill {
                 pool.prefill_ended(from, prefill, now);
@@ -111,7 +131,7 @@ impl Accounts {
         });
         let is_trial = to.is_some_and(|id| pool.request_sent(id, sent_at));
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint: to, model, sent_at, is_trial, forecast, prefill }
+        Charge { endpoint: to, model, sent_at, whole_at, is_trial, forecast, prefill }
     }
 
     /// Takes a request off all accounts.
@@ -141,6 +161,14 @@ impl Accounts {
     pub fn running(&self) -> impl Iterator<Item = (Admitted, u32)> {
         self.running.iter().map(|(&model, &count)| (model, count))
     }
+}
+
+/// A prompt that an endpoint has to compute from now on.
+fn prefill(pool: &mut Pool, id: EndpointId, forecast: &Forecast, streams: bool, now: Timestamp) -> Prefill {
+    let expected_at = now.plus_micros(u64::from(forecast.ttft_micros));
+    let prefill = Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams };
+    pool.prefill_began(id, prefill, now);
+    prefill
 }
 
 #[cfg(test)]
@@ -177,7 +205,7 @@ mod tests {
         let tokens = |pool: &Pool| -> Vec<u64> {
             pool.members().iter().map(|&id| pool.endpoint(id).unwrap().prefill().own_tokens(now)).collect()
         };
-        let charge = accounts.charge(&mut pool, Some(first), forecast, true, Some(model), now);
+        let charge = accounts.charge(&mut pool, Some(first), forecast, Some(true), Some(model), now);
         assert_eq!(tokens(&pool), [9, 0]);
         assert_eq!(in_flight(&pool), [1, 0]);
         let charge =

@@ -12,7 +12,7 @@ use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::prefix_index::PrefixIndex;
-use crate::record::ExchangeRecord;
+use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
 use crate::rng::Rng;
 use crate::scheduling::{Decision, Failure, Observation, PickRequest, Scheduler, model_key};
@@ -180,21 +180,61 @@ impl EndpointPicker {
         scheduler.pick(pool, &self.config.profile, request, rng, now)
     }
 
-    /// Charges a request that is sent now to the first of its ranked list.
-    pub(crate) fn charge(&mut self, record: &ExchangeRecord, prompt: &PromptDigest, now: Timestamp) -> Charge {
+    /// How many endpoints should have a prompt as far as its mark of that hash.
+    pub(crate) fn holders(&self, hash: u64) -> u32 {
+        self.routing.scheduler.index().holders(hash)
+    }
+
+    /// Charges a request that is sent now to the first of its ranked list. Where it is not whole yet, [`Self::became_whole`] follows.
+    pub(crate) fn charge(
+        &mut self,
+        record: &ExchangeRecord,
+        prompt: &PromptDigest,
+        is_whole: bool,
+        now: Timestamp,
+    ) -> Charge {
         let model = record.api.map(|_| self.telemetry.running_label(&record.model));
         let first = record.ranked().map(|ranked| ranked.first());
         let forecast = record.forecast(first);
-        let Routing { pool, scheduler, sent, .. } = &mut self.routing;
-        if let Some(endpoint) = first.filter(|_| !prompt.marks.is_empty()) {
-            let held = scheduler.prompt_sent(endpoint, prompt);
-            if sent.len() < MAX_SENT_PROMPTS {
-                let tail = held.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.hash);
-                let marks = prompt.marks.get(held..).unwrap_or_default().to_vec();
-                sent.push(SentPrompt { endpoint, tail, marks });
+        if let Some(endpoint) = first {
+            self.routing.note_prompt(endpoint, prompt);
+        }
+        let streams = is_whole.then_some(record.request.stream);
+        self.accounts.charge(&mut self.routing.pool, first, forecast, streams, model, now)
+    }
+
+    /// The endpoint of a request in flight is sent a prompt.
+    pub(crate) fn note_prompt(&mut self, charge: &Charge, prompt: &PromptDigest) {
+        if let Some(endpoint) = charge.endpoint() {
+            self.routing.note_prompt(endpoint, prompt);
+        }
+    }
+
+    /// The last of a request was sent that was charged before it was whole; `prompt` is all that is known of its prompt, the first
+    /// `sent_marks` of whose marks the endpoint was already given.
+    pub(crate) fn became_whole(
+        &mut self,
+        charge: &mut Charge,
+        record: &mut ExchangeRecord,
+        prompt: &PromptDigest,
+        sent_marks: usize,
+        now: Timestamp,
+    ) {
+        let mut forecast = *charge.forecast();
+        if let Some(endpoint) = charge.endpoint() {
+            let held = self.routing.note_prompt(endpoint, prompt);
+            let end = |marks: usize| marks.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.end);
+            // Its own first marks say nothing: how many of them the endpoint held before, the pick saw.
+            let matched_bytes = if held > sent_marks { end(held) } else { forecast.matched_bytes.min(end(sent_marks)) };
+            let Routing { pool, scheduler, .. } = &self.routing;
+            let sizes = (record.request.prompt_bytes, matched_bytes);
+            let (profile, model) = (&self.config.profile, &record.target_model);
+            forecast = scheduler.corrected(pool, profile, endpoint, &forecast, sizes, model, now);
+            if let Pick::Ranked(ranked, _) = &mut record.pick {
+                ranked.set_forecast(endpoint, forecast);
             }
         }
-        self.accounts.charge(pool, first, forecast, record.request.stream, model, now)
+        self.accounts.became_whole(&mut self.routing.pool, charge, forecast, record.request.stream, now);
     }
 
     /// Moves a request to the endpoint that turned out to serve it; `tail` is [`PromptDigest::tail`] of its prompt.
@@ -216,7 +256,7 @@ impl EndpointPicker {
     /// The first token of a request came from its endpoint.
     pub(crate) fn first_token_came(&mut self, charge: &mut Charge, record: &ExchangeRecord, now: Timestamp) {
         let Some(endpoint) = charge.endpoint() else { return };
-        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.whole_at()));
         self.observe(endpoint, &Observation::FirstToken { after_micros }, sent_at, now);
         let Routing { pool, scheduler, .. } = &mut self.routing;
         if record.teaches() && self.config.profile.needs_prefixes() {
@@ -228,11 +268,12 @@ impl EndpointPicker {
     /// An endpoint served a request to its end.
     pub(crate) fn answer_ended(&mut self, charge: &Charge, record: &ExchangeRecord, usage: Usage, now: Timestamp) {
         let Some(endpoint) = charge.endpoint() else { return };
-        let (sent_at, total_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        let (sent_at, whole_at) = (charge.sent_at(), charge.whole_at());
+        let total_micros = now.micros_since(whole_at);
         self.observe(endpoint, &Observation::Finished { usage, after_micros: total_micros }, sent_at, now);
         if record.teaches() && self.config.profile.needs_prefixes() {
             let answer = Answer {
-                first_token_micros: record.times.first_content.map(|at| at.micros_since(sent_at)),
+                first_token_micros: record.times.first_content.map(|at| at.micros_since(whole_at)),
                 total_micros,
                 usage,
                 prompt_bytes: record.request.prompt_bytes,
@@ -284,5 +325,21 @@ impl EndpointPicker {
     ) {
         record.note_failed(endpoint, failure);
         self.observe(endpoint, &Observation::Failed(failure), sent_at, now);
+    }
+}
+
+impl Routing {
+    /// An endpoint is sent a prompt. Gives how many of its marks the endpoint held before.
+    fn note_prompt(&mut self, endpoint: EndpointId, prompt: &PromptDigest) -> usize {
+        if prompt.marks.is_empty() {
+            return 0;
+        }
+        let held = self.scheduler.prompt_sent(endpoint, prompt);
+        if self.sent.len() < MAX_SENT_PROMPTS {
+            let tail = held.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.hash);
+            let marks = prompt.marks.get(held..).unwrap_or_default().to_vec();
+            self.sent.push(SentPrompt { endpoint, tail, marks });
+        }
+        held
     }
 }
