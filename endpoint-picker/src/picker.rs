@@ -5,6 +5,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use snapshot::{Loads, Membership};
 
@@ -15,10 +16,10 @@ use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion, Version};
 use crate::prefix_index::PrefixIndex;
-use crate::record::ExchangeRecord;
+use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
-use crate::routing::Routing;
 pub use crate::routing::SentPrompt;
+use crate::routing::{Routing, Upload};
 use crate::scheduling::{Decision, Failure, Observation, PickRequest, model_key};
 use crate::shared_state::{Note, SharedState, View};
 use crate::telemetry::Telemetry;
@@ -289,15 +290,28 @@ impl EndpointPicker {
         Some((place, rule.draw(self.routing.rng_mut())?))
     }
 
-    /// Ranks the endpoints for one request, and charges it to the first of them. Where there is none, nothing is charged.
+    /// The endpoint at an address, as of now.
+    pub(crate) fn find(&mut self, address: SocketAddr) -> Option<EndpointId> {
+        self.catch_up();
+        self.routing.pool().find(address)
+    }
+
+    /// How many endpoints should have a prompt as far as its mark of that hash.
+    pub(crate) fn holders(&self, hash: u64) -> u32 {
+        self.look(|routing| routing.prefix_index().holders(hash)).unwrap_or(0)
+    }
+
+    /// Ranks the endpoints for one request, and charges it to the first of them. Where there is none, nothing is charged. Where the request is
+    /// not whole yet, [`Self::became_whole`] follows.
     pub(crate) fn pick(
         &mut self,
         request: &PickRequest<'_>,
         record: &ExchangeRecord,
         prompt: &PromptDigest,
+        is_whole: bool,
         now: Timestamp,
     ) -> (Decision, Option<Charge>) {
-        let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record));
+        let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
         let take = |routing: &mut Routing| {
             let decision = routing.pick(profile, request, now);
             let Decision::Picked(ranked, _) = decision else { return (decision, None) };
@@ -306,6 +320,8 @@ impl EndpointPicker {
         };
         let Some(shared) = &self.shared else { return take(&mut self.routing) };
         if let (Some(taken), _) = run(&*shared.state, take) {
+            // The list may name who joined a moment ago.
+            self.catch_up();
             return taken;
         }
         shared.state.tell(Note::Alone);
@@ -326,12 +342,50 @@ impl EndpointPicker {
         endpoint: Option<EndpointId>,
         record: &ExchangeRecord,
         prompt: &PromptDigest,
+        is_whole: bool,
         now: Timestamp,
     ) -> Charge {
-        let (burden, forecast) = (burden(&self.telemetry, record), Forecast::default());
+        let (burden, forecast) = (burden(&self.telemetry, record, is_whole), Forecast::default());
         let marks = if endpoint.is_some() { prompt.marks.clone() } else { Vec::new() };
         let charge = move |routing: &mut Routing| routing.charge(endpoint, forecast, burden, &marks, now);
         self.act(charge).unwrap_or_else(|| Charge::begun(endpoint, forecast, burden, now))
+    }
+
+    /// The endpoint of a request in flight is sent a prompt.
+    pub(crate) fn note_prompt(&mut self, charge: &Charge, prompt: &PromptDigest) {
+        let Some(endpoint) = charge.endpoint() else { return };
+        let marks = prompt.marks.clone();
+        self.act(move |routing| routing.note_prompt(endpoint, &marks));
+    }
+
+    /// The last of a request was sent that was charged before it was whole; `prompt` is all that is known of its prompt, the first
+    /// `sent_marks` of whose marks the endpoint was already given.
+    pub(crate) fn became_whole(
+        &mut self,
+        charge: &mut Charge,
+        record: &mut ExchangeRecord,
+        prompt: &PromptDigest,
+        sent_marks: usize,
+        now: Timestamp,
+    ) {
+        let streams = record.request.stream;
+        let upload =
+            Upload { prompt_bytes: record.request.prompt_bytes, model: &record.target_model, sent_marks, streams };
+        let profile = &self.config.profile;
+        let Some(shared) = &self.shared else {
+            self.routing.became_whole(profile, charge, &upload, &prompt.marks, now);
+            return note_forecast(charge, record);
+        };
+        let (done, _) = run(&*shared.state, |routing: &mut Routing| {
+            routing.became_whole(profile, charge, &upload, &prompt.marks, now);
+        });
+        if done.is_some() {
+            return note_forecast(charge, record);
+        }
+        // By what the pick expected, so that both copies of the charge say the same.
+        let (mut copy, marks) = (charge.copy(), prompt.marks.clone());
+        charge.become_whole(*charge.forecast(), streams, now);
+        self.leave(move |routing| routing.became_whole_as_expected(&mut copy, streams, &marks, now));
     }
 
     /// Moves a request to the endpoint that turned out to serve it; `tail` is [`PromptDigest::tail`] of its prompt.
@@ -359,10 +413,10 @@ impl EndpointPicker {
     /// An endpoint served a request to its end.
     pub(crate) fn answer_ended(&mut self, charge: &Charge, record: &ExchangeRecord, usage: Usage, now: Timestamp) {
         let Some(endpoint) = charge.endpoint() else { return };
-        let sent_at = charge.sent_at();
+        let (sent_at, whole_at) = (charge.sent_at(), charge.whole_at());
         let answer = Answer {
-            first_token_micros: record.times.first_content.map(|at| at.micros_since(sent_at)),
-            total_micros: now.micros_since(sent_at),
+            first_token_micros: record.times.first_content.map(|at| at.micros_since(whole_at)),
+            total_micros: now.micros_since(whole_at),
             usage,
             prompt_bytes: record.request.prompt_bytes,
             model: model_key(&record.target_model),
@@ -469,8 +523,15 @@ fn run<T, S: FnOnce(&mut Routing) -> T>(state: &dyn SharedState, step: S) -> (Op
     (result, step)
 }
 
+/// Notes in the record what is expected now of a request at its endpoint.
+fn note_forecast(charge: &Charge, record: &mut ExchangeRecord) {
+    if let (Some(endpoint), Pick::Ranked(ranked, _)) = (charge.endpoint(), &mut record.pick) {
+        ranked.set_forecast(endpoint, *charge.forecast());
+    }
+}
+
 /// What a request burdens an endpoint with.
-fn burden(telemetry: &Telemetry, record: &ExchangeRecord) -> Burden {
+fn burden(telemetry: &Telemetry, record: &ExchangeRecord, is_whole: bool) -> Burden {
     let model = record.api.map(|_| telemetry.running_label(&record.model));
-    Burden { model, streams: record.request.stream }
+    Burden { model, streams: is_whole.then_some(record.request.stream) }
 }

@@ -69,10 +69,7 @@ impl Splice {
     /// The body with the name replaced and every other byte as it was. A range outside the body is left out.
     #[must_use]
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
-        let written = match self.notation {
-            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
-            Notation::Plain => self.model.as_bytes().to_vec(),
-        };
+        let written = self.written();
         let mut spliced = Vec::with_capacity(body.len() + written.len() * self.ranges.len());
         let mut at = 0;
         for range in &self.ranges {
@@ -86,6 +83,23 @@ impl Splice {
         }
         spliced.extend_from_slice(body.get(at..).unwrap_or_default());
         spliced
+    }
+
+    /// The length of a body of so many bytes with the name replaced.
+    #[must_use]
+    pub fn length(&self, bytes: u64) -> u64 {
+        let written = self.written().len() as u64;
+        self.ranges.iter().fold(bytes, |bytes, range| {
+            bytes.saturating_add(written).saturating_sub(range.end.saturating_sub(range.start) as u64)
+        })
+    }
+
+    /// The new name as it stands in the body.
+    fn written(&self) -> Vec<u8> {
+        match self.notation {
+            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
+            Notation::Plain => self.model.as_bytes().to_vec(),
+        }
     }
 }
 

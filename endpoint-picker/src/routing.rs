@@ -28,6 +28,17 @@ pub struct SentPrompt {
     pub marks: Vec<PrefixMark>,
 }
 
+/// What is known of a request once it is whole that was sent before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upload<'a> {
+    pub(crate) prompt_bytes: u64,
+    pub(crate) model: &'a str,
+    /// Marks of its prompt that its endpoint was given before.
+    pub(crate) sent_marks: usize,
+    /// Its first token will tell when its prompt was computed.
+    pub(crate) streams: bool,
+}
+
 /// Pool, scheduler and accounts, of one thread or of a whole process.
 #[derive(Debug)]
 pub struct Routing {
@@ -155,15 +166,61 @@ impl Routing {
         marks: &[PrefixMark],
         now: Timestamp,
     ) -> Charge {
-        if let Some(endpoint) = endpoint.filter(|_| !marks.is_empty()) {
-            let held = self.scheduler.prompt_sent(endpoint, marks);
-            if self.has_others && self.sent.len() < MAX_SENT_PROMPTS {
-                let tail = held.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |mark| mark.hash);
-                let marks = marks.get(held..).unwrap_or_default().to_vec();
-                self.sent.push(SentPrompt { endpoint, tail, marks });
-            }
+        if let Some(endpoint) = endpoint {
+            self.note_prompt(endpoint, marks);
         }
         self.accounts.charge(&mut self.pool, endpoint, forecast, burden, now)
+    }
+
+    /// An endpoint is sent a prompt. Gives how many of its marks it held before.
+    pub(crate) fn note_prompt(&mut self, endpoint: EndpointId, marks: &[PrefixMark]) -> usize {
+        if marks.is_empty() {
+            return 0;
+        }
+        let held = self.scheduler.prompt_sent(endpoint, marks);
+        if self.has_others && self.sent.len() < MAX_SENT_PROMPTS {
+            let tail = held.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |mark| mark.hash);
+            let marks = marks.get(held..).unwrap_or_default().to_vec();
+            self.sent.push(SentPrompt { endpoint, tail, marks });
+        }
+        held
+    }
+
+    /// The last of a request was sent that was charged before it was whole; `marks` are those of all its prompt.
+    pub(crate) fn became_whole(
+        &mut self,
+        profile: &Profile,
+        charge: &mut Charge,
+        upload: &Upload<'_>,
+        marks: &[PrefixMark],
+        now: Timestamp,
+    ) {
+        let mut forecast = *charge.forecast();
+        if let Some(endpoint) = charge.endpoint() {
+            let held = self.note_prompt(endpoint, marks);
+            let end = |count: usize| count.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |mark| mark.end);
+            // Its own first marks say nothing: how many of them the endpoint held before, the pick saw.
+            let sent = upload.sent_marks;
+            let matched_bytes = if held > sent { end(held) } else { forecast.matched_bytes.min(end(sent)) };
+            let sizes = (upload.prompt_bytes, matched_bytes);
+            forecast = self.scheduler.corrected(&self.pool, profile, endpoint, &forecast, sizes, upload.model, now);
+        }
+        self.accounts.became_whole(&mut self.pool, charge, forecast, upload.streams, now);
+    }
+
+    /// The same of a request of which is expected what the pick expected.
+    pub(crate) fn became_whole_as_expected(
+        &mut self,
+        charge: &mut Charge,
+        streams: bool,
+        marks: &[PrefixMark],
+        now: Timestamp,
+    ) {
+        if let Some(endpoint) = charge.endpoint() {
+            self.note_prompt(endpoint, marks);
+        }
+        let forecast = *charge.forecast();
+        self.accounts.became_whole(&mut self.pool, charge, forecast, streams, now);
     }
 
     /// Moves a request to the endpoint that turned out to serve it; `tail` is [`crate::openai::PromptDigest::tail`] of its prompt.
@@ -184,7 +241,7 @@ impl Routing {
     /// The first token of a request came; `teaches`: its times tell what a prompt costs.
     pub(crate) fn first_token_came(&mut self, charge: &mut Charge, teaches: bool, now: Timestamp) {
         let Some(endpoint) = charge.endpoint() else { return };
-        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.sent_at()));
+        let (sent_at, after_micros) = (charge.sent_at(), now.micros_since(charge.whole_at()));
         self.observe(endpoint, &Observation::FirstToken { after_micros }, sent_at, now);
         if teaches {
             self.scheduler.first_token_came(endpoint, charge.forecast(), after_micros);

@@ -17,8 +17,8 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session } = sent;
-    let endpoint = picker.pool().find(address);
+    let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
+    let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
         Pick::Ranked(..) => Reason::Retry,
@@ -48,7 +48,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -60,10 +60,10 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session } = sent;
+    let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
     let attempts = info.attempts();
     if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
-        let last = info.upstream_address().and_then(|address| picker.pool().find(address));
+        let last = info.upstream_address().and_then(|address| picker.find(address));
         if let Some(last) = last {
             blame_those_before(picker, &mut record, Some(last), charge.sent_at(), attempts, now);
             if flags.blames_endpoint() {
@@ -71,7 +71,7 @@ pub(super) fn unserved(
             }
         }
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
 /// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy

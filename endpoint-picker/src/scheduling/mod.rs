@@ -188,6 +188,12 @@ impl Scheduler {
         });
         for candidate in &mut self.candidates {
             candidate.matched_bytes = self.matched.get(candidate.id.slot() as usize).copied().unwrap_or(0);
+            if prompt.is_cut && candidate.matched_bytes == prompt.end() {
+                // It holds all that is known of the prompt, and should hold as much of the rest as it does of the last prompt that began so.
+                let extent = self.index.extent(candidate.id.slot(), prompt.tail());
+                let most = u32::try_from(request.prompt_bytes).unwrap_or(u32::MAX);
+                candidate.matched_bytes = extent.min(most).max(candidate.matched_bytes);
+            }
         }
     }
 
@@ -213,6 +219,30 @@ impl Scheduler {
     /// A request whose prompt has those marks goes to that endpoint. Gives how many of them it held before.
     pub fn prompt_sent(&mut self, endpoint: EndpointId, marks: &[PrefixMark]) -> usize {
         self.index.insert(endpoint.slot(), marks)
+    }
+
+    /// What a request takes at an endpoint, which was forecast before all of its prompt was known: `prompt_bytes`, of which the endpoint
+    /// holds the first `matched_bytes`.
+    pub fn corrected(
+        &self,
+        pool: &Pool,
+        profile: &Profile,
+        endpoint: EndpointId,
+        forecast: &Forecast,
+        (prompt_bytes, matched_bytes): (u64, u32),
+        model: &str,
+        now: Timestamp,
+    ) -> Forecast {
+        let is_looked = profile.picker != Picker::Random && profile.needs_outlooks();
+        let Some(known) = pool.endpoint(endpoint).filter(|_| is_looked) else { return *forecast };
+        let ground = forecast::Ground {
+            pool,
+            learner: &self.learner,
+            now,
+            max_age_micros: profile.max_snapshot_age_micros,
+            bytes_per_token: self.learner.bytes_per_token(model_key(model)),
+        };
+        ground.corrected(known, &self.learner.rates(endpoint), forecast, prompt_bytes, matched_bytes)
     }
 
     /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.

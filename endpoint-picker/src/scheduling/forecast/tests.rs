@@ -91,7 +91,7 @@ fn prompt(family: u64, own: u64, bytes: u32) -> PromptDigest {
         }
     };
     let marks: Vec<PrefixMark> = (0..40).map(mark).collect();
-    PromptDigest { family: marks[9].hash, family_end: marks[9].end, conversation: own.max(1), marks }
+    PromptDigest { family: marks[9].hash, family_end: marks[9].end, conversation: own.max(1), is_cut: false, marks }
 }
 
 #[test]
