@@ -216,7 +216,6 @@ fn threads_that_serve_at_once_while_one_is_stopped_count_exactly() {
     assert_eq!(sum(&stats, "inpick_picks_total"), all);
     // A member that joins is known where it is picked and where it answers.
     assert_eq!(sum(&stats, "reason=fallback;inpick_picks_total"), 0, "{stats:#?}");
-    assert_eq!(sum(&stats, "reason=retry;inpick_picks_total"), all / 4, "{stats:#?}");
     assert!(sum(&stats, "inpick_lone_picks_total") > 0, "the stopped thread stopped nobody");
 }
 
