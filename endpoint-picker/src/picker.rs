@@ -223,13 +223,18 @@ impl EndpointPicker {
         let mut forecast = *charge.forecast();
         if let Some(endpoint) = charge.endpoint() {
             let held = self.routing.note_prompt(endpoint, prompt);
-            let end = |marks: usize| marks.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.end);
+            let end =
+                |marks: usize| marks.checked_sub(1).and_then(|last| prompt.marks.get(last)).map_or(0, |mark| mark.end);
             // Its own first marks say nothing: how many of them the endpoint held before, the pick saw.
-            let matched_bytes = if held > sent_marks { end(held) } else { forecast.matched_bytes.min(end(sent_marks)) };
+            forecast.matched_bytes =
+                if held > sent_marks { end(held) } else { forecast.matched_bytes.min(end(sent_marks)) };
+            let request = PickRequest {
+                target_model: &record.target_model,
+                prompt_bytes: record.request.prompt_bytes,
+                ..PickRequest::default()
+            };
             let Routing { pool, scheduler, .. } = &self.routing;
-            let sizes = (record.request.prompt_bytes, matched_bytes);
-            let (profile, model) = (&self.config.profile, &record.target_model);
-            forecast = scheduler.corrected(pool, profile, endpoint, &forecast, sizes, model, now);
+            forecast = scheduler.corrected(pool, &self.config.profile, &request, endpoint, &forecast, now);
             if let Pick::Ranked(ranked, _) = &mut record.pick {
                 ranked.set_forecast(endpoint, forecast);
             }

@@ -166,7 +166,8 @@ impl PrefixIndex {
     /// the mark.
     #[must_use]
     pub fn extent(&self, slot: u32, hash: u64) -> u32 {
-        let place = u16::try_from(slot).ok().zip(self.position(hash)).and_then(|(slot, entry)| self.holding(slot, entry));
+        let place =
+            u16::try_from(slot).ok().zip(self.position(hash)).and_then(|(slot, entry)| self.holding(slot, entry));
         let mut end = 0;
         let mut before = None;
         // Marks are used from the last one of a prompt to its first, so they lie in order, the first one newest.

@@ -63,8 +63,7 @@ impl Stream {
             let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
             let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let directive =
-                self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+            let directive = self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
             let directive = self.pick(&mut picker, directive);
             self.slabs.set_look(self.exchange.next_look());
             if decided.is_none() && directive != Directive::Wait {

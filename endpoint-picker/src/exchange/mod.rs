@@ -153,15 +153,7 @@ impl Exchange {
             return Directive::Continue;
         };
         let Request {
-            mut record,
-            deadline,
-            accepts_encoded,
-            content_length,
-            subset,
-            maker,
-            asks_load,
-            session,
-            ..
+            mut record, deadline, accepts_encoded, content_length, subset, maker, asks_load, session, ..
         } = request;
         if let Some(reply) = entry::refusal(picker, &record, now) {
             return self.refuse(picker, record, reply, now);

@@ -1,6 +1,5 @@
 //! A request that goes on while its body is still coming.
 
-
 use crate::config::scan_options;
 use crate::openai::{Model, PromptDigest, RequestError, RequestFacts, RequestScanner};
 use crate::picker::EndpointPicker;
