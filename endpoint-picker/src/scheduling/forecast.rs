@@ -154,29 +154,22 @@ impl Ground<'_> {
         }
     }
 
-    /// A forecast of a prompt that was not known to its end, as of one of `prompt_bytes` whose first `matched_bytes` the endpoint holds.
+    /// A forecast of a prompt that was not known to its end, as of one of `prompt_bytes`.
     pub(super) fn corrected(
         &self,
         endpoint: &Endpoint,
         rates: &Rates,
         forecast: &Forecast,
         prompt_bytes: u64,
-        matched_bytes: u32,
     ) -> Forecast {
         let prompt_tokens = self.tokens(prompt_bytes as f64);
         let guess = Guess {
-            known_tokens: self.cached_tokens(matched_bytes, prompt_tokens, endpoint.load()),
+            known_tokens: self.cached_tokens(forecast.matched_bytes, prompt_tokens, endpoint.load()),
             family_tokens: forecast.guess.family_tokens.min(prompt_tokens),
             conversation_tokens: forecast.guess.conversation_tokens.map(|tokens| tokens.min(prompt_tokens)),
         };
         let cached_tokens = self.expected_tokens(&guess).min(prompt_tokens);
-        let corrected = Forecast {
-            uncached_tokens: prompt_tokens - cached_tokens,
-            cached_tokens,
-            matched_bytes,
-            guess,
-            ..*forecast
-        };
+        let corrected = Forecast { uncached_tokens: prompt_tokens - cached_tokens, cached_tokens, guess, ..*forecast };
         let ttft_micros = whole(rates.slot_wait_micros(&corrected) + rates.compute_micros(&corrected));
         Forecast { ttft_micros, ..corrected }
     }

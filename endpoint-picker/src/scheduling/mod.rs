@@ -221,28 +221,38 @@ impl Scheduler {
         self.index.insert(endpoint.slot(), marks)
     }
 
-    /// What a request takes at an endpoint, which was forecast before all of its prompt was known: `prompt_bytes`, of which the endpoint
-    /// holds the first `matched_bytes`.
+    /// What a request takes at an endpoint, which was forecast before all of its prompt was known. `forecast` says how much of it the
+    /// endpoint holds.
     pub fn corrected(
         &self,
         pool: &Pool,
         profile: &Profile,
+        request: &PickRequest<'_>,
         endpoint: EndpointId,
         forecast: &Forecast,
-        (prompt_bytes, matched_bytes): (u64, u32),
-        model: &str,
         now: Timestamp,
     ) -> Forecast {
         let is_looked = profile.picker != Picker::Random && profile.needs_outlooks();
         let Some(known) = pool.endpoint(endpoint).filter(|_| is_looked) else { return *forecast };
-        let ground = forecast::Ground {
+        let ground = self.ground(pool, profile, request, now);
+        ground.corrected(known, &self.learner.rates(endpoint), forecast, request.prompt_bytes)
+    }
+
+    /// What a request's candidates have in common.
+    fn ground<'a>(
+        &'a self,
+        pool: &'a Pool,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        now: Timestamp,
+    ) -> forecast::Ground<'a> {
+        forecast::Ground {
             pool,
             learner: &self.learner,
             now,
             max_age_micros: profile.max_snapshot_age_micros,
-            bytes_per_token: self.learner.bytes_per_token(model_key(model)),
-        };
-        ground.corrected(known, &self.learner.rates(endpoint), forecast, prompt_bytes, matched_bytes)
+            bytes_per_token: self.learner.bytes_per_token(model_key(request.target_model)),
+        }
     }
 
     /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.

@@ -13,6 +13,7 @@ mod shared;
 #[path = "../plain/stats.rs"]
 mod stats;
 
+mod early;
 mod hermetic;
 mod rules;
 mod scene;

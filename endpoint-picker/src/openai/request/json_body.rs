@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
-use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch};
+use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Scanner, Want, Watch};
 use crate::openai::prefix::{PromptDigest, PromptHasher, Section};
 use crate::openai::response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};
 
@@ -78,11 +78,14 @@ impl JsonBody {
         Ok(self.said(body_bytes, model, ""))
     }
 
-    /// What the first `body_bytes` of a body say. A prompt for no named model is taken for one for `assumed`.
-    pub(super) fn so_far(&self, body_bytes: u64, assumed: &str) -> RequestFacts {
+    /// What the body says that `scanner` has read so far. A prompt for no named model is taken for one for `assumed`.
+    pub(super) fn so_far(&self, scanner: &Scanner, assumed: &str) -> RequestFacts {
         let model = self.models.clone().model(Notation::Json).unwrap_or(Model::Missing);
-        let mut facts = self.said(body_bytes, model, assumed);
+        let mut facts = self.said(scanner.offset(), model, assumed);
         facts.prompt.is_cut = true;
+        if let Some((PREAMBLE | PROMPT, bytes)) = scanner.open_text() {
+            facts.prompt_bytes = facts.prompt_bytes.saturating_add(bytes);
+        }
         facts
     }
 

@@ -126,7 +126,7 @@ impl RequestScanner {
     /// The prompt of a body that names no model yet is hashed as one for `assumed`.
     pub fn so_far(&self, assumed: &str) -> RequestFacts {
         match &self.body {
-            Body::Json(body) => body.1.so_far(body.0.offset(), assumed),
+            Body::Json(body) => body.1.so_far(&body.0, assumed),
             Body::Form(body) => body.1.so_far(body.0.offset()),
         }
     }
