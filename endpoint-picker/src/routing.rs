@@ -201,9 +201,10 @@ impl Routing {
             let end = |count: usize| count.checked_sub(1).and_then(|last| marks.get(last)).map_or(0, |mark| mark.end);
             // Its own first marks say nothing: how many of them the endpoint held before, the pick saw.
             let sent = upload.sent_marks;
-            let matched_bytes = if held > sent { end(held) } else { forecast.matched_bytes.min(end(sent)) };
-            let sizes = (upload.prompt_bytes, matched_bytes);
-            forecast = self.scheduler.corrected(&self.pool, profile, endpoint, &forecast, sizes, upload.model, now);
+            forecast.matched_bytes = if held > sent { end(held) } else { forecast.matched_bytes.min(end(sent)) };
+            let request =
+                PickRequest { target_model: upload.model, prompt_bytes: upload.prompt_bytes, ..PickRequest::default() };
+            forecast = self.scheduler.corrected(&self.pool, profile, &request, endpoint, &forecast, now);
         }
         self.accounts.became_whole(&mut self.pool, charge, forecast, upload.streams, now);
     }

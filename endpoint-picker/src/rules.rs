@@ -30,6 +30,8 @@ pub struct Rules {
     pub early_pick: Option<EarlyPick>,
     /// Clients that hand back a token stay with their endpoint.
     pub session: Option<Session>,
+    /// How Envoy's load balancer is told whom to take; `None`: as the binding does by itself.
+    pub destination: Option<Destination>,
 }
 
 /// Requests whose bodies are longer than [`Self::bytes`] go on before they are whole, once the pick can depend on nothing that is yet to
@@ -49,6 +51,15 @@ pub enum UnknownModel {
     Reject,
     /// Let it pass: an endpoint may know more than it lists.
     Pass,
+}
+
+/// How Envoy's load balancer is told whom to take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Destination {
+    /// By dynamic metadata, which no client can write and no endpoint sees. The native module only.
+    Metadata,
+    /// By a header.
+    Header,
 }
 
 /// Where a hint of the only endpoints that may be picked is taken from.

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::Fields;
 use crate::affinity::ResponseMakers;
 use crate::rules::{
-    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, EarlyPick, Rules, SubsetHint, UnknownModel,
+    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules, SubsetHint,
+    UnknownModel,
 };
 use crate::scheduling::Saturation;
 use crate::session::{Carrier, Session};
@@ -32,6 +33,7 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
     let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
     let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
     let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
+    let destinations = [("metadata", Destination::Metadata), ("header", Destination::Header)];
     Rules {
         unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
         response_makers: ResponseMakers::new(max_ids),
@@ -41,6 +43,7 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
         early_pick: read_early_pick(root, errors),
         orca: root.boolean("orca", errors).unwrap_or(false),
         session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
+        destination: root.choice("destination", &destinations, errors),
     }
 }
 
