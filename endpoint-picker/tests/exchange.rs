@@ -615,13 +615,13 @@ fn a_rewrite_is_spliced_and_named_in_every_label() {
     let head = RequestHead {
         method: b"POST",
         path: b"/v1/chat/completions",
-        has_content_length: true,
+        content_length: Some(57),
         objective: Some(b"batch"),
         ..RequestHead::default()
     };
     scene.request_headers(&head, false);
     let Directive::Send(outbound) = scene.body(CHAT, true) else { panic!("not sent") };
-    assert!(outbound.has_content_length);
+    assert_eq!(outbound.content_length, Some(57));
     assert_eq!(outbound.splice.unwrap().apply(CHAT), br#"{"model":"t","messages":[{"role":"user","content":"hi"}]}"#);
     let stats = scene.stats(1 << 14);
     assert_stat(&stats, "model_name=m;target_model_name=t;priority=-2;inference_objective_request_total", 1);

@@ -20,8 +20,8 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session } = sent;
-    let endpoint = picker.pool().find(address);
+    let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
+    let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
         Pick::Ranked(..) => Reason::Retry,
@@ -51,7 +51,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -63,22 +63,22 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session } = sent;
+    let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
         let mut failed = tried_before(picker, &record, last, info);
         if flags.blames_endpoint() {
-            failed.extend(picker.pool().find(last));
+            failed.extend(picker.find(last));
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
 /// The endpoints that were tried before `last`, each once.
 fn tried_before(
-    picker: &EndpointPicker,
+    picker: &mut EndpointPicker,
     record: &ExchangeRecord,
     last: SocketAddr,
     info: &mut impl StreamInfo,
@@ -86,9 +86,7 @@ fn tried_before(
     let Some(tried) = info.tried() else { return ranked_before(picker, record, last, info) };
     let before = tried.iter().rposition(|&address| address == last).unwrap_or(tried.len());
     let mut endpoints = Vec::new();
-    for endpoint in
-        tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.pool().find(at))
-    {
+    for endpoint in tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.find(at)) {
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
@@ -99,13 +97,13 @@ fn tried_before(
 /// The entries of the ranked list before `last`, if the number of attempts says that each of them was tried. Where Envoy skipped some (they
 /// are not in its cluster), such a host knows not which: there are none then.
 fn ranked_before(
-    picker: &EndpointPicker,
+    picker: &mut EndpointPicker,
     record: &ExchangeRecord,
     last: SocketAddr,
     info: &mut impl StreamInfo,
 ) -> Vec<EndpointId> {
     let Some(ranked) = record.ranked() else { return Vec::new() };
-    let last = picker.pool().find(last);
+    let last = picker.find(last);
     let before: Vec<EndpointId> = ranked.iter().take_while(|&id| Some(id) != last).collect();
     let is_each_tried = info.attempts().is_none_or(|attempts| attempts > before.len() as u64);
     if is_each_tried { before } else { Vec::new() }

@@ -14,6 +14,7 @@ mod shared;
 mod stats;
 
 mod attempts;
+mod early;
 mod hermetic;
 mod rules;
 mod scene;
