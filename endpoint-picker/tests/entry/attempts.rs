@@ -21,7 +21,7 @@ struct Course {
     blamed: &'static [u8],
 }
 
-const COURSES: [Course; 9] = [
+const COURSES: [Course; 11] = [
     Course { name: "the first is down", tried: Some(&[0, 1]), attempts: 2, answered_by: Some(1), blamed: &[0] },
     Course { name: "two are down", tried: Some(&[0, 1, 2]), attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
     Course { name: "one is passed over", tried: Some(&[0, 2]), attempts: 2, answered_by: Some(2), blamed: &[0] },
@@ -40,6 +40,14 @@ const COURSES: [Course; 9] = [
         attempts: 2,
         answered_by: Some(OUTSIDER),
         blamed: &[0],
+    },
+    Course { name: "only the last is named", tried: Some(&[2]), attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
+    Course {
+        name: "of two, only the last is named",
+        tried: Some(&[1]),
+        attempts: 2,
+        answered_by: None,
+        blamed: &[0, 1],
     },
     Course { name: "the host cannot say", tried: None, attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
     Course { name: "nor who was passed over", tried: None, attempts: 2, answered_by: Some(2), blamed: &[] },
