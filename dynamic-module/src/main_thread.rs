@@ -244,8 +244,13 @@ impl SharedData for Host<'_, '_> {
 }
 
 impl HostStats for Host<'_, '_> {
-    fn define_stat(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
-        self.stats.series(family, suffix, labels)
+    fn define_stat(&mut self, kind: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let number = self.stats.series(family, suffix, labels)?;
+        if kind == SinkKind::Counter {
+            // A bucket that is empty is part of its histogram: Envoy makes a series when it is first changed.
+            self.stats.change(self.envoy, kind, number, 0);
+        }
+        Some(number)
     }
 
     fn add_to_stat(&mut self, id: u32, delta: u64) {

@@ -100,23 +100,25 @@ fn who_was_tried_and_did_not_answer_is_blamed_and_nobody_else() {
 
 #[test]
 fn a_fault_of_ours_settles_an_exchange_wherever_it_stands() {
-    for stage in ["reading", "sent", "answering"] {
+    for stage in ["new", "reading", "sent", "answering"] {
         let mut picker = picker(r#"{"unknown_model": "pass"}"#, &[None; 3], &[IDLE; 3]);
         let now = Timestamp::from_micros(START_MICROS);
         let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
         let head = RequestHead::read(pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         let (chat, mut exchange, mut info) = (chat("m"), Exchange::default(), Info::default());
-        exchange.on_request_headers(&mut picker, &head, false, now);
+        if stage != "new" {
+            exchange.on_request_headers(&mut picker, &head, false, now);
+        }
         let (begin, rest) = chat.as_bytes().split_at(10);
         exchange.on_request_body(&mut picker, [begin], false, &mut info);
-        if stage != "reading" {
+        if !matches!(stage, "new" | "reading") {
             exchange.on_request_body(&mut picker, [rest], true, &mut info);
             exchange.pick(&mut picker, now);
         }
         if stage == "answering" {
             answered(&mut exchange, &mut picker, 1, &[]);
         }
-        assert!(!exchange.is_settled(), "{stage}");
+        assert_eq!(exchange.is_settled(), stage == "new");
         // Once more changes nothing.
         for _ in 0..2 {
             exchange.on_fault(&mut picker, now);
@@ -125,7 +127,11 @@ fn a_fault_of_ours_settles_an_exchange_wherever_it_stands() {
         let in_flight: u32 = picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().own()).sum();
         assert_eq!(in_flight, 0, "{stage}");
         let stats = stats(&mut picker);
-        let suffix = "error_code=Internal;inference_objective_request_error_total";
+        let suffix = match stage {
+            // Nothing is known of it, not even whether it is one for a model.
+            "new" => "outcome=Internal;inpick_load_only_requests_total",
+            _ => "error_code=Internal;inference_objective_request_error_total",
+        };
         let internal: u64 = stats.iter().filter(|(name, _)| name.ends_with(suffix)).map(|(_, count)| count).sum();
         assert_eq!(internal, 1, "{stage}: {stats:#?}");
     }
