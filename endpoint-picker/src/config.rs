@@ -285,7 +285,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{EarlyPick, SubsetHint, UnknownModel};
+    use crate::rules::{Destination, EarlyPick, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -334,9 +334,9 @@ mod tests {
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
                 "sidecar": {"cluster": "s", "wait_ms": 50},
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
-                "early_pick_bytes": 4096.0, "early_pick_rest": "pass", "destination": "header",
+                "early_pick_bytes": 4096.0, "early_pick_rest": "pass",
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
-                "session": {"cookie": "pod", "ttl_s": 60},
+                "session": {"cookie": "pod", "ttl_s": 60}, "destination": "header",
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
                 "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );

@@ -284,7 +284,7 @@ fn a_reset_before_headers_is_envoys_own_answer() {
     let mut scene = Scene::new();
     let ranked = scene.send();
     let details = Some("upstream_reset_before_response_started{connection_failure}");
-    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: Some(1 << 5), micros: 0 };
+    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: Some(1 << 5), ..Info::default() };
     scene.response_headers(503, "application/json", info, false);
     scene.response_body(b"{}", true);
     let stats = scene.stats(1 << 5);

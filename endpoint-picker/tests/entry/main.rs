@@ -14,6 +14,7 @@ mod shared;
 mod stats;
 
 mod early;
+mod attempts;
 mod hermetic;
 mod rules;
 mod scene;
