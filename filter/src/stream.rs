@@ -10,11 +10,10 @@ use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::SubsetHint;
 use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 
+use crate::abi::{self, Action, Buffer, Map};
 use crate::envoy::Envoy;
-use crate::host::{self, Buffer, Map};
+use crate::host;
 use crate::picker::SharedPicker;
 
 /// Where the endpoint picker protocol puts the only endpoints that may be picked.
@@ -31,6 +30,17 @@ impl Stream {
         Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
+    /// Begins another stream in the memory of one that is over.
+    pub(crate) fn begin(&mut self, picker: SharedPicker) {
+        self.picker = picker;
+    }
+
+    /// Forgets the stream, which is over.
+    pub(crate) fn clear(&mut self) {
+        self.exchange = Exchange::default();
+        self.slabs = Slabs::default();
+    }
+
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there.
     fn read_body(&mut self, buffered: usize, end: bool) -> Action {
         while let Some(slab) = self.slabs.next(buffered) {
@@ -44,7 +54,7 @@ impl Stream {
             let is_last = self.slabs.fetched(slab, bytes.len()) || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
             let action = self.step(|exchange, picker| {
-                exchange.on_request_body(picker, [bytes.as_slice()], is_end, &mut EnvoyStream)
+                exchange.on_request_body(picker, [&*bytes], is_end, &mut EnvoyStream)
             });
             if is_last || !self.slabs.is_wanted() {
                 return action;
@@ -95,10 +105,8 @@ impl Stream {
     }
 }
 
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+impl Stream {
+    pub(crate) fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
         let pairs = host::headers(Map::Request);
         #[cfg(feature = "fault-injection")]
         if let Ok(pairs) = &pairs {
@@ -128,7 +136,7 @@ impl HttpContext for Stream {
         self.step(|exchange, picker| exchange.on_request_headers(picker, &head, end, host::now()))
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
             Due::Pass => Action::Continue,
             Due::Wait => Action::Pause,
@@ -136,7 +144,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
             return Action::Continue;
         }
@@ -144,7 +152,7 @@ impl HttpContext for Stream {
         self.read_body(usize::MAX, true)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -155,7 +163,7 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -167,7 +175,7 @@ impl HttpContext for Stream {
         }
         match host::buffer(Buffer::ResponseBody, 0, size) {
             Ok(bytes) => {
-                exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end);
+                exchange.on_response_body(&mut picker, [&*bytes], info, end);
                 exchange.note_maker(&picker, &mut Envoy);
             }
             Err(refused) => {
@@ -178,14 +186,14 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_response_trailers(&mut self, _: usize) -> Action {
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             self.exchange.on_response_trailers(&mut picker, host::now());
         }
         Action::Continue
     }
 
-    fn on_log(&mut self) {
+    pub(crate) fn on_log(&mut self) {
         if self.exchange.is_settled() {
             return;
         }
@@ -197,7 +205,7 @@ impl HttpContext for Stream {
 
 /// Changes a request as directed. A refusal is told to `refused`, whose directive counts instead unless it lets the request go on.
 fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> Result<(), Directive> {
-    let mut check = |result: Result<(), host::Refused>, what: Refused| match result {
+    let mut check = |result: Result<(), abi::Refused>, what: Refused| match result {
         Ok(()) => Ok(()),
         Err(status) => {
             log::warn!("a request cannot be changed ({what:?}): {status:?}");
@@ -277,7 +285,7 @@ impl StreamInfo for EnvoyStream {
     }
 
     fn code_details(&mut self) -> Option<Vec<u8>> {
-        host::property("response\0code_details")
+        host::property("response\0code_details").map(|details| details.to_vec())
     }
 
     fn response_flags(&mut self) -> Option<u64> {
