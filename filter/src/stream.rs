@@ -10,11 +10,10 @@ use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::SubsetHint;
 use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 
+use crate::abi::{self, Action, Buffer, Map};
 use crate::envoy::Envoy;
-use crate::host::{self, Buffer, Map};
+use crate::host;
 use crate::picker::SharedPicker;
 
 /// Where the endpoint picker protocol puts the only endpoints that may be picked.
@@ -29,6 +28,17 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
         Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
+    }
+
+    /// Begins another stream in the memory of one that is over.
+    pub(crate) fn begin(&mut self, picker: SharedPicker) {
+        self.picker = picker;
+    }
+
+    /// Forgets the stream, which is over.
+    pub(crate) fn clear(&mut self) {
+        self.exchange = Exchange::default();
+        self.slabs = Slabs::default();
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -48,8 +58,8 @@ impl Stream {
             }
             let slab = self.slabs.next(buffered);
             let bytes = match slab.map(|slab| host::buffer(Buffer::RequestBody, slab.start, slab.length)) {
-                None => Vec::new(),
-                Some(Ok(bytes)) => bytes,
+                None => None,
+                Some(Ok(bytes)) => Some(bytes),
                 Some(Err(refused)) => {
                     log::warn!("a request body cannot be read: {refused:?}");
                     let directive = self.exchange.on_refused(&mut picker, Refused::Body, host::now());
@@ -60,10 +70,11 @@ impl Stream {
                     break;
                 }
             };
+            let bytes = bytes.as_deref().unwrap_or_default();
             let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
             let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let directive = self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+            let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream);
             let directive = self.pick(&mut picker, directive);
             self.slabs.set_look(self.exchange.next_look());
             if decided.is_none() && directive != Directive::Wait {
@@ -90,7 +101,7 @@ impl Stream {
             match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
                 Ok(bytes) => {
                     let is_end = end && (slabs.fetched(slab, bytes.len()) || slabs.next(size).is_none());
-                    self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+                    self.exchange.on_request_body(&mut picker, [&*bytes], is_end, &mut EnvoyStream);
                 }
                 Err(refused) => {
                     log::warn!("a request body cannot be read: {refused:?}");
@@ -157,10 +168,8 @@ impl Stream {
     }
 }
 
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+impl Stream {
+    pub(crate) fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
         let pairs = host::headers(Map::Request);
         #[cfg(feature = "fault-injection")]
         if let Ok(pairs) = &pairs {
@@ -190,7 +199,7 @@ impl HttpContext for Stream {
         self.step(|exchange, picker| exchange.on_request_headers(picker, &head, end, host::now()))
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
             Due::Pass => {
                 self.pass_body(size, end);
@@ -201,7 +210,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
             self.pass_body(0, true);
             return Action::Continue;
@@ -210,7 +219,7 @@ impl HttpContext for Stream {
         self.read_body(usize::MAX, true)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -221,7 +230,7 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -233,7 +242,7 @@ impl HttpContext for Stream {
         }
         match host::buffer(Buffer::ResponseBody, 0, size) {
             Ok(bytes) => {
-                exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end);
+                exchange.on_response_body(&mut picker, [&*bytes], info, end);
                 exchange.note_maker(&picker, &mut Envoy);
             }
             Err(refused) => {
@@ -244,14 +253,14 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_response_trailers(&mut self, _: usize) -> Action {
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             self.exchange.on_response_trailers(&mut picker, host::now());
         }
         Action::Continue
     }
 
-    fn on_log(&mut self) {
+    pub(crate) fn on_log(&mut self) {
         if self.exchange.is_settled() {
             return;
         }
@@ -263,7 +272,7 @@ impl HttpContext for Stream {
 
 /// Changes a request as directed. A refusal is told to `refused`, whose directive counts instead unless it lets the request go on.
 fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> Result<(), Directive> {
-    let mut check = |result: Result<(), host::Refused>, what: Refused| match result {
+    let mut check = |result: Result<(), abi::Refused>, what: Refused| match result {
         Ok(()) => Ok(()),
         Err(status) => {
             log::warn!("a request cannot be changed ({what:?}): {status:?}");
@@ -343,7 +352,7 @@ impl StreamInfo for EnvoyStream {
     }
 
     fn code_details(&mut self) -> Option<Vec<u8>> {
-        host::property("response\0code_details")
+        host::property("response\0code_details").map(|details| details.to_vec())
     }
 
     fn response_flags(&mut self) -> Option<u64> {

@@ -13,8 +13,8 @@ mod shared;
 #[path = "../plain/stats.rs"]
 mod stats;
 
-mod early;
 mod attempts;
+mod early;
 mod hermetic;
 mod rules;
 mod scene;
