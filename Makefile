@@ -8,10 +8,11 @@ unexport PODS
 SETUP := python3 scripts/setup.py
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
+NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(wildcard envoy/*.yaml)
 
-.PHONY: help setup check build wasm run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm stats-tags metrics-table ci
+.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm check-native stats-tags metrics-table ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -25,6 +26,9 @@ build: ## Builds the simulated pods, the sidecar and what starts them
 wasm: ## Builds the module that Envoy loads
 	@$(SETUP) wasm-target
 	cargo build --package filter --profile wasm --target wasm32-wasip1
+
+native: ## Builds the native module that Envoy loads
+	cargo build --package dynamic-module --profile native
 
 run: wasm build ## Runs pods, sidecar and Envoy until Ctrl-C; PODS=host:port,… takes real model servers
 	@$(SETUP) envoy

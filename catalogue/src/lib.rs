@@ -226,6 +226,8 @@ families! {
         "Requests that the endpoint runs at once, as its pages told while requests waited; 0: not known yet.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
+    PanicsTotal = "inpick_panics_total", Counter, [Reason], Always, Envoy,
+        "Faults of the native module that were caught, by the hook of Envoy's in which they happened.";
     VmMemoryBytes = "inpick_vm_memory_bytes", Gauge, [], Always, Envoy,
         "Linear memory of the virtual machines of the workers that serve, all together.";
 }

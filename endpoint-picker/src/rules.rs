@@ -26,6 +26,8 @@ pub struct Rules {
     pub orca: bool,
     /// Clients that hand back a token stay with their endpoint.
     pub session: Option<Session>,
+    /// How Envoy's load balancer is told whom to take; `None`: as the binding does by itself.
+    pub destination: Option<Destination>,
 }
 
 /// What to do with a model that nobody in the pool serves.
@@ -35,6 +37,15 @@ pub enum UnknownModel {
     Reject,
     /// Let it pass: an endpoint may know more than it lists.
     Pass,
+}
+
+/// How Envoy's load balancer is told whom to take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Destination {
+    /// By dynamic metadata, which no client can write and no endpoint sees. The native module only.
+    Metadata,
+    /// By a header.
+    Header,
 }
 
 /// Where a hint of the only endpoints that may be picked is taken from.

@@ -5,6 +5,11 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
+// Miri takes two C structs of one layout for different arguments.
+#[cfg(miri)]
+type Buffer = dm_host::abi::AbiBuffer;
+
+#[cfg(not(miri))]
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Buffer {

@@ -379,6 +379,12 @@ impl Exchange {
         self.end(picker, End::Failed(flags.error_code()), now);
     }
 
+    /// The host lost its hold of the exchange by a fault of its own: it is settled as such, wherever it stands.
+    pub fn on_fault(&mut self, picker: &mut EndpointPicker, now: Timestamp) {
+        self.is_sealed = true;
+        self.end(picker, End::Failed(ErrorCode::Internal), now);
+    }
+
     /// True once nothing is left to settle.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
