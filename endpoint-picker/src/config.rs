@@ -336,7 +336,7 @@ mod tests {
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
                 "early_pick_bytes": 4096.0, "early_pick_rest": "pass",
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
-                "session": {"cookie": "pod", "ttl_s": 60}, "destination": "header",
+                "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
                 "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );

@@ -65,13 +65,20 @@ pub(super) fn unserved(
     now: Timestamp,
 ) -> Sent {
     let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
+<<<<<<< HEAD
     picker.catch_up();
+=======
+>>>>>>> native
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
         let mut failed = tried_before(picker, &record, last, info);
         if flags.blames_endpoint() {
+<<<<<<< HEAD
             failed.extend(picker.pool().find(last));
+=======
+            failed.extend(picker.find(last));
+>>>>>>> native
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
@@ -80,7 +87,7 @@ pub(super) fn unserved(
 
 /// The endpoints that were tried before `last`, each once.
 fn tried_before(
-    picker: &EndpointPicker,
+    picker: &mut EndpointPicker,
     record: &ExchangeRecord,
     last: SocketAddr,
     info: &mut impl StreamInfo,
@@ -88,9 +95,7 @@ fn tried_before(
     let Some(tried) = info.tried() else { return ranked_before(picker, record, last, info) };
     let before = tried.iter().rposition(|&address| address == last).unwrap_or(tried.len());
     let mut endpoints = Vec::new();
-    for endpoint in
-        tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.pool().find(at))
-    {
+    for endpoint in tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.find(at)) {
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
@@ -101,13 +106,13 @@ fn tried_before(
 /// The entries of the ranked list before `last`, if the number of attempts says that each of them was tried. Where Envoy skipped some (they
 /// are not in its cluster), such a host knows not which: there are none then.
 fn ranked_before(
-    picker: &EndpointPicker,
+    picker: &mut EndpointPicker,
     record: &ExchangeRecord,
     last: SocketAddr,
     info: &mut impl StreamInfo,
 ) -> Vec<EndpointId> {
     let Some(ranked) = record.ranked() else { return Vec::new() };
-    let last = picker.pool().find(last);
+    let last = picker.find(last);
     let before: Vec<EndpointId> = ranked.iter().take_while(|&id| Some(id) != last).collect();
     let is_each_tried = info.attempts().is_none_or(|attempts| attempts > before.len() as u64);
     if is_each_tried { before } else { Vec::new() }
