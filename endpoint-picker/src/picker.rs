@@ -5,6 +5,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use snapshot::{Loads, Membership};
 
@@ -287,6 +288,12 @@ impl EndpointPicker {
     pub(crate) fn rewrite(&mut self, model: &str) -> Option<(usize, &Target)> {
         let (place, rule) = Rule::find(&self.config.rewrites, model)?;
         Some((place, rule.draw(self.routing.rng_mut())?))
+    }
+
+    /// The endpoint at an address, as of now.
+    pub(crate) fn find(&mut self, address: SocketAddr) -> Option<EndpointId> {
+        self.catch_up();
+        self.routing.pool().find(address)
     }
 
     /// How many endpoints should have a prompt as far as its mark of that hash.

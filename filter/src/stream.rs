@@ -49,13 +49,7 @@ impl Stream {
         if end {
             self.exchange.on_request_held(&picker);
         }
-        let mut decided = None;
         loop {
-            if decided.is_some() && buffered != usize::MAX && !self.exchange.reads_request() {
-                let unread = self.slabs.unread(buffered);
-                self.exchange.on_request_size(&mut picker, unread as u64, end, &mut EnvoyStream);
-                break;
-            }
             let slab = self.slabs.next(buffered);
             let bytes = match slab.map(|slab| host::buffer(Buffer::RequestBody, slab.start, slab.length)) {
                 None => None,
@@ -63,11 +57,7 @@ impl Stream {
                 Some(Err(refused)) => {
                     log::warn!("a request body cannot be read: {refused:?}");
                     let directive = self.exchange.on_refused(&mut picker, Refused::Body, host::now());
-                    if decided.is_some() && directive == Directive::Continue {
-                        continue;
-                    }
-                    decided = Some(directive);
-                    break;
+                    return self.carry_out(&mut picker, directive);
                 }
             };
             let bytes = bytes.as_deref().unwrap_or_default();
@@ -76,41 +66,55 @@ impl Stream {
             let is_end = end && is_last;
             let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream);
             let directive = self.pick(&mut picker, directive);
+            if is_last {
+                return self.carry_out(&mut picker, directive);
+            }
+            if directive != Directive::Wait {
+                let mut slabs = std::mem::take(&mut self.slabs);
+                self.pass(&mut picker, &mut slabs, buffered, end);
+                return self.carry_out(&mut picker, directive);
+            }
             self.slabs.set_look(self.exchange.next_look());
-            if decided.is_none() && directive != Directive::Wait {
-                decided = Some(directive);
-            }
-            let goes_on = decided.as_ref().is_none_or(|directive| matches!(directive, Directive::Send(_)));
-            if is_last || !goes_on {
-                break;
-            }
         }
-        self.carry_out(&mut picker, decided.unwrap_or(Directive::Wait))
     }
 
-    /// A piece of the body of a request that was passed on already.
+    /// A piece of a body that nobody holds.
     fn pass_body(&mut self, size: usize, end: bool) {
         if self.exchange.is_settled() {
             return;
         }
-        let Ok(mut picker) = self.picker.try_borrow_mut() else { return };
-        let mut slabs = Slabs::default();
-        while self.exchange.reads_request()
+        let picker = Rc::clone(&self.picker);
+        if let Ok(mut picker) = picker.try_borrow_mut() {
+            self.pass(&mut picker, &mut Slabs::default(), size, end);
+        }
+    }
+
+    /// Shows what passes of a request that goes on to the exchange, or how much it is.
+    fn pass(&mut self, picker: &mut EndpointPicker, slabs: &mut Slabs, size: usize, end: bool) {
+        let mut is_over = false;
+        while !is_over
+            && (self.exchange.reads_request() || size == usize::MAX)
             && let Some(slab) = slabs.next(size)
         {
             match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
                 Ok(bytes) => {
+<<<<<<< HEAD
                     let is_end = end && (slabs.fetched(slab, bytes.len()) || slabs.next(size).is_none());
                     self.exchange.on_request_body(&mut picker, [&*bytes], is_end, &mut EnvoyStream);
+=======
+                    is_over = slabs.fetched(slab, bytes.len());
+                    self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream);
+>>>>>>> early
                 }
                 Err(refused) => {
                     log::warn!("a request body cannot be read: {refused:?}");
-                    self.exchange.on_refused(&mut picker, Refused::Body, host::now());
+                    self.exchange.on_refused(picker, Refused::Body, host::now());
+                    is_over = true;
                 }
             }
         }
-        // What nobody was shown, if only the end.
-        self.exchange.on_request_size(&mut picker, slabs.unread(size) as u64, end, &mut EnvoyStream);
+        let unseen = if size == usize::MAX { 0 } else { slabs.unread(size) as u64 };
+        self.exchange.on_request_size(picker, unseen, end, &mut EnvoyStream);
     }
 
     /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
@@ -126,7 +130,6 @@ impl Stream {
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
         let directive = step(&mut self.exchange, &mut picker);
         let directive = self.pick(&mut picker, directive);
-        self.slabs.set_look(self.exchange.next_look());
         self.carry_out(&mut picker, directive)
     }
 
@@ -144,7 +147,11 @@ impl Stream {
 
     /// Does what is directed, and what instead if the host refuses.
     fn carry_out(&mut self, picker: &mut EndpointPicker, mut directive: Directive) -> Action {
-        self.slabs.set_wanted(directive == Directive::Wait);
+        let waits = directive == Directive::Wait;
+        self.slabs.set_wanted(waits);
+        if waits {
+            self.slabs.set_look(self.exchange.next_look());
+        }
         loop {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,

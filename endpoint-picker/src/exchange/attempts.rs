@@ -21,8 +21,7 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
     let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
-    picker.catch_up();
-    let endpoint = picker.pool().find(address);
+    let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
         Pick::Ranked(..) => Reason::Retry,
@@ -65,20 +64,12 @@ pub(super) fn unserved(
     now: Timestamp,
 ) -> Sent {
     let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
-<<<<<<< HEAD
-    picker.catch_up();
-=======
->>>>>>> native
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
         let mut failed = tried_before(picker, &record, last, info);
         if flags.blames_endpoint() {
-<<<<<<< HEAD
-            failed.extend(picker.pool().find(last));
-=======
             failed.extend(picker.find(last));
->>>>>>> native
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }

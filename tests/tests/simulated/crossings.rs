@@ -110,7 +110,7 @@ fn the_worst_bodies_keep_one_callback_within_a_bound() {
         host.advance(Duration::from_secs(1));
         host.clear_trace();
         host.request(chat_of(&body)).unwrap();
-        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}");
+        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}: {:?}", host.failure(VmName::Worker(0)));
         let worst = host.worst_fuel(Callback::RequestBody).unwrap();
         println!("{name}: {worst} instructions in the worst callback");
         assert!(worst < 2 * 256 * 1024 * FUEL_A_BYTE, "{name}: {worst}");
@@ -133,7 +133,7 @@ fn chat_of(body: &str) -> host_sim::Request {
 #[test]
 fn a_usual_request_takes_few_instructions() {
     /// What one unary request with a short prompt may take in all, from its context's birth to its death.
-    const BUDGET: u64 = 46_000;
+    const BUDGET: u64 = 46_500;
     let host = world::host();
     for _ in 0..20 {
         complete(&host);
@@ -155,5 +155,9 @@ fn a_usual_request_takes_few_instructions() {
         let spent = crossings.cost(callback).instructions;
         assert!(spent < budget, "{callback:?}: {spent}");
     }
+<<<<<<< HEAD
     assert!(crossings.instructions() < BUDGET, "{}", crossings.instructions());
+=======
+    assert!(all < 45_000, "{all}");
+>>>>>>> early
 }
