@@ -158,8 +158,8 @@ impl Turn {
             if members.iter().any(|member| Arc::ptr_eq(&member.instance, &instance)) {
                 continue;
             }
-            let worker = instance.with_picker(|picker| Worker::new(clock::random(), picker, BUILD));
-            let flags = instance.with_picker(|picker| picker.config().sidecar.embedded.clone());
+            let worker = instance.with_keeper(|picker| Worker::new(clock::random(), picker, BUILD));
+            let flags = instance.with_keeper(|picker| picker.config().sidecar.embedded.clone());
             let sidecar = flags.and_then(|flags| {
                 let running = members.iter().filter_map(|member| member.sidecar.as_ref());
                 let same = running.into_iter().find(|sidecar| sidecar.has(&flags)).cloned();
@@ -226,7 +226,7 @@ impl Member {
         let Self { instance, worker, pace, call, sidecar } = self;
         let mut answered = None;
         let mut host = Host { envoy, stats, pace, call, sidecar: sidecar.as_deref(), answered: &mut answered };
-        instance.with_picker(|picker| step(worker, picker, &mut host));
+        instance.with_keeper(|picker| step(worker, picker, &mut host));
         if let Some(answer) = host.answered.take() {
             let response =
                 answer.as_ref().map(|Answer { status, body }| SidecarResponse { status: status.as_bytes(), body });
