@@ -12,5 +12,7 @@ mod crossings;
 mod endings;
 mod imports;
 mod lease;
+#[path = "../../scenarios/endings.rs"]
+mod scenarios;
 mod statuses;
 mod world;
