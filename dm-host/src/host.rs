@@ -90,7 +90,11 @@ impl StreamWorker {
 
     /// The same, with metadata that an earlier filter has set, by namespace and key.
     #[must_use]
-    pub fn request_with(&self, request: HttpMessage, metadata: BTreeMap<(String, String), MetadataValue>) -> NativeStream {
+    pub fn request_with(
+        &self,
+        request: HttpMessage,
+        metadata: BTreeMap<(String, String), MetadataValue>,
+    ) -> NativeStream {
         NativeStream::start(&self.link, Arc::clone(&self.filter), self.settings.clone(), metadata, Some(request))
     }
 

@@ -9,7 +9,9 @@ use crate::headers::Headers;
 use crate::memory::Loans;
 use crate::message::{HttpMessage, sliced};
 use crate::role;
-use crate::stream_state::{Finish, Forwarded, Half, HalfState, Hold, Life, Metadata, MetadataValue, ProxyReply, StreamState};
+use crate::stream_state::{
+    Finish, Forwarded, Half, HalfState, Hold, Life, Metadata, MetadataValue, ProxyReply, StreamState,
+};
 use crate::worker::WorkerLink;
 
 /// How streams of a worker begin.

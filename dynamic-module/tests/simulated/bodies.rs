@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::world::{self, CHAT, assert_nothing_in_flight, picked};
+use crate::world::{self, CHAT, assert_nothing_in_flight, picked, total};
 
 const CONFIG: &str = r#"{"metrics": {"flush_interval_ms": 20},
     "model_rewrites": [{"name": "r", "model": "virtual", "targets": [{"model": "t"}]}]}"#;
@@ -58,12 +58,10 @@ mod scenarios {
             let upstream = stream.upstream();
             prop_assert_eq!(String::from_utf8(upstream.body).unwrap(), expected.clone());
             prop_assert!(upstream.ended);
-            prop_assert_eq!(
-                stream.request_headers().text("content-length"),
-                Some(expected.len().to_string())
-            );
+            prop_assert_eq!(stream.request_headers().text("content-length"), Some(expected.len().to_string()));
             stream.attempt(&picked(&stream));
-            let (kind, body) = if streamed { ("text/event-stream", STREAM) } else { ("application/json", world::ANSWER) };
+            let (kind, body) =
+                if streamed { ("text/event-stream", STREAM) } else { ("application/json", world::ANSWER) };
             let mut response = cut(world::answer(kind), body, &answered, slice);
             if ended {
                 response = response.trailer("x", "y");
@@ -75,16 +73,13 @@ mod scenarios {
         });
         result.unwrap();
         let stats = assert_nothing_in_flight(&host);
-        let total = |name: &str| -> u64 {
-            stats.iter().filter(|(stat, _)| stat.ends_with(&format!(";{name}"))).map(|(_, value)| value).sum()
-        };
         let run = run.get();
         assert_eq!(run, u64::from(CASES));
-        assert_eq!(total("inference_objective_request_total"), run);
-        assert_eq!(total("inference_objective_input_tokens_sum"), 7 * run);
-        assert_eq!(total("inference_objective_output_tokens_sum"), 3 * run);
-        assert_eq!(total("inference_objective_request_error_total"), 0, "{stats:#?}");
-        assert_eq!(total("inference_objective_response_sizes_count"), run);
+        assert_eq!(total(&stats, ";inference_objective_request_total"), run);
+        assert_eq!(total(&stats, ";inference_objective_input_tokens_sum"), 7 * run);
+        assert_eq!(total(&stats, ";inference_objective_output_tokens_sum"), 3 * run);
+        assert_eq!(total(&stats, ";inference_objective_request_error_total"), 0, "{stats:#?}");
+        assert_eq!(total(&stats, ";inference_objective_response_sizes_count"), run);
         host.shut_down().unwrap();
     }
 
@@ -98,7 +93,8 @@ mod scenarios {
 
     pub(super) fn a_request_of_single_bytes_holds_and_sends_on_what_came() {
         let host = world::host();
-        let stream = host.request(world::post("/v1/chat/completions").body_chunks(CHAT.as_bytes().chunks(1)).unfinished());
+        let stream =
+            host.request(world::post("/v1/chat/completions").body_chunks(CHAT.as_bytes().chunks(1)).unfinished());
         stream.send_body("", true);
         assert_eq!(stream.upstream().body, CHAT.as_bytes());
         stream.client_reset();

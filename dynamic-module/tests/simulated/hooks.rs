@@ -9,6 +9,7 @@ tests! {
     the_response_of_a_stream_that_was_never_decoded_is_none_of_ours
     an_answer_of_ours_may_end_the_stream_inside_the_call_that_sends_it
     a_clients_own_destination_goes_no_further
+    what_is_in_flight_is_shown_and_goes_to_nothing
 }
 
 mod scenarios {
@@ -47,9 +48,7 @@ mod scenarios {
             assert_eq!(hooks[hooks.len() - 2..], ["stream_complete", "destroy"]);
         }
         let stats = assert_nothing_in_flight(&host);
-        let errors: u64 =
-            stats.iter().filter(|(name, _)| name.ends_with("request_error_total")).map(|(_, value)| value).sum();
-        assert_eq!(errors, 2, "{stats:#?}");
+        assert_eq!(world::total(&stats, "request_error_total"), 2, "{stats:#?}");
     }
 
     pub(super) fn a_clients_own_destination_goes_no_further() {
@@ -58,5 +57,22 @@ mod scenarios {
         assert_eq!(stream.request_headers().text("x-gateway-destination-endpoint"), None);
         assert_ne!(world::picked(&stream), "6.6.6.6:6");
         assert!(host.calls(CallbackName::SetMetadataString) > 0);
+    }
+
+    pub(super) fn what_is_in_flight_is_shown_and_goes_to_nothing() {
+        let host = world::informed(world::builder().workers(2).build().unwrap());
+        let held: Vec<_> = (0..2)
+            .map(|index| {
+                let stream = host.worker(index).request(world::chat());
+                stream.attempt(&world::picked(&stream));
+                stream
+            })
+            .collect();
+        let stats = world::settled(&host);
+        assert_eq!(world::total(&stats, ";inpick_in_flight_requests"), 2, "{stats:#?}");
+        assert_eq!(world::total(&stats, ";inference_objective_running_requests"), 2, "{stats:#?}");
+        held[0].client_reset();
+        held[1].respond(world::answer("application/json").body(world::ANSWER));
+        assert_nothing_in_flight(&host);
     }
 }

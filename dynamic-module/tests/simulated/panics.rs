@@ -2,7 +2,7 @@
 
 use dm_host::{HttpMessage, NativeStream};
 
-use crate::world::{self, Host, assert_nothing_in_flight, complete};
+use crate::world::{self, assert_nothing_in_flight, complete, total};
 
 tests! {
     a_panic_on_the_way_in_is_answered_with_500
@@ -14,12 +14,6 @@ mod scenarios {
     use super::*;
 
     const FAULT: &str = "x-inpick-fault";
-
-    #[track_caller]
-    fn assert_counted(host: &Host, hook: &str, times: u64) {
-        let stats = assert_nothing_in_flight(host);
-        assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&times), "{hook}: {stats:#?}");
-    }
 
     /// A reply of ours in the API's shape.
     #[track_caller]
@@ -45,9 +39,13 @@ mod scenarios {
                 complete(&host);
             }
         }
+        let stats = assert_nothing_in_flight(&host);
         for hook in ["request_headers", "request_body", "request_trailers"] {
-            assert_counted(&host, hook, 2);
+            assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&2), "{hook}: {stats:#?}");
         }
+        // Those of which nothing was known yet, not even that they were requests of the API, are panics only.
+        assert_eq!(total(&stats, "error_code=Internal;inference_objective_request_error_total"), 4, "{stats:#?}");
+        assert_eq!(total(&stats, ";inference_objective_request_total"), 11, "{stats:#?}");
         host.shut_down().unwrap();
     }
 
@@ -68,6 +66,7 @@ mod scenarios {
             complete(&host);
         }
         let stats = assert_nothing_in_flight(&host);
+        assert_eq!(total(&stats, ";inference_objective_request_total"), 9, "{stats:#?}");
         for hook in ["response_headers", "response_body", "response_trailers", "stream_complete"] {
             assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
         }
@@ -80,7 +79,8 @@ mod scenarios {
             let stream = host.request(world::chat().header(FAULT, hook));
             stream.attempt("10.0.0.1:8000");
             stream.respond(HttpMessage::response(200).header("content-type", "application/json").body(world::ANSWER));
-            assert_counted(&host, hook, 1);
+            let stats = assert_nothing_in_flight(&host);
+            assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
             complete(&host);
         }
         host.shut_down().unwrap();

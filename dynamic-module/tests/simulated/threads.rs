@@ -1,6 +1,6 @@
 //! Several workers at once: nothing is lost, and totals are exact.
 
-use crate::world::{self, assert_nothing_in_flight, picked};
+use crate::world::{self, assert_nothing_in_flight, picked, total};
 
 tests! {
     totals_of_several_workers_are_exact
@@ -26,9 +26,8 @@ mod scenarios {
                                 match number % 4 {
                                     0 => stream.client_reset(),
                                     1 => stream.upstream_reset(),
-                                    2 => stream.respond(
-                                        world::answer("text/event-stream").body_chunks(["data: [DONE]\n\n"]),
-                                    ),
+                                    2 => stream
+                                        .respond(world::answer("text/event-stream").body_chunks(["data: [DONE]\n\n"])),
                                     _ => stream.respond(world::answer("application/json").body(world::ANSWER)),
                                 }
                             }
@@ -43,15 +42,13 @@ mod scenarios {
         });
         assert_eq!(std::thread::current().id(), main);
         let stats = assert_nothing_in_flight(&host);
-        let total = |name: &str| -> u64 {
-            stats.iter().filter(|(stat, _)| stat.ends_with(name)).map(|(_, value)| value).sum()
-        };
         let all = EACH * WORKERS as u64;
-        assert_eq!(total(";inference_objective_request_total"), all, "{stats:#?}");
-        assert_eq!(total("error_code=Cancelled;inference_objective_request_error_total"), all / 4);
-        assert_eq!(total("error_code=UpstreamReset;inference_objective_request_error_total"), all / 4);
-        assert_eq!(total(";inference_objective_input_tokens_sum"), 7 * all / 4);
-        assert_eq!(total(";inpick_picks_total"), all, "{stats:#?}");
+        assert_eq!(total(&stats, ";inference_objective_request_total"), all, "{stats:#?}");
+        assert_eq!(total(&stats, "error_code=Cancelled;inference_objective_request_error_total"), all / 4);
+        assert_eq!(total(&stats, "error_code=UpstreamReset;inference_objective_request_error_total"), all / 4);
+        assert_eq!(total(&stats, ";inference_objective_input_tokens_sum"), 7 * all / 4);
+        // Who is reset before an answer has served nobody.
+        assert_eq!(total(&stats, ";inpick_picks_total"), all / 2, "{stats:#?}");
         host.shut_down().unwrap();
     }
 }
