@@ -18,7 +18,7 @@ use crate::native_stream::{NativeStream, StreamSettings};
 use crate::process::{Callout, LoggedLine, Process};
 use crate::refusals::{CallbackName, Refusal};
 use crate::role::{self, ThreadKind};
-use crate::stream_state::{Finish, Metadata};
+use crate::stream_state::{Finish, Metadata, MetadataValue};
 use crate::worker::{WorkerLink, WorkerThread};
 use crate::{HostError, filter_chain};
 
@@ -90,7 +90,11 @@ impl StreamWorker {
 
     /// The same, with metadata that an earlier filter has set, by namespace and key.
     #[must_use]
-    pub fn request_with(&self, request: HttpMessage, metadata: BTreeMap<(String, String), String>) -> NativeStream {
+    pub fn request_with(
+        &self,
+        request: HttpMessage,
+        metadata: BTreeMap<(String, String), MetadataValue>,
+    ) -> NativeStream {
         NativeStream::start(&self.link, Arc::clone(&self.filter), self.settings.clone(), metadata, Some(request))
     }
 

@@ -10,7 +10,7 @@ use crate::memory::{Lending, answer, answer_array, given, given_array};
 use crate::message::drain;
 use crate::refusals::CallbackName;
 use crate::role::{self, ThreadKind, callback, main_callback, stream_callback};
-use crate::stream_state::{ProxyReply, StreamState};
+use crate::stream_state::{MetadataValue, ProxyReply, StreamState};
 
 /// Bytes that the module gave; bytes from nowhere are noted and taken for none.
 fn bytes(name: CallbackName, buffer: AbiBuffer) -> Vec<u8> {
@@ -107,6 +107,22 @@ extern "C" fn envoy_dynamic_module_callback_http_set_header(
         } else {
             headers.set(&key, &value);
         }
+        stream.loans.edited(Lending::Headers(map));
+        true
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_add_header(
+    filter: *mut c_void,
+    map: i32,
+    key: AbiBuffer,
+    value: AbiBuffer,
+) -> bool {
+    let (key, value) = (bytes(CallbackName::AddHeader, key), bytes(CallbackName::AddHeader, value));
+    stream_callback(CallbackName::AddHeader, filter, false, |stream| {
+        let Some(headers) = stream.map(map) else { return false };
+        headers.add(&key, &value);
         stream.loans.edited(Lending::Headers(map));
         true
     })
@@ -233,7 +249,7 @@ extern "C" fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
     let entry = (text(NAME, namespace), text(NAME, key));
     let value = text(NAME, value);
     stream_callback(NAME, filter, (), |stream| {
-        stream.metadata.insert(entry, value);
+        stream.metadata.insert(entry, MetadataValue::Text(value));
     });
 }
 
@@ -249,7 +265,46 @@ extern "C" fn envoy_dynamic_module_callback_http_get_metadata_string(
     let entry = (text(NAME, namespace), text(NAME, key));
     answer(out, AbiBuffer::EMPTY);
     stream_callback(NAME, filter, false, |stream| {
-        let Some(value) = stream.metadata.get(&entry) else { return false };
+        let Some(MetadataValue::Text(value)) = stream.metadata.get(&entry) else { return false };
+        let lent = stream.loans.lend(value.as_bytes(), Lending::Hook, stream.depth);
+        answer(out, lent);
+        true
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_get_metadata_list_size(
+    filter: *mut c_void,
+    _source: i32,
+    namespace: AbiBuffer,
+    key: AbiBuffer,
+    out: *mut usize,
+) -> bool {
+    const NAME: CallbackName = CallbackName::MetadataListSize;
+    let entry = (text(NAME, namespace), text(NAME, key));
+    answer(out, 0);
+    stream_callback(NAME, filter, false, |stream| {
+        let Some(MetadataValue::List(values)) = stream.metadata.get(&entry) else { return false };
+        answer(out, values.len());
+        true
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_get_metadata_list_string(
+    filter: *mut c_void,
+    _source: i32,
+    namespace: AbiBuffer,
+    key: AbiBuffer,
+    index: usize,
+    out: *mut AbiBuffer,
+) -> bool {
+    const NAME: CallbackName = CallbackName::MetadataListString;
+    let entry = (text(NAME, namespace), text(NAME, key));
+    answer(out, AbiBuffer::EMPTY);
+    stream_callback(NAME, filter, false, |stream| {
+        let Some(MetadataValue::List(values)) = stream.metadata.get(&entry) else { return false };
+        let Some(value) = values.get(index) else { return false };
         let lent = stream.loans.lend(value.as_bytes(), Lending::Hook, stream.depth);
         answer(out, lent);
         true

@@ -6,7 +6,7 @@
 //!
 //! # fn main() -> Result<(), dm_host::HostError> {
 //! let host = ModuleHost::builder(Hooks::linked()).filter("{}").workers(2).build()?;
-//! let stream = host.worker(1).request(HttpMessage::post("/v1/chat/completions").chunks(["{\"a\":", "1}"]));
+//! let stream = host.worker(1).request(HttpMessage::post("/v1/chat/completions").body_chunks(["{\"a\":", "1}"]));
 //! stream.attempt("10.0.0.1:8000");
 //! stream.respond(HttpMessage::response(200).body("done"));
 //! assert_eq!(stream.downstream().status(), Some(200));
@@ -54,4 +54,4 @@ pub use metrics::{MetricValues, SeriesName};
 pub use native_stream::NativeStream;
 pub use process::{Callout, LoggedLine};
 pub use refusals::{CallbackName, Refusal};
-pub use stream_state::{Finish, Forwarded, ProxyReply};
+pub use stream_state::{Finish, Forwarded, MetadataValue, ProxyReply};

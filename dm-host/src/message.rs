@@ -43,11 +43,11 @@ impl HttpMessage {
 
     /// The whole body as one chunk of one slice. An empty one is a body of no bytes: the end of the stream comes with a body hook.
     pub fn body(self, body: impl AsRef<[u8]>) -> Self {
-        self.chunks([body])
+        self.body_chunks([body])
     }
 
     /// The body in these chunks, each of one slice; the last one ends the message unless trailers follow.
-    pub fn chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>) -> Self {
+    pub fn body_chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>) -> Self {
         self.chunks = chunks.into_iter().map(|chunk| sliced(chunk.as_ref(), usize::MAX)).collect();
         self
     }

@@ -18,13 +18,19 @@ pub(crate) struct MetricFamily {
     pub(crate) labels: Vec<String>,
 }
 
-/// A name with label values; labels are in the order of their names.
+/// A name with label values; labels are in the order in which they were defined.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct SeriesName {
     /// The metric.
     pub name: String,
     /// Names and values of the labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Vec<(String, String)>,
+}
+
+impl SeriesName {
+    fn has(&self, label: &(&str, &str)) -> bool {
+        self.labels.iter().any(|(name, value)| name == label.0 && value == label.1)
+    }
 }
 
 impl fmt::Display for SeriesName {
@@ -46,21 +52,17 @@ impl MetricValues {
     /// The value of a series; labels in any order.
     #[must_use]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        self.values.get(&SeriesName { name: name.to_owned(), labels }).copied()
+        let is_it = |series: &SeriesName| {
+            series.name == name && series.labels.len() == labels.len() && labels.iter().all(|label| series.has(label))
+        };
+        self.values.iter().find(|(series, _)| is_it(series)).map(|(_, value)| *value)
     }
 
     /// The sum over all series of the name that have these label values.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let has = |series: &SeriesName, label: &(&str, &str)| {
-            series.labels.get(label.0).is_some_and(|value| value.as_str() == label.1)
-        };
-        let matching = self
-            .values
-            .iter()
-            .filter(|(series, _)| series.name == name && labels.iter().all(|label| has(series, label)));
-        matching.map(|(_, value)| value).sum()
+        let is_one = |series: &SeriesName| series.name == name && labels.iter().all(|label| series.has(label));
+        self.values.iter().filter(|(series, _)| is_one(series)).map(|(_, value)| value).sum()
     }
 
     /// Every series and its value.
@@ -93,6 +95,6 @@ mod tests {
         assert_eq!(values.value("requests", &[("code", "200")]), None);
         assert_eq!((values.sum("requests", &[("model", "m")]), values.sum("requests", &[("code", "500")])), (3, 1));
         let shown: Vec<String> = values.iter().map(|(series, value)| format!("{series} {value}")).collect();
-        assert_eq!(shown[0], "requests{code=\"200\",model=\"m\"} 2");
+        assert_eq!(shown[0], "requests{model=\"m\",code=\"200\"} 2");
     }
 }

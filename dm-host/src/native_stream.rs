@@ -9,7 +9,9 @@ use crate::headers::Headers;
 use crate::memory::Loans;
 use crate::message::{HttpMessage, sliced};
 use crate::role;
-use crate::stream_state::{Finish, Forwarded, Half, HalfState, Hold, Life, Metadata, ProxyReply, StreamState};
+use crate::stream_state::{
+    Finish, Forwarded, Half, HalfState, Hold, Life, Metadata, MetadataValue, ProxyReply, StreamState,
+};
 use crate::worker::WorkerLink;
 
 /// How streams of a worker begin.
@@ -199,11 +201,14 @@ impl NativeStream {
 
     // ---- what came of it ----
 
-    /// Dynamic metadata that the module or the test has set.
+    /// A text of the dynamic metadata, which the module or the test has set.
     #[must_use]
     pub fn metadata(&self, namespace: &str, key: &str) -> Option<String> {
         let entry = (namespace.to_owned(), key.to_owned());
-        self.read(move |stream| stream.metadata.get(&entry).cloned())
+        self.read(move |stream| match stream.metadata.get(&entry) {
+            Some(MetadataValue::Text(text)) => Some(text.clone()),
+            Some(MetadataValue::List(_)) | None => None,
+        })
     }
 
     /// The request's headers as they are now.

@@ -34,6 +34,9 @@ pub struct Callout {
     pub timeout: Duration,
 }
 
+/// From this level on a line is shown at once: a module that logs its panics would else hide a test's.
+const CRITICAL: i32 = 5;
+
 #[derive(Debug)]
 pub(crate) struct ModuleTimer {
     pub(crate) due: Option<Instant>,
@@ -109,6 +112,9 @@ impl Process {
     }
 
     pub(crate) fn log(&self, level: i32, text: String) {
+        if level >= CRITICAL {
+            eprintln!("{text}");
+        }
         locked(&self.log).push(LoggedLine { level, text });
     }
 

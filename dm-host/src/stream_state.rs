@@ -8,8 +8,17 @@ use crate::headers::Headers;
 use crate::memory::Loans;
 use crate::message::Chunk;
 
-/// Names and values of dynamic metadata, by namespace and key.
-pub(crate) type Metadata = BTreeMap<(String, String), String>;
+/// A value of dynamic metadata.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MetadataValue {
+    /// One text.
+    Text(String),
+    /// A list of texts.
+    List(Vec<String>),
+}
+
+/// Dynamic metadata by namespace and key.
+pub(crate) type Metadata = BTreeMap<(String, String), MetadataValue>;
 
 /// The two halves of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

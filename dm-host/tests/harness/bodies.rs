@@ -13,7 +13,7 @@ fn each_piece_is_received_once_and_what_was_held_is_the_buffered_body() {
         let body = b"one, two, three";
         let chunks: Vec<&[u8]> = body.chunks(size).collect();
         let last = chunks.last().unwrap().len();
-        let request = asking("hold").chunks(&chunks).slices(NonZeroUsize::new(2).unwrap());
+        let request = asking("hold").body_chunks(&chunks).slices(NonZeroUsize::new(2).unwrap());
         let stream = host.request(request);
         assert_eq!(noted(&stream, "seen").as_deref(), Some("one, two, three"), "{size}");
         assert_eq!(noted(&stream, "buffered"), Some((body.len() - last).to_string()), "{size}");
@@ -26,7 +26,7 @@ fn each_piece_is_received_once_and_what_was_held_is_the_buffered_body() {
 #[test]
 fn an_end_that_comes_alone_is_an_empty_piece() {
     let host = host();
-    let stream = host.request(asking("hold").chunks(["a", "b"]).unfinished());
+    let stream = host.request(asking("hold").body_chunks(["a", "b"]).unfinished());
     assert!(stream.is_request_held());
     assert_eq!(stream.upstream().headers, None);
     stream.send_body("", true);
@@ -37,7 +37,7 @@ fn an_end_that_comes_alone_is_an_empty_piece() {
 #[test]
 fn with_trailers_the_last_piece_does_not_end_the_body() {
     let host = host();
-    let stream = host.request(asking("hold").chunks(["a", "b"]).trailer("x", "y"));
+    let stream = host.request(asking("hold").body_chunks(["a", "b"]).trailer("x", "y"));
     assert_eq!(noted(&stream, "seen").as_deref(), Some("ab"));
     assert_eq!(noted(&stream, "buffered"), None, "no body hook saw the end");
     assert_eq!(stream.upstream().body, b"ab");
@@ -47,7 +47,7 @@ fn with_trailers_the_last_piece_does_not_end_the_body() {
 #[test]
 fn a_replayed_body_is_both_at_once() {
     let host = host();
-    let stream = host.request(asking("hold").chunks(["a", "b"]).replayed());
+    let stream = host.request(asking("hold").body_chunks(["a", "b"]).replayed());
     assert_eq!(noted(&stream, "seen").as_deref(), Some("ab"));
     assert_eq!(noted(&stream, "buffered").as_deref(), Some("2"));
     assert_eq!(noted(&stream, "replayed").as_deref(), Some("true"));
@@ -58,9 +58,9 @@ fn a_replayed_body_is_both_at_once() {
 fn a_rewrite_takes_the_place_of_what_was_held_and_of_the_last_piece() {
     let host = host();
     for chunks in [vec!["old"], vec!["o", "l", "d"], vec!["ol", "d", ""]] {
-        let stream = host.request(asking("rewrite").chunks(&chunks));
+        let stream = host.request(asking("rewrite").body_chunks(&chunks));
         assert_eq!(stream.upstream().body, b"new", "{chunks:?}");
-        let stream = host.request(asking("rewrite").chunks(&chunks).trailer("x", "y"));
+        let stream = host.request(asking("rewrite").body_chunks(&chunks).trailer("x", "y"));
         assert_eq!(stream.upstream().body, b"new", "{chunks:?} and trailers");
     }
 }
@@ -68,18 +68,18 @@ fn a_rewrite_takes_the_place_of_what_was_held_and_of_the_last_piece() {
 #[test]
 fn what_the_module_takes_for_itself_is_gone() {
     let host = host();
-    let stream = host.request(asking("drop").chunks(["a", "b"]));
+    let stream = host.request(asking("drop").body_chunks(["a", "b"]));
     assert_eq!(stream.upstream().body, b"");
 }
 
 #[test]
 fn a_held_body_above_the_limit_is_refused() {
     let host = ModuleHost::builder(Hooks::linked()).filter("plain").request_buffer_limit(4).build().unwrap();
-    let stream = host.request(asking("hold").chunks(["abc", "def"]).unfinished());
+    let stream = host.request(asking("hold").body_chunks(["abc", "def"]).unfinished());
     assert_eq!((stream.downstream().status(), stream.finish()), (Some(413), Some(Finish::Complete)));
     assert_eq!(noted(&stream, "details").as_deref(), Some("request_payload_too_large"));
     assert!(stream.hooks().contains(&"response_headers"), "a reply of the proxy comes through the filter");
-    let passing = host.request(asking("").chunks(["abc", "def"]));
+    let passing = host.request(asking("").body_chunks(["abc", "def"]));
     assert_eq!(passing.upstream().body, b"abcdef");
 }
 
@@ -87,14 +87,14 @@ fn a_held_body_above_the_limit_is_refused() {
 fn a_held_answer_above_the_limit_is_replaced() {
     let host = ModuleHost::builder(Hooks::linked()).filter("plain").response_buffer_limit(4).build().unwrap();
     let stream = host.request(asking("hold-answer"));
-    stream.respond(HttpMessage::response(200).chunks(["abc", "def"]).unfinished());
+    stream.respond(HttpMessage::response(200).body_chunks(["abc", "def"]).unfinished());
     assert_eq!(stream.finish(), Some(Finish::LocalReset), "its headers had gone");
 }
 
 #[test]
 fn a_full_stop_holds_everything_until_the_module_continues() {
     let host = host();
-    let stream = host.request(asking("stop-all").chunks(["a", "b"]).trailer("x", "y"));
+    let stream = host.request(asking("stop-all").body_chunks(["a", "b"]).trailer("x", "y"));
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !stream.upstream().ended && std::time::Instant::now() < until {
         std::thread::yield_now();
@@ -109,7 +109,7 @@ fn a_full_stop_holds_everything_until_the_module_continues() {
 fn answers_come_piece_by_piece_and_with_trailers() {
     let host = host();
     let stream = host.request(asking(""));
-    stream.respond(HttpMessage::response(200).chunks(["a"]).unfinished());
+    stream.respond(HttpMessage::response(200).body_chunks(["a"]).unfinished());
     stream.respond_body("b", false);
     assert_eq!((noted(&stream, "answer").as_deref(), stream.finish()), (Some("b"), None));
     stream.respond_trailers(Headers::default());

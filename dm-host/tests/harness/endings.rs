@@ -62,7 +62,7 @@ fn the_routers_replies_come_through_the_filter() {
 fn an_upstream_that_breaks_off_behind_its_headers_ends_the_stream() {
     let host = host();
     let stream = host.request(asking(""));
-    stream.respond(HttpMessage::response(200).chunks(["a"]).unfinished());
+    stream.respond(HttpMessage::response(200).body_chunks(["a"]).unfinished());
     stream.upstream_reset();
     assert_eq!(stream.finish(), Some(Finish::UpstreamReset));
     assert_eq!(noted(&stream, "flags").as_deref(), Some("8388608"));

@@ -1,6 +1,7 @@
 //! A module that does what a request's `x-do` says. It has declarations of its own, so that those of the harness are checked too.
 #![allow(unsafe_code, reason = "a module's hooks and callbacks")]
 
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -109,17 +110,26 @@ struct FilterConfig {
 
 struct Filter {
     host: Ptr,
-    wish: String,
-    seen: Vec<u8>,
-    kept: Option<Buffer>,
+    wish: RefCell<String>,
+    seen: RefCell<Vec<u8>>,
+    kept: Cell<Option<Buffer>>,
     requests: usize,
     config: Ptr,
-    replying: bool,
+    replying: Cell<bool>,
 }
 
 impl Filter {
-    fn of<'a>(filter: ConstPtr) -> &'a mut Self {
-        unsafe { &mut *filter.cast_mut().cast::<Self>() }
+    /// Shared, since a hook may come inside another one of the same filter.
+    fn of<'a>(filter: ConstPtr) -> &'a Self {
+        unsafe { &*filter.cast::<Self>() }
+    }
+
+    fn wish(&self) -> String {
+        self.wish.borrow().clone()
+    }
+
+    fn note_seen(&self) {
+        self.note("seen", &*self.seen.borrow());
     }
 
     fn note(&self, key: &str, value: impl AsRef<[u8]>) {
@@ -141,10 +151,10 @@ impl Filter {
         slices
     }
 
-    fn at_headers(&mut self) -> i32 {
-        self.wish = self.header(0, "x-do").map(text).unwrap_or_default();
+    fn at_headers(&self) -> i32 {
+        self.wish.replace(self.header(0, "x-do").map(text).unwrap_or_default());
         self.note("worker", unsafe { http_filter_get_worker_index(self.host) }.to_string());
-        match self.wish.as_str() {
+        match self.wish().as_str() {
             "hold" | "rewrite" | "drop" => 1,
             "stop-all" => {
                 let scheduler = AtomicPtr::new(unsafe { http_filter_scheduler_new(self.host) });
@@ -157,7 +167,7 @@ impl Filter {
                 3
             }
             "keep" => {
-                self.kept = self.header(0, "x-do");
+                self.kept.set(self.header(0, "x-do"));
                 0
             }
             "reply" => {
@@ -213,17 +223,17 @@ impl Filter {
         }
     }
 
-    fn reply(&mut self) {
+    fn reply(&self) {
         let header = Header { key_ptr: b"x-a".as_ptr(), key_length: 3, value_ptr: b"b".as_ptr(), value_length: 1 };
-        self.replying = true;
+        self.replying.set(true);
         unsafe { http_send_response(self.host, 429, &raw const header, 1, buffer("no"), buffer("guest_said_no")) };
-        self.replying = false;
+        self.replying.set(false);
     }
 
-    fn at_body(&mut self, end: bool) -> i32 {
+    fn at_body(&self, end: bool) -> i32 {
         let slices = self.slices(0);
         for slice in &slices {
-            self.seen.extend(copy(*slice));
+            self.seen.borrow_mut().extend(copy(*slice));
         }
         if let Some(kept) = self.kept.take() {
             // On purpose what a module must not do; not where that would be reported as the fault that it is.
@@ -231,10 +241,10 @@ impl Filter {
             self.note("kept", format!("{:x?}", copy(kept)));
             let _ = kept;
         }
-        match self.wish.as_str() {
+        match self.wish().as_str() {
             "hold" if !end => 1,
             "hold" => {
-                self.note("seen", &self.seen);
+                self.note_seen();
                 self.note("buffered", unsafe { http_get_body_size(self.host, 1) }.to_string());
                 self.note("replayed", unsafe { http_received_buffered_request_body(self.host) }.to_string());
                 0
@@ -276,7 +286,7 @@ impl Filter {
         let mut hosts = vec![NOTHING; unsafe { http_get_upstream_hosts_attempted_size(self.host) }];
         unsafe { http_get_upstream_hosts_attempted(self.host, hosts.as_mut_ptr()) };
         self.note("hosts", hosts.into_iter().map(text).collect::<Vec<_>>().join(","));
-        self.note("inline", self.replying.to_string());
+        self.note("inline", self.replying.get().to_string());
         let label = buffer("m");
         unsafe { http_filter_increment_counter(self.host, self.requests, &raw const label, 1, 1) };
     }
@@ -315,12 +325,12 @@ extern "C" fn envoy_dynamic_module_on_http_filter_new(config: ConstPtr, host: Pt
     }
     let filter = Filter {
         host,
-        wish: String::new(),
-        seen: Vec::new(),
-        kept: None,
+        wish: RefCell::default(),
+        seen: RefCell::default(),
+        kept: Cell::default(),
         requests: config.requests,
         config: config.host,
-        replying: false,
+        replying: Cell::default(),
     };
     Box::into_raw(Box::new(filter)).cast()
 }
@@ -338,9 +348,9 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(_: Ptr, filter: C
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(_: Ptr, filter: ConstPtr) -> i32 {
     let filter = Filter::of(filter);
-    match filter.wish.as_str() {
+    match filter.wish().as_str() {
         "rewrite" => filter.rewrite(),
-        _ => filter.note("seen", &filter.seen),
+        _ => filter.note_seen(),
     }
     0
 }
@@ -348,7 +358,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(_: Ptr, filte
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(_: Ptr, filter: ConstPtr, _: bool) -> i32 {
     let filter = Filter::of(filter);
-    if filter.wish == "reply-late" {
+    if filter.wish() == "reply-late" {
         filter.reply();
     }
     0
@@ -359,7 +369,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_response_body(_: Ptr, filter: 
     let filter = Filter::of(filter);
     let slices = filter.slices(2);
     filter.note("answer", slices.into_iter().flat_map(copy).collect::<Vec<u8>>());
-    if filter.wish == "hold-answer" { 1 } else { 0 }
+    if filter.wish() == "hold-answer" { 1 } else { 0 }
 }
 
 #[unsafe(no_mangle)]

@@ -26,16 +26,16 @@ fn a_refused_call_does_nothing_and_says_so() {
 fn a_refusal_lasts_as_long_as_it_is_told_to() {
     let host = host();
     host.refuse(Refusal::of(CallbackName::BodyChunks).always());
-    assert_eq!(noted(&host.request(asking("hold").chunks(["a", "b"])), "seen").as_deref(), Some(""));
+    assert_eq!(noted(&host.request(asking("hold").body_chunks(["a", "b"])), "seen").as_deref(), Some(""));
     host.clear_refusals();
     host.refuse(Refusal::of(CallbackName::BodyChunks).nth(1));
-    assert_eq!(noted(&host.request(asking("hold").chunks(["a", "b", "c"])), "seen").as_deref(), Some("ac"));
+    assert_eq!(noted(&host.request(asking("hold").body_chunks(["a", "b", "c"])), "seen").as_deref(), Some("ac"));
 }
 
 #[test]
 fn calls_are_counted() {
     let host = host();
-    let stream = host.request(asking("").chunks(["a", "b"]));
+    let stream = host.request(asking("").body_chunks(["a", "b"]));
     stream.respond(HttpMessage::response(200));
     assert_eq!(host.calls(CallbackName::BodyChunks), 2);
     assert_eq!(host.calls(CallbackName::SendResponse), 0);

@@ -14,7 +14,7 @@ fn streams_of_several_workers_run_at_once_and_add_up() {
             scope.spawn(move || {
                 worker.run(|worker| {
                     for _ in 0..EACH {
-                        let stream = worker.request(asking("hold").chunks(["a", "b"]));
+                        let stream = worker.request(asking("hold").body_chunks(["a", "b"]));
                         stream.respond(HttpMessage::response(200).body("c"));
                     }
                 });

@@ -13,5 +13,7 @@ mod early;
 mod endings;
 mod imports;
 mod lease;
+#[path = "../../scenarios/endings.rs"]
+mod scenarios;
 mod statuses;
 mod world;
