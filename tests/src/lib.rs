@@ -14,7 +14,7 @@ mod wire;
 
 pub use figures::{Figure, Samples, figure};
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
-pub use scripted::ScriptedPod;
+pub use scripted::{Arrival, ScriptedPod};
 pub use upload::{UploadResponse, Uploader};
 pub use wire::Wire;
 
