@@ -8,9 +8,8 @@ unexport PODS
 SETUP := python3 scripts/setup.py
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
-NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
-BOOTSTRAPS := $(wildcard envoy/*.yaml)
+BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
 .PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm check-native stats-tags metrics-table ci
 
@@ -99,6 +98,9 @@ lint: ## Checks format, warnings, the rules of the house and what is generated
 
 check-wasm: wasm ## Compares what the module imports from its host with filter/imports.txt
 	python3 scripts/wasm_imports.py $(WASM) filter/imports.txt
+
+check-native: ## Compares what the native module takes from Envoy and gives to it with the lists in dynamic-module
+	@python3 scripts/test.py native native-symbols
 
 stats-tags: ## Writes the stats_tags of the bootstraps from the catalogue
 	cargo run --quiet --package catalogue --bin stats-tags $(BOOTSTRAPS)

@@ -38,6 +38,10 @@ def wasm():
     return target() / "wasm32-wasip1" / "wasm" / "filter.wasm"
 
 
+def native():
+    return target() / "native" / "libinpick.so"
+
+
 class Failed(Exception):
     """A step failed for a reason that its own output does not tell."""
 
@@ -55,7 +59,8 @@ def bootstraps():
     with tempfile.TemporaryDirectory(prefix="inpick-validate-") as scratch:
         for file in files:
             copy = Path(scratch) / file.name
-            copy.write_text(file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm())))
+            text = file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm()))
+            copy.write_text(text.replace("target/native/libinpick.so", str(native())))
             yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
 
 
@@ -72,6 +77,11 @@ def imports():
     yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
 
 
+def native_symbols():
+    lists = (str(ROOT / "dynamic-module" / name) for name in ("imports.txt", "exports.txt"))
+    yield [sys.executable, str(ROOT / "scripts" / "native_symbols.py"), str(native()), *lists, str(setup.envoy_path())]
+
+
 def lint():
     """Format, rules, warnings natively and for the module's target; the quick ones first."""
     yield ["cargo", "fmt", "--all", "--check"]
@@ -82,7 +92,8 @@ def lint():
 
 def generated():
     """Whether what the catalogue writes into other files is up to date."""
-    bootstraps = [str(file) for file in sorted((ROOT / "envoy").glob("*.yaml"))]
+    # Natively, labels are labels.
+    bootstraps = [str(file) for file in sorted((ROOT / "envoy").glob("*.yaml")) if "stats_tags: begin" in file.read_text()]
     for program, files in (("stats-tags", bootstraps), ("metrics-table", [str(ROOT / "README.md")])):
         yield ["cargo", "run", "--quiet", "--package", "catalogue", "--bin", program, "--", "--check", *files]
 
@@ -110,6 +121,7 @@ STEPS = [
     Step("stats-tags", generated, minutes=2),
     Step("core", cargo("test", *(word for package in CORE for word in ("--package", package))), minutes=10),
     Step("wasm", cargo("build", "--package", "filter", "--profile", "wasm", "--target", "wasm32-wasip1"), ("wasm-target",)),
+    Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
     Step("build", build, minutes=20),
     Step("rust", cargo("test", "--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)), "--no-fail-fast"),
          ("envoy",)),
@@ -117,6 +129,7 @@ STEPS = [
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
     Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=10),
     Step("module-imports", imports, minutes=1),
+    Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
@@ -130,7 +143,7 @@ def run(command, log, seconds):
     environment = setup.environment()
     if command[0] == "python":
         command = [str(setup.VENV / "bin" / "python3"), *command[1:]]
-    environment.update(INPICK_WASM=str(wasm()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
+    environment.update(INPICK_WASM=str(wasm()), INPICK_NATIVE=str(native()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
     log.write(f"$ {' '.join(command)}\n")
     log.flush()
     process = subprocess.Popen(

@@ -212,6 +212,8 @@ families! {
         "Requests that failed through an endpoint's fault, by how.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
+    LonePicksTotal = "inpick_lone_picks_total", Counter, [], Always, Envoy,
+        "Picks of a thread that found the state of the process held by another, and went by the loads that it knows itself.";
     PrefixPredictedTokensTotal = "inpick_prefix_predicted_tokens_total", Counter, [Pool], Always, Envoy,
         "Prompt tokens that the endpoint was predicted to have in its cache, of answers that reported how many it had.";
     PrefixReportedTokensTotal = "inpick_prefix_reported_tokens_total", Counter, [Pool], Always, Envoy,

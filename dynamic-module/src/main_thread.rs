@@ -149,7 +149,7 @@ impl Turn {
             if members.iter().any(|member| Arc::ptr_eq(&member.instance, &instance)) {
                 continue;
             }
-            let worker = instance.with_picker(|picker| Worker::new(clock::random(), picker, BUILD));
+            let worker = instance.with_keeper(|picker| Worker::new(clock::random(), picker, BUILD));
             let mut member = Member { instance, worker, pace: Pace::default(), call: None };
             // It serves from the first moment: there is one for all threads, so nobody else would know what it needs.
             member.step(envoy, stats, |worker, picker, host| worker.request_came(picker, host));
@@ -205,7 +205,7 @@ impl Member {
         step: impl FnOnce(&mut Worker, &mut EndpointPicker, &mut Host<'_, '_>),
     ) {
         let Self { instance, worker, pace, call } = self;
-        instance.with_picker(|picker| step(worker, picker, &mut Host { envoy, stats, pace, call }));
+        instance.with_keeper(|picker| step(worker, picker, &mut Host { envoy, stats, pace, call }));
     }
 
     fn finish(&mut self, envoy: &mut ExtensionConfig<'_>, stats: &mut Stats) {

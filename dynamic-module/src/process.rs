@@ -1,11 +1,13 @@
 //! What all threads of the process share: the endpoint pickers of its filters, and the shared data.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use endpoint_picker::EndpointPicker;
 use endpoint_picker::config::{Config, ServiceConfig};
 use endpoint_picker::rules::Destination;
+use shared_routing::SharedRouting;
 
 use crate::clock;
 use crate::shared_memory::SharedMemory;
@@ -27,20 +29,58 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Instance {
     document: Vec<u8>,
-    destination: Destination,
-    picker: Mutex<EndpointPicker>,
+    config: Config,
+    routing: Arc<SharedRouting>,
+    /// The main thread's, which keeps the statistics. No other thread takes this lock.
+    keeper: Mutex<EndpointPicker>,
+}
+
+thread_local! {
+    /// This thread's endpoint pickers; most processes have one instance.
+    static PICKERS: RefCell<Vec<(Weak<Instance>, EndpointPicker)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Instance {
-    /// Works with the endpoint picker. Nothing that can call back may be done within.
-    pub(crate) fn with_picker<T>(&self, then: impl FnOnce(&mut EndpointPicker) -> T) -> T {
-        // After a panic: the picker's own steps are whole or not begun, but for counts.
-        then(&mut lock(&self.picker))
+    fn new(document: &[u8], config: Config) -> Arc<Self> {
+        let routing = SharedRouting::new(clock::random());
+        let keeper = Mutex::new(EndpointPicker::keeping(config.clone(), clock::random(), routing.clone()));
+        Arc::new(Self { document: document.to_vec(), config, routing, keeper })
+    }
+
+    /// Works with this thread's endpoint picker. Nothing that can call back may be done within.
+    pub(crate) fn with_picker<T>(self: &Arc<Self>, then: impl FnOnce(&mut EndpointPicker) -> T) -> T {
+        PICKERS.with(|pickers| match pickers.try_borrow_mut() {
+            Ok(mut pickers) => {
+                let known = pickers.iter().position(|(instance, _)| Weak::as_ptr(instance) == Arc::as_ptr(self));
+                let place = known.unwrap_or_else(|| {
+                    pickers.retain(|(instance, _)| instance.strong_count() > 0);
+                    pickers.push((Arc::downgrade(self), self.new_picker()));
+                    pickers.len() - 1
+                });
+                match pickers.get_mut(place) {
+                    Some((_, picker)) => then(picker),
+                    None => then(&mut self.new_picker()),
+                }
+            }
+            // Within another hook of this thread: the routing is shared, so any picker will do.
+            Err(_) => then(&mut self.new_picker()),
+        })
+    }
+
+    fn new_picker(&self) -> EndpointPicker {
+        let mut picker = EndpointPicker::serving(self.config.clone(), clock::random(), self.routing.clone());
+        picker.catch_up();
+        picker
+    }
+
+    /// Works with the main thread's endpoint picker, on the main thread.
+    pub(crate) fn with_keeper<T>(&self, then: impl FnOnce(&mut EndpointPicker) -> T) -> T {
+        then(&mut lock(&self.keeper))
     }
 
     /// How Envoy's load balancer is told whom to take.
-    pub(crate) const fn destination(&self) -> Destination {
-        self.destination
+    pub(crate) fn destination(&self) -> Destination {
+        self.config.rules.destination.unwrap_or(Destination::Metadata)
     }
 }
 
@@ -64,9 +104,7 @@ impl Process {
         if let Some(sidecar) = &*lock(&self.sidecar) {
             config.sidecar.clone_from(sidecar);
         }
-        let destination = config.rules.destination.unwrap_or(Destination::Metadata);
-        let picker = Mutex::new(EndpointPicker::new(config, clock::random()));
-        let instance = Arc::new(Instance { document: document.to_vec(), destination, picker });
+        let instance = Instance::new(document, config);
         instances.push(Arc::clone(&instance));
         instance
     }

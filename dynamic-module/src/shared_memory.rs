@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, TryLockError};
 
 use endpoint_picker::shared_data::{SetError, SharedData};
 
 /// Keys are spread over so many locks, each held for one look-up or one write: requests that name responses meet rarely.
 const SHARDS: usize = 64;
 
-/// Values by key, shared by all threads.
+/// Tries of a lock before a thread gives up: a look-up takes less than a tenth of them.
+const TRIES: u32 = 10_000;
+
+/// Values by key, shared by all threads. No thread waits for another that the system may have stopped: it finds nothing, and writes nothing.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     hasher: RandomState,
@@ -33,8 +36,15 @@ impl SharedMemory {
     fn with_shard<T>(&self, key: &str, then: impl FnOnce(&mut HashMap<String, Value>) -> T) -> Option<T> {
         let place = self.hasher.hash_one(key) % SHARDS as u64;
         let shard = self.shards.get(usize::try_from(place).ok()?)?;
-        // Each write is whole: a panic elsewhere left nothing half done.
-        Some(then(&mut shard.lock().unwrap_or_else(PoisonError::into_inner)))
+        for _ in 0..TRIES {
+            match shard.try_lock() {
+                Ok(mut values) => return Some(then(&mut values)),
+                // Each write is whole: a panic elsewhere left nothing half done.
+                Err(TryLockError::Poisoned(poisoned)) => return Some(then(&mut poisoned.into_inner())),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        None
     }
 }
 
@@ -57,6 +67,6 @@ impl SharedData for &SharedMemory {
             held.cas = held.cas.wrapping_add(1).max(1);
             Ok(())
         };
-        self.with_shard(key, set).unwrap_or(Err(SetError::Refused))
+        self.with_shard(key, set).unwrap_or(Err(SetError::Changed))
     }
 }

@@ -51,7 +51,7 @@ struct State {
 /// What is done with the request's body.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Phase {
-    /// It passes.
+    /// It passes; the exchange may still be interested in it.
     #[default]
     Passing,
     /// It is held and read.
@@ -62,6 +62,7 @@ enum Phase {
 
 impl Stream {
     pub(crate) fn new(instance: Arc<Instance>) -> Self {
+        instance.with_picker(EndpointPicker::catch_up);
         Self { instance, state: RefCell::default() }
     }
 
@@ -91,7 +92,10 @@ impl Stream {
 
     pub(crate) fn request_body(&self, envoy: &mut HttpStream<'_>, end: bool) -> Verdict {
         match self.phase() {
-            Phase::Passing => Verdict::Go,
+            Phase::Passing => {
+                self.pass_body(envoy, end);
+                Verdict::Go
+            }
             Phase::Held => Verdict::Stay,
             Phase::Reading => self.step(envoy, |exchange, picker, envoy| match envoy.body(Body::Received) {
                 Some(slices) => exchange.on_request_body(picker, slices, end, &mut Info(envoy)),
@@ -103,9 +107,30 @@ impl Stream {
         }
     }
 
+    /// A piece of the body of a request that was passed on already.
+    fn pass_body(&self, envoy: &HttpStream<'_>, end: bool) {
+        self.observe(envoy, |exchange, picker, envoy| {
+            let info = &mut Info(envoy);
+            if exchange.reads_request() {
+                if let Some(slices) = envoy.body(Body::Received) {
+                    exchange.on_request_body(picker, slices, end, info);
+                    return;
+                }
+                log::warn!("a request body cannot be read");
+                exchange.on_refused(picker, Refused::Body, clock::now());
+            }
+            exchange.on_request_size(picker, envoy.body_size(Body::Received) as u64, end, info);
+        });
+    }
+
     pub(crate) fn request_trailers(&self, envoy: &mut HttpStream<'_>) -> Verdict {
         match self.phase() {
-            Phase::Passing => Verdict::Go,
+            Phase::Passing => {
+                self.observe(envoy, |exchange, picker, envoy| {
+                    exchange.on_request_size(picker, 0, true, &mut Info(envoy));
+                });
+                Verdict::Go
+            }
             Phase::Held => Verdict::Stay,
             Phase::Reading => {
                 self.step(envoy, |exchange, picker, envoy| exchange.on_request_trailers(picker, &mut Info(envoy)))
@@ -264,14 +289,14 @@ impl Stream {
             let _ = envoy.set_header(Map::Request, load_report::FORMAT_HEADER, load_report::FORMAT.as_bytes());
         }
         if let Some(splice) = &outbound.splice {
-            check(replace_model(envoy, splice, outbound.has_content_length), Refused::Splice)?;
+            check(replace_model(envoy, splice, outbound.content_length), Refused::Splice)?;
         }
         Ok(())
     }
 }
 
 /// Puts a body with another model in the place of the one that Envoy holds; false: Envoy refused something.
-fn replace_model(envoy: &mut HttpStream<'_>, splice: &Splice, has_content_length: bool) -> bool {
+fn replace_model(envoy: &mut HttpStream<'_>, splice: &Splice, content_length: Option<u64>) -> bool {
     let received = Body::Received;
     // With trailers, the last hook brings nothing of the body.
     let at = if envoy.body_size(received) > 0 { received } else { Body::Buffered };
@@ -290,8 +315,8 @@ fn replace_model(envoy: &mut HttpStream<'_>, splice: &Splice, has_content_length
         return false;
     }
     let replaced = envoy.drain(at) && envoy.append(at, &spliced);
-    let length = spliced.len().to_string();
-    replaced && (!has_content_length || envoy.set_header(Map::Request, "content-length", length.as_bytes()))
+    let declare = |length: u64| envoy.set_header(Map::Request, "content-length", length.to_string().as_bytes());
+    replaced && content_length.is_none_or(declare)
 }
 
 /// Answers the client.

@@ -285,7 +285,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{SubsetHint, UnknownModel};
+    use crate::rules::{Destination, EarlyPick, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -313,10 +313,15 @@ mod tests {
             subset_hint: SubsetHint::Off,
             conformance: false,
             orca: false,
+            early_pick: Some(EarlyPick { bytes: 32_768, reads_rest: true }),
             session: None,
+            destination: None,
         };
         assert_eq!(*config.rules, rules);
         assert_eq!(filter(r#"{"saturation": {"shed": false}}"#).rules.shedding, None);
+        for never in ["0", "null"] {
+            assert_eq!(filter(&format!(r#"{{"early_pick_bytes": {never}}}"#)).rules.early_pick, None);
+        }
         let session = filter(r#"{"session": {"header": "X-Session-Token"}}"#).rules.session.unwrap();
         assert_eq!(session, Session { carrier: Carrier::Header("x-session-token".into()), ttl_seconds: None });
     }
@@ -329,6 +334,7 @@ mod tests {
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
                 "sidecar": {"cluster": "s", "wait_ms": 50},
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
+                "early_pick_bytes": 4096.0, "early_pick_rest": "pass", "destination": "header",
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
@@ -346,7 +352,9 @@ mod tests {
             subset_hint: SubsetHint::Header,
             conformance: true,
             orca: true,
+            early_pick: Some(EarlyPick { bytes: 4_096, reads_rest: false }),
             session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
+            destination: Some(Destination::Header),
         };
         assert_eq!(*config.rules, rules);
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));

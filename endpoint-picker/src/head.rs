@@ -45,8 +45,8 @@ pub struct RequestHead<'a> {
     pub path: &'a [u8],
     /// `content-encoding`, if other than `identity`.
     pub encoded: bool,
-    /// Has `content-length`.
-    pub has_content_length: bool,
+    /// `content-length`: bytes of the body.
+    pub content_length: Option<u64>,
     /// The client sent the destination header itself.
     pub has_destination: bool,
     /// Value of the objective header.
@@ -85,7 +85,9 @@ impl<'a> RequestHead<'a> {
                 }
                 b":path" => head.path = value,
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
-                b"content-length" => head.has_content_length = true,
+                b"content-length" => {
+                    head.content_length = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+                }
                 b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,

@@ -75,10 +75,7 @@ impl Splice {
     /// The same of a body that lies in slices.
     #[must_use]
     pub fn apply_to(&self, slices: &[&[u8]]) -> Vec<u8> {
-        let written = match self.notation {
-            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
-            Notation::Plain => self.model.as_bytes().to_vec(),
-        };
+        let written = self.written();
         let size = slices.iter().map(|slice| slice.len()).sum();
         let mut spliced = Vec::with_capacity(size + written.len() * self.ranges.len());
         let mut at = 0;
@@ -92,6 +89,23 @@ impl Splice {
         }
         extend(&mut spliced, slices, at..size);
         spliced
+    }
+
+    /// The length of a body of so many bytes with the name replaced.
+    #[must_use]
+    pub fn length(&self, bytes: u64) -> u64 {
+        let written = self.written().len() as u64;
+        self.ranges.iter().fold(bytes, |bytes, range| {
+            bytes.saturating_add(written).saturating_sub(range.end.saturating_sub(range.start) as u64)
+        })
+    }
+
+    /// The new name as it stands in the body.
+    fn written(&self) -> Vec<u8> {
+        match self.notation {
+            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
+            Notation::Plain => self.model.as_bytes().to_vec(),
+        }
     }
 }
 

@@ -31,26 +31,75 @@ impl Stream {
         Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
-    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there.
+    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
+    /// exchange has decided, the rest of what is held is shown or counted before the request is changed and passed on.
     fn read_body(&mut self, buffered: usize, end: bool) -> Action {
-        while let Some(slab) = self.slabs.next(buffered) {
-            let bytes = match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
-                Ok(bytes) => bytes,
-                Err(refused) => {
+        let picker = Rc::clone(&self.picker);
+        let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
+        if end {
+            self.exchange.on_request_held(&picker);
+        }
+        let mut decided = None;
+        loop {
+            if decided.is_some() && buffered != usize::MAX && !self.exchange.reads_request() {
+                let unread = self.slabs.unread(buffered);
+                self.exchange.on_request_size(&mut picker, unread as u64, end, &mut EnvoyStream);
+                break;
+            }
+            let slab = self.slabs.next(buffered);
+            let bytes = match slab.map(|slab| host::buffer(Buffer::RequestBody, slab.start, slab.length)) {
+                None => Vec::new(),
+                Some(Ok(bytes)) => bytes,
+                Some(Err(refused)) => {
                     log::warn!("a request body cannot be read: {refused:?}");
-                    return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Body, host::now()));
+                    let directive = self.exchange.on_refused(&mut picker, Refused::Body, host::now());
+                    if decided.is_some() && directive == Directive::Continue {
+                        continue;
+                    }
+                    decided = Some(directive);
+                    break;
                 }
             };
-            let is_last = self.slabs.fetched(slab, bytes.len()) || self.slabs.next(buffered).is_none();
+            let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
+            let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let action = self.step(|exchange, picker| {
-                exchange.on_request_body(picker, [bytes.as_slice()], is_end, &mut EnvoyStream)
-            });
-            if is_last || !self.slabs.is_wanted() {
-                return action;
+            let directive = self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+            let directive = self.pick(&mut picker, directive);
+            self.slabs.set_look(self.exchange.next_look());
+            if decided.is_none() && directive != Directive::Wait {
+                decided = Some(directive);
+            }
+            let goes_on = decided.as_ref().is_none_or(|directive| matches!(directive, Directive::Send(_)));
+            if is_last || !goes_on {
+                break;
             }
         }
-        self.step(|exchange, picker| exchange.on_request_body(picker, [], end, &mut EnvoyStream))
+        self.carry_out(&mut picker, decided.unwrap_or(Directive::Wait))
+    }
+
+    /// A piece of the body of a request that was passed on already.
+    fn pass_body(&mut self, size: usize, end: bool) {
+        if self.exchange.is_settled() {
+            return;
+        }
+        let Ok(mut picker) = self.picker.try_borrow_mut() else { return };
+        let mut slabs = Slabs::default();
+        while self.exchange.reads_request()
+            && let Some(slab) = slabs.next(size)
+        {
+            match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
+                Ok(bytes) => {
+                    let is_end = end && (slabs.fetched(slab, bytes.len()) || slabs.next(size).is_none());
+                    self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+                }
+                Err(refused) => {
+                    log::warn!("a request body cannot be read: {refused:?}");
+                    self.exchange.on_refused(&mut picker, Refused::Body, host::now());
+                }
+            }
+        }
+        // What nobody was shown, if only the end.
+        self.exchange.on_request_size(&mut picker, slabs.unread(size) as u64, end, &mut EnvoyStream);
     }
 
     /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
@@ -64,20 +113,33 @@ impl Stream {
     fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Action {
         let picker = Rc::clone(&self.picker);
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
-        let mut directive = step(&mut self.exchange, &mut picker);
-        if directive == Directive::Pick {
-            self.exchange.find_maker(&picker, &mut Envoy);
-            let before = host::now();
-            directive = self.exchange.pick(&mut picker, before);
-            picker.record_pick_duration(host::now().micros_since(before));
+        let directive = step(&mut self.exchange, &mut picker);
+        let directive = self.pick(&mut picker, directive);
+        self.slabs.set_look(self.exchange.next_look());
+        self.carry_out(&mut picker, directive)
+    }
+
+    /// Picks, where that is directed.
+    fn pick(&mut self, picker: &mut EndpointPicker, directive: Directive) -> Directive {
+        if directive != Directive::Pick {
+            return directive;
         }
+        self.exchange.find_maker(picker, &mut Envoy);
+        let before = host::now();
+        let directive = self.exchange.pick(picker, before);
+        picker.record_pick_duration(host::now().micros_since(before));
+        directive
+    }
+
+    /// Does what is directed, and what instead if the host refuses.
+    fn carry_out(&mut self, picker: &mut EndpointPicker, mut directive: Directive) -> Action {
         self.slabs.set_wanted(directive == Directive::Wait);
         loop {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,
                 Directive::Wait | Directive::Pick | Directive::Hold => return Action::Pause,
                 Directive::Send(outbound) => {
-                    match send(&outbound, |refused| self.exchange.on_refused(&mut picker, refused, host::now())) {
+                    match send(&outbound, |refused| self.exchange.on_refused(picker, refused, host::now())) {
                         Ok(()) => return Action::Continue,
                         Err(instead) => {
                             directive = instead;
@@ -90,7 +152,7 @@ impl Stream {
                     Err(refused) => refused,
                 },
             };
-            directive = self.exchange.on_refused(&mut picker, refused, host::now());
+            directive = self.exchange.on_refused(picker, refused, host::now());
         }
     }
 }
@@ -130,7 +192,10 @@ impl HttpContext for Stream {
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
-            Due::Pass => Action::Continue,
+            Due::Pass => {
+                self.pass_body(size, end);
+                Action::Continue
+            }
             Due::Wait => Action::Pause,
             Due::Fetch => self.read_body(size, end),
         }
@@ -138,6 +203,7 @@ impl HttpContext for Stream {
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
+            self.pass_body(0, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
@@ -223,8 +289,8 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
         let spliced = host::buffer(Buffer::RequestBody, 0, usize::MAX).and_then(|body| {
             let body = splice.apply(&body);
             host::replace_buffer(Buffer::RequestBody, &body)?;
-            if outbound.has_content_length {
-                host::set_header(Map::Request, "content-length", body.len().to_string().as_bytes())?;
+            if let Some(length) = outbound.content_length {
+                host::set_header(Map::Request, "content-length", length.to_string().as_bytes())?;
             }
             Ok(())
         });
