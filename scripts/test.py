@@ -5,6 +5,7 @@
 
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
+The last lines name each test that failed.
 A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
 """
 
@@ -165,6 +166,17 @@ def counted(output):
     return sum(map(int, counts))
 
 
+def failing(output):
+    """Names of the tests that cargo, pytest and unittest say have failed, in the order of the output."""
+    names = []
+    # cargo lists the names of a binary's failed tests last, behind the same heading as their output.
+    for block in re.findall(r"^failures:\n((?:    \S.*\n)+)", output, re.M):
+        names += [line.strip() for line in block.splitlines()]
+    names += re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", output, re.M)
+    names += re.findall(r"^(?:FAIL|ERROR): (\S+ \(\S+\))$", output, re.M)
+    return list(dict.fromkeys(names))
+
+
 def perform(step, path):
     """Runs a step; raises Failed, or setup.Missing if a tool cannot be had."""
     setup.ensure(*step.tools)
@@ -193,6 +205,7 @@ def main(names):
     strict = os.environ.get("CI") == "true"
     LOGS.mkdir(parents=True, exist_ok=True)
     passed = failed = skipped = 0
+    named = []
     for step in select(names):
         path = LOGS / f"{step.name}.log"
         path.unlink(missing_ok=True)
@@ -209,13 +222,15 @@ def main(names):
             output = path.read_text(errors="replace")
         if verdict == "FAILED":
             print("\n".join(output.splitlines()[-TAIL:]))
+            named += [f"{step.name}: {name}" for name in failing(output) or [detail]]
         tests = counted(output)
         detail = detail or (f"{tests} tests" if tests else "")
         print(f"{verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}", flush=True)
         passed += verdict == "ok"
         failed += verdict == "FAILED"
         skipped += verdict == "skipped"
-    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
+    print("".join(f"failed: {name}\n" for name in named), end="", flush=True)
     return int(failed > 0)
 
 

@@ -21,5 +21,6 @@ mod panics;
 mod plugin;
 mod process;
 mod shared_memory;
+mod sidecar;
 mod stats;
 mod stream;

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::envoy::{Callout, ExtensionConfig, Timer};
 use crate::panics;
 use crate::process::{Instance, process};
+use crate::sidecar::{Answer, Sidecar, Told};
 use crate::stats::Stats;
 
 /// The commit and the reference that the module was built from.
@@ -51,6 +52,7 @@ struct Turn {
     /// What no instance counts: faults of the module.
     ledger: Ledger,
     flusher: Flusher,
+    told: Told,
 }
 
 /// One instance of the filter, and its worker between requests.
@@ -60,6 +62,8 @@ struct Member {
     worker: Worker,
     pace: Pace,
     call: Option<Callout>,
+    /// The sidecar in this process that it asks, if its document has one.
+    sidecar: Option<Arc<Sidecar>>,
 }
 
 /// When a member has its next turn.
@@ -79,6 +83,7 @@ impl MainThread {
             members: Vec::new(),
             ledger: Ledger::new(StatsConfig::default()),
             flusher: Flusher::default(),
+            told: Told::default(),
         };
         Self { turn: RefCell::new(turn) }
     }
@@ -121,20 +126,24 @@ impl MainThread {
         if let Some(member) = members.iter_mut().find(|member| member.call == Some(call)) {
             member.call = None;
             let Member { worker, pace, call, .. } = member;
-            worker.handle_response(&mut Host { envoy, stats, pace, call }, response);
+            let mut host = Host { envoy, stats, pace, call, sidecar: None, answered: &mut None };
+            worker.handle_response(&mut host, response);
         }
     }
 
     /// The server stops: everything that is known reaches Envoy's stats.
     pub(crate) fn finish(&self, envoy: &mut ExtensionConfig<'_>) {
         let Ok(mut turn) = self.turn.try_borrow_mut() else { return };
-        let Turn { stats, timer, members, ledger, flusher } = &mut *turn;
+        let Turn { stats, timer, members, ledger, flusher, .. } = &mut *turn;
         for mut member in members.drain(..) {
             member.finish(envoy, stats);
         }
         count_panics(ledger);
         let (mut pace, mut call) = (Pace::default(), None);
-        flusher.finish(ledger, &mut Host { envoy, stats, pace: &mut pace, call: &mut call });
+        flusher.finish(
+            ledger,
+            &mut Host { envoy, stats, pace: &mut pace, call: &mut call, sidecar: None, answered: &mut None },
+        );
         if let Some(timer) = timer.take() {
             envoy.delete(timer);
         }
@@ -150,7 +159,13 @@ impl Turn {
                 continue;
             }
             let worker = instance.with_keeper(|picker| Worker::new(clock::random(), picker, BUILD));
-            let mut member = Member { instance, worker, pace: Pace::default(), call: None };
+            let flags = instance.with_keeper(|picker| picker.config().sidecar.embedded.clone());
+            let sidecar = flags.and_then(|flags| {
+                let running = members.iter().filter_map(|member| member.sidecar.as_ref());
+                let same = running.into_iter().find(|sidecar| sidecar.has(&flags)).cloned();
+                same.or_else(|| Sidecar::start(flags))
+            });
+            let mut member = Member { instance, worker, pace: Pace::default(), call: None, sidecar };
             // It serves from the first moment: there is one for all threads, so nobody else would know what it needs.
             member.step(envoy, stats, |worker, picker, host| worker.request_came(picker, host));
             members.push(member);
@@ -181,10 +196,14 @@ impl Turn {
     }
 
     fn flush(&mut self, envoy: &mut ExtensionConfig<'_>, now: Timestamp) {
-        let Self { stats, ledger, flusher, .. } = self;
+        let Self { stats, ledger, flusher, members, told, .. } = self;
         count_panics(ledger);
+        let mut sidecars: Vec<&Arc<Sidecar>> = members.iter().filter_map(|member| member.sidecar.as_ref()).collect();
+        sidecars.sort_by_key(|sidecar| Arc::as_ptr(sidecar));
+        sidecars.dedup_by(|left, right| Arc::ptr_eq(left, right));
+        told.count(sidecars.into_iter(), ledger);
         let (mut pace, mut call) = (Pace::default(), None);
-        let mut host = Host { envoy, stats, pace: &mut pace, call: &mut call };
+        let mut host = Host { envoy, stats, pace: &mut pace, call: &mut call, sidecar: None, answered: &mut None };
         flusher.tick(ledger, &mut host, FLUSH_INTERVAL_MILLIS, now);
     }
 
@@ -204,8 +223,15 @@ impl Member {
         stats: &mut Stats,
         step: impl FnOnce(&mut Worker, &mut EndpointPicker, &mut Host<'_, '_>),
     ) {
-        let Self { instance, worker, pace, call } = self;
-        instance.with_keeper(|picker| step(worker, picker, &mut Host { envoy, stats, pace, call }));
+        let Self { instance, worker, pace, call, sidecar } = self;
+        let mut answered = None;
+        let mut host = Host { envoy, stats, pace, call, sidecar: sidecar.as_deref(), answered: &mut answered };
+        instance.with_keeper(|picker| step(worker, picker, &mut host));
+        if let Some(answer) = host.answered.take() {
+            let response =
+                answer.as_ref().map(|Answer { status, body }| SidecarResponse { status: status.as_bytes(), body });
+            worker.handle_response(&mut host, response);
+        }
     }
 
     fn finish(&mut self, envoy: &mut ExtensionConfig<'_>, stats: &mut Stats) {
@@ -231,6 +257,9 @@ struct Host<'a, 'hook> {
     stats: &'a mut Stats,
     pace: &'a mut Pace,
     call: &'a mut Option<Callout>,
+    sidecar: Option<&'a Sidecar>,
+    /// What the sidecar in this process answered to a call within this turn.
+    answered: &'a mut Option<Option<Answer>>,
 }
 
 impl SharedData for Host<'_, '_> {
@@ -244,8 +273,13 @@ impl SharedData for Host<'_, '_> {
 }
 
 impl HostStats for Host<'_, '_> {
-    fn define_stat(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
-        self.stats.series(family, suffix, labels)
+    fn define_stat(&mut self, kind: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let number = self.stats.series(family, suffix, labels)?;
+        if kind == SinkKind::Counter {
+            // A bucket that is empty is part of its histogram: Envoy makes a series when it is first changed.
+            self.stats.change(self.envoy, kind, number, 0);
+        }
+        Some(number)
     }
 
     fn add_to_stat(&mut self, id: u32, delta: u64) {
@@ -274,6 +308,10 @@ impl Binding for Host<'_, '_> {
 
     fn call(&mut self, request: &SidecarRequest) -> Result<(), String> {
         let SidecarRequest { cluster, path, if_none_match, timeout_ms } = request;
+        if let Some(sidecar) = self.sidecar {
+            *self.answered = Some(sidecar.fetch(path, if_none_match.as_deref()));
+            return Ok(());
+        }
         let mut headers = vec![(":method", "GET"), (":path", path.as_str()), (":authority", cluster.as_str())];
         if let Some(tag) = if_none_match {
             headers.push(("if-none-match", tag));

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use endpoint_picker::Plugin;
-use endpoint_picker::config::ServiceConfig;
+use endpoint_picker::config::{ConfigError, ServiceConfig};
 use endpoint_picker_config::Reading;
 
 use crate::envoy;
 use crate::process::{Instance, process};
+use crate::sidecar;
 
 /// The instance that a filter's document asks for; `None`: it is no good, and the log says why.
 pub(crate) fn configure_filter(document: &[u8]) -> Option<Arc<Instance>> {
@@ -41,16 +42,17 @@ pub(crate) fn configure_extension(document: &[u8]) -> Option<Option<ServiceConfi
 }
 
 fn read(document: &[u8]) -> Option<Plugin> {
-    match endpoint_picker_config::parse(document) {
-        Ok(Reading { plugin, notes }) => {
+    let wrong = sidecar::errors(document);
+    let errors = match endpoint_picker_config::parse(document) {
+        Ok(Reading { plugin, notes }) if wrong.is_empty() => {
             for note in notes {
                 log::warn!("plugin configuration: {note}");
             }
-            Some(plugin)
+            return Some(plugin);
         }
-        Err(error) => {
-            log::error!("{error}");
-            None
-        }
-    }
+        Ok(_) => wrong,
+        Err(ConfigError(errors)) => errors.into_iter().chain(wrong).collect(),
+    };
+    log::error!("{}", ConfigError(errors));
+    None
 }

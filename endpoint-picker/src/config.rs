@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::rules::Rules;
+use crate::rules::{Destination, Rules};
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
@@ -130,6 +130,8 @@ pub struct ServiceConfig {
     pub wait_ms: u64,
     /// Milliseconds after which a request has failed; more than `wait_ms`.
     pub timeout_ms: u64,
+    /// Flags of a sidecar that the binding runs itself, as the sidecar reads them; `cluster` is not asked then.
+    pub embedded: Option<Map<String, Value>>,
 }
 
 /// Every bad field, in the order of the document.
@@ -171,7 +173,7 @@ impl Plugin {
         let mut root = Fields::of(document, "", &mut errors);
         let plugin = match root.object("snapshot_service", &mut errors) {
             Some(service) => {
-                if !service.values.contains_key("cluster") {
+                if !service.values.contains_key("cluster") && !service.values.contains_key("embedded") {
                     errors.push("snapshot_service.cluster: missing".to_owned());
                 }
                 Self::SnapshotService(ServiceConfig::read(service, &mut errors))
@@ -180,6 +182,28 @@ impl Plugin {
         };
         root.finish(&mut errors);
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
+    }
+
+    /// For a binding that cannot do what only the native module can.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the configuration asks for it.
+    pub fn without_native_settings(self) -> Result<Self, ConfigError> {
+        let (section, sidecar, destination) = match &self {
+            Self::Filter(config) => ("sidecar", &config.sidecar, config.rules.destination),
+            Self::SnapshotService(config) => ("snapshot_service", config, None),
+        };
+        let mut errors = Vec::new();
+        if destination == Some(Destination::Metadata) {
+            errors.push("destination: only the native module writes metadata; here it is \"header\"".to_owned());
+        }
+        if sidecar.embedded.is_some() {
+            errors.push(format!(
+                "{section}.embedded: only the native module runs the sidecar in Envoy; here it is a process of its own, which {section}.cluster names"
+            ));
+        }
+        if errors.is_empty() { Ok(self) } else { Err(ConfigError(errors)) }
     }
 }
 
@@ -196,6 +220,7 @@ impl ServiceConfig {
             interval_ms: fields.integer("interval_ms", 1..=60_000, errors).unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
             wait_ms,
             timeout_ms,
+            embedded: fields.object("embedded", errors).map(|embedded| embedded.values),
         };
         fields.finish(errors);
         config
@@ -285,7 +310,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{Destination, EarlyPick, SubsetHint, UnknownModel};
+    use crate::rules::{EarlyPick, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -519,6 +544,7 @@ mod tests {
                 interval_ms: DEFAULT_SNAPSHOT_INTERVAL_MS,
                 wait_ms: DEFAULT_SNAPSHOT_WAIT_MS,
                 timeout_ms: DEFAULT_SNAPSHOT_TIMEOUT_MS,
+                embedded: None,
             }))
         );
         assert!(Plugin::parse(br#"{"snapshot_service": {}}"#).is_err());
@@ -526,6 +552,28 @@ mod tests {
             Plugin::parse(br#"{"snapshot_service": {"cluster": "s", "wait_ms": 900, "timeout_ms": 900}}"#).is_err()
         );
         assert!(Plugin::parse(br#"{"snapshot_service": {"cluster": "s"}, "pool": "p"}"#).is_err());
+    }
+
+    #[test]
+    fn what_only_the_native_module_can_do_is_kept_as_it_is_and_refused_elsewhere() {
+        let document = r#"{"sidecar": {"embedded": {"pool": ["a=envoy:b"], "x": 1}, "interval_ms": 20}}"#;
+        let config = filter(document);
+        let embedded = config.sidecar.embedded.clone().unwrap();
+        assert_eq!(embedded.keys().collect::<Vec<_>>(), ["pool", "x"]);
+        let refused = Plugin::Filter(config).without_native_settings().unwrap_err();
+        assert!(refused.0[0].starts_with("sidecar.embedded: only the native module"), "{refused}");
+        let service = Plugin::parse(br#"{"snapshot_service": {"embedded": {}}}"#).unwrap();
+        let refused = service.without_native_settings().unwrap_err();
+        assert!(refused.0[0].starts_with("snapshot_service.embedded: "), "{refused}");
+        for document in ["{}", r#"{"destination": "header"}"#] {
+            assert!(Plugin::Filter(filter(document)).without_native_settings().is_ok());
+        }
+        let refused = Plugin::Filter(filter(r#"{"destination": "metadata", "sidecar": {"embedded": {}}}"#));
+        let refused = refused.without_native_settings().unwrap_err();
+        assert_eq!(refused.0.len(), 2, "{refused}");
+        assert!(refused.0[0].starts_with("destination: only the native module"), "{refused}");
+        let error = Plugin::parse(br#"{"sidecar": {"embedded": true}}"#).unwrap_err();
+        assert_eq!(error.0, ["sidecar.embedded: must be an object, not true"]);
     }
 
     #[test]

@@ -85,9 +85,7 @@ impl<'a> RequestHead<'a> {
                 }
                 b":path" => head.path = value,
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
-                b"content-length" => {
-                    head.content_length = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-                }
+                b"content-length" => head.content_length = whole(value),
                 b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,
@@ -122,6 +120,14 @@ impl<'a> RequestHead<'a> {
             None => Route::Untouched,
         }
     }
+}
+
+/// A whole number in decimal digits.
+fn whole(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |number, digit| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
 }
 
 /// What a request is to the picker.

@@ -11,7 +11,8 @@ use endpoint_picker::ledger::SinkKind;
 use endpoint_picker::shared_data::{SetError, SharedData};
 use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
 
-use crate::host::{self, Buffer, Map};
+use crate::abi::{self, Buffer, Map};
+use crate::host::{self, Returned};
 
 /// A refused write was logged.
 static WRITE_REFUSED: AtomicBool = AtomicBool::new(false);
@@ -26,7 +27,7 @@ impl SharedData for Envoy {
 
     fn set(&mut self, key: &str, value: &[u8], cas: u32) -> Result<(), SetError> {
         host::set_shared_data(key, value, cas).map_err(|refused| match refused {
-            host::CAS_MISMATCH => SetError::Changed,
+            abi::CAS_MISMATCH => SetError::Changed,
             refused => {
                 // Once, or a host that always refuses would fill the log.
                 if !WRITE_REFUSED.swap(true, Ordering::Relaxed) {
@@ -77,7 +78,7 @@ impl Binding for Envoy {
         if let Some(tag) = if_none_match {
             headers.push(("if-none-match", tag));
         }
-        host::call(cluster, headers, Duration::from_millis(*timeout_ms)).map_err(|refused| format!("{refused:?}"))
+        host::call(cluster, &headers, Duration::from_millis(*timeout_ms)).map_err(|refused| format!("{refused:?}"))
     }
 
     fn log(&mut self, news: &News) {
@@ -97,6 +98,7 @@ pub(crate) fn with_response<T>(
     let pairs = if headers == 0 { None } else { host::headers(Map::CallResponse).ok() };
     let status = pairs.as_ref().and_then(|pairs| pairs.iter().find(|(name, _)| *name == b":status"));
     let Some((_, status)) = status else { return then(None) };
-    let body = if body_size == 0 { Ok(Vec::new()) } else { host::buffer(Buffer::CallResponseBody, 0, body_size) };
+    let body =
+        if body_size == 0 { Ok(Returned::default()) } else { host::buffer(Buffer::CallResponseBody, 0, body_size) };
     then(Some(SidecarResponse { status, body: &body.unwrap_or_default() }))
 }

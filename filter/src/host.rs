@@ -1,16 +1,20 @@
-//! The host's functions, as far as the filter needs them: the only file that talks to Envoy and the only unsafe one.
+//! The host's functions, as far as the filter needs them: the only file that calls Envoy.
 //!
 //! The SDK's own wrappers end the virtual machine on every status that they do not expect, and read headers as UTF-8, which
 //! clients need not send. Here every status but `Ok` is a value ([`Refused`]), and everything is bytes.
 //!
-//! The contract behind each `unsafe`: the host writes through the pointers it is given only during the call; pointers to
-//! results it returns were made by `proxy_on_memory_allocate`, which the SDK exports as a `Vec` of exactly the returned size
-//! whose ownership passes to the caller (proxy-wasm ABI 0.2.1; SDK 0.2.5, `src/allocator.rs`).
+//! The contract behind each `unsafe` (proxy-wasm ABI 0.2.1): the host writes through the pointers it is given only during the call; what
+//! a call returns it writes into memory that it asks [`lend`] for within the call, once, and says how many bytes it wrote.
 #![allow(unsafe_code, reason = "host functions are foreign; this is the one file that may call them")]
 
+use std::cell::RefCell;
+use std::mem;
+use std::ops::Deref;
 use std::time::Duration;
 
 use endpoint_picker::Timestamp;
+
+use crate::abi::{Buffer, FOREIGN_MEMORY, Map, NO_GRPC_STATUS, OK, Refused};
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -56,6 +60,18 @@ unsafe extern "C" {
         cas: *mut u32,
     ) -> u32;
     fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, value_size: usize, cas: u32) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        body: *const u8,
+        body_size: usize,
+        trailers: *const u8,
+        trailers_size: usize,
+        timeout_millis: u32,
+        token: *mut u32,
+    ) -> u32;
 }
 
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
@@ -64,47 +80,97 @@ unsafe extern "C" {
     fn random_get(data: *mut u8, size: usize) -> u32;
 }
 
-/// The host answered with this status instead of `Ok`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Refused(pub(crate) u32);
-
-/// A compare-and-swap found that the value had changed.
-pub(crate) const CAS_MISMATCH: Refused = Refused(8);
-
-const OK: u32 = 0;
 const MONOTONIC: u32 = 1;
-
-/// Header maps, by the ABI's numbers.
-#[derive(Clone, Copy)]
-pub(crate) enum Map {
-    Request = 0,
-    Response = 2,
-    CallResponse = 6,
-}
-
-/// Buffers, by the ABI's numbers.
-#[derive(Clone, Copy)]
-pub(crate) enum Buffer {
-    RequestBody = 0,
-    ResponseBody = 1,
-    CallResponseBody = 4,
-    PluginConfiguration = 7,
-}
 
 fn check(status: u32) -> Result<(), Refused> {
     if status == OK { Ok(()) } else { Err(Refused(status)) }
 }
 
-/// Calls a host function that returns bytes and takes them over.
-fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>, Refused> {
+/// Memory that the host writes into. Almost everything that it returns in a request fits into a small piece, and a slab of a body into a
+/// large one, so both are used again instead of being allocated and freed.
+struct Pieces {
+    /// What was lent for the host call that runs.
+    lent: Vec<u8>,
+    small: Vec<Vec<u8>>,
+    large: Vec<u8>,
+}
+
+const SMALL_BYTES: usize = 8 * 1024;
+/// What one callback returns at a time, at most: headers and a body, and one to spare.
+const MAX_SMALL: usize = 4;
+/// A slab, see [`endpoint_picker::slab`].
+const LARGE_BYTES: usize = 256 * 1024;
+
+thread_local! {
+    static PIECES: RefCell<Pieces> =
+        const { RefCell::new(Pieces { lent: Vec::new(), small: Vec::new(), large: Vec::new() }) };
+}
+
+impl Pieces {
+    fn lend(&mut self, size: usize) -> *mut u8 {
+        self.lent = if size <= SMALL_BYTES {
+            self.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES))
+        } else if size <= LARGE_BYTES && self.large.capacity() == LARGE_BYTES {
+            mem::take(&mut self.large)
+        } else {
+            // The first body is as large as it is: most workers never see one of a whole slab.
+            Vec::with_capacity(if size > LARGE_BYTES / 2 && size <= LARGE_BYTES { LARGE_BYTES } else { size })
+        };
+        self.lent.as_mut_ptr()
+    }
+
+    fn take_back(&mut self, mut piece: Vec<u8>) {
+        piece.clear();
+        match piece.capacity() {
+            SMALL_BYTES if self.small.len() < MAX_SMALL => self.small.push(piece),
+            LARGE_BYTES => self.large = piece,
+            _ => {}
+        }
+    }
+}
+
+/// Memory for what the host call that runs returns.
+pub(crate) fn lend(size: usize) -> *mut u8 {
+    PIECES.with(|pieces| pieces.try_borrow_mut().map_or(std::ptr::null_mut(), |mut pieces| pieces.lend(size)))
+}
+
+/// What a host call returned.
+#[derive(Debug, Default)]
+pub(crate) struct Returned(Vec<u8>);
+
+impl Deref for Returned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        if self.0.capacity() > 0 {
+            let piece = mem::take(&mut self.0);
+            PIECES.with(|pieces| pieces.try_borrow_mut().map(|mut pieces| pieces.take_back(piece)).ok());
+        }
+    }
+}
+
+/// Calls a host function that returns bytes.
+fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Returned, Refused> {
     let mut data: *mut u8 = std::ptr::null_mut();
     let mut size: usize = 0;
     check(call(&raw mut data, &raw mut size))?;
     if data.is_null() || size == 0 {
-        return Ok(Vec::new());
+        return Ok(Returned::default());
     }
-    // SAFETY: see the head of this file; the SDK allocated exactly `size` bytes as a `Vec` and gave it away.
-    Ok(unsafe { Vec::from_raw_parts(data, size, size) })
+    let mut piece =
+        PIECES.with(|pieces| pieces.try_borrow_mut().map(|mut pieces| mem::take(&mut pieces.lent)).unwrap_or_default());
+    if piece.as_ptr() != data.cast_const() || size > piece.capacity() {
+        return Err(FOREIGN_MEMORY);
+    }
+    // SAFETY: the host says that it wrote `size` bytes, which is no more than the piece has room for.
+    unsafe { piece.set_len(size) };
+    Ok(Returned(piece))
 }
 
 /// Writes a line to Envoy's log; what the host makes of it is its own affair.
@@ -173,7 +239,7 @@ pub(crate) fn remove_header(map: Map, name: &str) -> Result<(), Refused> {
 }
 
 /// Bytes of a buffer, at most `length` of them.
-pub(crate) fn buffer(buffer: Buffer, start: usize, length: usize) -> Result<Vec<u8>, Refused> {
+pub(crate) fn buffer(buffer: Buffer, start: usize, length: usize) -> Result<Returned, Refused> {
     // SAFETY: `returned` hands in valid pointers.
     returned(|data, size| unsafe { proxy_get_buffer_bytes(buffer as u32, start, length, data, size) })
 }
@@ -191,8 +257,6 @@ pub(crate) fn send_local_reply(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<(), Refused> {
-    /// No gRPC status: the ABI's -1.
-    const NO_GRPC_STATUS: i32 = -1;
     let headers = serialize_pairs(headers);
     // SAFETY: all slices outlive the call.
     check(unsafe {
@@ -210,16 +274,16 @@ pub(crate) fn send_local_reply(
 }
 
 /// A property by its path, segments separated by NUL; `None` when there is none.
-pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
+pub(crate) fn property(path: &str) -> Option<Returned> {
     // SAFETY: the string outlives the call and `returned` hands in valid pointers.
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
 }
 
 /// The texts of a property, one or a list, joined by commas.
-pub(crate) fn texts(property: Vec<u8>) -> Vec<u8> {
+pub(crate) fn texts(property: Returned) -> Vec<u8> {
     // A list comes as pairs whose names are its members, and its count alone has a NUL, which no text has that is an address.
     if !property.contains(&0) {
-        return property;
+        return property.to_vec();
     }
     let pairs = Pairs(property);
     pairs.iter().map(|(name, _)| name).collect::<Vec<_>>().join(&b","[..])
@@ -252,7 +316,7 @@ pub(crate) fn shared_data(key: &str) -> Option<(Vec<u8>, u32)> {
     let value =
         returned(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut cas) })
             .ok()?;
-    Some((value, cas))
+    Some((value.to_vec(), cas))
 }
 
 /// Sets a shared value; `cas` 0 sets it whatever it was.
@@ -261,22 +325,38 @@ pub(crate) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), R
     check(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) })
 }
 
-/// Starts a request without a body to a cluster; the answer comes to the root context's `on_http_call_response`. This goes
-/// through the SDK, whose dispatcher must know the call to hand its answer on.
-pub(crate) fn call(cluster: &str, headers: Vec<(&str, &str)>, timeout: Duration) -> Result<(), Refused> {
-    proxy_wasm::hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout)
-        .map(|_token| ())
-        .map_err(|status| Refused(status as u32))
+/// Starts a request without a body to a cluster; the answer comes to `proxy_on_http_call_response` of the root context whose callback this
+/// is.
+pub(crate) fn call(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), Refused> {
+    let headers = serialize_pairs(headers);
+    let no_trailers = serialize_pairs(&[]);
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: all slices outlive the call, the token is a local.
+    check(unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            std::ptr::null(),
+            0,
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    })
 }
 
 /// A header map as the host serialises it: a count, the sizes of all names and values, then names and values each followed by
 /// a NUL. Integers are little-endian, 32 bits.
-pub(crate) struct Pairs(Vec<u8>);
+pub(crate) struct Pairs(Returned);
 
 impl Pairs {
     /// Names and values in order. A block that contradicts itself ends early.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let bytes = self.0.as_slice();
+        let bytes: &[u8] = &self.0;
         let integer = |at: usize| {
             bytes.get(at..).and_then(<[u8]>::first_chunk::<4>).map(|word| u32::from_le_bytes(*word) as usize)
         };

@@ -8,13 +8,11 @@ use endpoint_picker::lease::Rank;
 use endpoint_picker::worker::{UNUSED_TICK_MILLIS, Worker};
 use endpoint_picker::{EndpointPicker, Plugin};
 use endpoint_picker_config::Reading;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
 
+use crate::abi::Buffer;
 use crate::envoy::{Envoy, with_response};
-use crate::host::{self, Buffer};
+use crate::host::{self, Returned};
 use crate::picker::SharedPicker;
-use crate::stream::Stream;
 
 /// The commit and the reference that the module was built from.
 const BUILD: [&str; 2] = [
@@ -55,15 +53,23 @@ impl Filter {
     }
 }
 
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
-        let configuration = if size == 0 { Ok(Vec::new()) } else { host::buffer(Buffer::PluginConfiguration, 0, size) };
+impl Root {
+    /// Reads the configuration, of so many bytes. False refuses it.
+    pub(crate) fn configure(&mut self, size: usize) -> bool {
+        let configuration =
+            if size == 0 { Ok(Returned::default()) } else { host::buffer(Buffer::PluginConfiguration, 0, size) };
         let plugin = match configuration.map(|bytes| endpoint_picker_config::parse(&bytes)) {
             Ok(Ok(Reading { plugin, notes })) => {
                 for note in notes {
                     log::warn!("plugin configuration: {note}");
                 }
-                plugin
+                match plugin.without_native_settings() {
+                    Ok(plugin) => plugin,
+                    Err(error) => {
+                        log::error!("{error}");
+                        return false;
+                    }
+                }
             }
             Ok(Err(error)) => {
                 log::error!("{error}");
@@ -91,7 +97,8 @@ impl RootContext for Root {
         Envoy.set_tick_period(period_millis)
     }
 
-    fn on_tick(&mut self) {
+    /// Runs what is due between requests.
+    pub(crate) fn tick(&mut self) {
         match self {
             Self::New => {}
             Self::Filter(filter) => filter.step(|worker, picker| worker.tick(picker, &mut Envoy)),
@@ -103,24 +110,20 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+    /// A stream begins. Gives what it is to be picked with; `None`: the service is no filter, and in a filter chain by mistake it lets
+    /// everything pass.
+    pub(crate) fn stream_came(&mut self) -> Option<SharedPicker> {
         match self {
             Self::Filter(filter) => {
                 filter.step(|worker, picker| worker.request_came(picker, &mut Envoy));
-                Some(Box::new(Stream::new(Rc::clone(&filter.picker))))
+                Some(Rc::clone(&filter.picker))
             }
-            // The service is no filter; in a filter chain by mistake, it lets everything pass.
-            Self::New | Self::Service(_) => Some(Box::new(PassThrough)),
+            Self::New | Self::Service(_) => None,
         }
     }
 
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-}
-
-impl Context for Root {
-    fn on_http_call_response(&mut self, _: u32, headers: usize, body_size: usize, _: usize) {
+    /// The sidecar answered, or did not (no headers).
+    pub(crate) fn call_answered(&mut self, headers: usize, body_size: usize) {
         with_response(headers, body_size, |response| match self {
             Self::New => {}
             Self::Filter(filter) => filter.step(|worker, _| worker.handle_response(&mut Envoy, response)),
@@ -128,18 +131,12 @@ impl Context for Root {
         });
     }
 
-    fn on_done(&mut self) -> bool {
+    /// The configuration was replaced, or the server stops.
+    pub(crate) fn finish(&mut self) {
         match self {
             Self::New => {}
             Self::Filter(filter) => filter.step(|worker, picker| worker.finish(picker, &mut Envoy)),
             Self::Service(holder) => holder.finish(&mut Envoy),
         }
-        true
     }
 }
-
-/// A stream that passes unchanged.
-struct PassThrough;
-
-impl Context for PassThrough {}
-impl HttpContext for PassThrough {}

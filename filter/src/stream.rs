@@ -10,11 +10,10 @@ use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::SubsetHint;
 use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 
+use crate::abi::{self, Action, Buffer, Map};
 use crate::envoy::Envoy;
-use crate::host::{self, Buffer, Map};
+use crate::host;
 use crate::picker::SharedPicker;
 
 /// Where the endpoint picker protocol puts the only endpoints that may be picked.
@@ -31,6 +30,17 @@ impl Stream {
         Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
+    /// Begins another stream in the memory of one that is over.
+    pub(crate) fn begin(&mut self, picker: SharedPicker) {
+        self.picker = picker;
+    }
+
+    /// Forgets the stream, which is over.
+    pub(crate) fn clear(&mut self) {
+        self.exchange = Exchange::default();
+        self.slabs = Slabs::default();
+    }
+
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
     /// exchange has decided, the rest of what is held is shown or counted before the request is changed and passed on.
     fn read_body(&mut self, buffered: usize, end: bool) -> Action {
@@ -39,67 +49,72 @@ impl Stream {
         if end {
             self.exchange.on_request_held(&picker);
         }
-        let mut decided = None;
         loop {
-            if decided.is_some() && buffered != usize::MAX && !self.exchange.reads_request() {
-                let unread = self.slabs.unread(buffered);
-                self.exchange.on_request_size(&mut picker, unread as u64, end, &mut EnvoyStream);
-                break;
-            }
             let slab = self.slabs.next(buffered);
             let bytes = match slab.map(|slab| host::buffer(Buffer::RequestBody, slab.start, slab.length)) {
-                None => Vec::new(),
-                Some(Ok(bytes)) => bytes,
+                None => None,
+                Some(Ok(bytes)) => Some(bytes),
                 Some(Err(refused)) => {
                     log::warn!("a request body cannot be read: {refused:?}");
                     let directive = self.exchange.on_refused(&mut picker, Refused::Body, host::now());
-                    if decided.is_some() && directive == Directive::Continue {
-                        continue;
-                    }
-                    decided = Some(directive);
-                    break;
+                    return self.carry_out(&mut picker, directive);
                 }
             };
+            let bytes = bytes.as_deref().unwrap_or_default();
             let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
             let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let directive = self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+            let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream);
             let directive = self.pick(&mut picker, directive);
+            if is_last {
+                return self.carry_out(&mut picker, directive);
+            }
+            if directive != Directive::Wait {
+                let mut slabs = std::mem::take(&mut self.slabs);
+                self.pass(&mut picker, &mut slabs, buffered, end);
+                return self.carry_out(&mut picker, directive);
+            }
             self.slabs.set_look(self.exchange.next_look());
-            if decided.is_none() && directive != Directive::Wait {
-                decided = Some(directive);
-            }
-            let goes_on = decided.as_ref().is_none_or(|directive| matches!(directive, Directive::Send(_)));
-            if is_last || !goes_on {
-                break;
-            }
         }
-        self.carry_out(&mut picker, decided.unwrap_or(Directive::Wait))
     }
 
-    /// A piece of the body of a request that was passed on already.
+    /// A piece of a body that nobody holds.
     fn pass_body(&mut self, size: usize, end: bool) {
         if self.exchange.is_settled() {
             return;
         }
-        let Ok(mut picker) = self.picker.try_borrow_mut() else { return };
-        let mut slabs = Slabs::default();
-        while self.exchange.reads_request()
+        let picker = Rc::clone(&self.picker);
+        if let Ok(mut picker) = picker.try_borrow_mut() {
+            self.pass(&mut picker, &mut Slabs::default(), size, end);
+        }
+    }
+
+    /// Shows what passes of a request that goes on to the exchange, or how much it is.
+    fn pass(&mut self, picker: &mut EndpointPicker, slabs: &mut Slabs, size: usize, end: bool) {
+        let mut is_over = false;
+        while !is_over
+            && (self.exchange.reads_request() || size == usize::MAX)
             && let Some(slab) = slabs.next(size)
         {
             match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
                 Ok(bytes) => {
+<<<<<<< HEAD
                     let is_end = end && (slabs.fetched(slab, bytes.len()) || slabs.next(size).is_none());
-                    self.exchange.on_request_body(&mut picker, [bytes.as_slice()], is_end, &mut EnvoyStream);
+                    self.exchange.on_request_body(&mut picker, [&*bytes], is_end, &mut EnvoyStream);
+=======
+                    is_over = slabs.fetched(slab, bytes.len());
+                    self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream);
+>>>>>>> early
                 }
                 Err(refused) => {
                     log::warn!("a request body cannot be read: {refused:?}");
-                    self.exchange.on_refused(&mut picker, Refused::Body, host::now());
+                    self.exchange.on_refused(picker, Refused::Body, host::now());
+                    is_over = true;
                 }
             }
         }
-        // What nobody was shown, if only the end.
-        self.exchange.on_request_size(&mut picker, slabs.unread(size) as u64, end, &mut EnvoyStream);
+        let unseen = if size == usize::MAX { 0 } else { slabs.unread(size) as u64 };
+        self.exchange.on_request_size(picker, unseen, end, &mut EnvoyStream);
     }
 
     /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
@@ -115,7 +130,6 @@ impl Stream {
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
         let directive = step(&mut self.exchange, &mut picker);
         let directive = self.pick(&mut picker, directive);
-        self.slabs.set_look(self.exchange.next_look());
         self.carry_out(&mut picker, directive)
     }
 
@@ -133,7 +147,11 @@ impl Stream {
 
     /// Does what is directed, and what instead if the host refuses.
     fn carry_out(&mut self, picker: &mut EndpointPicker, mut directive: Directive) -> Action {
-        self.slabs.set_wanted(directive == Directive::Wait);
+        let waits = directive == Directive::Wait;
+        self.slabs.set_wanted(waits);
+        if waits {
+            self.slabs.set_look(self.exchange.next_look());
+        }
         loop {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,
@@ -157,10 +175,8 @@ impl Stream {
     }
 }
 
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+impl Stream {
+    pub(crate) fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
         let pairs = host::headers(Map::Request);
         #[cfg(feature = "fault-injection")]
         if let Ok(pairs) = &pairs {
@@ -190,7 +206,7 @@ impl HttpContext for Stream {
         self.step(|exchange, picker| exchange.on_request_headers(picker, &head, end, host::now()))
     }
 
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
             Due::Pass => {
                 self.pass_body(size, end);
@@ -201,7 +217,7 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
             self.pass_body(0, true);
             return Action::Continue;
@@ -210,7 +226,7 @@ impl HttpContext for Stream {
         self.read_body(usize::MAX, true)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -221,7 +237,7 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+    pub(crate) fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         if self.exchange.is_settled() {
             return Action::Continue;
         }
@@ -233,7 +249,7 @@ impl HttpContext for Stream {
         }
         match host::buffer(Buffer::ResponseBody, 0, size) {
             Ok(bytes) => {
-                exchange.on_response_body(&mut picker, [bytes.as_slice()], info, end);
+                exchange.on_response_body(&mut picker, [&*bytes], info, end);
                 exchange.note_maker(&picker, &mut Envoy);
             }
             Err(refused) => {
@@ -244,14 +260,14 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+    pub(crate) fn on_http_response_trailers(&mut self, _: usize) -> Action {
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
             self.exchange.on_response_trailers(&mut picker, host::now());
         }
         Action::Continue
     }
 
-    fn on_log(&mut self) {
+    pub(crate) fn on_log(&mut self) {
         if self.exchange.is_settled() {
             return;
         }
@@ -263,7 +279,7 @@ impl HttpContext for Stream {
 
 /// Changes a request as directed. A refusal is told to `refused`, whose directive counts instead unless it lets the request go on.
 fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> Result<(), Directive> {
-    let mut check = |result: Result<(), host::Refused>, what: Refused| match result {
+    let mut check = |result: Result<(), abi::Refused>, what: Refused| match result {
         Ok(()) => Ok(()),
         Err(status) => {
             log::warn!("a request cannot be changed ({what:?}): {status:?}");
@@ -343,7 +359,7 @@ impl StreamInfo for EnvoyStream {
     }
 
     fn code_details(&mut self) -> Option<Vec<u8>> {
-        host::property("response\0code_details")
+        host::property("response\0code_details").map(|details| details.to_vec())
     }
 
     fn response_flags(&mut self) -> Option<u64> {

@@ -7,6 +7,7 @@ use wasmtime::{Caller, Linker};
 
 use crate::body::Body;
 use crate::codes::{BufferKind, CallError, MapKind, StreamKind};
+use crate::faults::Effect;
 use crate::hostcalls::guest_reply;
 use crate::memory::{self, Failure};
 use crate::pairs;
@@ -50,9 +51,16 @@ fn run(
         ));
     }
     let during = state.frame.map(|frame| frame.callback);
-    if let Some(status) = state.faults.strike(name, during) {
-        state.crossed(Direction::GuestToHost, name, String::new, Some(status), true);
-        return Ok(status.abi());
+    match state.faults.strike(name, during) {
+        None => {}
+        Some(Effect::Returns(status)) => {
+            state.crossed(Direction::GuestToHost, name, String::new, Some(status), true);
+            return Ok(status.abi());
+        }
+        Some(Effect::Traps) => {
+            state.crossed(Direction::GuestToHost, name, String::new, None, true);
+            return Err(wasmtime::format_err!("{name} was to end the VM"));
+        }
     }
     let record = state.crossed(Direction::GuestToHost, name, String::new, None, false);
     let mut args = Args { text: String::new(), on: state.trace.is_recording() };

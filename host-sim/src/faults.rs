@@ -11,12 +11,21 @@ enum Which {
     All,
 }
 
+/// What a matching call does instead of what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It returns this.
+    Returns(Status),
+    /// It ends the VM.
+    Traps,
+}
+
 /// A host call that is to return a status without doing anything. By default it fires once, on the next
 /// call of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     call: String,
-    status: Status,
+    effect: Effect,
     which: Which,
     during: Option<Callback>,
     seen: u64,
@@ -26,7 +35,13 @@ impl Fault {
     /// The next call of `call` (such as `proxy_get_buffer_bytes`) returns `status`.
     #[must_use]
     pub fn new(call: impl Into<String>, status: Status) -> Self {
-        Self { call: call.into(), status, which: Which::Nth(0), during: None, seen: 0 }
+        Self { call: call.into(), effect: Effect::Returns(status), which: Which::Nth(0), during: None, seen: 0 }
+    }
+
+    /// The next call of `call` ends the VM, as a crash of the guest would.
+    #[must_use]
+    pub fn trap(call: impl Into<String>) -> Self {
+        Self { effect: Effect::Traps, ..Self::new(call, Status::InternalFailure) }
     }
 
     /// Every call from now on, instead of the next one.
@@ -65,9 +80,9 @@ impl Faults {
         self.faults.clear();
     }
 
-    /// The status for this call, if one was injected. Every fault counts the calls that match it.
-    pub(crate) fn strike(&mut self, call: &str, during: Option<Callback>) -> Option<Status> {
-        let mut status = None;
+    /// What happens to this call, if something was injected. Every fault counts the calls that match it.
+    pub(crate) fn strike(&mut self, call: &str, during: Option<Callback>) -> Option<Effect> {
+        let mut effect = None;
         self.faults.retain_mut(|fault| {
             let matches = fault.call == call && fault.during.is_none_or(|phase| Some(phase) == during);
             if !matches {
@@ -77,17 +92,17 @@ impl Faults {
             fault.seen += 1;
             match fault.which {
                 Which::All => {
-                    status = status.or(Some(fault.status));
+                    effect = effect.or(Some(fault.effect));
                     true
                 }
                 Which::Nth(n) if n == number => {
-                    status = status.or(Some(fault.status));
+                    effect = effect.or(Some(fault.effect));
                     false
                 }
                 Which::Nth(_) => true,
             }
         });
-        status
+        effect
     }
 }
 
@@ -100,7 +115,7 @@ mod tests {
         let mut faults = Faults::default();
         faults.add(Fault::new("a", Status::InternalFailure));
         assert_eq!(faults.strike("b", None), None);
-        assert_eq!(faults.strike("a", None), Some(Status::InternalFailure));
+        assert_eq!(faults.strike("a", None), Some(Effect::Returns(Status::InternalFailure)));
         assert_eq!(faults.strike("a", None), None);
     }
 
@@ -111,15 +126,15 @@ mod tests {
         assert_eq!(faults.strike("a", Some(Callback::Log)), None);
         assert_eq!(faults.strike("a", Some(Callback::Tick)), None);
         assert_eq!(faults.strike("a", Some(Callback::Log)), None);
-        assert_eq!(faults.strike("a", Some(Callback::Tick)), Some(Status::NotFound));
+        assert_eq!(faults.strike("a", Some(Callback::Tick)), Some(Effect::Returns(Status::NotFound)));
     }
 
     #[test]
     fn an_always_fault_stays_until_cleared() {
         let mut faults = Faults::default();
         faults.add(Fault::new("a", Status::Empty).always());
-        assert_eq!(faults.strike("a", None), Some(Status::Empty));
-        assert_eq!(faults.strike("a", None), Some(Status::Empty));
+        assert_eq!(faults.strike("a", None), Some(Effect::Returns(Status::Empty)));
+        assert_eq!(faults.strike("a", None), Some(Effect::Returns(Status::Empty)));
         faults.clear();
         assert_eq!(faults.strike("a", None), None);
     }

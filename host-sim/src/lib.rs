@@ -78,4 +78,4 @@ pub use settings::{
 };
 pub use stats::{StatKind, Stats};
 pub use stream::{LocalReply, ReplyOrigin, Sent, StreamEnd};
-pub use trace::{Crossings, Direction, LogLine, Record, VmName};
+pub use trace::{Cost, Crossings, Direction, LogLine, Record, VmName};

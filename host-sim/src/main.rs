@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use host_sim::{Direction, FailurePolicy, Host, HttpOutcome, HttpStream, Request, Response, Sent, StreamProgress};
+use host_sim::{
+    Cost, Direction, FailurePolicy, Host, HttpOutcome, HttpStream, Request, Response, Sent, StreamProgress,
+};
 
 /// Modules flush their stats every second or some seconds.
 const DEFAULT_SETTLE_MS: u64 = 10_000;
@@ -59,6 +61,9 @@ struct Run {
     /// Virtual milliseconds that pass after the stream, so that what a module writes on ticks is among the stats.
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_SETTLE_MS)]
     settle: u64,
+    /// A property that the module reads once the response comes, such as `upstream.address=10.0.0.1:8000`.
+    #[arg(long, value_name = "NAME=TEXT", value_parser = property)]
+    property: Vec<(String, String)>,
     /// Cuts bodies into chunks of this many bytes.
     #[arg(long, value_name = "BYTES")]
     chunk: Option<std::num::NonZeroUsize>,
@@ -80,6 +85,12 @@ struct Run {
     /// Prints every callback and host call.
     #[arg(long)]
     trace: bool,
+    /// Prints instructions, host calls and allocations of each kind of callback.
+    #[arg(long)]
+    instructions: bool,
+    /// Exchanges that go before the one that is printed, so that what a module does only once is done.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    before: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -102,6 +113,11 @@ impl From<Policy> for FailurePolicy {
 fn cluster(text: &str) -> Result<(String, PathBuf), String> {
     let (name, file) = text.split_once('=').ok_or("it has the form NAME=FILE")?;
     Ok((name.to_owned(), PathBuf::from(file)))
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has the form NAME=TEXT")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn main() -> ExitCode {
@@ -163,15 +179,37 @@ fn run(arguments: &Run, out: &mut impl Write) -> anyhow::Result<()> {
     }
     let host = builder.build()?;
     host.advance(Duration::from_millis(arguments.advance));
-    let stream = host.request(request.worker(arguments.worker))?;
+    let request = request.worker(arguments.worker);
+    for _ in 0..arguments.before {
+        exchange(&host, &request, response.as_ref(), &arguments.property)?;
+    }
+    if arguments.before > 0 {
+        host.advance(Duration::from_millis(arguments.settle));
+        host.clear_trace();
+    }
+    let (stream, directive) = exchange(&host, &request, response.as_ref(), &arguments.property)?;
+    host.advance(Duration::from_millis(arguments.settle));
+    report(&host, &stream, &directive, arguments, out)
+}
+
+/// One request and, if it goes upstream, its response; with what the filter made of the request.
+fn exchange(
+    host: &Host,
+    request: &Request,
+    response: Option<&Response>,
+    properties: &[(String, String)],
+) -> anyhow::Result<(HttpStream, String)> {
+    let stream = host.request(request.clone())?;
     let directive = directive(&stream);
     if let Some(response) = response
         && stream.progress() == StreamProgress::Upstream
     {
-        stream.respond(response)?;
+        for (name, value) in properties {
+            stream.set_property(name, value.as_str());
+        }
+        stream.respond(response.clone())?;
     }
-    host.advance(Duration::from_millis(arguments.settle));
-    report(&host, &stream, &directive, arguments.trace, out)
+    Ok((stream, directive))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -193,8 +231,14 @@ fn directive(stream: &HttpStream) -> String {
     }
 }
 
-fn report(host: &Host, stream: &HttpStream, directive: &str, trace: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    if trace {
+fn report(
+    host: &Host,
+    stream: &HttpStream,
+    directive: &str,
+    arguments: &Run,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if arguments.trace {
         writeln!(out, "# trace")?;
         for record in host.trace() {
             writeln!(out, "{record}")?;
@@ -223,6 +267,18 @@ fn report(host: &Host, stream: &HttpStream, directive: &str, trace: bool, out: &
     for (direction, name, count) in crossings.iter() {
         let arrow = if direction == Direction::HostToGuest { "->" } else { "<-" };
         writeln!(out, "{count:>6} {arrow} {name}")?;
+    }
+    if arguments.instructions {
+        writeln!(out, "# instructions of the stream: {}", crossings.instructions())?;
+        writeln!(
+            out,
+            "{:<30}{:>10}{:>14}{:>12}{:>13}",
+            "callback", "callbacks", "instructions", "host calls", "allocations"
+        )?;
+        for (callback, Cost { callbacks, instructions, calls, allocations }) in crossings.costs() {
+            let name = callback.name();
+            writeln!(out, "{name:<30}{callbacks:>10}{instructions:>14}{calls:>12}{allocations:>13}")?;
+        }
     }
     for vm in host.vms() {
         let state = host.failure(vm).map_or_else(|| "alive".to_owned(), |reason| format!("dead: {reason}"));

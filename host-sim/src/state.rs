@@ -224,9 +224,9 @@ impl State {
     ) -> usize {
         let Some(frame) = self.frame else { return 0 };
         let Some(vm) = self.vms.get_mut(frame.vm) else { return 0 };
-        vm.crossings.add(direction, name);
+        vm.crossings.add(direction, name, frame.callback);
         if let Some(stream) = frame.stream_id.and_then(|stream_id| self.streams.get_mut(&stream_id)) {
-            stream.crossings.add(direction, name);
+            stream.crossings.add(direction, name, frame.callback);
         }
         let args = if self.trace.is_recording() { args() } else { String::new() };
         self.trace.push(Record {
@@ -243,6 +243,16 @@ impl State {
             injected,
             fuel: None,
         })
+    }
+
+    /// Counts what a callback of a VM, and of a stream where it is about one, has used.
+    pub(crate) fn spent(&mut self, vm: usize, stream_id: Option<u64>, during: Callback, instructions: u64) {
+        if let Some(vm) = self.vms.get_mut(vm) {
+            vm.crossings.spend(during, instructions);
+        }
+        if let Some(stream) = stream_id.and_then(|stream_id| self.streams.get_mut(&stream_id)) {
+            stream.crossings.spend(during, instructions);
+        }
     }
 
     /// Records something the host did by itself.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::codes::{Callback, Status};
+use crate::codes::{ALLOCATE, Callback, Status};
 
 /// Which VM of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,11 +106,25 @@ pub struct LogLine {
     pub text: String,
 }
 
-/// How often the boundary was crossed, by name.
+/// How often the boundary was crossed, by name, and what each kind of callback took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Crossings {
     host_to_guest: BTreeMap<&'static str, u64>,
     guest_to_host: BTreeMap<&'static str, u64>,
+    costs: BTreeMap<Callback, Cost>,
+}
+
+/// What all callbacks of one kind took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// How often the callback was made.
+    pub callbacks: u64,
+    /// Instructions that the guest ran, those of `proxy_on_memory_allocate` included: the fuel that it used.
+    pub instructions: u64,
+    /// Host calls that it made.
+    pub calls: u64,
+    /// Allocations that the host made in it for what those calls return.
+    pub allocations: u64,
 }
 
 impl Crossings {
@@ -130,7 +144,7 @@ impl Crossings {
     /// of the call that returned data.
     #[must_use]
     pub fn allocations(&self) -> u64 {
-        self.callbacks(crate::codes::ALLOCATE)
+        self.callbacks(ALLOCATE)
     }
 
     /// All calls of imports, logging and WASI included.
@@ -158,12 +172,44 @@ impl Crossings {
         inward.chain(outward)
     }
 
-    pub(crate) fn add(&mut self, direction: Direction, name: &'static str) {
+    /// What each kind of callback took, in the order of a stream.
+    pub fn costs(&self) -> impl Iterator<Item = (Callback, Cost)> {
+        self.costs.iter().map(|(callback, cost)| (*callback, *cost))
+    }
+
+    /// What all callbacks of one kind took together.
+    #[must_use]
+    pub fn cost(&self, callback: Callback) -> Cost {
+        self.costs.get(&callback).copied().unwrap_or_default()
+    }
+
+    /// Instructions that the guest ran in all callbacks.
+    #[must_use]
+    pub fn instructions(&self) -> u64 {
+        self.costs.values().map(|cost| cost.instructions).sum()
+    }
+
+    pub(crate) fn add(&mut self, direction: Direction, name: &'static str, during: Callback) {
+        let cost = self.costs.entry(during).or_default();
         match direction {
-            Direction::HostToGuest => *self.host_to_guest.entry(name).or_default() += 1,
-            Direction::GuestToHost => *self.guest_to_host.entry(name).or_default() += 1,
+            Direction::HostToGuest => {
+                *self.host_to_guest.entry(name).or_default() += 1;
+                if name == ALLOCATE {
+                    cost.allocations += 1;
+                } else {
+                    cost.callbacks += 1;
+                }
+            }
+            Direction::GuestToHost => {
+                *self.guest_to_host.entry(name).or_default() += 1;
+                cost.calls += 1;
+            }
             Direction::Note => {}
         }
+    }
+
+    pub(crate) fn spend(&mut self, during: Callback, instructions: u64) {
+        self.costs.entry(during).or_default().instructions += instructions;
     }
 }
 

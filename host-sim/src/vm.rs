@@ -264,6 +264,7 @@ impl Core {
         let state = self.store.data_mut();
         state.frame = outer;
         let used = fuel_limit.saturating_sub(left);
+        state.spent(index, stream_id, callback, used);
         match called {
             Ok(value) => {
                 let outcome = value.map_or_else(String::new, |value| shown_return(callback, value));

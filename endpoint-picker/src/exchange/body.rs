@@ -63,6 +63,7 @@ impl Exchange {
         }
         for slice in slices {
             let fed = match &mut self.state {
+                State::Reading(reading) if reading.next_look.is_none() => reading.scanner.feed(slice),
                 State::Reading(_) => self.feed(picker, slice),
                 State::Ready(Ready { upload: Some(upload), .. }) => upload.feed(slice),
                 State::Sent(Sent { upload: Some(upload), .. }) => {

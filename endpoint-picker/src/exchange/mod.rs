@@ -248,8 +248,9 @@ impl Exchange {
             State::Sent(sent) => {
                 if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
-                    let (charge, record) = unserved(picker, sent, flags, info, now).close(None);
-                    settle(picker, Some(charge), record, End::Failed(flags.error_code()), now);
+                    let mut sent = unserved(picker, sent, flags, info, now);
+                    sent.close(None);
+                    settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
                     return Inbound::default();
                 }
                 let sent = served(picker, sent, head, info);
@@ -372,7 +373,12 @@ impl Exchange {
     /// The host lost its hold of the exchange by a fault of its own: it is settled as such, wherever it stands.
     pub fn on_fault(&mut self, picker: &mut EndpointPicker, now: Timestamp) {
         self.is_sealed = true;
-        self.end(picker, End::Failed(ErrorCode::Internal), now);
+        let failed = End::Failed(ErrorCode::Internal);
+        if matches!(self.state, State::New) {
+            self.state = State::Done;
+            settle(picker, None, Box::new(ExchangeRecord::begin(now)), failed, now);
+        }
+        self.end(picker, failed, now);
     }
 
     /// True once nothing is left to settle.
@@ -395,9 +401,9 @@ impl Exchange {
                 settle(picker, None, record, end, now);
             }
             State::Ready(ready) => settle(picker, None, ready.request.record, end, now),
-            State::Sent(sent) => {
-                let (charge, record) = sent.close(None);
-                settle(picker, Some(charge), record, end, now);
+            State::Sent(mut sent) => {
+                sent.close(None);
+                settle(picker, Some(sent.charge), sent.record, end, now);
             }
             State::Answering(answering) => finish(picker, *answering, end, now),
         }
@@ -444,9 +450,9 @@ impl Exchange {
             State::New => (None, Box::new(ExchangeRecord::begin(now))),
             State::Reading(reading) => (None, reading.request.record),
             State::Ready(ready) => (None, ready.request.record),
-            State::Sent(sent) => {
-                let (charge, record) = sent.close(None);
-                (Some(charge), record)
+            State::Sent(mut sent) => {
+                sent.close(None);
+                (Some(sent.charge), sent.record)
             }
             other @ (State::Answering(_) | State::Done) => {
                 self.state = other;

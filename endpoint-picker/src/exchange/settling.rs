@@ -10,7 +10,7 @@ use crate::record::{BodyOutcome, End, ExchangeRecord, ResponseOutcome, ResponseS
 use crate::scheduling::{Failure, Observation};
 use crate::time::Timestamp;
 
-use super::states::Answering;
+use super::states::{Answering, Sent};
 
 /// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
 /// round would take every other server's tokens of the model with it.
@@ -18,10 +18,11 @@ const MAX_TOKENS: u64 = u32::MAX as u64;
 
 /// An answer is over: judges it, tells the scheduler, and settles.
 pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { sent, status, streamed, reader, unread, unread_bytes, .. } = answering;
+    let Answering { mut sent, status, streamed, reader, unread, unread_bytes, .. } = answering;
     let complete = end == End::Complete;
-    let mut facts = reader.finish();
-    let (charge, mut record) = sent.close(facts.model.take());
+    let facts = reader.finish();
+    sent.close(facts.model.as_deref());
+    let Sent { mut record, charge, .. } = sent;
     let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
     let verdict = judge(status, &facts, outcome);
     let usage = believable(facts.usage.unwrap_or_default());

@@ -89,14 +89,12 @@ impl Sent {
         self.upload.as_ref().is_some_and(|upload| upload.is_coming())
     }
 
-    /// What is left to account for at its end. `answered_as`: the model that its answer names, which counts where nothing else told it.
-    pub(super) fn close(self, answered_as: Option<String>) -> (Charge, Box<ExchangeRecord>) {
-        let Self { mut record, charge, upload, .. } = self;
-        if upload.is_some_and(|upload| upload.is_model_open()) {
-            record.model = answered_as.unwrap_or_default();
-            record.target_model.clone_from(&record.model);
+    /// Its end is there. `answered_as`: the model that its answer names, which counts where nothing else told it.
+    pub(super) fn close(&mut self, answered_as: Option<&str>) {
+        if self.upload.as_ref().is_some_and(|upload| upload.is_model_open()) {
+            self.record.model = String::from(answered_as.unwrap_or_default());
+            self.record.target_model.clone_from(&self.record.model);
         }
-        (charge, record)
     }
 }
 

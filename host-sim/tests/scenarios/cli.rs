@@ -49,6 +49,23 @@ fn a_run_prints_directive_headers_body_stats_and_crossings() {
 }
 
 #[test]
+fn instructions_are_those_of_the_last_of_several_exchanges() {
+    let request = "POST / HTTP/1.1\r\nHost: svc\r\nx-script: rb:size\r\n\r\nhello";
+    let arguments = ["--instructions", "--before", "2", "--response", "response.http"];
+    let (ok, out, err) = host_sim(&arguments, request);
+    assert!(ok, "{err}");
+    let line = out.lines().find(|line| line.starts_with("proxy_on_request_body")).unwrap();
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!((fields[1], fields[3], fields[4]), ("1", "1", "0"), "{out}");
+    assert!(fields[2].parse::<u64>().unwrap() > 100, "{out}");
+    let total = out.lines().find_map(|line| line.strip_prefix("# instructions of the stream: ")).unwrap();
+    let table = out.lines().filter(|line| line.starts_with("proxy_on_"));
+    let sum: u64 = table.map(|line| line.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(total.parse::<u64>().unwrap(), sum, "{out}");
+    assert!(!host_sim(&["--property", "nonsense"], request).0);
+}
+
+#[test]
 fn what_a_module_writes_on_ticks_is_among_the_stats() {
     let request = "GET / HTTP/1.1\r\nHost: svc\r\n\r\n";
     let (ok, out, err) = host_sim(&["--config", "ticks.txt", "--settle", "2500"], request);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use host_sim::{Callback, FailurePolicy, ReplyOrigin, Response, VmName};
+use host_sim::{Callback, FailurePolicy, Fault, ReplyOrigin, Response, VmName};
 
 use crate::support::{heard, script, scripted};
 
@@ -112,4 +112,14 @@ fn memory_above_the_limit_is_refused_and_the_peak_is_readable() {
     let too_much = host.request(script("rh:grow=9000000")).unwrap();
     assert_eq!(too_much.response_status(), Some(503));
     assert!(host.peak_memory_pages(WORKER) <= (8 << 20) / 65_536);
+}
+
+#[test]
+fn a_host_call_can_end_the_vm_that_makes_it() {
+    let host = scripted().build().unwrap();
+    host.inject(Fault::trap("proxy_get_buffer_bytes"));
+    let stream = host.request(script("rb:body=0").body("abc")).unwrap();
+    assert_eq!(stream.response_status(), Some(503));
+    let reason = host.failure(VmName::Worker(0)).unwrap();
+    assert!(reason.contains("proxy_get_buffer_bytes was to end the VM"), "{reason}");
 }

@@ -35,6 +35,32 @@ fn crossings_are_counted_without_a_trace() {
 }
 
 #[test]
+fn each_kind_of_callback_has_its_instructions_calls_and_allocations() {
+    let host = scripted().build().unwrap();
+    let stream = host.request(script("rb:body=0;rb:body=9").body_chunks(["abc", "de"])).unwrap();
+    stream.respond(Response::new(200)).unwrap();
+    let crossings = stream.crossings();
+    let body = crossings.cost(Callback::RequestBody);
+    let trace = stream.trace();
+    let logged =
+        trace.iter().filter(|record| record.name == "proxy_log" && record.during == Some(Callback::RequestBody));
+    assert_eq!((body.callbacks, body.allocations), (2, crossings.calls("proxy_get_buffer_bytes") - 2));
+    assert_eq!(body.calls, crossings.calls("proxy_get_buffer_bytes") + logged.count() as u64);
+    let fuel = |callback: Callback| -> u64 {
+        let callbacks = stream.trace().into_iter().filter(|record| record.name == callback.name());
+        callbacks.filter_map(|record| record.fuel).sum()
+    };
+    for (callback, cost) in crossings.costs() {
+        assert_eq!(cost.instructions, fuel(callback), "{callback:?}");
+    }
+    assert_eq!(crossings.instructions(), crossings.costs().map(|(_, cost)| cost.instructions).sum::<u64>());
+    assert_eq!(crossings.cost(Callback::RequestTrailers), host_sim::Cost::default());
+    // The start of the module belongs to the VM and not to a stream.
+    assert_eq!(crossings.cost(Callback::Initialize).callbacks, 0);
+    assert_eq!(host.crossings(VmName::Worker(0)).cost(Callback::Initialize).callbacks, 1);
+}
+
+#[test]
 fn the_trace_keeps_order_arguments_status_and_fuel() {
     let host = scripted().build().unwrap();
     let stream = host.request(script("rb:body=0").body("abc")).unwrap();

@@ -5,9 +5,19 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use local_stack::{Builder, HttpClient};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once],
+}
 
 const CHAT: &str = "/v1/chat/completions";
+
+/// Makes every request to a pod take a second. The picker learns how fast pods answer, and on a busy machine it learns delays of tens
+/// of milliseconds too; only beside long answers do these not decide who gets what.
+const LONG_ANSWERS: [&str; 2] = ["--fault", "kind=slow_headers,delay_ms=1000"];
+/// Between two of them.
+const EVERY: Duration = Duration::from_millis(25);
 
 /// Two workers that get connections in turn.
 fn two_workers(stack: Builder) -> Builder {
@@ -16,44 +26,49 @@ fn two_workers(stack: Builder) -> Builder {
     })
 }
 
-/// What came of some requests.
-#[derive(Debug, Default)]
-struct Outcomes {
-    failed: usize,
-    shares: Vec<usize>,
-}
-
-/// Sends requests over two connections in turn, `every` apart.
-async fn send(gateway: &Gateway, requests: usize, every: Duration) -> Outcomes {
+/// Sends requests over two connections in turn, each so long after the last answer. Returns how many failed.
+async fn failures(gateway: &Gateway, requests: usize, pause: Duration) -> usize {
     let clients = [HttpClient::new(), HttpClient::new()];
-    let mut outcomes = Outcomes { shares: vec![0; gateway.pods.len()], ..Outcomes::default() };
+    let mut failed = 0;
     for client in clients.iter().cycle().take(requests) {
         let reply = client.post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await.unwrap();
-        outcomes.shares[gateway.pod_of(&reply)] += 1;
-        outcomes.failed += usize::from(reply.status != 200);
-        tokio::time::sleep(every).await;
+        failed += usize::from(reply.status != 200);
+        tokio::time::sleep(pause).await;
     }
-    outcomes
+    failed
 }
 
-#[tokio::test]
-async fn a_pod_that_answers_500_at_once_does_not_take_the_pool() {
+/// Sends requests at a fixed rate, whatever is still to be answered. All must succeed. Returns how many each pod got.
+async fn shares(gateway: &Gateway, requests: u32) -> Vec<usize> {
+    let clients = [HttpClient::new(), HttpClient::new()];
+    let replies = join_all(clients.iter().cycle().zip(0..requests).map(|(client, number)| async move {
+        tokio::time::sleep(EVERY * number).await;
+        client.post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await.unwrap()
+    }));
+    let mut shares = vec![0; gateway.pods.len()];
+    for reply in replies.await {
+        assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
+        shares[gateway.pod_of(&reply)] += 1;
+    }
+    shares
+}
+
+async fn a_pod_that_answers_500_at_once_does_not_take_the_pool(mode: Mode) {
     for fault in
         [json!({"kind": "status", "status": 500}), json!({"kind": "drain"}), json!({"kind": "status", "status": 502})]
     {
-        let gateway = Gateway::start(two_workers(builder(3, json!({})))).await;
+        let gateway = Gateway::start(two_workers(builder(mode, 3, json!({})))).await;
         for pod in [1, 2] {
             gateway.pin(pod, json!({"waiting": 5})).await;
         }
         gateway.fault(0, fault.clone()).await;
-        let outcomes = send(&gateway, 300, Duration::from_millis(10)).await;
-        assert!(outcomes.failed <= 10, "{fault}: {outcomes:?}");
+        let failed = failures(&gateway, 300, Duration::from_millis(10)).await;
+        assert!(failed <= 10, "{fault}: {failed} of 300 requests failed");
     }
 }
 
-#[tokio::test]
-async fn slow_pages_do_not_send_everything_to_one_pod() {
-    let gateway = Gateway::start(two_workers(builder(4, json!({})))).await;
+async fn slow_pages_do_not_send_everything_to_one_pod(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 4, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
     for pod in 0..3 {
         gateway.fault(pod, json!({"kind": "slow_headers", "target": "metrics", "delay_ms": 5_000})).await;
     }
@@ -62,14 +77,12 @@ async fn slow_pages_do_not_send_everything_to_one_pod() {
         if stale == 3.0 { Ok(()) } else { Err(stale) }
     })
     .await;
-    let outcomes = send(&gateway, 200, Duration::from_millis(5)).await;
-    assert_eq!(outcomes.failed, 0);
-    assert!(outcomes.shares.iter().all(|&share| share >= 20), "{outcomes:?}");
+    let shares = shares(&gateway, 120).await;
+    assert!(shares.iter().all(|&share| share >= 20), "{shares:?}");
 }
 
-#[tokio::test]
-async fn without_engine_statistics_requests_in_flight_decide() {
-    let gateway = Gateway::start(two_workers(builder(2, json!({})))).await;
+async fn without_engine_statistics_requests_in_flight_decide(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 2, json!({})))).await;
     for (pod, delay_ms) in [(0, 1_000), (1, 50)] {
         gateway.fault(pod, json!({"kind": "disable_log_stats", "target": "metrics"})).await;
         gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": delay_ms})).await;
@@ -89,12 +102,11 @@ async fn without_engine_statistics_requests_in_flight_decide() {
     assert!(shares[0] <= 50 && shares[0] >= 2, "a pod of 1 s beside one of 50 ms: {shares:?}");
 }
 
-#[tokio::test]
-async fn a_pod_that_died_and_came_back_has_its_share_a_second_later() {
-    let mut gateway = Gateway::start(two_workers(builder(3, json!({})))).await;
-    send(&gateway, 20, Duration::from_millis(5)).await;
+async fn a_pod_that_died_and_came_back_has_its_share_a_second_later(mode: Mode) {
+    let mut gateway = Gateway::start(two_workers(builder(mode, 3, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
+    shares(&gateway, 20).await;
     gateway.stack.pod(0).unwrap().kill().await;
-    assert_eq!(send(&gateway, 60, Duration::from_millis(40)).await.failed, 0);
+    assert_eq!(shares(&gateway, 90).await[0], 0);
     gateway.stack.restart_pod(0).await.unwrap();
     eventually("the pod's page is read", async || {
         let fresh = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[("state", "fresh")]);
@@ -102,15 +114,13 @@ async fn a_pod_that_died_and_came_back_has_its_share_a_second_later() {
     })
     .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let outcomes = send(&gateway, 200, Duration::from_millis(5)).await;
-    assert_eq!(outcomes.failed, 0);
-    assert!(outcomes.shares[0] >= 40, "{outcomes:?}");
+    let shares = shares(&gateway, 90).await;
+    assert!(shares[0] >= 20, "{shares:?}");
 }
 
-#[tokio::test]
-async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
+async fn time_outs_and_limits_of_the_proxy_blame_no_pod(mode: Mode) {
     let route = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0/route";
-    let gateway = Gateway::start(builder(2, json!({})).patch(move |tree: &mut Value| {
+    let gateway = Gateway::start(builder(mode, 2, json!({})).patch(move |tree: &mut Value| {
         tree.pointer_mut(route).unwrap()["timeout"] = json!("0.3s");
     }))
     .await;
@@ -128,7 +138,7 @@ async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
         ])
         .await;
 
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree: &mut Value| {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree: &mut Value| {
         let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
         let pool = clusters.iter_mut().find(|cluster| cluster["name"] == "pool-default").unwrap();
         pool["circuit_breakers"]["thresholds"] =
@@ -149,9 +159,8 @@ async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
         .await;
 }
 
-#[tokio::test]
-async fn a_stream_without_its_end_is_a_failure_once() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_stream_without_its_end_is_a_failure_once(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     gateway.fault(0, json!({"kind": "short", "after_events": 2, "count": 1})).await;
     assert_eq!(gateway.post(CHAT, chat_body(MODEL, true)).await.status.as_u16(), 200);
     gateway

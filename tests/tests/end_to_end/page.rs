@@ -6,16 +6,20 @@ use std::process::{Command, Stdio};
 
 use local_stack::Page;
 use serde_json::json;
-use tests::{Gateway, MODEL, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 /// The page of another endpoint picker after some traffic.
 const CAPTURE: &str = include_str!("../fixtures/endpoint-picker-page.txt");
 
 /// A gateway after traffic that leaves a trace in every family.
-async fn used_gateway() -> Gateway {
+async fn used_gateway(mode: Mode) -> Gateway {
     let config = json!({"metrics": {"model": true}, "model_rewrites": [{"name": "r", "model": "alias", "targets": [{"model": MODEL}]}]});
-    let gateway = Gateway::start(builder(2, config).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
+    let gateway = Gateway::start(builder(mode, 2, config).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
     for model in [MODEL, "alias", "unknown/model:1"] {
         for stream in [false, true] {
             gateway.post(CHAT, chat_body(model, stream)).await;
@@ -62,10 +66,9 @@ fn shapes(page: &Page) -> BTreeMap<String, Shape> {
     shapes
 }
 
-#[tokio::test]
-async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page() {
+async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
     let theirs = shapes(&Page::parse(CAPTURE).unwrap());
-    let gateway = used_gateway().await;
+    let gateway = used_gateway(mode).await;
     let ours = shapes(&gateway.sidecar_page().await.unwrap());
     let mut compared = Vec::new();
     for (name, shape) in &theirs {
@@ -97,9 +100,8 @@ async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its
     }
 }
 
-#[tokio::test]
-async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
-    let gateway = used_gateway().await;
+async fn the_page_is_well_formed_and_its_histograms_are_consistent(mode: Mode) {
+    let gateway = used_gateway(mode).await;
     let text = gateway.client.get(&format!("http://{}/metrics", gateway.sidecar)).await.unwrap().text();
     let page = Page::parse(&text).unwrap();
 
@@ -147,8 +149,7 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
     assert!(histograms > 20, "{histograms} histograms");
 }
 
-#[tokio::test]
-async fn promtool_finds_no_fault_with_the_page() {
+async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -162,7 +163,7 @@ async fn promtool_finds_no_fault_with_the_page() {
             .unwrap();
         return;
     };
-    let gateway = used_gateway().await;
+    let gateway = used_gateway(mode).await;
     // Families that Envoy has of its own come without help texts, which promtool takes amiss: the strict page helps.
     let text = gateway.client.get(&format!("http://{}/metrics?families=strict", gateway.sidecar)).await.unwrap().text();
     assert!(text.contains("inference_objective_request_total{"));

@@ -110,7 +110,7 @@ fn the_worst_bodies_keep_one_callback_within_a_bound() {
         host.advance(Duration::from_secs(1));
         host.clear_trace();
         host.request(chat_of(&body)).unwrap();
-        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}");
+        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}: {:?}", host.failure(VmName::Worker(0)));
         let worst = host.worst_fuel(Callback::RequestBody).unwrap();
         println!("{name}: {worst} instructions in the worst callback");
         assert!(worst < 2 * 256 * 1024 * FUEL_A_BYTE, "{name}: {worst}");
@@ -132,14 +132,18 @@ fn chat_of(body: &str) -> host_sim::Request {
 
 #[test]
 fn a_usual_request_takes_few_instructions() {
+    /// What one unary request with a short prompt may take in all, from its context's birth to its death.
+    const BUDGET: u64 = 46_500;
     let host = world::host();
     for _ in 0..20 {
         complete(&host);
     }
     host.advance(world::SETTLE);
-    host.clear_trace();
-    complete(&host);
-    let mut all = 0;
+    let crossings = complete(&host).crossings();
+    for (callback, cost) in crossings.costs() {
+        println!("{callback:?}: {cost:?}");
+    }
+    println!("in all: {} instructions", crossings.instructions());
     for (callback, budget) in [
         (Callback::RequestHeaders, 5_000),
         // A quarter of it is for hashing the prompt, the forecast and the prefix index.
@@ -148,10 +152,12 @@ fn a_usual_request_takes_few_instructions() {
         // Everything is counted here, at the end.
         (Callback::ResponseBody, 15_000),
     ] {
-        let fuel = host.worst_fuel(callback).unwrap();
-        println!("{callback:?}: {fuel} instructions");
-        assert!(fuel < budget, "{callback:?}: {fuel}");
-        all += fuel;
+        let spent = crossings.cost(callback).instructions;
+        assert!(spent < budget, "{callback:?}: {spent}");
     }
-    assert!(all < 43_000, "{all}");
+<<<<<<< HEAD
+    assert!(crossings.instructions() < BUDGET, "{}", crossings.instructions());
+=======
+    assert!(all < 45_000, "{all}");
+>>>>>>> early
 }

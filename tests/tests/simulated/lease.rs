@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use host_sim::{Callback, Fault, Host, Status, VmName};
+use host_sim::{Callback, Fault, Host, VmName};
 
 use crate::world::{self, answer, chat, complete, loaded, picked, sidecar};
 
-/// Ends the singleton's virtual machine: the SDK panics on a status of this call that Envoy never answers.
+/// Ends the singleton's virtual machine.
 fn trap_the_service(host: &Host) {
-    host.inject(Fault::new("proxy_http_call", Status::NotFound).during(Callback::Tick));
+    host.inject(Fault::trap("proxy_http_call").during(Callback::Tick));
     host.advance(Duration::from_millis(400));
     assert!(host.failure(VmName::Service).is_some(), "the service lives");
 }

@@ -9,6 +9,7 @@
 
 mod configurations;
 mod crossings;
+mod early;
 mod endings;
 mod imports;
 mod lease;

@@ -1,0 +1,119 @@
+//! Which context a callback is about: the plugin instances of a virtual machine and the streams under way.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::abi::Action;
+use crate::picker::SharedPicker;
+use crate::plugin::Root;
+use crate::stream::Stream;
+
+/// Streams that are over and whose memory is kept for the next ones, at most: what one worker has under way at a usual load.
+const MAX_SPARE: usize = 64;
+
+/// All contexts of one virtual machine. Callbacks about a context that it does not know change nothing.
+pub(crate) struct Dispatcher {
+    /// Few: those plugins that name the same `vm_id`.
+    roots: Vec<(u32, Root)>,
+    streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
+    spare: Vec<Box<Stream>>,
+}
+
+impl Dispatcher {
+    pub(crate) const fn new() -> Self {
+        let streams = HashMap::with_hasher(BuildHasherDefault::new());
+        Self { roots: Vec::new(), streams, spare: Vec::new() }
+    }
+
+    /// A context begins: a plugin instance (`parent` 0) or a stream of the instance `parent`.
+    pub(crate) fn create(&mut self, context: u32, parent: u32) {
+        if parent == 0 {
+            self.roots.push((context, Root::default()));
+        } else if let Some(picker) = self.root(parent).and_then(Root::stream_came) {
+            let stream = self.stream_of(picker);
+            self.streams.insert(context, stream);
+        }
+    }
+
+    /// Reads the configuration of a plugin instance, of so many bytes. False refuses it.
+    pub(crate) fn configure(&mut self, context: u32, size: usize) -> bool {
+        self.root(context).is_some_and(|root| root.configure(size))
+    }
+
+    /// Runs what a plugin instance does between requests.
+    pub(crate) fn tick(&mut self, context: u32) {
+        if let Some(root) = self.root(context) {
+            root.tick();
+        }
+    }
+
+    /// Hands on the answer to a call of a plugin instance.
+    pub(crate) fn call_answered(&mut self, context: u32, headers: usize, body_size: usize) {
+        if let Some(root) = self.root(context) {
+            root.call_answered(headers, body_size);
+        }
+    }
+
+    /// Runs one callback of a stream. One that is not known, because its plugin is no filter, passes.
+    pub(crate) fn stream(&mut self, context: u32, callback: impl FnOnce(&mut Stream) -> Action) -> Action {
+        self.streams.get_mut(&context).map_or(Action::Continue, |stream| callback(stream))
+    }
+
+    /// A stream is over, whichever way.
+    pub(crate) fn log(&mut self, context: u32) {
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.on_log();
+        }
+    }
+
+    /// A context is over. No callback about it comes after this.
+    pub(crate) fn end(&mut self, context: u32) {
+        if let Some(mut stream) = self.streams.remove(&context) {
+            if self.spare.len() < MAX_SPARE {
+                stream.clear();
+                self.spare.push(stream);
+            }
+        } else if let Some(place) = self.roots.iter().position(|(id, _)| *id == context) {
+            let (_, mut root) = self.roots.swap_remove(place);
+            root.finish();
+            // They hold on to its picker.
+            self.spare.clear();
+        }
+    }
+
+    fn root(&mut self, context: u32) -> Option<&mut Root> {
+        self.roots.iter_mut().find(|(id, _)| *id == context).map(|(_, root)| root)
+    }
+
+    fn stream_of(&mut self, picker: SharedPicker) -> Box<Stream> {
+        match self.spare.pop() {
+            Some(mut stream) => {
+                stream.begin(picker);
+                stream
+            }
+            None => Box::new(Stream::new(picker)),
+        }
+    }
+}
+
+/// Contexts are numbered one after another by the host, so spreading the number over the word is all that a table needs.
+#[derive(Default)]
+struct ContextHasher(u64);
+
+impl Hasher for ContextHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        /// 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(SPREAD);
+    }
+}
