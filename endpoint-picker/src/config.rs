@@ -285,7 +285,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{SubsetHint, UnknownModel};
+    use crate::rules::{ServedEndpoint, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -311,6 +311,7 @@ mod tests {
             response_makers: ResponseMakers::new(65_536),
             shedding: Some(Saturation { queue_depth: 5, kv_cache_usage: 0.8, staleness_micros: 400_000 }),
             subset_hint: SubsetHint::Off,
+            served_endpoint: ServedEndpoint::Property,
             conformance: false,
             orca: false,
             session: None,
@@ -328,7 +329,7 @@ mod tests {
                 "scheduling": {"scorers": [{"name": "running-requests-size-scorer", "weight": 0.5}], "picker": "random-picker",
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
                 "sidecar": {"cluster": "s", "wait_ms": 50},
-                "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
+                "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "served_endpoint": "header", "conformance": true, "orca": true,
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
@@ -344,6 +345,7 @@ mod tests {
             response_makers: ResponseMakers::new(100),
             shedding: Some(Saturation { queue_depth: 3, kv_cache_usage: 0.7, staleness_micros: 200_000 }),
             subset_hint: SubsetHint::Header,
+            served_endpoint: ServedEndpoint::Header,
             conformance: true,
             orca: true,
             session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
@@ -473,7 +475,7 @@ mod tests {
             br#"{"pool": 7, "typo": 1, "no_endpoint": "maybe", "objectives": {"x": "high"},
                  "scheduling": {"ranked": 9, "scorers": [{"name": "queue-scorer", "weight": -1}, {"nam": "x"}]},
                  "model_rewrites": [{"name": "r", "targets": []}, 3],
-                 "unknown_model": "maybe", "saturation": {"queue_depth": 0, "kv_cache_usage": 2}, "subset_hint": 1, "orca": 1,
+                 "unknown_model": "maybe", "saturation": {"queue_depth": 0, "kv_cache_usage": 2}, "subset_hint": 1, "served_endpoint": "pod", "orca": 1,
                  "session": {"header": "a b", "ttl_s": 5, "x": 1}}"#,
         )
         .unwrap_err();
@@ -492,6 +494,7 @@ mod tests {
             "saturation.queue_depth:",
             "saturation.kv_cache_usage:",
             "subset_hint: must be one of off, metadata, header",
+            "served_endpoint: must be one of property, header",
             "orca: must be true or false",
             "session: \"a b\" is no name",
             "session.ttl_s: only a cookie",

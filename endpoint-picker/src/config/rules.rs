@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::Fields;
 use crate::affinity::ResponseMakers;
-use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, SubsetHint, UnknownModel};
+use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, ServedEndpoint, SubsetHint, UnknownModel};
 use crate::scheduling::Saturation;
 use crate::session::{Carrier, Session};
 
@@ -28,11 +28,13 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
     let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
     let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
     let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
+    let served = [("property", ServedEndpoint::Property), ("header", ServedEndpoint::Header)];
     Rules {
         unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
         response_makers: ResponseMakers::new(max_ids),
         shedding: is_shedding.then_some(limits),
         subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
+        served_endpoint: root.choice("served_endpoint", &served, errors).unwrap_or(ServedEndpoint::Property),
         conformance: root.boolean("conformance", errors).unwrap_or(false),
         orca: root.boolean("orca", errors).unwrap_or(false),
         session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),

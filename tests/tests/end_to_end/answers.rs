@@ -131,3 +131,32 @@ async fn an_error_inside_a_plain_answer_of_status_200_is_counted() {
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap()["error"]["code"], 500);
     gateway.shows(&[figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 1)]).await;
 }
+
+#[tokio::test]
+async fn no_pod_says_which_pod_served_and_no_client_hears_it() {
+    let header = "x-inpick-served-endpoint";
+    let answer = with_length(
+        &format!("content-type: application/json\r\n{header}: 10.9.8.7:1\r\n{header}: 10.9.8.7:2"),
+        br#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+    );
+    // Read from the header as shipped, and asked for as a property.
+    for source in ["header", "property"] {
+        let pod = ScriptedPod::start(answer.clone(), 4_096).await;
+        let addr = pod.addr.to_string();
+        let builder = builder(0, json!({"served_endpoint": source})).pods_at([addr.clone()]);
+        let gateway = Gateway::start(builder).await;
+        eventually("the pod is known", async || {
+            let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
+            if ready == 1.0 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+        let answers =
+            [gateway.chat().await, gateway.post("/v1/tokenize", "{}").await, gateway.post("/tokenize", "{}").await];
+        for answer in &answers {
+            assert!(answer.headers.get(header).is_none(), "{source}: {answer:?}");
+        }
+        let of_pod = [("endpoint", addr.as_str())];
+        gateway.envoy_shows(&[figure("inpick_picks_total", &of_pod, 3)]).await;
+        assert_eq!(gateway.envoy_page().await.unwrap().sum("inpick_picks_total", &[]), 3.0, "{source}");
+    }
+}
