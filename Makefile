@@ -10,9 +10,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
 NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
-BOOTSTRAPS := $(wildcard envoy/*.yaml)
+BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
-.PHONY: help setup check build wasm run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm stats-tags metrics-table ci
+.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm check-native stats-tags metrics-table ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ build: ## Builds the simulated pods, the sidecar and what starts them
 wasm: ## Builds the module that Envoy loads
 	@$(SETUP) wasm-target
 	cargo build --package filter --profile wasm --target wasm32-wasip1
+
+native: ## Builds the native module that Envoy loads
+	cargo build --package dynamic-module --profile native
 
 run: wasm build ## Runs pods, sidecar and Envoy until Ctrl-C; PODS=host:port,… takes real model servers
 	@$(SETUP) envoy
@@ -50,7 +53,7 @@ test-wasm: ## Tests the picker as wasm, in Node
 test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
 	@python3 scripts/test.py wasm build end-to-end
 
-bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
+bench: wasm native ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
 	@$(SETUP) envoy node
 	cargo bench --package endpoint-picker --package metrics-sidecar
 	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed --example pick_cost
@@ -62,7 +65,7 @@ bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy
 	cargo build --release --package metrics-sidecar --package bench --bins
 	INPICK_WASM=$(WASM) INPICK_NATIVE=$(NATIVE) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench $(ARGS)
 
-bench-smoke: wasm ## Runs each benchmark once, to see that it works
+bench-smoke: wasm native ## Runs each benchmark once, to see that it works
 	@$(SETUP) envoy
 	cargo bench --package endpoint-picker --package metrics-sidecar --benches -- --test
 	cargo build --release --package metrics-sidecar --package bench --bins
@@ -96,6 +99,9 @@ lint: ## Checks format, warnings, the rules of the house and what is generated
 
 check-wasm: wasm ## Compares what the module imports from its host with filter/imports.txt
 	python3 scripts/wasm_imports.py $(WASM) filter/imports.txt
+
+check-native: ## Compares what the native module takes from Envoy and gives to it with the lists in dynamic-module
+	@python3 scripts/test.py native native-symbols
 
 stats-tags: ## Writes the stats_tags of the bootstraps from the catalogue
 	cargo run --quiet --package catalogue --bin stats-tags $(BOOTSTRAPS)

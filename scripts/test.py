@@ -5,6 +5,7 @@
 
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
+The last lines name each test that failed.
 A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
 """
 
@@ -38,6 +39,10 @@ def wasm():
     return target() / "wasm32-wasip1" / "wasm" / "filter.wasm"
 
 
+def native():
+    return target() / "native" / "libinpick.so"
+
+
 class Failed(Exception):
     """A step failed for a reason that its own output does not tell."""
 
@@ -55,7 +60,8 @@ def bootstraps():
     with tempfile.TemporaryDirectory(prefix="inpick-validate-") as scratch:
         for file in files:
             copy = Path(scratch) / file.name
-            copy.write_text(file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm())))
+            text = file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm()))
+            copy.write_text(text.replace("target/native/libinpick.so", str(native())))
             yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
 
 
@@ -72,6 +78,11 @@ def imports():
     yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
 
 
+def native_symbols():
+    lists = (str(ROOT / "dynamic-module" / name) for name in ("imports.txt", "exports.txt"))
+    yield [sys.executable, str(ROOT / "scripts" / "native_symbols.py"), str(native()), *lists, str(setup.envoy_path())]
+
+
 def lint():
     """Format, rules, warnings natively and for the module's target; the quick ones first."""
     yield ["cargo", "fmt", "--all", "--check"]
@@ -82,7 +93,8 @@ def lint():
 
 def generated():
     """Whether what the catalogue writes into other files is up to date."""
-    bootstraps = [str(file) for file in sorted((ROOT / "envoy").glob("*.yaml"))]
+    # Natively, labels are labels.
+    bootstraps = [str(file) for file in sorted((ROOT / "envoy").glob("*.yaml")) if "stats_tags: begin" in file.read_text()]
     for program, files in (("stats-tags", bootstraps), ("metrics-table", [str(ROOT / "README.md")])):
         yield ["cargo", "run", "--quiet", "--package", "catalogue", "--bin", program, "--", "--check", *files]
 
@@ -110,6 +122,7 @@ STEPS = [
     Step("stats-tags", generated, minutes=2),
     Step("core", cargo("test", *(word for package in CORE for word in ("--package", package))), minutes=10),
     Step("wasm", cargo("build", "--package", "filter", "--profile", "wasm", "--target", "wasm32-wasip1"), ("wasm-target",)),
+    Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
     Step("build", build, minutes=20),
     Step("rust", cargo("test", "--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)), "--no-fail-fast"),
          ("envoy",)),
@@ -117,6 +130,7 @@ STEPS = [
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
     Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=10),
     Step("module-imports", imports, minutes=1),
+    Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
@@ -130,7 +144,7 @@ def run(command, log, seconds):
     environment = setup.environment()
     if command[0] == "python":
         command = [str(setup.VENV / "bin" / "python3"), *command[1:]]
-    environment.update(INPICK_WASM=str(wasm()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
+    environment.update(INPICK_WASM=str(wasm()), INPICK_NATIVE=str(native()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
     log.write(f"$ {' '.join(command)}\n")
     log.flush()
     process = subprocess.Popen(
@@ -150,6 +164,17 @@ def counted(output):
     """Tests that cargo, pytest and unittest say have passed."""
     counts = re.findall(r"(\d+) passed", output) + re.findall(r"^Ran (\d+) tests?", output, re.M)
     return sum(map(int, counts))
+
+
+def failing(output):
+    """Names of the tests that cargo, pytest and unittest say have failed, in the order of the output."""
+    names = []
+    # cargo lists the names of a binary's failed tests last, behind the same heading as their output.
+    for block in re.findall(r"^failures:\n((?:    \S.*\n)+)", output, re.M):
+        names += [line.strip() for line in block.splitlines()]
+    names += re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", output, re.M)
+    names += re.findall(r"^(?:FAIL|ERROR): (\S+ \(\S+\))$", output, re.M)
+    return list(dict.fromkeys(names))
 
 
 def perform(step, path):
@@ -180,6 +205,7 @@ def main(names):
     strict = os.environ.get("CI") == "true"
     LOGS.mkdir(parents=True, exist_ok=True)
     passed = failed = skipped = 0
+    named = []
     for step in select(names):
         path = LOGS / f"{step.name}.log"
         path.unlink(missing_ok=True)
@@ -196,13 +222,15 @@ def main(names):
             output = path.read_text(errors="replace")
         if verdict == "FAILED":
             print("\n".join(output.splitlines()[-TAIL:]))
+            named += [f"{step.name}: {name}" for name in failing(output) or [detail]]
         tests = counted(output)
         detail = detail or (f"{tests} tests" if tests else "")
         print(f"{verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}", flush=True)
         passed += verdict == "ok"
         failed += verdict == "FAILED"
         skipped += verdict == "skipped"
-    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
+    print("".join(f"failed: {name}\n" for name in named), end="", flush=True)
     return int(failed > 0)
 
 

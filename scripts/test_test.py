@@ -1,6 +1,12 @@
-"""Tests of how steps are chosen."""
+"""Tests of how steps are chosen, and of what is said about those that fail."""
 
+import io
+import sys
+import tempfile
 import unittest
+from contextlib import redirect_stdout
+from pathlib import Path
+from unittest import mock
 
 import test as steps
 
@@ -17,6 +23,85 @@ class Steps(unittest.TestCase):
     def test_unknown_step_is_refused(self):
         with self.assertRaisesRegex(SystemExit, "no-such-step"):
             steps.select(["no-such-step"])
+
+
+CARGO = """\
+test health::a ... FAILED
+test health::b ... ok
+
+failures:
+
+---- health::a stdout ----
+thread 'health::a' (7) panicked at tests/health.rs:1:1:
+failures:
+
+---- src/lib.rs - Thing (line 3) stdout ----
+
+failures:
+    health::a
+    src/lib.rs - Thing (line 3)
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+failures:
+    other::binary
+
+test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+error: 2 targets failed:
+"""
+PYTEST = """\
+E       FAILED assertion
+=========================== short test summary info ============================
+FAILED tests/python/test_chat.py::test_tools[stream] - AssertionError: no tool
+ERROR tests/python/test_chat.py::test_models - OSError
+2 failed, 3 passed in 1.00s
+"""
+UNITTEST = """\
+======================================================================
+FAIL: test_one (setup_test.Setup.test_one)
+----------------------------------------------------------------------
+======================================================================
+ERROR: test_two (setup_test.Setup.test_two)
+----------------------------------------------------------------------
+Ran 9 tests in 0.1s
+"""
+
+
+class Failing(unittest.TestCase):
+    def test_cargo_names_each_test_once(self):
+        self.assertEqual(steps.failing(CARGO), ["health::a", "src/lib.rs - Thing (line 3)", "other::binary"])
+
+    def test_pytest_names_failures_and_errors(self):
+        self.assertEqual(
+            steps.failing(PYTEST),
+            ["tests/python/test_chat.py::test_tools[stream]", "tests/python/test_chat.py::test_models"],
+        )
+
+    def test_unittest_names_failures_and_errors(self):
+        self.assertEqual(
+            steps.failing(UNITTEST), ["test_one (setup_test.Setup.test_one)", "test_two (setup_test.Setup.test_two)"]
+        )
+
+    def test_output_without_failed_tests_names_none(self):
+        self.assertEqual(steps.failing("error[E0308]: mismatched types\nFAILED\n"), [])
+
+    def test_the_last_lines_name_the_step_and_the_test(self):
+        def failing():
+            yield [sys.executable, "-c", f"print({CARGO!r}); raise SystemExit(1)"]
+
+        with tempfile.TemporaryDirectory() as logs, mock.patch.multiple(
+            steps, STEPS=[steps.Step("odd", failing), steps.Step("empty", list)], LOGS=Path(logs)
+        ), redirect_stdout(io.StringIO()) as printed:
+            self.assertEqual(steps.main([]), 1)
+        self.assertEqual(
+            printed.getvalue().splitlines()[-4:],
+            [
+                "failed: odd: health::a",
+                "failed: odd: src/lib.rs - Thing (line 3)",
+                "failed: odd: other::binary",
+                "failed: empty: found nothing to check",
+            ],
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::bail;
+use local_stack::Mode;
 use serde_json::{Value, json};
 
 const GUEST_NOTHING: &str = "";
@@ -136,8 +137,6 @@ pub(crate) enum Poller {
 pub(crate) struct Parts {
     /// The bench's guest.
     pub(crate) guest: String,
-    /// The native module.
-    pub(crate) native: String,
     /// The pods, each with its port.
     pub(crate) pods: Vec<String>,
 }
@@ -222,21 +221,19 @@ impl Arm {
         self.pieces.contains(&Piece::Filter) && matches!(self.module, Module::Nothing | Module::Floor)
     }
 
-    /// Whether the built native module is needed.
-    pub(crate) fn has_native(&self) -> bool {
-        self.module == Module::Native
-    }
-
-    /// Its bootstrap, relative to the repository.
-    pub(crate) const fn bootstrap(&self) -> &'static str {
-        if self.module.is_native() { "envoy/native.yaml" } else { "envoy/standalone.yaml" }
+    /// Which module serves it, and where its sidecar is.
+    pub(crate) const fn mode(&self) -> Mode {
+        match (self.module.is_native(), self.is_embedded) {
+            (false, _) => Mode::Wasm,
+            (true, false) => Mode::NativeSidecar,
+            (true, true) => Mode::Native,
+        }
     }
 
     /// Makes its bootstrap, as shipped, this arm's.
     pub(crate) fn patch(&self, tree: &mut Value, parts: &Parts) {
         let file = match &self.module {
-            Module::Wasm => None,
-            Module::Native => Some(parts.native.clone()),
+            Module::Wasm | Module::Native => None,
             Module::Nothing | Module::Floor => Some(parts.guest.clone()),
             Module::OtherWasm(path) | Module::OtherNative(path) => Some(path.display().to_string()),
         };
@@ -250,7 +247,7 @@ impl Arm {
                 Module::Nothing => *configuration = json!(GUEST_NOTHING),
                 Module::Floor => *configuration = json!(parts.pods.join(",")),
                 Module::Wasm | Module::Native | Module::OtherWasm(_) | Module::OtherNative(_) => {
-                    self.configure(configuration, parts);
+                    self.configure(configuration);
                 }
             }
         }
@@ -267,21 +264,16 @@ impl Arm {
     }
 
     /// Adds to the plugin's document what this arm has of its own.
-    fn configure(&self, configuration: &mut Value, parts: &Parts) {
+    fn configure(&self, configuration: &mut Value) {
         let mut added = Vec::new();
         if !self.hashes_prompts {
-            added.push(UNHASHED.to_owned());
+            added.push(UNHASHED);
         }
         if self.pieces.contains(&Piece::Early) {
-            added.push(EARLY.to_owned());
+            added.push(EARLY);
         }
         if self.pieces.contains(&Piece::Unread) {
-            added.push(UNREAD.to_owned());
-        }
-        if self.poller() == Poller::Thread {
-            let pool = format!("default=static:{}", parts.pods.join(","));
-            let flags = json!({"pool": [pool], "listen": "127.0.0.1:0"});
-            added.push(json!({"sidecar": {"embedded": flags}}).to_string());
+            added.push(UNREAD);
         }
         let shipped = configuration.as_str().and_then(|text| serde_json::from_str(text).ok());
         if added.is_empty() {
@@ -289,7 +281,7 @@ impl Arm {
         }
         let mut document: serde_json::Map<String, Value> = shipped.unwrap_or_default();
         for part in added {
-            document.extend(serde_json::from_str::<serde_json::Map<_, _>>(&part).unwrap_or_default());
+            document.extend(serde_json::from_str::<serde_json::Map<_, _>>(part).unwrap_or_default());
         }
         *configuration = json!(Value::Object(document).to_string());
     }
@@ -337,41 +329,39 @@ mod tests {
     use local_stack::{Bootstrap, repository};
 
     fn shipped(arm: &Arm) -> Value {
-        let text = std::fs::read_to_string(repository().join(arm.bootstrap())).unwrap();
+        let text = std::fs::read_to_string(repository().join(arm.mode().bootstrap())).unwrap();
         Bootstrap::parse(&text).unwrap().tree_mut().clone()
     }
 
     fn tree(name: &str) -> Value {
         let arm: Arm = name.parse().unwrap();
         let mut tree = shipped(&arm);
-        let parts =
-            Parts { guest: "/guest.wasm".into(), native: "/libinpick.so".into(), pods: vec!["1.2.3.4:5".into()] };
-        arm.patch(&mut tree, &parts);
+        arm.patch(&mut tree, &Parts { guest: "/guest.wasm".into(), pods: vec!["1.2.3.4:5".into()] });
         tree
     }
 
     #[test]
-    fn wasm_is_the_shipped_bootstrap() {
+    fn modules_come_with_their_shipped_bootstraps() {
         assert_eq!(tree("wasm"), shipped(&"wasm".parse().unwrap()));
-    }
-
-    #[test]
-    fn native_is_the_shipped_bootstrap_with_the_built_module() {
-        let mut expected = shipped(&"native".parse().unwrap());
-        set_module(&mut expected, "/libinpick.so");
-        assert_eq!(tree("native"), expected);
-        assert_eq!(tree("native").to_string().matches("/libinpick.so").count(), 2);
-        assert_eq!("native".parse::<Arm>().unwrap().poller(), Poller::Sidecar);
+        for arm in ["native", "embedded"] {
+            let native = tree(arm).to_string();
+            assert!(native.contains("libinpick.so") && !native.contains("filter.wasm"), "{native}");
+        }
         assert!(tree("native@/other.so").to_string().contains("/other.so"));
     }
 
     #[test]
-    fn embedded_needs_no_sidecar() {
-        let arm: Arm = "embedded".parse().unwrap();
-        assert_eq!(arm.poller(), Poller::Thread);
-        let tree = tree("embedded");
-        assert_eq!(tree["static_resources"]["clusters"].as_array().unwrap().len(), 1);
-        assert!(tree.to_string().contains("default=static:1.2.3.4:5"), "{tree}");
+    fn something_polls_the_pods_where_snapshots_are_fetched() {
+        for (arm, poller) in [
+            ("plain", Poller::Nobody),
+            ("floor", Poller::Nobody),
+            ("wasm", Poller::Sidecar),
+            ("native", Poller::Sidecar),
+            ("embedded", Poller::Thread),
+            ("wasm-service", Poller::Nobody),
+        ] {
+            assert_eq!(arm.parse::<Arm>().unwrap().poller(), poller, "{arm}");
+        }
     }
 
     #[test]

@@ -19,7 +19,6 @@ mod routing;
 mod session;
 mod statistics;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -59,9 +58,6 @@ struct Arguments {
     /// Seconds of a round at a fixed rate
     #[arg(long, default_value_t = 6.0)]
     open_seconds: f64,
-    /// The native module
-    #[arg(long, value_name = "FILE", env = "INPICK_NATIVE", default_value = "target/native/libinpick.so")]
-    native: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -90,7 +86,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn compare(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { quick, arms, rows, workers, native, .. } = &arguments;
+    let Arguments { quick, arms, rows, workers, .. } = &arguments;
     let extent = if *quick {
         let moment = Duration::from_millis(300);
         Extent {
@@ -118,7 +114,7 @@ async fn compare(arguments: Arguments) -> anyhow::Result<()> {
     let is_asked_for = |workload: &Workload| rows.is_empty() || rows.iter().any(|name| name == workload.name);
     let workloads: Vec<_> = WORKLOADS.into_iter().filter(is_asked_for).collect();
     let before = report::machine();
-    let measurements = session::run(arms, &workloads, native, &extent).await?;
+    let measurements = session::run(arms, &workloads, &extent).await?;
     let machine = [before, report::machine()];
     println!("{}", report::markdown(&measurements, arms, &workloads, &extent.workers));
     for state in &machine {

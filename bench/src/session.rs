@@ -1,6 +1,6 @@
 //! A run: instances started several times, rounds interleaved, every number kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -69,19 +69,8 @@ impl Measurement {
 ///
 /// # Errors
 /// An instance does not start or does not serve.
-pub(crate) async fn run(
-    arms: &[Arm],
-    workloads: &[Workload],
-    native: &Path,
-    extent: &Extent,
-) -> anyhow::Result<Vec<Measurement>> {
+pub(crate) async fn run(arms: &[Arm], workloads: &[Workload], extent: &Extent) -> anyhow::Result<Vec<Measurement>> {
     let guest = if arms.iter().any(Arm::has_guest) { build_guest()?.display().to_string() } else { String::new() };
-    let native = if arms.iter().any(Arm::has_native) {
-        let found = native.canonicalize();
-        found.with_context(|| format!("{}: `make native` builds it", native.display()))?.display().to_string()
-    } else {
-        String::new()
-    };
     let mut fleets: Vec<Fleet> = Vec::new();
     for workload in workloads {
         if !fleets.contains(&workload.fleet) {
@@ -93,7 +82,7 @@ pub(crate) async fn run(
     for fleet in fleets {
         let pods = Pods::start(fleet)?;
         let addrs = pods.addrs.iter().map(ToString::to_string).collect();
-        let parts = Parts { guest: guest.clone(), native: native.clone(), pods: addrs };
+        let parts = Parts { guest: guest.clone(), pods: addrs };
         let workloads: Vec<Workload> = workloads.iter().copied().filter(|workload| workload.fleet == fleet).collect();
         for start in 0..extent.starts {
             for &workers in &extent.workers {
@@ -187,14 +176,13 @@ async fn measure(
 async fn start_stack(arm: &Arm, parts: &Parts, workers: usize) -> anyhow::Result<Stack> {
     let (patched, owned) = (arm.clone(), parts.clone());
     let builder = Stack::builder()
-        .config(arm.bootstrap())
+        .mode(arm.mode())
         .pods_at(parts.pods.clone())
         .workers(workers)
         .patch(move |tree| patched.patch(tree, &owned));
     let mut stack = match arm.poller() {
         Poller::Nobody => return Ok(builder.without_sidecar().start().await?),
-        Poller::Sidecar => builder.start().await?,
-        Poller::Thread => builder.without_sidecar().start().await?,
+        Poller::Sidecar | Poller::Thread => builder.start().await?,
     };
     let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
     let fresh = Stat::Endpoints.family().name;

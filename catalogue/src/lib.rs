@@ -212,6 +212,8 @@ families! {
         "Requests that failed through an endpoint's fault, by how.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
+    LonePicksTotal = "inpick_lone_picks_total", Counter, [], Always, Envoy,
+        "Picks of a thread that found the state of the process held by another, and went by the loads that it knows itself.";
     PrefixPredictedTokensTotal = "inpick_prefix_predicted_tokens_total", Counter, [Pool], Always, Envoy,
         "Prompt tokens that the endpoint was predicted to have in its cache, of answers that reported how many it had.";
     PrefixReportedTokensTotal = "inpick_prefix_reported_tokens_total", Counter, [Pool], Always, Envoy,
@@ -226,6 +228,12 @@ families! {
         "Requests that the endpoint runs at once, as its pages told while requests waited; 0: not known yet.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
+    PanicsTotal = "inpick_panics_total", Counter, [Reason], Always, Envoy,
+        "Faults of the native module that were caught, by the hook of Envoy's in which they happened.";
+    EmbeddedSidecarUp = "inpick_embedded_sidecar_up", Gauge, [], Always, Envoy,
+        "1 while the sidecar in Envoy runs, 0 while it waits to be started again; there only if the native module runs it.";
+    EmbeddedSidecarRestartsTotal = "inpick_embedded_sidecar_restarts_total", Counter, [], Always, Envoy,
+        "Times that the sidecar in Envoy was started again after an error or a panic.";
     VmMemoryBytes = "inpick_vm_memory_bytes", Gauge, [], Always, Envoy,
         "Linear memory of the virtual machines of the workers that serve, all together.";
 }

@@ -15,6 +15,8 @@ pub struct Charge {
     endpoint: Option<EndpointId>,
     model: Option<Admitted>,
     sent_at: Timestamp,
+    /// When the last of it was sent, as far as that is known.
+    whole_at: Timestamp,
     is_trial: bool,
     /// What the pick expected of it there.
     forecast: Forecast,
@@ -35,11 +37,71 @@ impl Charge {
         self.sent_at
     }
 
+    /// When the last of it was sent, from which on the endpoint's time counts; [`Self::sent_at`] until then.
+    #[must_use]
+    pub const fn whole_at(&self) -> Timestamp {
+        self.whole_at
+    }
+
     /// What the pick expected of it.
     #[must_use]
     pub const fn forecast(&self) -> &Forecast {
         &self.forecast
     }
+
+    /// The charge that [`Accounts::charge`] will make of the same arguments, but for a trial's mark: a trial that nobody ends is over
+    /// after [`crate::pool::TRIAL_MICROS`].
+    pub(crate) fn begun(endpoint: Option<EndpointId>, forecast: Forecast, burden: Burden, now: Timestamp) -> Self {
+        let prefill = endpoint.zip(burden.streams).map(|(_, streams)| prefill(&forecast, streams, now));
+        Self { endpoint, model: burden.model, sent_at: now, whole_at: now, is_trial: false, forecast, prefill }
+    }
+
+    /// The charge that [`Accounts::transfer`] will make of it, but for a trial's mark.
+    pub(crate) fn moved(&self, to: Option<EndpointId>, forecast: Forecast) -> Self {
+        if self.endpoint == to {
+            return self.copy();
+        }
+        let prefill = self.prefill.zip(to);
+        let prefill = prefill.map(|(prefill, _)| Prefill { tokens: forecast.uncached_tokens, ..prefill });
+        Self { endpoint: to, is_trial: false, forecast, prefill, ..*self }
+    }
+
+    /// A copy for whoever is to take off that the prompt has yet to be computed; this one says no more that it has.
+    pub(crate) const fn split_prefill(&mut self) -> Self {
+        let copy = self.copy();
+        self.prefill = None;
+        copy
+    }
+
+    /// Makes of it what [`Accounts::became_whole`] will make of a copy.
+    pub(crate) fn become_whole(&mut self, forecast: Forecast, streams: bool, now: Timestamp) {
+        self.whole_at = now;
+        self.forecast = forecast;
+        if self.prefill.is_none() {
+            self.prefill = self.endpoint.map(|_| prefill(&forecast, streams, now));
+        }
+    }
+
+    /// A copy for a step that is taken later.
+    pub(crate) const fn copy(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+/// The prompt that an endpoint has to compute for a request of which the last is sent now.
+const fn prefill(forecast: &Forecast, streams: bool, now: Timestamp) -> Prefill {
+    let expected_at = now.plus_micros(forecast.ttft_micros as u64);
+    Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams }
+}
+
+/// What a request burdens its endpoint with, beside its prompt.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Burden {
+    /// What runs, where the request is one for a model.
+    pub model: Option<Admitted>,
+    /// Whether its first token will tell when its prompt was computed. `None`: its prompt is still coming, see
+    /// [`Accounts::became_whole`].
+    pub streams: Option<bool>,
 }
 
 /// What one worker has in flight.
@@ -50,30 +112,44 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Charges a request that is sent now. `model` is what runs, where the request is one for a model; with `streams` its first
-    /// token will tell when its prompt was computed.
+    /// Charges a request that is sent now.
     pub fn charge(
         &mut self,
         pool: &mut Pool,
         endpoint: Option<EndpointId>,
         forecast: Forecast,
-        streams: bool,
-        model: Option<Admitted>,
+        burden: Burden,
         now: Timestamp,
     ) -> Charge {
         let is_trial = endpoint.is_some_and(|id| pool.request_sent(id, now));
-        let prefill = endpoint.map(|id| {
-            let expected_at = now.plus_micros(u64::from(forecast.ttft_micros));
-            let prefill = Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams };
+        let prefill = endpoint.zip(burden.streams).map(|(id, streams)| {
+            let prefill = prefill(&forecast, streams, now);
             pool.prefill_began(id, prefill, now);
             prefill
         });
-        if let Some(model) = model {
+        if let Some(model) = burden.model {
             let count = self.running.entry(model).or_default();
             *count = count.saturating_add(1);
         }
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint, model, sent_at: now, is_trial, forecast, prefill }
+        Charge { endpoint, model: burden.model, sent_at: now, whole_at: now, is_trial, forecast, prefill }
+    }
+
+    /// The last of a request was sent whose prompt was still coming when it was charged; now `forecast` is expected of it.
+    pub fn became_whole(
+        &mut self,
+        pool: &mut Pool,
+        charge: &mut Charge,
+        forecast: Forecast,
+        streams: bool,
+        now: Timestamp,
+    ) {
+        let had_prefill = charge.prefill.is_some();
+        charge.become_whole(forecast, streams, now);
+        if let (Some(id), Some(prefill), false) = (charge.endpoint, charge.prefill, had_prefill) {
+            pool.prefill_began(id, prefill, now);
+            self.revision = self.revision.wrapping_add(1);
+        }
     }
 
     /// The endpoint has computed the prompt.
@@ -97,7 +173,7 @@ impl Accounts {
         if charge.endpoint == to {
             return charge;
         }
-        let Charge { endpoint, model, sent_at, is_trial, prefill, .. } = charge;
+        let Charge { endpoint, model, sent_at, whole_at, is_trial, prefill, .. } = charge;
         if let Some(from) = endpoint {
             if let Some(prefill) = prefill {
                 pool.prefill_ended(from, prefill, now);
@@ -111,7 +187,7 @@ impl Accounts {
         });
         let is_trial = to.is_some_and(|id| pool.request_sent(id, sent_at));
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint: to, model, sent_at, is_trial, forecast, prefill }
+        Charge { endpoint: to, model, sent_at, whole_at, is_trial, forecast, prefill }
     }
 
     /// Takes a request off all accounts.
@@ -177,7 +253,8 @@ mod tests {
         let tokens = |pool: &Pool| -> Vec<u64> {
             pool.members().iter().map(|&id| pool.endpoint(id).unwrap().prefill().own_tokens(now)).collect()
         };
-        let charge = accounts.charge(&mut pool, Some(first), forecast, true, Some(model), now);
+        let burden = Burden { model: Some(model), streams: Some(true) };
+        let charge = accounts.charge(&mut pool, Some(first), forecast, burden, now);
         assert_eq!(tokens(&pool), [9, 0]);
         assert_eq!(in_flight(&pool), [1, 0]);
         let charge =

@@ -30,6 +30,12 @@ impl ResponseMakers {
         Self { buckets: max_ids.div_ceil(BUCKET_ENTRIES as u64) }
     }
 
+    /// Whether any id is kept.
+    #[must_use]
+    pub const fn is_kept(self) -> bool {
+        self.buckets > 0
+    }
+
     /// Bytes of a full map, without its keys.
     #[must_use]
     pub const fn max_bytes(self) -> u64 {

@@ -130,6 +130,8 @@ pub struct ServiceConfig {
     pub wait_ms: u64,
     /// Milliseconds after which a request has failed; more than `wait_ms`.
     pub timeout_ms: u64,
+    /// Flags of a sidecar that the binding runs itself, as the sidecar reads them; `cluster` is not asked then.
+    pub embedded: Option<Map<String, Value>>,
 }
 
 /// Every bad field, in the order of the document.
@@ -171,7 +173,7 @@ impl Plugin {
         let mut root = Fields::of(document, "", &mut errors);
         let plugin = match root.object("snapshot_service", &mut errors) {
             Some(service) => {
-                if !service.values.contains_key("cluster") {
+                if !service.values.contains_key("cluster") && !service.values.contains_key("embedded") {
                     errors.push("snapshot_service.cluster: missing".to_owned());
                 }
                 Self::SnapshotService(ServiceConfig::read(service, &mut errors))
@@ -180,6 +182,24 @@ impl Plugin {
         };
         root.finish(&mut errors);
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
+    }
+
+    /// For a binding that cannot run a sidecar.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the configuration asks for one.
+    pub fn without_embedded_sidecar(self) -> Result<Self, ConfigError> {
+        let (section, sidecar) = match &self {
+            Self::Filter(config) => ("sidecar", &config.sidecar),
+            Self::SnapshotService(config) => ("snapshot_service", config),
+        };
+        if sidecar.embedded.is_none() {
+            return Ok(self);
+        }
+        Err(ConfigError(alloc::vec![format!(
+            "{section}.embedded: only the native module runs the sidecar in Envoy; here it is a process of its own, which {section}.cluster names"
+        )]))
     }
 }
 
@@ -196,6 +216,7 @@ impl ServiceConfig {
             interval_ms: fields.integer("interval_ms", 1..=60_000, errors).unwrap_or(DEFAULT_SNAPSHOT_INTERVAL_MS),
             wait_ms,
             timeout_ms,
+            embedded: fields.object("embedded", errors).map(|embedded| embedded.values),
         };
         fields.finish(errors);
         config
@@ -285,7 +306,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{ServedEndpoint, SubsetHint, UnknownModel};
+    use crate::rules::{Destination, EarlyPick, ServedEndpoint, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -314,10 +335,15 @@ mod tests {
             served_endpoint: ServedEndpoint::Property,
             conformance: false,
             orca: false,
+            early_pick: Some(EarlyPick { bytes: 32_768, reads_rest: true }),
             session: None,
+            destination: None,
         };
         assert_eq!(*config.rules, rules);
         assert_eq!(filter(r#"{"saturation": {"shed": false}}"#).rules.shedding, None);
+        for never in ["0", "null"] {
+            assert_eq!(filter(&format!(r#"{{"early_pick_bytes": {never}}}"#)).rules.early_pick, None);
+        }
         let session = filter(r#"{"session": {"header": "X-Session-Token"}}"#).rules.session.unwrap();
         assert_eq!(session, Session { carrier: Carrier::Header("x-session-token".into()), ttl_seconds: None });
     }
@@ -330,6 +356,7 @@ mod tests {
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
                 "sidecar": {"cluster": "s", "wait_ms": 50},
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "served_endpoint": "header", "conformance": true, "orca": true,
+                "early_pick_bytes": 4096.0, "early_pick_rest": "pass",
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
@@ -348,7 +375,9 @@ mod tests {
             served_endpoint: ServedEndpoint::Header,
             conformance: true,
             orca: true,
+            early_pick: Some(EarlyPick { bytes: 4_096, reads_rest: false }),
             session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
+            destination: Some(Destination::Header),
         };
         assert_eq!(*config.rules, rules);
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
@@ -514,6 +543,7 @@ mod tests {
                 interval_ms: DEFAULT_SNAPSHOT_INTERVAL_MS,
                 wait_ms: DEFAULT_SNAPSHOT_WAIT_MS,
                 timeout_ms: DEFAULT_SNAPSHOT_TIMEOUT_MS,
+                embedded: None,
             }))
         );
         assert!(Plugin::parse(br#"{"snapshot_service": {}}"#).is_err());
@@ -521,6 +551,22 @@ mod tests {
             Plugin::parse(br#"{"snapshot_service": {"cluster": "s", "wait_ms": 900, "timeout_ms": 900}}"#).is_err()
         );
         assert!(Plugin::parse(br#"{"snapshot_service": {"cluster": "s"}, "pool": "p"}"#).is_err());
+    }
+
+    #[test]
+    fn an_embedded_sidecar_is_kept_as_it_is_and_refused_where_none_can_run() {
+        let document = r#"{"sidecar": {"embedded": {"pool": ["a=envoy:b"], "x": 1}, "interval_ms": 20}}"#;
+        let config = filter(document);
+        let embedded = config.sidecar.embedded.clone().unwrap();
+        assert_eq!(embedded.keys().collect::<Vec<_>>(), ["pool", "x"]);
+        let refused = Plugin::Filter(config).without_embedded_sidecar().unwrap_err();
+        assert!(refused.0[0].starts_with("sidecar.embedded: only the native module"), "{refused}");
+        let service = Plugin::parse(br#"{"snapshot_service": {"embedded": {}}}"#).unwrap();
+        let refused = service.without_embedded_sidecar().unwrap_err();
+        assert!(refused.0[0].starts_with("snapshot_service.embedded: "), "{refused}");
+        assert!(Plugin::Filter(filter("{}")).without_embedded_sidecar().is_ok());
+        let error = Plugin::parse(br#"{"sidecar": {"embedded": true}}"#).unwrap_err();
+        assert_eq!(error.0, ["sidecar.embedded: must be an object, not true"]);
     }
 
     #[test]

@@ -16,6 +16,28 @@ const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
 /// Lists the endpoints to pick, in conformance tests.
 const SELECTION_HEADER: &str = "test-epp-endpoint-selection";
 
+/// Every header that [`RequestHead::read`] looks at, for hosts that give headers by name.
+pub const REQUEST_HEADERS: &[&str] = &[
+    ":method",
+    ":path",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "accept-encoding",
+    "upgrade",
+    "x-request-id",
+    "x-envoy-upstream-rq-timeout-ms",
+    DESTINATION_HEADER,
+    OBJECTIVE_HEADER,
+    OBJECTIVE_HEADER_LLM_D,
+    FORMAT_HEADER,
+    SUBSET_HEADER,
+    SELECTION_HEADER,
+];
+/// Every header that [`ResponseHead::read`] looks at.
+pub const RESPONSE_HEADERS: &[&str] =
+    &[":status", "content-type", "content-encoding", "retry-after", REPORT_HEADER, BINARY_REPORT_HEADER];
+
 /// What a request's headers say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RequestHead<'a> {
@@ -25,8 +47,8 @@ pub struct RequestHead<'a> {
     pub path: &'a [u8],
     /// `content-encoding`, if other than `identity`.
     pub encoded: bool,
-    /// Has `content-length`.
-    pub has_content_length: bool,
+    /// `content-length`: bytes of the body.
+    pub content_length: Option<u64>,
     /// The client sent the destination header itself.
     pub has_destination: bool,
     /// Value of the objective header.
@@ -65,7 +87,7 @@ impl<'a> RequestHead<'a> {
                 }
                 b":path" => head.path = value,
                 b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
-                b"content-length" => head.has_content_length = true,
+                b"content-length" => head.content_length = whole(value),
                 b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,
@@ -100,6 +122,14 @@ impl<'a> RequestHead<'a> {
             None => Route::Untouched,
         }
     }
+}
+
+/// A whole number in decimal digits.
+fn whole(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |number, digit| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
 }
 
 /// What a request is to the picker.
@@ -171,6 +201,27 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    /// Whatever a match arm of this file's readers names must be asked for by name too.
+    #[test]
+    fn every_header_that_is_read_is_listed() {
+        let source = include_str!("head.rs");
+        let readers = source.split("#[cfg(test)]").next().unwrap();
+        let literals = readers
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("b\"")?.split_once("\" =>").map(|(name, _)| name));
+        let mut found = 0;
+        for name in literals {
+            assert!(
+                REQUEST_HEADERS.contains(&name) || RESPONSE_HEADERS.contains(&name),
+                "{name} is read and not listed"
+            );
+            found += 1;
+        }
+        let constants = readers.matches("if name == ").count() + readers.matches("|| name == ").count();
+        // The content's type and encoding are read of both.
+        assert_eq!(found + constants, REQUEST_HEADERS.len() + RESPONSE_HEADERS.len());
+    }
 
     fn route(method: &str, path: &str) -> Route {
         RequestHead { method: method.as_bytes(), path: path.as_bytes(), ..RequestHead::default() }.route()

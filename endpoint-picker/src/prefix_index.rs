@@ -156,6 +156,33 @@ impl PrefixIndex {
         }
     }
 
+    /// How many endpoints hold the mark of that hash.
+    #[must_use]
+    pub fn holders(&self, hash: u64) -> u32 {
+        self.entry(hash).map_or(0, Entry::holders)
+    }
+
+    /// Bytes that an endpoint holds of the prompt that it used last of those that contain the mark of that hash; 0: it does not hold
+    /// the mark.
+    #[must_use]
+    pub fn extent(&self, slot: u32, hash: u64) -> u32 {
+        let place =
+            u16::try_from(slot).ok().zip(self.position(hash)).and_then(|(slot, entry)| self.holding(slot, entry));
+        let mut end = 0;
+        let mut before = None;
+        // Marks are used from the last one of a prompt to its first, so they lie in order, the first one newest.
+        let mut next = place.and_then(|place| self.holdings.get(place as usize));
+        while let Some(holding) = next
+            && let Some(entry) = self.entries.get(holding.entry as usize)
+            && before.is_none_or(|before| entry.parent == before)
+        {
+            end = entry.end;
+            before = Some(holding.entry);
+            next = self.holdings.get(holding.older as usize);
+        }
+        end
+    }
+
     /// A prompt was sent to an endpoint, which holds it from now on. Gives how many of the marks it held before.
     pub fn insert(&mut self, slot: u32, marks: &[PrefixMark]) -> usize {
         if self.max_holdings == 0 {

@@ -219,7 +219,7 @@ mod tests {
             let id = self.picker.pool().members()[member];
             record.pick = Pick::Ranked(id.into(), Reason::BestScore);
             let prompt = PromptDigest { marks: marks(count), ..PromptDigest::default() };
-            let charge = self.picker.charge(&record, &prompt, Timestamp::default());
+            let charge = self.picker.charge_to(Some(id), &record, &prompt, true, Timestamp::default());
             self.picker.settle(Some(charge), record.into(), Timestamp::default());
         }
 

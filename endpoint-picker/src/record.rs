@@ -89,6 +89,8 @@ pub enum BodyOutcome {
     Parsed,
     /// It is compressed: routed by load, unread.
     Unparsed,
+    /// It went on before it was whole, and nothing needed the rest.
+    Unread,
     /// It is empty.
     Empty,
     /// It is not what its content type says.
@@ -107,9 +109,10 @@ pub enum BodyOutcome {
 
 impl BodyOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Parsed,
         Self::Unparsed,
+        Self::Unread,
         Self::Empty,
         Self::Malformed,
         Self::Invalid,
@@ -125,6 +128,7 @@ impl BodyOutcome {
         match self {
             Self::Parsed => "parsed",
             Self::Unparsed => "unparsed",
+            Self::Unread => "unread",
             Self::Empty => "empty",
             Self::Malformed => "malformed",
             Self::Invalid => "invalid",

@@ -69,23 +69,54 @@ impl Splice {
     /// The body with the name replaced and every other byte as it was. A range outside the body is left out.
     #[must_use]
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
-        let written = match self.notation {
-            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
-            Notation::Plain => self.model.as_bytes().to_vec(),
-        };
-        let mut spliced = Vec::with_capacity(body.len() + written.len() * self.ranges.len());
+        self.apply_to(&[body])
+    }
+
+    /// The same of a body that lies in slices.
+    #[must_use]
+    pub fn apply_to(&self, slices: &[&[u8]]) -> Vec<u8> {
+        let written = self.written();
+        let size = slices.iter().map(|slice| slice.len()).sum();
+        let mut spliced = Vec::with_capacity(size + written.len() * self.ranges.len());
         let mut at = 0;
         for range in &self.ranges {
-            let Some(kept) = body.get(at..range.start) else { continue };
-            if range.end > body.len() {
+            if range.start < at || range.start > size || range.end > size {
                 continue;
             }
-            spliced.extend_from_slice(kept);
+            extend(&mut spliced, slices, at..range.start);
             spliced.extend_from_slice(&written);
             at = range.end;
         }
-        spliced.extend_from_slice(body.get(at..).unwrap_or_default());
+        extend(&mut spliced, slices, at..size);
         spliced
+    }
+
+    /// The length of a body of so many bytes with the name replaced.
+    #[must_use]
+    pub fn length(&self, bytes: u64) -> u64 {
+        let written = self.written().len() as u64;
+        self.ranges.iter().fold(bytes, |bytes, range| {
+            bytes.saturating_add(written).saturating_sub(range.end.saturating_sub(range.start) as u64)
+        })
+    }
+
+    /// The new name as it stands in the body.
+    fn written(&self) -> Vec<u8> {
+        match self.notation {
+            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
+            Notation::Plain => self.model.as_bytes().to_vec(),
+        }
+    }
+}
+
+/// Adds a range of what lies in slices.
+fn extend(bytes: &mut Vec<u8>, slices: &[&[u8]], range: Range<usize>) {
+    let mut begin = 0;
+    for slice in slices {
+        let end = begin + slice.len();
+        let part = range.start.clamp(begin, end) - begin..range.end.clamp(begin, end) - begin;
+        bytes.extend_from_slice(slice.get(part).unwrap_or_default());
+        begin = end;
     }
 }
 
@@ -138,6 +169,20 @@ mod tests {
     fn a_plain_name_is_written_as_it_is() {
         let splice = Splice { ranges: vec![2..5, 6..11], model: "n\"é".into(), notation: Notation::Plain };
         assert_eq!(splice.apply(b"a\nold\nolder\nb"), "a\nn\"é\nn\"é\nb".as_bytes());
+    }
+
+    #[test]
+    fn slices_are_spliced_as_one_body() {
+        let body = br#"{"model":"old","n":1,"model":"older"}"#;
+        let splice = Splice { ranges: vec![9..14, 29..36], model: "new one".into(), notation: Notation::Json };
+        let whole = splice.apply(body);
+        assert_eq!(whole, br#"{"model":"new one","n":1,"model":"new one"}"#);
+        for first in 0..=body.len() {
+            for second in first..=body.len() {
+                let slices = [&body[..first], &body[first..second], &body[second..]];
+                assert_eq!(splice.apply_to(&slices), whole, "cut at {first} and {second}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use crate::session::Session;
 
 /// Ids of responses whose makers are known: 1.7 MB once they are all in use.
 pub const DEFAULT_MAX_RESPONSE_IDS: u64 = 65_536;
+/// Bodies up to this size come in one or two pieces, so that holding them costs nothing, and are checked to their last byte.
+pub const DEFAULT_EARLY_PICK_BYTES: u64 = 32 * 1024;
 /// Requests waiting, used part of the KV cache and age in milliseconds at which the endpoint picker takes an endpoint for full.
 pub const DEFAULT_SATURATION: (u32, f64, u64) = (5, 0.8, 200);
 
@@ -26,8 +28,22 @@ pub struct Rules {
     pub conformance: bool,
     /// Engines are asked for load reports in their answers, which then count between polls.
     pub orca: bool,
+    /// When requests go on before their bodies are whole; `None`: never.
+    pub early_pick: Option<EarlyPick>,
     /// Clients that hand back a token stay with their endpoint.
     pub session: Option<Session>,
+    /// How Envoy's load balancer is told whom to take; `None`: as the binding does by itself.
+    pub destination: Option<Destination>,
+}
+
+/// Requests whose bodies are longer than [`Self::bytes`] go on before they are whole, once the pick can depend on nothing that is yet to
+/// come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EarlyPick {
+    /// Bytes after which that is looked at for the first time, and again whenever twice as many came. More than 0.
+    pub bytes: u64,
+    /// The rest is read as it passes, where something needs it; else it never is.
+    pub reads_rest: bool,
 }
 
 /// What to do with a model that nobody in the pool serves.
@@ -37,6 +53,15 @@ pub enum UnknownModel {
     Reject,
     /// Let it pass: an endpoint may know more than it lists.
     Pass,
+}
+
+/// How Envoy's load balancer is told whom to take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Destination {
+    /// By dynamic metadata, which no client can write and no endpoint sees. The native module only.
+    Metadata,
+    /// By a header.
+    Header,
 }
 
 /// Where a hint of the only endpoints that may be picked is taken from.

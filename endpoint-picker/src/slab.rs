@@ -28,6 +28,8 @@ pub enum Due {
 pub struct Slabs {
     is_wanted: bool,
     fetched: usize,
+    /// Where fetching pauses, since more may not be wanted.
+    look: Option<usize>,
 }
 
 impl Slabs {
@@ -42,12 +44,17 @@ impl Slabs {
         self.is_wanted
     }
 
+    /// Fetching pauses at that offset of the body, because more may not be wanted; `None`: nowhere.
+    pub fn set_look(&mut self, look: Option<u64>) {
+        self.look = look.and_then(|look| usize::try_from(look).ok());
+    }
+
     /// The host holds `buffered` bytes of the body; `end`: and no more will come.
     #[must_use]
     pub const fn due(&self, buffered: usize, end: bool) -> Due {
         if !self.is_wanted {
             Due::Pass
-        } else if end || buffered.saturating_sub(self.fetched) >= SLAB_BYTES {
+        } else if end || self.unread(buffered) >= self.most() {
             Due::Fetch
         } else {
             Due::Wait
@@ -58,10 +65,24 @@ impl Slabs {
     /// are, give [`usize::MAX`] until [`Self::fetched`] says that it was the last.
     #[must_use]
     pub const fn next(&self, buffered: usize) -> Option<Slab> {
-        match buffered.saturating_sub(self.fetched) {
+        match self.unread(buffered) {
             0 => None,
-            unread if unread < SLAB_BYTES => Some(Slab { start: self.fetched, length: unread }),
-            _ => Some(Slab { start: self.fetched, length: SLAB_BYTES }),
+            unread if unread < self.most() => Some(Slab { start: self.fetched, length: unread }),
+            _ => Some(Slab { start: self.fetched, length: self.most() }),
+        }
+    }
+
+    /// How many of the `buffered` bytes that the host holds were not fetched.
+    #[must_use]
+    pub const fn unread(&self, buffered: usize) -> usize {
+        buffered.saturating_sub(self.fetched)
+    }
+
+    /// Most bytes of the next slab.
+    const fn most(&self) -> usize {
+        match self.look {
+            Some(look) if look > self.fetched && look - self.fetched < SLAB_BYTES => look - self.fetched,
+            _ => SLAB_BYTES,
         }
     }
 

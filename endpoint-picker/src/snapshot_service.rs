@@ -284,6 +284,7 @@ mod tests {
             interval_ms: 50,
             wait_ms: 200,
             timeout_ms: 1_000,
+            embedded: None,
         }
     }
 

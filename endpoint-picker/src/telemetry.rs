@@ -177,11 +177,15 @@ impl Telemetry {
         }
     }
 
-    /// The pool has new members or models: they may have labels, and series of endpoints that are gone are let go of.
-    pub fn membership_installed<'a>(&mut self, pool: &Pool, models: impl Iterator<Item = &'a str>) {
+    /// Models that endpoints list: they may have labels.
+    pub fn propose_models<'a>(&mut self, models: impl Iterator<Item = &'a str>) {
         for model in models {
             self.admission.propose(Subject::Model, model);
         }
+    }
+
+    /// The pool has new members: they may have labels, and series of endpoints that are gone are let go of.
+    pub fn membership_installed(&mut self, pool: &Pool) {
         for &id in pool.members() {
             if let Some(endpoint) = pool.endpoint(id) {
                 self.admission.propose(Subject::Endpoint, endpoint.destination());
@@ -190,6 +194,11 @@ impl Telemetry {
         }
         self.attempts.retain(|(_, id), _| pool.endpoint(*id).is_some());
         self.picks.retain(|(id, _), _| pool.endpoint(*id).is_some());
+    }
+
+    /// Counts a pick that was made while another thread held the shared routing.
+    pub fn count_lone_pick(&mut self) {
+        self.ledger.count(Stat::LonePicksTotal, &[]);
     }
 
     /// Counts an endpoint that is left out from now on.

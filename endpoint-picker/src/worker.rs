@@ -19,6 +19,7 @@ use crate::lease::Rank;
 use crate::picker::EndpointPicker;
 use crate::pool::EndpointId;
 use crate::prefix_news::Correspondent;
+use crate::routing::Routing;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
 use crate::time::Timestamp;
@@ -30,6 +31,9 @@ pub const DEFINING_TICK_MILLIS: u32 = 10;
 pub const UNUSED_TICK_MILLIS: u32 = 500;
 /// A worker looks for news this often: half the age that a sidecar's poll has on average when it arrives, for two host calls.
 pub const SERVING_TICK_MILLIS: u32 = 50;
+/// Microseconds of one tick that go into counting what other threads told. At one such tick in [`DEFINING_TICK_MILLIS`] some 50 000 requests a
+/// second are kept up with.
+const MAX_HEARING_MICROS: u64 = 1_000;
 /// Posts that are remembered until a board contains them. The board contains the newest post of its moment, and a worker reads it on its
 /// next tick, so a few are enough.
 const MAX_REMEMBERED: usize = 8;
@@ -39,6 +43,8 @@ const MAX_REMEMBERED: usize = 8;
 pub struct Worker {
     id: u64,
     is_serving: bool,
+    /// Other threads told more than was counted on the last tick.
+    is_behind: bool,
     period_millis: u32,
     holder: Holder,
     flusher: Flusher,
@@ -81,6 +87,7 @@ impl Worker {
         Self {
             id,
             is_serving: false,
+            is_behind: false,
             period_millis: UNUSED_TICK_MILLIS,
             holder: Holder::new(id, picker.config().sidecar.clone(), build),
             flusher: Flusher::default(),
@@ -116,6 +123,11 @@ impl Worker {
     /// One tick.
     pub fn tick(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
         let now = host.now();
+        picker.catch_up();
+        self.is_behind = picker.hear();
+        while self.is_behind && host.now().micros_since(now) < MAX_HEARING_MICROS {
+            self.is_behind = picker.hear();
+        }
         let rank = if self.is_serving { Rank::Serving } else { Rank::Unused };
         self.holder.tick(host, rank, now);
         self.news.read(self.id, self.posted.as_mut(), picker, host, now);
@@ -136,6 +148,8 @@ impl Worker {
 
     /// The last chance to carry statistics to the host: the configuration was replaced or the server stops.
     pub fn finish(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
+        picker.catch_up();
+        while picker.hear() {}
         admit(picker, host);
         picker.settle_pending();
         self.flusher.finish(picker.telemetry_mut().ledger_mut(), host);
@@ -143,7 +157,7 @@ impl Worker {
     }
 
     fn keep_pace(&mut self, picker: &mut EndpointPicker, host: &mut impl Binding) {
-        let defining = self.is_serving && picker.telemetry_mut().ledger_mut().undefined() > 0;
+        let defining = self.is_serving && (self.is_behind || picker.telemetry_mut().ledger_mut().undefined() > 0);
         let rest = match (self.is_serving, defining) {
             (false, _) => UNUSED_TICK_MILLIS,
             (true, false) => SERVING_TICK_MILLIS,
@@ -160,7 +174,9 @@ impl Worker {
         if !self.is_serving {
             return;
         }
-        let (revision, memory_bytes) = (picker.accounts().revision(), host.memory_bytes());
+        let memory_bytes = host.memory_bytes();
+        // Where another thread holds the routing, the next tick posts.
+        let Some(revision) = picker.look(|routing| routing.accounts().revision()) else { return };
         let is_changed = self.posted.as_ref().is_none_or(|posted| {
             posted.revision != revision
                 || posted.post.memory_bytes != memory_bytes
@@ -177,11 +193,13 @@ impl Worker {
             self.is_enrolled = false;
         }
         let mut posted = self.posted.take().unwrap_or_else(|| Posted::first(self.id, picker));
-        if is_changed {
-            posted.count(picker, &self.news, memory_bytes, now);
-            posted.revision = revision;
-        }
-        posted.learn(picker, now);
+        picker.look(|routing| {
+            if is_changed {
+                posted.count(routing, &self.news, memory_bytes, now);
+                posted.revision = revision;
+            }
+            posted.learn(routing, now);
+        });
         posted.post.written_at_micros = now.as_micros();
         if host.set(&key::post(self.id), &posted.post.encode_to_vec(), 0).is_ok() {
             self.is_enrolled = self.is_enrolled || enroll(host, self.id);
@@ -205,8 +223,8 @@ impl Posted {
         Self { post, revision: 0, lessons_at: None, remembered: VecDeque::new() }
     }
 
-    fn count(&mut self, picker: &EndpointPicker, news: &News, memory_bytes: u64, now: Timestamp) {
-        let pool = picker.pool();
+    fn count(&mut self, routing: &Routing, news: &News, memory_bytes: u64, now: Timestamp) {
+        let pool = routing.pool();
         let post = &mut self.post;
         post.sequence += 1;
         if post.order != news.order {
@@ -231,9 +249,9 @@ impl Posted {
             address: endpoint.identity().address.to_string(),
             count: endpoint.in_flight().own(),
         }));
-        post.prefix_entries = picker.prefix_index().len() as u64;
+        post.prefix_entries = routing.prefix_index().len() as u64;
         post.running.clear();
-        post.running.extend(picker.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
+        post.running.extend(routing.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
         post.suspects.clear();
         post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
         let mut counts = if self.remembered.len() >= MAX_REMEMBERED {
@@ -247,14 +265,14 @@ impl Posted {
     }
 
     /// Writes down what was learned, unless that was done a moment ago: only gauges read it, once a second.
-    fn learn(&mut self, picker: &EndpointPicker, now: Timestamp) {
+    fn learn(&mut self, routing: &Routing, now: Timestamp) {
         if self.lessons_at.is_some_and(|at| now.micros_since(at) < RENEW_AFTER_MICROS) {
             return;
         }
         self.lessons_at = Some(now);
-        let members = (0_u32..).zip(picker.pool().members());
+        let members = (0_u32..).zip(routing.pool().members());
         self.post.lessons.clear();
-        self.post.lessons.extend(members.filter_map(|(place, &id)| lesson(picker, place, id)));
+        self.post.lessons.extend(members.filter_map(|(place, &id)| lesson(routing, place, id)));
     }
 
     /// What this worker had in flight in that post.
@@ -368,12 +386,12 @@ impl News {
 }
 
 /// What was learned of a member that answered.
-fn lesson(picker: &EndpointPicker, place: u32, id: EndpointId) -> Option<Lesson> {
-    let answers = picker.learner().answers(id);
+fn lesson(routing: &Routing, place: u32, id: EndpointId) -> Option<Lesson> {
+    let answers = routing.learner().answers(id);
     if answers < 1.0 {
         return None;
     }
-    let rates = picker.learner().rates(id);
+    let rates = routing.learner().rates(id);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
     let whole = |value: f64| value as u64;
     Some(Lesson {
@@ -381,7 +399,7 @@ fn lesson(picker: &EndpointPicker, place: u32, id: EndpointId) -> Option<Lesson>
         fixed_micros: whole(rates.fixed),
         token_nanos: whole(rates.uncached * 1_000.0),
         slot_micros: whole(rates.slot),
-        slots: picker.pool().endpoint(id)?.slots().unwrap_or(0),
+        slots: routing.pool().endpoint(id)?.slots().unwrap_or(0),
         answers: u32::try_from(whole(answers)).unwrap_or(u32::MAX),
     })
 }
@@ -404,6 +422,11 @@ fn admit(picker: &mut EndpointPicker, shared: &mut impl SharedData) {
     }
     // Where others were faster, the next tick tries again.
     if !admission.has_proposals() {
+        if picker.is_sharing()
+            && let Some((table, _)) = shared.get(key::ADMISSION)
+        {
+            picker.publish_labels(&table);
+        }
         picker.settle_pending();
     }
 }

@@ -284,7 +284,7 @@ fn a_reset_before_headers_is_envoys_own_answer() {
     let mut scene = Scene::new();
     let ranked = scene.send();
     let details = Some("upstream_reset_before_response_started{connection_failure}");
-    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: Some(1 << 5), micros: 0 };
+    let info = Info { upstream: Some(ranked[1]), attempts: Some(2), details, flags: Some(1 << 5), ..Info::default() };
     scene.response_headers(503, "application/json", info, false);
     scene.response_body(b"{}", true);
     let stats = scene.stats(1 << 5);
@@ -615,13 +615,13 @@ fn a_rewrite_is_spliced_and_named_in_every_label() {
     let head = RequestHead {
         method: b"POST",
         path: b"/v1/chat/completions",
-        has_content_length: true,
+        content_length: Some(57),
         objective: Some(b"batch"),
         ..RequestHead::default()
     };
     scene.request_headers(&head, false);
     let Directive::Send(outbound) = scene.body(CHAT, true) else { panic!("not sent") };
-    assert!(outbound.has_content_length);
+    assert_eq!(outbound.content_length, Some(57));
     assert_eq!(outbound.splice.unwrap().apply(CHAT), br#"{"model":"t","messages":[{"role":"user","content":"hi"}]}"#);
     let stats = scene.stats(1 << 14);
     assert_stat(&stats, "model_name=m;target_model_name=t;priority=-2;inference_objective_request_total", 1);

@@ -63,7 +63,13 @@ impl Root {
                 for note in notes {
                     log::warn!("plugin configuration: {note}");
                 }
-                plugin
+                match plugin.without_embedded_sidecar() {
+                    Ok(plugin) => plugin,
+                    Err(error) => {
+                        log::error!("{error}");
+                        return false;
+                    }
+                }
             }
             Ok(Err(error)) => {
                 log::error!("{error}");

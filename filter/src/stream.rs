@@ -41,26 +41,75 @@ impl Stream {
         self.slabs = Slabs::default();
     }
 
-    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there.
+    /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
+    /// exchange has decided, the rest of what is held is shown or counted before the request is changed and passed on.
     fn read_body(&mut self, buffered: usize, end: bool) -> Action {
-        while let Some(slab) = self.slabs.next(buffered) {
-            let bytes = match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
-                Ok(bytes) => bytes,
-                Err(refused) => {
+        let picker = Rc::clone(&self.picker);
+        let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
+        if end {
+            self.exchange.on_request_held(&picker);
+        }
+        loop {
+            let slab = self.slabs.next(buffered);
+            let bytes = match slab.map(|slab| host::buffer(Buffer::RequestBody, slab.start, slab.length)) {
+                None => None,
+                Some(Ok(bytes)) => Some(bytes),
+                Some(Err(refused)) => {
                     log::warn!("a request body cannot be read: {refused:?}");
-                    return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Body, host::now()));
+                    let directive = self.exchange.on_refused(&mut picker, Refused::Body, host::now());
+                    return self.carry_out(&mut picker, directive);
                 }
             };
-            let is_last = self.slabs.fetched(slab, bytes.len()) || self.slabs.next(buffered).is_none();
+            let bytes = bytes.as_deref().unwrap_or_default();
+            let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
+            let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let action = self.step(|exchange, picker| {
-                exchange.on_request_body(picker, [&*bytes], is_end, &mut EnvoyStream::default())
-            });
-            if is_last || !self.slabs.is_wanted() {
-                return action;
+            let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream::default());
+            let directive = self.pick(&mut picker, directive);
+            if is_last {
+                return self.carry_out(&mut picker, directive);
+            }
+            if directive != Directive::Wait {
+                let mut slabs = std::mem::take(&mut self.slabs);
+                self.pass(&mut picker, &mut slabs, buffered, end);
+                return self.carry_out(&mut picker, directive);
+            }
+            self.slabs.set_look(self.exchange.next_look());
+        }
+    }
+
+    /// A piece of a body that nobody holds.
+    fn pass_body(&mut self, size: usize, end: bool) {
+        if self.exchange.is_settled() {
+            return;
+        }
+        let picker = Rc::clone(&self.picker);
+        if let Ok(mut picker) = picker.try_borrow_mut() {
+            self.pass(&mut picker, &mut Slabs::default(), size, end);
+        }
+    }
+
+    /// Shows what passes of a request that goes on to the exchange, or how much it is.
+    fn pass(&mut self, picker: &mut EndpointPicker, slabs: &mut Slabs, size: usize, end: bool) {
+        let mut is_over = false;
+        while !is_over
+            && (self.exchange.reads_request() || size == usize::MAX)
+            && let Some(slab) = slabs.next(size)
+        {
+            match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
+                Ok(bytes) => {
+                    is_over = slabs.fetched(slab, bytes.len());
+                    self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream::default());
+                }
+                Err(refused) => {
+                    log::warn!("a request body cannot be read: {refused:?}");
+                    self.exchange.on_refused(picker, Refused::Body, host::now());
+                    is_over = true;
+                }
             }
         }
-        self.step(|exchange, picker| exchange.on_request_body(picker, [], end, &mut EnvoyStream::default()))
+        let unseen = if size == usize::MAX { 0 } else { slabs.unread(size) as u64 };
+        self.exchange.on_request_size(picker, unseen, end, &mut EnvoyStream::default());
     }
 
     /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
@@ -74,20 +123,36 @@ impl Stream {
     fn step(&mut self, step: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Action {
         let picker = Rc::clone(&self.picker);
         let Ok(mut picker) = picker.try_borrow_mut() else { return Action::Continue };
-        let mut directive = step(&mut self.exchange, &mut picker);
-        if directive == Directive::Pick {
-            self.exchange.find_maker(&picker, &mut Envoy);
-            let before = host::now();
-            directive = self.exchange.pick(&mut picker, before);
-            picker.record_pick_duration(host::now().micros_since(before));
+        let directive = step(&mut self.exchange, &mut picker);
+        let directive = self.pick(&mut picker, directive);
+        self.carry_out(&mut picker, directive)
+    }
+
+    /// Picks, where that is directed.
+    fn pick(&mut self, picker: &mut EndpointPicker, directive: Directive) -> Directive {
+        if directive != Directive::Pick {
+            return directive;
         }
-        self.slabs.set_wanted(directive == Directive::Wait);
+        self.exchange.find_maker(picker, &mut Envoy);
+        let before = host::now();
+        let directive = self.exchange.pick(picker, before);
+        picker.record_pick_duration(host::now().micros_since(before));
+        directive
+    }
+
+    /// Does what is directed, and what instead if the host refuses.
+    fn carry_out(&mut self, picker: &mut EndpointPicker, mut directive: Directive) -> Action {
+        let waits = directive == Directive::Wait;
+        self.slabs.set_wanted(waits);
+        if waits {
+            self.slabs.set_look(self.exchange.next_look());
+        }
         loop {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,
                 Directive::Wait | Directive::Pick | Directive::Hold => return Action::Pause,
                 Directive::Send(outbound) => {
-                    match send(&outbound, |refused| self.exchange.on_refused(&mut picker, refused, host::now())) {
+                    match send(&outbound, |refused| self.exchange.on_refused(picker, refused, host::now())) {
                         Ok(()) => return Action::Continue,
                         Err(instead) => {
                             directive = instead;
@@ -100,7 +165,7 @@ impl Stream {
                     Err(refused) => refused,
                 },
             };
-            directive = self.exchange.on_refused(&mut picker, refused, host::now());
+            directive = self.exchange.on_refused(picker, refused, host::now());
         }
     }
 }
@@ -138,7 +203,10 @@ impl Stream {
 
     pub(crate) fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
-            Due::Pass => Action::Continue,
+            Due::Pass => {
+                self.pass_body(size, end);
+                Action::Continue
+            }
             Due::Wait => Action::Pause,
             Due::Fetch => self.read_body(size, end),
         }
@@ -146,6 +214,7 @@ impl Stream {
 
     pub(crate) fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
+            self.pass_body(0, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
@@ -245,8 +314,8 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
         let spliced = host::buffer(Buffer::RequestBody, 0, usize::MAX).and_then(|body| {
             let body = splice.apply(&body);
             host::replace_buffer(Buffer::RequestBody, &body)?;
-            if outbound.has_content_length {
-                host::set_header(Map::Request, "content-length", body.len().to_string().as_bytes())?;
+            if let Some(length) = outbound.content_length {
+                host::set_header(Map::Request, "content-length", length.to_string().as_bytes())?;
             }
             Ok(())
         });

@@ -4,22 +4,28 @@ use std::path::{Path, PathBuf};
 
 /// Names the folder with our own binaries.
 const BIN_DIR: &str = "INPICK_BIN_DIR";
-/// Names the module that Envoy loads.
+/// Names the wasm module that Envoy loads.
 const WASM: &str = "INPICK_WASM";
+/// Names the native module that Envoy loads.
+const NATIVE: &str = "INPICK_NATIVE";
 /// Names the Envoy binary.
 const ENVOY: &str = "ENVOY";
 /// Where `make setup` puts Envoy.
 const ENVOY_OF_SETUP: &str = ".tools/envoy-1.40.0/envoy";
 /// Where cargo puts the module, under the target directory.
 const WASM_OF_CARGO: &str = "wasm32-wasip1/wasm/filter.wasm";
+/// The same of the native one.
+const NATIVE_OF_CARGO: &str = "native/libinpick.so";
 
 /// Something that a stack needs and does not make.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Artifact {
     /// The Envoy binary.
     Envoy,
-    /// The module that Envoy loads.
+    /// The wasm module that Envoy loads.
     Wasm,
+    /// The native module that Envoy loads.
+    Native,
     /// A binary of this workspace, by name.
     Binary(String),
 }
@@ -34,7 +40,8 @@ pub struct ArtifactError {
 }
 
 impl Artifact {
-    /// Its absolute path: the environment variable that names it (`ENVOY`, `INPICK_WASM`, `INPICK_BIN_DIR`), else where the build
+    /// Its absolute path: the environment variable that names it (`ENVOY`, `INPICK_WASM`, `INPICK_NATIVE`,
+    /// `INPICK_BIN_DIR`), else where the build
     /// and the setup put it.
     ///
     /// # Errors
@@ -42,7 +49,15 @@ impl Artifact {
     pub fn find(&self) -> Result<PathBuf, ArtifactError> {
         let (what, hint, looked_at) = match self {
             Self::Envoy => ("Envoy".to_owned(), "`make setup` fetches it, ENVOY=/path names another", self.envoy()),
-            Self::Wasm => ("filter.wasm".to_owned(), "`make wasm` builds it, INPICK_WASM=/path names another", wasm()),
+            Self::Wasm => (
+                "filter.wasm".to_owned(),
+                "`make wasm` builds it, INPICK_WASM=/path names another",
+                module(WASM, WASM_OF_CARGO),
+            ),
+            Self::Native => {
+                let hint = "`make native` builds it, INPICK_NATIVE=/path names another";
+                ("libinpick.so".to_owned(), hint, module(NATIVE, NATIVE_OF_CARGO))
+            }
             Self::Binary(name) => {
                 (name.clone(), "`make build` builds it, INPICK_BIN_DIR=/path names its folder", binary(name))
             }
@@ -72,8 +87,8 @@ pub fn repository() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-fn wasm() -> Vec<PathBuf> {
-    if let Some(named) = std::env::var_os(WASM) {
+fn module(variable: &str, of_cargo_target: &str) -> Vec<PathBuf> {
+    if let Some(named) = std::env::var_os(variable) {
         return vec![named.into()];
     }
     let of_cargo = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
@@ -81,7 +96,7 @@ fn wasm() -> Vec<PathBuf> {
     [of_cargo, of_this, Some(repository().join("target"))]
         .into_iter()
         .flatten()
-        .map(|target| target.join(WASM_OF_CARGO))
+        .map(|target| target.join(of_cargo_target))
         .collect()
 }
 

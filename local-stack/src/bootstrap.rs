@@ -5,10 +5,21 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Type of the HTTP filter's configuration.
-const FILTER: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
-/// Type of the singleton service's configuration.
-const SERVICE: &str = "type.googleapis.com/envoy.extensions.wasm.v3.WasmService";
+/// Where the HTTP filter's document is, in each binding: the type, and the path from there.
+const FILTERS: [(&str, &[&str]); 2] = [
+    ("type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm", &["config", "configuration"]),
+    ("type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter", &["filter_config"]),
+];
+/// The same of what runs on Envoy's main thread.
+const SERVICES: [(&str, &[&str]); 2] = [
+    ("type.googleapis.com/envoy.extensions.wasm.v3.WasmService", &["config", "configuration"]),
+    (
+        "type.googleapis.com/envoy.extensions.bootstrap.dynamic_modules.v3.DynamicModuleBootstrapExtension",
+        &["extension_config"],
+    ),
+];
+/// Where a module's file is named, in each binding.
+const MODULES: [&str; 2] = ["/code/local/filename", "/dynamic_module_config/module/local/filename"];
 
 /// A bootstrap, read from YAML or JSON. Anchors are resolved, so each place that used one is changed on its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,12 +72,14 @@ impl Bootstrap {
     }
 
     /// Names the module's file at every place that names one; returns how many there are.
-    pub fn set_wasm(&mut self, file: &Path) -> usize {
+    pub fn set_module(&mut self, file: &Path) -> usize {
         let mut places = 0;
         walk(&mut self.tree, &mut |node| {
-            if let Some(name) = node.pointer_mut("/code/local/filename") {
-                *name = json!(file);
-                places += 1;
+            for place in MODULES {
+                if let Some(name) = node.pointer_mut(place) {
+                    *name = json!(file);
+                    places += 1;
+                }
             }
         });
         places
@@ -74,8 +87,8 @@ impl Bootstrap {
 
     /// How many places name a module's file.
     #[must_use]
-    pub fn wasm_places(&self) -> usize {
-        self.clone().set_wasm(Path::new(""))
+    pub fn module_places(&self) -> usize {
+        self.clone().set_module(Path::new(""))
     }
 
     /// Sets the address of Envoy's admin page.
@@ -130,12 +143,22 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// Adds a static cluster without endpoints where there is none of that name.
+    pub fn ensure_cluster(&mut self, name: &str) {
+        if self.clusters().iter().any(|known| known == name) {
+            return;
+        }
+        if let Some(clusters) = self.tree.pointer_mut("/static_resources/clusters").and_then(Value::as_array_mut) {
+            clusters.push(json!({"name": name, "type": "STATIC", "connect_timeout": "1s"}));
+        }
+    }
+
     /// Merges a patch (RFC 7396: objects merge, null removes) into the configuration of every inpick HTTP filter.
     ///
     /// # Errors
     /// [`BootstrapError::NoPlugin`], [`BootstrapError::PluginConfig`].
     pub fn merge_plugin_config(&mut self, patch: &Value) -> Result<(), BootstrapError> {
-        self.merge_config(FILTER, "HTTP wasm filter", patch)
+        self.merge_config(&FILTERS, "HTTP filter", patch)
     }
 
     /// The same for the singleton service.
@@ -143,18 +166,23 @@ impl Bootstrap {
     /// # Errors
     /// [`BootstrapError::NoPlugin`], [`BootstrapError::PluginConfig`].
     pub fn merge_service_config(&mut self, patch: &Value) -> Result<(), BootstrapError> {
-        self.merge_config(SERVICE, "wasm service", patch)
+        self.merge_config(&SERVICES, "service on the main thread", patch)
     }
 
-    fn merge_config(&mut self, type_url: &str, what: &'static str, patch: &Value) -> Result<(), BootstrapError> {
+    fn merge_config(
+        &mut self,
+        places: &[(&str, &[&str])],
+        what: &'static str,
+        patch: &Value,
+    ) -> Result<(), BootstrapError> {
         let mut outcome = Err(BootstrapError::NoPlugin(what));
         walk(&mut self.tree, &mut |node| {
-            if node.get("@type").is_none_or(|found| found != type_url) {
-                return;
-            }
-            let Some(config) = node.get_mut("config").and_then(Value::as_object_mut) else { return };
-            let configuration = config
-                .entry("configuration")
+            let place = places.iter().find(|(type_url, _)| node.get("@type").is_some_and(|found| found == type_url));
+            let Some((_, [path @ .., last])) = place else { return };
+            let holder = path.iter().try_fold(node, |node, name| node.get_mut(*name));
+            let Some(holder) = holder.and_then(Value::as_object_mut) else { return };
+            let configuration = holder
+                .entry(*last)
                 .or_insert_with(|| json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "{}"}));
             let merged = merged_config(configuration, patch);
             if outcome.is_ok() || matches!(outcome, Err(BootstrapError::NoPlugin(_))) {
@@ -236,11 +264,16 @@ mod tests {
         Bootstrap::parse(include_str!("../../envoy/standalone.yaml")).unwrap()
     }
 
-    fn configs(bootstrap: &Bootstrap, type_url: &str) -> Vec<Value> {
+    fn native() -> Bootstrap {
+        Bootstrap::parse(include_str!("../../envoy/native.yaml")).unwrap()
+    }
+
+    fn configs(bootstrap: &Bootstrap, places: &[(&str, &[&str])]) -> Vec<Value> {
         let mut found = Vec::new();
         walk(&mut bootstrap.clone().tree, &mut |node| {
-            if node.get("@type").is_some_and(|url| url == type_url) {
-                let text = node.pointer("/config/configuration/value").and_then(Value::as_str).unwrap();
+            if let Some((_, path)) = places.iter().find(|(url, _)| node.get("@type").is_some_and(|found| found == url))
+            {
+                let text = node.pointer(&format!("/{}/value", path.join("/"))).and_then(Value::as_str).unwrap();
                 found.push(serde_json::from_str(text).unwrap());
             }
         });
@@ -258,9 +291,14 @@ mod tests {
     #[test]
     fn module_is_named_at_the_service_and_at_the_filter() {
         let mut bootstrap = standalone();
-        assert_eq!(bootstrap.set_wasm(Path::new("/x/filter.wasm")), 2);
+        assert_eq!(bootstrap.set_module(Path::new("/x/filter.wasm")), 2);
         assert_eq!(bootstrap.to_json().matches("/x/filter.wasm").count(), 2);
         assert!(!bootstrap.to_json().contains("target/wasm32-wasip1"));
+
+        let mut bootstrap = native();
+        assert_eq!(bootstrap.set_module(Path::new("/x/libinpick.so")), 2);
+        assert_eq!(bootstrap.to_json().matches("/x/libinpick.so").count(), 2);
+        assert!(!bootstrap.to_json().contains("target/native"));
     }
 
     #[test]
@@ -303,14 +341,36 @@ mod tests {
         bootstrap.merge_plugin_config(&json!({"metrics": {"model": true}})).unwrap();
         bootstrap.merge_plugin_config(&json!({"metrics": {"llm_d": true}})).unwrap();
         assert_eq!(
-            configs(&bootstrap, FILTER),
+            configs(&bootstrap, &FILTERS),
             [json!({"pool": "default", "served_endpoint": "header", "metrics": {"model": true, "llm_d": true}})]
         );
         bootstrap.merge_service_config(&json!({"snapshot_service": {"interval_ms": 10}})).unwrap();
-        assert_eq!(configs(&bootstrap, SERVICE)[0]["snapshot_service"]["interval_ms"], 10);
-        assert_eq!(configs(&bootstrap, SERVICE)[0]["snapshot_service"]["cluster"], "inpick-sidecar");
+        assert_eq!(configs(&bootstrap, &SERVICES)[0]["snapshot_service"]["interval_ms"], 10);
+        assert_eq!(configs(&bootstrap, &SERVICES)[0]["snapshot_service"]["cluster"], "inpick-sidecar");
         bootstrap.merge_plugin_config(&json!({"metrics": null})).unwrap();
-        assert_eq!(configs(&bootstrap, FILTER), [json!({"pool": "default", "served_endpoint": "header"})]);
+        assert_eq!(configs(&bootstrap, &FILTERS), [json!({"pool": "default", "served_endpoint": "header"})]);
+    }
+
+    #[test]
+    fn a_native_modules_configuration_is_merged_too() {
+        let mut bootstrap = native();
+        let before = configs(&bootstrap, &FILTERS);
+        bootstrap.merge_plugin_config(&json!({"metrics": {"model": true}})).unwrap();
+        assert_eq!(configs(&bootstrap, &FILTERS)[0]["metrics"], json!({"model": true}));
+        assert_eq!(configs(&bootstrap, &FILTERS).len(), before.len());
+        bootstrap.merge_service_config(&json!({"snapshot_service": {"interval_ms": 10}})).unwrap();
+        assert_eq!(configs(&bootstrap, &SERVICES), [json!({"snapshot_service": {"interval_ms": 10}})]);
+    }
+
+    #[test]
+    fn a_cluster_is_added_once() {
+        let mut bootstrap = native();
+        bootstrap.ensure_cluster("another");
+        bootstrap.ensure_cluster("another");
+        bootstrap.ensure_cluster("pool-default");
+        let named = |name: &str| bootstrap.clusters().iter().filter(|known| *known == name).count();
+        assert_eq!([named("another"), named("pool-default")], [1, 1]);
+        bootstrap.set_endpoints("another", &["127.0.0.1:1".into()]).unwrap();
     }
 
     #[test]

@@ -9,18 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catalogue::Stat;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::mode::embedded;
 use crate::process::{Watcher, end_all};
 use crate::{
-    Artifact, ArtifactError, Bootstrap, BootstrapError, ClientError, HttpClient, HttpResponse, Page, Ports, Process,
-    ProcessError, SampleError, free_port, is_free, repository,
+    Artifact, ArtifactError, Bootstrap, BootstrapError, ClientError, HttpClient, HttpResponse, Mode, Page, Ports,
+    Process, ProcessError, SampleError, free_port, is_free, repository,
 };
 
-/// The bootstrap that `make run` uses.
-const CONFIG: &str = "envoy/standalone.yaml";
-/// The pool of that bootstrap.
+/// The pool of the bootstraps.
 const POOL: &str = "default";
 /// The cluster of a pool is called so, and then as the pool.
 const CLUSTER_PREFIX: &str = "pool-";
@@ -116,6 +115,9 @@ pub enum StackError {
         /// Last lines of Envoy's log.
         log: String,
     },
+    /// The sidecar is not a process of its own.
+    #[error("the sidecar is in Envoy")]
+    NoSidecarProcess,
     /// There is no such pod, or it is not a simulated one.
     #[error("pod {0} is not a simulated pod of this stack")]
     NoPod(usize),
@@ -123,15 +125,17 @@ pub enum StackError {
 
 type Patch = Box<dyn Fn(&mut Value) + Send + Sync>;
 
-/// What a stack is to be. Every setting has a default: three simulated pods behind `envoy/standalone.yaml` with two workers.
+/// What a stack is to be. Every setting has a default: three simulated pods and the wasm module with the
+/// sidecar behind `envoy/standalone.yaml`, with two workers.
 pub struct Builder {
     pools: BTreeMap<String, Pods>,
     vllm_sim_args: Vec<String>,
     pod_args: BTreeMap<usize, Vec<String>>,
     sidecar: bool,
     sidecar_args: Vec<String>,
-    config: PathBuf,
-    wasm: Option<PathBuf>,
+    mode: Mode,
+    config: Option<PathBuf>,
+    module: Option<PathBuf>,
     plugin_config: Option<Value>,
     service_config: Option<Value>,
     patches: Vec<Patch>,
@@ -145,6 +149,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Builder")
+            .field("mode", &self.mode)
             .field("config", &self.config)
             .field("pools", &self.pools)
             .finish_non_exhaustive()
@@ -159,8 +164,9 @@ impl Default for Builder {
             pod_args: BTreeMap::new(),
             sidecar: true,
             sidecar_args: Vec::new(),
-            config: CONFIG.into(),
-            wasm: None,
+            mode: Mode::default(),
+            config: None,
+            module: None,
             plugin_config: None,
             service_config: None,
             patches: Vec::new(),
@@ -228,17 +234,24 @@ impl Builder {
         self
     }
 
-    /// The bootstrap, in YAML, relative to the repository.
+    /// What of inpick runs where.
     #[must_use]
-    pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
-        self.config = file.into();
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
         self
     }
 
-    /// Another module than the one that [`Artifact::Wasm`] finds.
+    /// The bootstrap, in YAML, relative to the repository, instead of the mode's.
     #[must_use]
-    pub fn wasm(mut self, file: impl Into<PathBuf>) -> Self {
-        self.wasm = Some(file.into());
+    pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config = Some(file.into());
+        self
+    }
+
+    /// Another module than the mode's.
+    #[must_use]
+    pub fn module(mut self, file: impl Into<PathBuf>) -> Self {
+        self.module = Some(file.into());
         self
     }
 
@@ -467,6 +480,9 @@ impl Stack {
     /// # Errors
     /// It did not start.
     pub async fn restart_sidecar(&mut self) -> Result<(), StackError> {
+        if !self.builder.mode.has_sidecar_process() {
+            return Err(StackError::NoSidecarProcess);
+        }
         if let Some(mut process) = self.sidecar_process.take() {
             process.stop().await;
         }
@@ -580,7 +596,7 @@ impl Stack {
     }
 
     async fn start_gateway(&mut self) -> Result<(), StackError> {
-        if self.builder.sidecar {
+        if self.builder.sidecar && self.builder.mode.has_sidecar_process() {
             self.restart_sidecar().await?;
         }
         self.write_bootstrap()?;
@@ -589,24 +605,42 @@ impl Stack {
 
     fn spawn_sidecar(&self) -> Result<Process, StackError> {
         let mut command = Command::new(Artifact::Binary("metrics-sidecar".to_owned()).find()?);
-        command.args(["--listen", &self.sidecar.to_string(), "--envoy-admin", &format!("http://{}", self.admin)]);
-        if !self.builder.sidecar_args.iter().any(|arg| arg == "--pool" || arg.starts_with("--pool=")) {
-            for pool in self.builder.pools.keys() {
-                command.args(["--pool", &format!("{pool}=envoy:{CLUSTER_PREFIX}{pool}")]);
-            }
-        }
-        command.args(&self.builder.sidecar_args);
+        command.args(self.sidecar_args());
         Ok(Process::spawn("metrics-sidecar", &mut command, &self.log("metrics-sidecar"), &self.watcher)?)
     }
 
+    fn sidecar_args(&self) -> Vec<String> {
+        let mut args = vec![format!("--listen={}", self.sidecar), format!("--envoy-admin=http://{}", self.admin)];
+        if !self.builder.sidecar_args.iter().any(|arg| arg == "--pool" || arg.starts_with("--pool=")) {
+            args.extend(self.builder.pools.keys().map(|pool| format!("--pool={pool}=envoy:{CLUSTER_PREFIX}{pool}")));
+        }
+        args.extend(self.builder.sidecar_args.iter().cloned());
+        args
+    }
+
+    /// Tells the native module where its sidecar is: in itself, or behind a cluster.
+    fn place_sidecar(&self, bootstrap: &mut Bootstrap) -> Result<(), StackError> {
+        let embedded = match self.builder.mode {
+            Mode::Wasm => return Ok(()),
+            Mode::Native if self.builder.sidecar => Value::Object(embedded(&self.sidecar_args())),
+            Mode::Native | Mode::NativeSidecar => {
+                bootstrap.ensure_cluster(SIDECAR_CLUSTER);
+                Value::Null
+            }
+        };
+        Ok(bootstrap.merge_plugin_config(&json!({"sidecar": {"embedded": embedded}}))?)
+    }
+
     fn write_bootstrap(&mut self) -> Result<(), StackError> {
-        let source = repository().join(&self.builder.config);
+        let config = self.builder.config.as_deref().unwrap_or_else(|| self.builder.mode.bootstrap());
+        let source = repository().join(config);
         let text =
             std::fs::read_to_string(&source).map_err(|error| StackError::File { path: source, source: error })?;
         let mut bootstrap = Bootstrap::parse(&text)?;
-        if bootstrap.wasm_places() > 0 {
-            let wasm = self.builder.wasm.clone().map_or_else(|| Artifact::Wasm.find(), Ok)?;
-            bootstrap.set_wasm(&wasm);
+        if bootstrap.module_places() > 0 {
+            let module = self.builder.module.clone().map_or_else(|| self.builder.mode.module().find(), Ok)?;
+            bootstrap.set_module(&module);
+            self.place_sidecar(&mut bootstrap)?;
         }
         bootstrap.set_admin(self.admin);
         for name in bootstrap.listeners() {

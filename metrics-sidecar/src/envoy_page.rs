@@ -36,9 +36,8 @@ impl EnvoyPages {
     pub(crate) fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let (sender, requests) = mpsc::channel(MAX_WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("envoy-page".to_owned())
-            .spawn(move || runtime.block_on(run(shared, requests)))?;
+        let failures = shared.failures.clone();
+        failures.spawn_thread("envoy-page", move || runtime.block_on(run(shared, requests)))?;
         Ok(Self(sender))
     }
 

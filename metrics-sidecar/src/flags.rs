@@ -42,7 +42,7 @@ pub const EX_USAGE: u8 = 64;
 pub struct Flags {
     /// A pool and where its endpoints come from, once for each pool: NAME=envoy:CLUSTER (a cluster of the Envoy whose admin
     /// port is --envoy-admin), NAME=static:[[NAMESPACE/]POD@]IP:PORT,… or NAME=dns:HOST:PORT
-    #[arg(long = "pool", value_name = "NAME=SOURCE", required = true)]
+    #[arg(long = "pool", value_name = "NAME=SOURCE")]
     pools: Vec<String>,
     /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
     /// serve on; metrics-path=PATH: its path, instead of --metrics-path; metrics-scheme=https with
@@ -100,6 +100,9 @@ pub struct Flags {
 /// What is wrong with a flag.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FlagError {
+    /// No pool at all.
+    #[error("--pool is missing: expected NAME=SOURCE, once for each pool")]
+    NoPool,
     /// Not `NAME=SOURCE`.
     #[error("--pool {0:?}: expected NAME=SOURCE")]
     Pool(String),
@@ -176,6 +179,15 @@ pub enum FlagError {
     },
 }
 
+impl FlagError {
+    /// The same of a member of a JSON object instead of a flag.
+    #[must_use]
+    pub fn of_member(&self) -> String {
+        let text = self.to_string();
+        text.strip_prefix("--").map_or_else(|| text.clone(), str::to_owned)
+    }
+}
+
 impl Flags {
     /// Reads every flag.
     ///
@@ -185,6 +197,9 @@ impl Flags {
     pub fn parse_all(&self) -> Result<Config, Vec<FlagError>> {
         let mut errors = Vec::new();
         let mut pools: Vec<PoolConfig> = Vec::new();
+        if self.pools.is_empty() {
+            errors.push(FlagError::NoPool);
+        }
         for text in &self.pools {
             match pool(text, &mut errors) {
                 Some(pool) if pools.iter().any(|known| known.name == pool.name) => {

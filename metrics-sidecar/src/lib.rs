@@ -28,11 +28,14 @@ pub mod progress;
 pub mod published;
 pub mod response;
 pub mod scrape;
+pub mod settings;
 pub mod signals;
 pub mod tls;
 
 mod convention;
+mod embedded;
 mod envoy_page;
+mod failures;
 mod gathered;
 mod listing;
 mod lora;
@@ -44,4 +47,5 @@ mod sidecar;
 mod token_file;
 mod tokens;
 
+pub use embedded::{Embedded, State};
 pub use sidecar::{Running, Sidecar};

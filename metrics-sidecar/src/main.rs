@@ -67,10 +67,11 @@ async fn run(config: Config) -> std::io::Result<()> {
         .await
         .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))?;
     println!("listening on http://{}", running.addr());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = running.failed() => Some(failure),
+    };
     running.stop().await;
-    Ok(())
+    failure.map_or(Ok(()), |failure| Err(std::io::Error::other(failure)))
 }

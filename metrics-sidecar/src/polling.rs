@@ -41,7 +41,7 @@ pub(crate) fn take_targets(shared: &Arc<Shared>, pool: usize, targets: Vec<Disco
     for address in addresses {
         pollers
             .entry((pool, address))
-            .or_insert_with(|| Task(tokio::spawn(poll(Arc::downgrade(shared), pool, address))));
+            .or_insert_with(|| Task(shared.failures.spawn("a poller", poll(Arc::downgrade(shared), pool, address))));
     }
 }
 
@@ -81,7 +81,8 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
         let is_listing = models_task.as_ref().is_some_and(|task| !task.0.is_finished());
         if began >= models_due && !is_listing {
             models_due = began + models_interval;
-            models_task = Some(Task(tokio::spawn(list_models(Weak::clone(&shared), pool, address))));
+            let listing = list_models(Weak::clone(&shared), pool, address);
+            models_task = Some(Task(strong.failures.spawn("a list of models", listing)));
         }
         let read = client.get(&strong.buffers, limit, |page| Signals::read_as(page, engine)).await;
         let took = began.elapsed();

@@ -25,6 +25,22 @@ struct Encoded {
 }
 
 impl Published {
+    /// What is new to a reader that has what `known` names; `None`: nothing.
+    pub fn news(
+        &mut self,
+        fleet: &Fleet,
+        now: Duration,
+        wall_ms: impl FnOnce() -> u64,
+        known: &[Tag],
+    ) -> Option<Bytes> {
+        let tag = fleet.tag();
+        if known.contains(&tag) {
+            return None;
+        }
+        let known = known.iter().copied().find(|known| is_same_membership(*known, tag));
+        Some(self.bytes(fleet, now, wall_ms, known))
+    }
+
     /// The snapshot of the fleet for a reader that has what `known` names. `wall_ms` is asked only when bytes are encoded.
     pub fn bytes(&mut self, fleet: &Fleet, now: Duration, wall_ms: impl FnOnce() -> u64, known: Option<Tag>) -> Bytes {
         let tag = fleet.tag();
@@ -40,6 +56,11 @@ impl Published {
         *last = Some(Encoded { tag, at: now, bytes: bytes.clone() });
         bytes
     }
+}
+
+/// What an `If-None-Match` says that a reader has. Tags of another form, such as an older version's, name nothing.
+pub fn known_tags(value: &str) -> impl Iterator<Item = Tag> {
+    value.split(',').filter_map(|tag| tag.trim().trim_start_matches("W/").parse().ok())
 }
 
 /// Whether both name one membership.

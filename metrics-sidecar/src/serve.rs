@@ -12,13 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tracing::error;
 
 use ::snapshot::Tag;
 
 use crate::envoy_page::{EnvoyPages, own_families};
 use crate::page::{self, Selection, merge};
-use crate::published::is_same_membership;
+use crate::published::known_tags;
 use crate::shared::{Shared, lock, wall_ms};
 
 /// Longest wait that a reader of the snapshot may ask for.
@@ -40,6 +39,7 @@ pub(crate) async fn run(
     pages: EnvoyPages,
     mut closed: watch::Receiver<bool>,
 ) {
+    let failures = shared.failures.clone();
     let router = Router::new()
         .route("/snapshot", get(snapshot))
         .route("/metrics", get(metrics))
@@ -52,7 +52,7 @@ pub(crate) async fn run(
         let _ = closed.wait_for(|closed| *closed).await;
     };
     if let Err(problem) = axum::serve(listener, router).with_graceful_shutdown(closing).await {
-        error!(%problem, "serving ended");
+        failures.report(format!("serving ended: {problem}"));
     }
 }
 
@@ -76,20 +76,20 @@ async fn snapshot(
         .and_then(|millis| millis.parse().ok())
         .map_or(Duration::ZERO, Duration::from_millis)
         .min(MAX_WAIT);
-    let known = known_tags(&headers);
+    let values = headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let known: Vec<Tag> = values.flat_map(known_tags).collect();
     let deadline = tokio::time::Instant::now() + wait;
     while tokio::time::Instant::now() < deadline && known.contains(&shared.fleet().tag()) {
         tokio::time::sleep(WAIT_STEP).await;
     }
     let fleet = shared.fleet();
     let tag = fleet.tag();
-    if known.contains(&tag) {
+    let published = lock(&shared.published).news(&fleet, shared.now(), wall_ms, &known);
+    drop(fleet);
+    let Some(bytes) = published else {
         shared.snapshots_unchanged.fetch_add(1, Ordering::Relaxed);
         return (StatusCode::NOT_MODIFIED, [(ETAG, tag.to_string())]).into_response();
-    }
-    let known = known.into_iter().find(|known| is_same_membership(*known, tag));
-    let bytes = lock(&shared.published).bytes(&fleet, shared.now(), wall_ms, known);
-    drop(fleet);
+    };
     shared.snapshots_sent.fetch_add(1, Ordering::Relaxed);
     let headers = [
         (CONTENT_TYPE, ::snapshot::CONTENT_TYPE.to_owned()),
@@ -97,13 +97,6 @@ async fn snapshot(
         (ETAG, tag.to_string()),
     ];
     (headers, bytes).into_response()
-}
-
-/// What a reader says that it has. Tags of another form, such as an older version's, name nothing.
-fn known_tags(headers: &HeaderMap) -> Vec<Tag> {
-    let values = headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
-    let tags = values.flat_map(|value| value.split(','));
-    tags.filter_map(|tag| tag.trim().trim_start_matches("W/").parse().ok()).collect()
 }
 
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::config::{Admin, Config};
 use crate::endpoint::Transition;
+use crate::failures::Failures;
 use crate::fleet::Fleet;
 use crate::gauges::state_name;
 use crate::published::Published;
@@ -30,7 +31,10 @@ pub(crate) struct Shared {
     /// The bearer token of each pool's pages.
     pub(crate) tokens: Mutex<Vec<Option<Arc<str>>>>,
     pub(crate) seed: u64,
+    pub(crate) failures: Failures,
     fleet: Mutex<Fleet>,
+    /// When the clock last ticked, in milliseconds since the start.
+    ticked_ms: AtomicU64,
     started: Instant,
 }
 
@@ -60,12 +64,29 @@ impl Shared {
             pollers: Mutex::default(),
             started: Instant::now(),
             seed: epoch,
+            failures: Failures::default(),
+            ticked_ms: AtomicU64::new(0),
         }
     }
 
     /// Time since the start, as the fleet counts it.
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The clock ticks: looks at every endpoint's staleness.
+    pub(crate) fn tick(&self) {
+        drop(self.fleet());
+        self.ticked_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// How long ago the clock ticked last.
+    pub(crate) fn silent_for(&self) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(self.ticked_ms.load(Ordering::Relaxed)))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The fleet as of now.
@@ -79,11 +100,25 @@ impl Shared {
     pub(crate) fn fleet_as_it_is(&self) -> MutexGuard<'_, Fleet> {
         lock(&self.fleet)
     }
+
+    /// The same for a thread that must not wait: `None` while another one has it.
+    pub(crate) fn fleet_if_free(&self) -> Option<MutexGuard<'_, Fleet>> {
+        try_lock(&self.fleet)
+    }
 }
 
 /// A panic elsewhere does not make the data worse: every change to it is complete in itself.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same without waiting.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -8,14 +8,14 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, Source};
 use crate::envoy_page::EnvoyPages;
 use crate::listing::{watch_clusters, watch_name};
 use crate::polling::take_targets;
 use crate::serve;
-use crate::shared::{Shared, lock};
+use crate::shared::{Shared, Task, lock};
 use crate::tokens::watch_tokens;
 
 /// How often endpoints are looked at for staleness when nobody asks: well below the staleness limits in use.
@@ -32,7 +32,7 @@ pub struct Sidecar;
 #[derive(Debug)]
 pub struct Running {
     addr: SocketAddr,
-    tasks: JoinSet<()>,
+    tasks: Vec<Task>,
     server: JoinHandle<()>,
     closing: watch::Sender<bool>,
     shared: Arc<Shared>,
@@ -49,7 +49,16 @@ impl Running {
     pub async fn stop(mut self) {
         let _ = self.closing.send(true);
         let _ = tokio::time::timeout(GOODBYE, &mut self.server).await;
-        self.tasks.shutdown().await;
+        self.tasks.clear();
+    }
+
+    /// Returns once the sidecar cannot go on, and says why: a task panicked, or its listener failed.
+    pub async fn failed(&self) -> String {
+        self.shared.failures.first().await
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 }
 
@@ -70,27 +79,30 @@ impl Sidecar {
         let listener = TcpListener::bind(config.listen).await?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared::new(config, SmallRng::from_os_rng().random()));
-        let mut tasks = JoinSet::new();
+        let mut tasks = Vec::new();
         let mut clusters = Vec::new();
         for (pool, settings) in shared.config.pools.iter().enumerate() {
             match &settings.source {
                 Source::Static(targets) => take_targets(&shared, pool, targets.clone()),
                 Source::Dns { host, port, family } => {
-                    tasks.spawn(watch_name(Arc::clone(&shared), pool, host.clone(), *port, *family));
+                    let watching = watch_name(Arc::clone(&shared), pool, host.clone(), *port, *family);
+                    tasks.push(Task(shared.failures.spawn("the discovery by name", watching)));
                 }
                 Source::Envoy(cluster) => clusters.push((pool, cluster.clone())),
             }
         }
         if !clusters.is_empty() {
-            tasks.spawn(watch_clusters(Arc::clone(&shared), clusters));
+            let watching = watch_clusters(Arc::clone(&shared), clusters);
+            tasks.push(Task(shared.failures.spawn("the discovery by cluster", watching)));
         }
         if shared.config.pools.iter().any(|pool| pool.page.token_file.is_some()) {
-            tasks.spawn(watch_tokens(Arc::clone(&shared)));
+            tasks.push(Task(shared.failures.spawn("the reader of tokens", watch_tokens(Arc::clone(&shared)))));
         }
-        tasks.spawn(tick(Arc::clone(&shared)));
+        tasks.push(Task(shared.failures.spawn("the clock", tick(Arc::clone(&shared)))));
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
-        let server = tokio::spawn(serve::run(listener, Arc::clone(&shared), pages, closed));
+        let serving = serve::run(listener, Arc::clone(&shared), pages, closed);
+        let server = shared.failures.spawn("the server", serving);
         Ok(Running { addr, tasks, server, closing, shared })
     }
 }
@@ -99,6 +111,6 @@ async fn tick(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        drop(shared.fleet());
+        shared.tick();
     }
 }

@@ -150,7 +150,7 @@ impl Gateway for Envoys {
             method: b"POST",
             path: b"/v1/chat/completions",
             content_type: Some(b"application/json"),
-            has_content_length: true,
+            content_length: Some(chat.body().len() as u64),
             ..RequestHead::default()
         };
         let picker = &mut instance.picker;

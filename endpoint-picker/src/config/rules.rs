@@ -4,9 +4,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde_json::Value;
+
 use super::Fields;
 use crate::affinity::ResponseMakers;
-use crate::rules::{DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Rules, ServedEndpoint, SubsetHint, UnknownModel};
+use crate::rules::{
+    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules,
+    ServedEndpoint, SubsetHint, UnknownModel,
+};
 use crate::scheduling::Saturation;
 use crate::session::{Carrier, Session};
 
@@ -29,6 +34,7 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
     let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
     let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
     let served = [("property", ServedEndpoint::Property), ("header", ServedEndpoint::Header)];
+    let destinations = [("metadata", Destination::Metadata), ("header", Destination::Header)];
     Rules {
         unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
         response_makers: ResponseMakers::new(max_ids),
@@ -36,9 +42,20 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
         subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
         served_endpoint: root.choice("served_endpoint", &served, errors).unwrap_or(ServedEndpoint::Property),
         conformance: root.boolean("conformance", errors).unwrap_or(false),
+        early_pick: read_early_pick(root, errors),
         orca: root.boolean("orca", errors).unwrap_or(false),
         session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
+        destination: root.choice("destination", &destinations, errors),
     }
+}
+
+fn read_early_pick(root: &mut Fields, errors: &mut Vec<String>) -> Option<EarlyPick> {
+    if root.values.get("early_pick_bytes").is_some_and(Value::is_null) {
+        root.values.insert("early_pick_bytes".into(), Value::from(0));
+    }
+    let bytes = root.integer("early_pick_bytes", 0..=1_073_741_824, errors).unwrap_or(DEFAULT_EARLY_PICK_BYTES);
+    let reads_rest = root.choice("early_pick_rest", &[("read", true), ("pass", false)], errors).unwrap_or(true);
+    (bytes > 0).then_some(EarlyPick { bytes, reads_rest })
 }
 
 fn read_session(mut fields: Fields, errors: &mut Vec<String>) -> Option<Session> {

@@ -1,5 +1,8 @@
 //! Which endpoints were tried for a request, and which of them failed it.
 
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
 use crate::ending::{Flags, is_endpoint_trouble};
 use crate::head::ResponseHead;
 use crate::picker::EndpointPicker;
@@ -17,16 +20,16 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session } = sent;
-    let endpoint = picker.pool().find(address);
+    let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
+    let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
         Pick::Ranked(..) => Reason::Retry,
         Pick::None | Pick::NoEndpoint => Reason::Fallback,
     };
-    if reason == Reason::Retry {
-        let now = info.now();
-        blame_those_before(picker, &mut record, endpoint, charge.sent_at(), info.attempts(), now);
+    if matches!(reason, Reason::Retry | Reason::Fallback) {
+        let failed = tried_before(picker, &record, address, info);
+        blame(picker, &mut record, &failed, charge.sent_at(), info.now());
     }
     if charge.endpoint() != endpoint {
         charge = picker.transfer(charge, endpoint, &record, tail, info.now());
@@ -48,7 +51,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -60,36 +63,60 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session } = sent;
-    let attempts = info.attempts();
-    if flags.blames_endpoint() || attempts.is_some_and(|attempts| attempts > 1) {
-        let last = info.upstream_address().and_then(|address| picker.pool().find(address));
-        if let Some(last) = last {
-            blame_those_before(picker, &mut record, Some(last), charge.sent_at(), attempts, now);
-            if flags.blames_endpoint() {
-                picker.observe_failed(&mut record, last, Failure::NoAnswer, charge.sent_at(), now);
-            }
+    let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
+    if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
+        && let Some(last) = info.upstream_address()
+    {
+        let mut failed = tried_before(picker, &record, last, info);
+        if flags.blames_endpoint() {
+            failed.extend(picker.find(last));
         }
+        blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
-    Sent { record, charge, tail, asks_load, session }
+    Sent { record, charge, tail, asks_load, session, upload }
 }
 
-/// The entries of the ranked list before `last` have failed, if the number of attempts says that each of them was tried. Where Envoy
-/// skipped some (they are not in its cluster), nobody knows which: none is blamed.
-fn blame_those_before(
+/// The endpoints that were tried before `last`, each once.
+fn tried_before(
+    picker: &mut EndpointPicker,
+    record: &ExchangeRecord,
+    last: SocketAddr,
+    info: &mut impl StreamInfo,
+) -> Vec<EndpointId> {
+    let Some(tried) = info.tried() else { return ranked_before(picker, record, last, info) };
+    let before = tried.iter().rposition(|&address| address == last).unwrap_or(tried.len());
+    let mut endpoints = Vec::new();
+    for endpoint in tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.find(at)) {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
+}
+
+/// The entries of the ranked list before `last`, if the number of attempts says that each of them was tried. Where Envoy skipped some (they
+/// are not in its cluster), such a host knows not which: there are none then.
+fn ranked_before(
+    picker: &mut EndpointPicker,
+    record: &ExchangeRecord,
+    last: SocketAddr,
+    info: &mut impl StreamInfo,
+) -> Vec<EndpointId> {
+    let Some(ranked) = record.ranked() else { return Vec::new() };
+    let last = picker.find(last);
+    let before: Vec<EndpointId> = ranked.iter().take_while(|&id| Some(id) != last).collect();
+    let is_each_tried = info.attempts().is_none_or(|attempts| attempts > before.len() as u64);
+    if is_each_tried { before } else { Vec::new() }
+}
+
+fn blame(
     picker: &mut EndpointPicker,
     record: &mut ExchangeRecord,
-    last: Option<EndpointId>,
+    failed: &[EndpointId],
     sent_at: Timestamp,
-    attempts: Option<u64>,
     now: Timestamp,
 ) {
-    let Some(ranked) = record.ranked() else { return };
-    let before = ranked.iter().take_while(|&id| Some(id) != last).count();
-    if attempts.is_some_and(|attempts| attempts.saturating_sub(1) < before as u64) {
-        return;
-    }
-    for endpoint in ranked.iter().take(before) {
+    for &endpoint in failed {
         picker.observe_failed(record, endpoint, Failure::NoAnswer, sent_at, now);
     }
 }

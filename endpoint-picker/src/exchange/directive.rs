@@ -14,7 +14,7 @@ pub enum Directive {
     Wait,
     /// Hold it and call [`Exchange::pick`](super::Exchange::pick).
     Pick,
-    /// Change it like this and pass it on.
+    /// Change it like this and pass it on: all that the host holds of it, and what is still to come of its body as it comes.
     Send(Outbound),
     /// Answer it.
     Reply(LocalReply),
@@ -33,8 +33,8 @@ pub struct Outbound {
     pub ask_load: bool,
     /// Replaces the model in the body.
     pub splice: Option<Splice>,
-    /// The request declares its length, which a splice changes.
-    pub has_content_length: bool,
+    /// The length to declare for the body, where the splice changes one that the request declares.
+    pub content_length: Option<u64>,
 }
 
 /// What the host refused.
@@ -42,7 +42,7 @@ pub struct Outbound {
 pub enum Refused {
     /// To remove the destination that the client itself had sent.
     Strip,
-    /// To hand out the request's body.
+    /// To hand out the request's body. One that is passed on already goes on unread.
     Body,
     /// To set the destination: the request may still pass, and the fallback policy chooses.
     Destination,

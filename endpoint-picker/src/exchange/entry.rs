@@ -37,8 +37,9 @@ pub(super) fn refusal(picker: &EndpointPicker, record: &ExchangeRecord, now: Tim
     {
         return Some(LocalReply::unknown_model(record.api, &record.model));
     }
-    let is_shed = record.priority < 0 && rules.shedding.is_some_and(|limits| limits.level(pool, now) >= 1.0);
-    is_shed.then(|| LocalReply::saturated(record.api))
+    let limits = rules.shedding.filter(|_| record.priority < 0)?;
+    let level = picker.look(|routing| limits.level(routing.pool(), now)).unwrap_or_else(|| limits.level(pool, now));
+    (level >= 1.0).then(|| LocalReply::saturated(record.api))
 }
 
 /// What a request is answered that no endpoint can take; `None`: it is left to the load balancer's fallback policy, which knows

@@ -2,30 +2,38 @@
 //!
 //! The host calls in this order: [`Exchange::on_request_headers`]; while told to [`Directive::Wait`],
 //! [`Exchange::on_request_body`] and perhaps [`Exchange::on_request_trailers`]; when told to [`Directive::Pick`],
-//! [`Exchange::pick`]; then the response's callbacks; and last, always, [`Exchange::on_log`]. Any of them may be missing, since
+//! [`Exchange::pick`]; then the response's callbacks; and last, always, [`Exchange::on_log`].
+//!
+//! A request may be sent before its body is whole. Then what is still to come of the body passes as it comes, and so does what the host
+//! holds of it: given to [`Exchange::on_request_body`] while [`Exchange::reads_request`], else to [`Exchange::on_request_size`]; both
+//! tell to [`Directive::Continue`], and may come between the response's callbacks.
+//!
+//! Any of them may be missing, since
 //! either side may leave at any point, and the host may refuse what it is told ([`Exchange::on_refused`]). An exchange settles
 //! exactly once, in [`EndpointPicker::settle`], with its [`ExchangeRecord`]; calls after that do nothing.
 
 mod attempts;
+mod body;
 mod directive;
+mod early;
 mod entry;
 mod inbound;
 mod settling;
 mod states;
 mod stream_info;
+mod upload;
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
 pub use inbound::Inbound;
 pub use stream_info::StreamInfo;
 
-use crate::config::{MissingModel, scan_options};
+use crate::config::scan_options;
 use crate::head::{RequestHead, ResponseHead, Route};
-use crate::openai::{Model, Notation, PromptDigest, RequestError, RequestFacts, RequestScanner, ResponseId};
+use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
@@ -37,6 +45,7 @@ use crate::time::Timestamp;
 use attempts::{flags, local_reply, served, unserved};
 use settling::{finish, settle};
 use states::{Answering, Reading, Ready, Request, Sent, State};
+use upload::Upload;
 
 /// The state machine of one exchange.
 #[derive(Debug, Default)]
@@ -77,7 +86,7 @@ impl Exchange {
             record,
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
             accepts_encoded: head.accepts_encoded,
-            has_content_length: head.has_content_length,
+            content_length: head.content_length,
             subset: entry::subset(picker, head, route),
             asked: ResponseId::from_path(head.path),
             maker: None,
@@ -96,14 +105,14 @@ impl Exchange {
         end: bool,
         now: Timestamp,
     ) -> Directive {
-        let Route::Inference(api) = route else { return self.ready(request, None, PromptDigest::default()) };
+        let Route::Inference(api) = route else { return self.ready(request, None, PromptDigest::default(), None) };
         request.record.api = Some(api);
         if end {
             return self.refuse_body(picker, request.record, &RequestError::Empty, now);
         }
         if head.encoded {
             request.record.request.outcome = Some(BodyOutcome::Unparsed);
-            return self.ready(request, None, PromptDigest::default());
+            return self.ready(request, None, PromptDigest::default(), None);
         }
         let scanner = match RequestScanner::for_content_type(
             api,
@@ -113,38 +122,9 @@ impl Exchange {
             Ok(scanner) => scanner,
             Err(error) => return self.refuse_body(picker, request.record, &error, now),
         };
-        self.state = State::Reading(Box::new(Reading { request, scanner }));
+        let next_look = early::first_look(picker, &request);
+        self.state = State::Reading(Box::new(Reading { request, scanner, next_look }));
         Directive::Wait
-    }
-
-    /// More of the request's body came, in any number of slices.
-    pub fn on_request_body<'a>(
-        &mut self,
-        picker: &mut EndpointPicker,
-        slices: impl IntoIterator<Item = &'a [u8]>,
-        end: bool,
-        info: &mut impl StreamInfo,
-    ) -> Directive {
-        let State::Reading(reading) = &mut self.state else { return Directive::Continue };
-        let fed = slices.into_iter().try_for_each(|slice| reading.scanner.feed(slice));
-        if let Err(error) = fed {
-            let State::Reading(reading) = self.take() else { return Directive::Continue };
-            return self.refuse_body(picker, reading.request.record, &error, info.now());
-        }
-        if end { self.on_request_trailers(picker, info) } else { Directive::Wait }
-    }
-
-    /// The request's body is complete.
-    pub fn on_request_trailers(&mut self, picker: &mut EndpointPicker, info: &mut impl StreamInfo) -> Directive {
-        if !matches!(self.state, State::Reading(_)) {
-            return Directive::Continue;
-        }
-        let State::Reading(reading) = self.take() else { return Directive::Continue };
-        let Reading { request, scanner } = *reading;
-        match scanner.finish() {
-            Ok(facts) => self.read(picker, request, facts, info),
-            Err(error) => self.refuse_body(picker, request.record, &error, info.now()),
-        }
     }
 
     /// Looks up who made the response that a request asks for, which only that endpoint can serve. To be called before [`Self::pick`];
@@ -169,35 +149,28 @@ impl Exchange {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
-        let State::Ready(Ready { request, splice, prompt }) = self.take() else { return Directive::Continue };
+        let State::Ready(Ready { request, splice, prompt, mut upload }) = self.take() else {
+            return Directive::Continue;
+        };
         let Request {
-            mut record,
-            deadline,
-            accepts_encoded,
-            has_content_length,
-            subset,
-            maker,
-            asks_load,
-            session,
-            ..
+            mut record, deadline, accepts_encoded, content_length, subset, maker, asks_load, session, ..
         } = request;
         if let Some(reply) = entry::refusal(picker, &record, now) {
             return self.refuse(picker, record, reply, now);
         }
-        let decision = picker.pick(
-            &PickRequest {
-                target_model: &record.target_model,
-                prompt: Some(&prompt),
-                prompt_bytes: record.request.prompt_bytes,
-                max_tokens: record.request.max_tokens,
-                priority: record.priority,
-                deadline,
-                pinned: maker,
-                session,
-                subset: subset.as_ref(),
-            },
-            now,
-        );
+        let asked = PickRequest {
+            target_model: &record.target_model,
+            prompt: Some(&prompt),
+            prompt_bytes: record.request.prompt_bytes,
+            max_tokens: record.request.max_tokens,
+            priority: record.priority,
+            deadline,
+            pinned: maker,
+            session,
+            subset: subset.as_ref(),
+        };
+        let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
+        let (decision, charge) = picker.pick(&asked, &record, &prompt, is_whole, now);
         let mut destination = None;
         match decision {
             Decision::Picked(ranked, reason) => {
@@ -220,12 +193,17 @@ impl Exchange {
             }
         }
         record.times.sent = Some(now);
-        let charge = picker.charge(&record, &prompt, now);
+        let charge = charge.unwrap_or_else(|| picker.charge_to(None, &record, &prompt, is_whole, now));
         let ask_identity = accepts_encoded && record.api.is_some();
         // Engines report in the headers of whole answers: those of a stream are sent before anything is known.
         let ask_load = picker.config().rules.orca && record.api.is_some() && !record.request.stream && !asks_load;
-        self.state = State::Sent(Sent { record, charge, tail: prompt.tail(), asks_load: ask_load, session });
-        Directive::Send(Outbound { destination, ask_identity, ask_load, splice, has_content_length })
+        let content_length = splice.as_ref().zip(content_length).map(|(splice, length)| splice.length(length));
+        let tail = prompt.tail();
+        if let Some(upload) = &mut upload {
+            upload.send(prompt);
+        }
+        self.state = State::Sent(Sent { record, charge, tail, asks_load: ask_load, session, upload });
+        Directive::Send(Outbound { destination, ask_identity, ask_load, splice, content_length })
     }
 
     /// The host refused what it was told, or what it was asked for.
@@ -243,7 +221,19 @@ impl Exchange {
                 self.is_sealed = true;
                 self.fail_internally(picker, now)
             }
-            Refused::Body => self.fail_internally(picker, now),
+            Refused::Body => {
+                let upload = match &mut self.state {
+                    State::Sent(Sent { upload, .. }) => upload,
+                    State::Answering(answering) => &mut answering.sent.upload,
+                    State::New | State::Reading(_) | State::Ready(_) | State::Done => {
+                        return self.fail_internally(picker, now);
+                    }
+                };
+                if let Some(upload) = upload {
+                    upload.lose();
+                }
+                Directive::Continue
+            }
         }
     }
 
@@ -259,7 +249,8 @@ impl Exchange {
             State::Sent(sent) => {
                 if let Some(flags) = local_reply(head.status, info) {
                     let now = info.now();
-                    let sent = unserved(picker, sent, flags, info, now);
+                    let mut sent = unserved(picker, sent, flags, info, now);
+                    sent.close(None);
                     settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
                     return Inbound::default();
                 }
@@ -380,6 +371,12 @@ impl Exchange {
         self.end(picker, End::Failed(flags.error_code()), now);
     }
 
+    /// The host lost its hold of the exchange by a fault of its own: it is settled as such, wherever it stands.
+    pub fn on_fault(&mut self, picker: &mut EndpointPicker, now: Timestamp) {
+        self.is_sealed = true;
+        self.end(picker, End::Failed(ErrorCode::Internal), now);
+    }
+
     /// True once nothing is left to settle.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
@@ -400,13 +397,22 @@ impl Exchange {
                 settle(picker, None, record, end, now);
             }
             State::Ready(ready) => settle(picker, None, ready.request.record, end, now),
-            State::Sent(sent) => settle(picker, Some(sent.charge), sent.record, end, now),
+            State::Sent(mut sent) => {
+                sent.close(None);
+                settle(picker, Some(sent.charge), sent.record, end, now);
+            }
             State::Answering(answering) => finish(picker, *answering, end, now),
         }
     }
 
-    fn ready(&mut self, request: Request, splice: Option<Splice>, prompt: PromptDigest) -> Directive {
-        self.state = State::Ready(Ready { request, splice, prompt });
+    fn ready(
+        &mut self,
+        request: Request,
+        splice: Option<Splice>,
+        prompt: PromptDigest,
+        upload: Option<Box<Upload>>,
+    ) -> Directive {
+        self.state = State::Ready(Ready { request, splice, prompt, upload });
         Directive::Pick
     }
 
@@ -417,20 +423,7 @@ impl Exchange {
         error: &RequestError,
         now: Timestamp,
     ) -> Directive {
-        record.request.outcome = Some(match error {
-            RequestError::Empty => BodyOutcome::Empty,
-            RequestError::Malformed { .. }
-            | RequestError::NotUtf8 { .. }
-            | RequestError::TooDeep { .. }
-            | RequestError::MalformedForm { .. } => BodyOutcome::Malformed,
-            RequestError::NotAForm
-            | RequestError::NoBoundary
-            | RequestError::NotAnObject
-            | RequestError::ModelNotAString
-            | RequestError::ModelEmpty
-            | RequestError::ModelTooLong
-            | RequestError::ModelRepeated => BodyOutcome::Invalid,
-        });
+        record.request.outcome = Some(upload::outcome(error));
         let reply = LocalReply::bad_request(record.api, error);
         self.refuse(picker, record, reply, now)
     }
@@ -453,7 +446,10 @@ impl Exchange {
             State::New => (None, Box::new(ExchangeRecord::begin(now))),
             State::Reading(reading) => (None, reading.request.record),
             State::Ready(ready) => (None, ready.request.record),
-            State::Sent(sent) => (Some(sent.charge), sent.record),
+            State::Sent(mut sent) => {
+                sent.close(None);
+                (Some(sent.charge), sent.record)
+            }
             other @ (State::Answering(_) | State::Done) => {
                 self.state = other;
                 return Directive::Continue;
@@ -465,44 +461,5 @@ impl Exchange {
         let reply = LocalReply::internal(record.api);
         settle(picker, charge, record, End::Failed(reply.error_code), now);
         Directive::Reply(reply)
-    }
-
-    /// The body is read: name the model and rewrite it.
-    fn read(
-        &mut self,
-        picker: &mut EndpointPicker,
-        mut request: Request,
-        facts: RequestFacts,
-        info: &mut impl StreamInfo,
-    ) -> Directive {
-        let record = &mut request.record;
-        record.request.bytes = facts.body_bytes;
-        record.request.prompt_bytes = facts.prompt_bytes;
-        record.request.max_tokens = facts.max_tokens;
-        record.request.stream = facts.stream;
-        request.asked = facts.previous_response;
-        let (model, value_ranges, notation) = match facts.model {
-            Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
-            Model::Missing if picker.config().missing_model == MissingModel::Reject => {
-                record.request.outcome = Some(BodyOutcome::MissingModel);
-                let reply = LocalReply::missing_model(record.api);
-                return self.refuse(picker, request.record, reply, info.now());
-            }
-            Model::Missing => (String::new(), Vec::new(), Notation::Json),
-        };
-        record.request.outcome = Some(BodyOutcome::Parsed);
-        let mut splice = None;
-        if !value_ranges.is_empty()
-            && let Some((rule, target)) = picker.rewrite(&model)
-        {
-            record.rewrite_rule = Some(rule);
-            record.target_model.clone_from(&target.model);
-            splice =
-                (target.model != model).then(|| Splice { ranges: value_ranges, model: target.model.clone(), notation });
-        } else {
-            record.target_model.clone_from(&model);
-        }
-        record.model = model;
-        self.ready(request, splice, facts.prompt)
     }
 }

@@ -6,7 +6,7 @@ use crate::accounts::Charge;
 use crate::ending::judge;
 use crate::openai::Usage;
 use crate::picker::EndpointPicker;
-use crate::record::{End, ExchangeRecord, ResponseOutcome, ResponseSummary};
+use crate::record::{BodyOutcome, End, ExchangeRecord, ResponseOutcome, ResponseSummary};
 use crate::scheduling::{Failure, Observation};
 use crate::time::Timestamp;
 
@@ -18,10 +18,11 @@ const MAX_TOKENS: u64 = u32::MAX as u64;
 
 /// An answer is over: judges it, tells the scheduler, and settles.
 pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { sent: Sent { mut record, charge, .. }, status, streamed, reader, unread, unread_bytes, .. } =
-        answering;
+    let Answering { mut sent, status, streamed, reader, unread, unread_bytes, .. } = answering;
     let complete = end == End::Complete;
     let facts = reader.finish();
+    sent.close(facts.model.as_deref());
+    let Sent { mut record, charge, .. } = sent;
     let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
     let verdict = judge(status, &facts, outcome);
     let usage = believable(facts.usage.unwrap_or_default());
@@ -59,6 +60,10 @@ pub(super) fn settle(
     end: End,
     now: Timestamp,
 ) {
+    if record.api.is_some() {
+        // Of a request that went on before it was whole, nothing else was noted.
+        record.request.outcome.get_or_insert(BodyOutcome::Incomplete);
+    }
     record.times.ended = now;
     record.end = end;
     picker.settle(charge, record, now);

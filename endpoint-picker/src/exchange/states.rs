@@ -1,6 +1,7 @@
 //! The states of an exchange, each with what it needs and nothing else.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use core::net::SocketAddr;
 
 use crate::accounts::Charge;
@@ -12,6 +13,8 @@ use crate::rewrite::Splice;
 use crate::scheduling::Subset;
 use crate::time::Timestamp;
 
+use super::upload::Upload;
+
 #[derive(Debug, Default)]
 pub(super) enum State {
     /// No callback yet.
@@ -21,9 +24,9 @@ pub(super) enum State {
     Reading(Box<Reading>),
     /// Everything needed for a pick is known.
     Ready(Ready),
-    /// Passed on; no answer yet.
+    /// Passed on, be it that its body is still coming ([`Sent::upload`]); no answer yet.
     Sent(Sent),
-    /// The answer is coming.
+    /// The answer is coming, which may be while the request's body still is.
     Answering(Box<Answering>),
     /// Settled, or none of the picker's business.
     Done,
@@ -35,7 +38,8 @@ pub(super) struct Request {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) deadline: Option<Timestamp>,
     pub(super) accepts_encoded: bool,
-    pub(super) has_content_length: bool,
+    /// Bytes of its body, where it declares them.
+    pub(super) content_length: Option<u64>,
     /// The only endpoints that it may go to.
     pub(super) subset: Option<Subset>,
     /// The stored response that it asks for or continues.
@@ -52,6 +56,8 @@ pub(super) struct Request {
 pub(super) struct Reading {
     pub(super) request: Request,
     pub(super) scanner: RequestScanner,
+    /// Bytes after which is looked whether the request can go on.
+    pub(super) next_look: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -59,6 +65,8 @@ pub(super) struct Ready {
     pub(super) request: Request,
     pub(super) splice: Option<Splice>,
     pub(super) prompt: PromptDigest,
+    /// What is still to come of its body; `None`: the pick waited for all of it.
+    pub(super) upload: Option<Box<Upload>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +79,23 @@ pub(super) struct Sent {
     pub(super) asks_load: bool,
     /// The endpoint of the client's session.
     pub(super) session: Option<EndpointId>,
+    /// What is still to come of its body; `None`: the pick waited for all of it.
+    pub(super) upload: Option<Box<Upload>>,
+}
+
+impl Sent {
+    /// Whether its body is still coming.
+    pub(super) fn is_coming(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_coming())
+    }
+
+    /// Its end is there. `answered_as`: the model that its answer names, which counts where nothing else told it.
+    pub(super) fn close(&mut self, answered_as: Option<&str>) {
+        if self.upload.as_ref().is_some_and(|upload| upload.is_model_open()) {
+            self.record.model = String::from(answered_as.unwrap_or_default());
+            self.record.target_model.clone_from(&self.record.model);
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -13,6 +13,10 @@ pub trait StreamInfo {
     fn upstream_address(&mut self) -> Option<SocketAddr>;
     /// How often an endpoint was tried.
     fn attempts(&mut self) -> Option<u64>;
+    /// The endpoints that were tried, in order, the one that answered included; `None`: the host does not know.
+    fn tried(&mut self) -> Option<Vec<SocketAddr>> {
+        None
+    }
     /// Envoy's details of the response code: `via_upstream`, or why Envoy answered itself.
     fn code_details(&mut self) -> Option<Vec<u8>>;
     /// Envoy's response flags, bit by bit as its access log names them.

@@ -13,6 +13,8 @@ const LEAF_END: u8 = 0xFF;
 /// Blocks of one length; after the first two runs of them, each run has blocks of twice the length. So a place is known to a sixteenth
 /// of its distance from the start, and a prompt of 400 KB has 140 marks.
 const RUN_BLOCKS: usize = 16;
+/// Stands for the hash of a block that nobody read.
+const UNREAD_BLOCK: u64 = 0x9E37_79B9_7F4A_7C15;
 /// A text without messages has no head: its first blocks stand for its family.
 const FAMILY_BLOCKS: usize = 4;
 
@@ -38,6 +40,8 @@ pub struct PromptDigest {
     /// Hash of what all turns of its conversation share: everything to the end of the first message behind a preamble, or else of the
     /// second one. 0: it has no messages, or fewer.
     pub conversation: u64,
+    /// More of the prompt was still to come.
+    pub is_cut: bool,
 }
 
 impl PromptDigest {
@@ -51,6 +55,24 @@ impl PromptDigest {
     #[must_use]
     pub fn end(&self) -> u32 {
         self.marks.last().map_or(0, |mark| mark.end)
+    }
+
+    /// Marks what follows the last mark, up to `bytes` of prompt, as a text that nobody read: prompts that begin alike and are cut at the
+    /// same place then share as many of these marks as their lengths allow. Blocks as of [`RequestScanner`](super::RequestScanner).
+    pub fn extend_unread(&mut self, bytes: u64, block_bytes: usize, max_blocks: usize) {
+        if self.marks.is_empty() {
+            return;
+        }
+        let mut chain = PrefixChain::new(block_bytes, max_blocks);
+        chain.marks = core::mem::take(&mut self.marks);
+        while !chain.is_full() {
+            let length = chain.block_length();
+            if u64::from(chain.bytes()).saturating_add(length as u64) > bytes {
+                break;
+            }
+            chain.push(UNREAD_BLOCK, length);
+        }
+        self.marks = chain.marks;
     }
 }
 
@@ -200,11 +222,32 @@ impl PromptHasher {
         self.salt = Xxh64::new(0);
     }
 
-    /// What a body for `model` begins with; the model is empty if it names none.
-    pub(super) fn digest(self, model: &str) -> PromptDigest {
-        let Self { preamble, prompt, heads, salt_hash, .. } = self;
+    /// Whether nothing that follows in the prompt can matter.
+    pub(super) fn is_full(&self) -> bool {
+        self.preamble.marks.len().saturating_add(self.prompt.marks.len()) >= self.prompt.max_blocks
+    }
+
+    /// [`PromptDigest::tail`] of what [`Self::digest`] would give.
+    pub(super) fn tail(&self, model: &str) -> u64 {
+        let Self { preamble, prompt, .. } = self;
+        let seed = self.seed(model);
+        let room = preamble.max_blocks.saturating_sub(preamble.marks.len());
+        match room.min(prompt.marks.len()).checked_sub(1).and_then(|last| prompt.marks.get(last)) {
+            Some(mark) => mix(mark.hash, mix(preamble.whole(), seed)),
+            None => preamble.marks.last().map_or(0, |mark| mix(mark.hash, seed)),
+        }
+    }
+
+    /// The hash of what may come anywhere in a body.
+    fn seed(&self, model: &str) -> u64 {
+        xxh3_64_with_seed(&self.salt_hash.to_le_bytes(), xxh3_64(model.as_bytes()))
+    }
+
+    /// What a body for `model` begins with, as far as it came; the model is empty if it names none.
+    pub(super) fn digest(&self, model: &str) -> PromptDigest {
+        let Self { preamble, prompt, heads, .. } = self;
         let [first_message, second_message] = heads;
-        let seed = xxh3_64_with_seed(&salt_hash.to_le_bytes(), xxh3_64(model.as_bytes()));
+        let seed = self.seed(model);
         let inner = mix(preamble.whole(), seed);
         let (first, room) = (preamble.bytes(), preamble.max_blocks.saturating_sub(preamble.marks.len()));
         let family_blocks = match preamble.marks.len() {
@@ -216,10 +259,8 @@ impl PromptHasher {
         };
         let turn = if preamble.marks.is_empty() { second_message } else { first_message };
         let conversation = turn.map_or(0, |head| mix(head.hash, inner));
-        let mut marks = preamble.marks;
-        for mark in &mut marks {
-            mark.hash = mix(mark.hash, seed);
-        }
+        let mut marks = Vec::with_capacity(preamble.marks.len() + room.min(prompt.marks.len()));
+        marks.extend(preamble.marks.iter().map(|mark| PrefixMark { hash: mix(mark.hash, seed), end: mark.end }));
         marks.extend(
             prompt
                 .marks
@@ -229,7 +270,7 @@ impl PromptHasher {
         );
         let family = family_blocks.checked_sub(1).and_then(|last| marks.get(last)).copied();
         let family = family.unwrap_or(PrefixMark { hash: 0, end: 0 });
-        PromptDigest { marks, family: family.hash, family_end: family.end, conversation }
+        PromptDigest { marks, family: family.hash, family_end: family.end, conversation, is_cut: false }
     }
 
     fn chain(&mut self, section: Section) -> &mut PrefixChain {

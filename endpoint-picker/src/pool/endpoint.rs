@@ -176,6 +176,14 @@ impl Endpoint {
         Some(on_page.saturating_sub(self.in_flight.at_page()).saturating_add(self.in_flight.total()))
     }
 
+    /// Forgets what is in flight and what was observed: it was another's.
+    pub(super) fn forget_requests(&mut self) {
+        self.health = Health::default();
+        self.in_flight = InFlight::default();
+        self.prefill = PrefillQueue::default();
+        self.batch = Batch::default();
+    }
+
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
     }

@@ -303,6 +303,13 @@ impl Pool {
         }
     }
 
+    /// Forgets what is in flight and what was observed: it was another's.
+    pub(crate) fn forget_requests(&mut self) {
+        for endpoint in self.slots.iter_mut().filter_map(|slot| slot.endpoint.as_mut()) {
+            endpoint.forget_requests();
+        }
+    }
+
     /// What this worker holds against members, by their place in the membership, for the other workers.
     pub fn suspicions(&self, now: Timestamp) -> impl Iterator<Item = (usize, Suspicion)> {
         self.members

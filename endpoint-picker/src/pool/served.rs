@@ -21,6 +21,8 @@ pub struct ServedModels {
     adapters: HashMap<String, Option<u32>>,
     /// Members whose list was read.
     listing: usize,
+    /// Members that serve the same model take prompts of different lengths.
+    has_mixed_limits: bool,
 }
 
 /// Which members serve one model.
@@ -82,6 +84,7 @@ impl ServedModels {
         for offer in served.offers.values_mut().chain([&mut served.unlisted]) {
             let serving = || offer.limits.iter().copied().filter(|&limit| limit != NOT_SERVED);
             (offer.serving, offer.shortest) = (serving().count(), serving().min().unwrap_or(NO_LIMIT));
+            served.has_mixed_limits |= serving().any(|limit| limit != offer.shortest);
         }
         served
     }
@@ -96,6 +99,31 @@ impl ServedModels {
             offer if offer.serving == 0 => Offered::ByNobody,
             offer => Offered::By(offer),
         }
+    }
+
+    /// Whether some member says what it serves.
+    #[must_use]
+    pub const fn is_listed(&self) -> bool {
+        self.listing > 0
+    }
+
+    /// Whether members differ in how long a prompt and its answer may be for one model.
+    #[must_use]
+    pub const fn has_mixed_limits(&self) -> bool {
+        self.has_mixed_limits
+    }
+
+    /// Whether several models or adapters are known, so that a request's model may decide who can take it.
+    #[must_use]
+    pub fn has_several(&self) -> bool {
+        self.offers.len() > 1 || !self.adapters.is_empty()
+    }
+
+    /// The only model that is known.
+    #[must_use]
+    pub fn sole(&self) -> Option<&str> {
+        let (name, _) = self.offers.iter().next().filter(|_| !self.has_several())?;
+        Some(name)
     }
 
     /// The adapter of that name; `None`: it is no adapter, or nobody said so.

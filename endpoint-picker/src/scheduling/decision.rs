@@ -86,6 +86,12 @@ impl Ranked {
         self.entries().find(|entry| entry.id == id).map(|entry| entry.forecast)
     }
 
+    /// Replaces what is expected of the request at an endpoint of the list.
+    pub fn set_forecast(&mut self, id: EndpointId, forecast: Forecast) {
+        let entries = core::iter::once(&mut self.first).chain(self.rest.iter_mut().flatten());
+        entries.filter(|entry| entry.id == id).for_each(|entry| entry.forecast = forecast);
+    }
+
     fn entries(&self) -> impl Iterator<Item = Entry> {
         core::iter::once(self.first).chain(self.rest.into_iter().flatten())
     }

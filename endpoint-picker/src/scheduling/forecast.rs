@@ -154,6 +154,26 @@ impl Ground<'_> {
         }
     }
 
+    /// A forecast of a prompt that was not known to its end, as of one of `prompt_bytes`.
+    pub(super) fn corrected(
+        &self,
+        endpoint: &Endpoint,
+        rates: &Rates,
+        forecast: &Forecast,
+        prompt_bytes: u64,
+    ) -> Forecast {
+        let prompt_tokens = self.tokens(prompt_bytes as f64);
+        let guess = Guess {
+            known_tokens: self.cached_tokens(forecast.matched_bytes, prompt_tokens, endpoint.load()),
+            family_tokens: forecast.guess.family_tokens.min(prompt_tokens),
+            conversation_tokens: forecast.guess.conversation_tokens.map(|tokens| tokens.min(prompt_tokens)),
+        };
+        let cached_tokens = self.expected_tokens(&guess).min(prompt_tokens);
+        let corrected = Forecast { uncached_tokens: prompt_tokens - cached_tokens, cached_tokens, guess, ..*forecast };
+        let ttft_micros = whole(rates.slot_wait_micros(&corrected) + rates.compute_micros(&corrected));
+        Forecast { ttft_micros, ..corrected }
+    }
+
     /// Where the prompt is new to all that cost the same, its family decides, so that all gateways begin it at one endpoint.
     fn settle_equals(&self, request: &PickRequest<'_>, candidates: &[Candidate], outlooks: &mut [Outlook]) {
         let best = outlooks.iter().map(|outlook| outlook.cost).fold(f64::INFINITY, f64::min);

@@ -28,7 +28,7 @@ pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer
 pub use subset::Subset;
 
 use crate::learning::{Answer, Forecast, Learner};
-use crate::openai::{PrefixMark, PromptDigest};
+use crate::openai::PrefixMark;
 use crate::pool::{Endpoint, EndpointId, Pool};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
@@ -188,6 +188,12 @@ impl Scheduler {
         });
         for candidate in &mut self.candidates {
             candidate.matched_bytes = self.matched.get(candidate.id.slot() as usize).copied().unwrap_or(0);
+            if prompt.is_cut && candidate.matched_bytes == prompt.end() {
+                // It holds all that is known of the prompt, and should hold as much of the rest as it does of the last prompt that began so.
+                let extent = self.index.extent(candidate.id.slot(), prompt.tail());
+                let most = u32::try_from(request.prompt_bytes).unwrap_or(u32::MAX);
+                candidate.matched_bytes = extent.min(most).max(candidate.matched_bytes);
+            }
         }
     }
 
@@ -210,9 +216,43 @@ impl Scheduler {
         ground.look(request, &self.candidates, &mut self.outlooks, &mut self.counts);
     }
 
-    /// A request with that prompt goes to that endpoint. Gives how many of the prompt's marks it held before.
-    pub fn prompt_sent(&mut self, endpoint: EndpointId, prompt: &PromptDigest) -> usize {
-        self.index.insert(endpoint.slot(), &prompt.marks)
+    /// A request whose prompt has those marks goes to that endpoint. Gives how many of them it held before.
+    pub fn prompt_sent(&mut self, endpoint: EndpointId, marks: &[PrefixMark]) -> usize {
+        self.index.insert(endpoint.slot(), marks)
+    }
+
+    /// What a request takes at an endpoint, which was forecast before all of its prompt was known. `forecast` says how much of it the
+    /// endpoint holds.
+    pub fn corrected(
+        &self,
+        pool: &Pool,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        endpoint: EndpointId,
+        forecast: &Forecast,
+        now: Timestamp,
+    ) -> Forecast {
+        let is_looked = profile.picker != Picker::Random && profile.needs_outlooks();
+        let Some(known) = pool.endpoint(endpoint).filter(|_| is_looked) else { return *forecast };
+        let ground = self.ground(pool, profile, request, now);
+        ground.corrected(known, &self.learner.rates(endpoint), forecast, request.prompt_bytes)
+    }
+
+    /// What a request's candidates have in common.
+    fn ground<'a>(
+        &'a self,
+        pool: &'a Pool,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        now: Timestamp,
+    ) -> forecast::Ground<'a> {
+        forecast::Ground {
+            pool,
+            learner: &self.learner,
+            now,
+            max_age_micros: profile.max_snapshot_age_micros,
+            bytes_per_token: self.learner.bytes_per_token(model_key(request.target_model)),
+        }
     }
 
     /// Another worker sent a prompt to that endpoint: `marks` behind the mark of hash `tail`.

@@ -185,7 +185,7 @@ impl Fleet {
         record.api = Some(Api::ChatCompletions);
         record.model = "m".into();
         record.pick = endpoint.map_or(Pick::NoEndpoint, |id| Pick::Ranked(id.into(), Reason::BestScore));
-        charges.push(picker.charge(&record, &PromptDigest::default(), now));
+        charges.push(picker.charge_to(endpoint, &record, &PromptDigest::default(), true, now));
         let period = u64::from(eye.period) * 1_000;
         let instance = self.instance(index);
         instance.next_tick = instance.next_tick.min(now.as_micros() + period);

@@ -13,6 +13,8 @@ mod shared;
 #[path = "../plain/stats.rs"]
 mod stats;
 
+mod attempts;
+mod early;
 mod hermetic;
 mod rules;
 mod scene;

@@ -95,7 +95,7 @@ fn create(picker: &mut EndpointPicker, shared: &mut Shared, chunks: &[&str], kin
         upstream: Some(address(maker)),
         attempts: Some(1),
         details: Some("via_upstream"),
-        flags: None,
+        ..Info::default()
     };
     let pairs = [(b":status".as_slice(), b"200".as_slice()), (b"content-type", kind.as_bytes())];
     exchange.on_response_headers(picker, &ResponseHead::read(pairs.into_iter()), &mut info, false);

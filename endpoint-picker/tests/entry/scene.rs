@@ -144,7 +144,7 @@ pub(crate) fn answered(
         upstream: Some(address(by)),
         attempts: Some(1),
         details: Some("via_upstream"),
-        flags: None,
+        ..Info::default()
     };
     let pairs = [(":status", "200"), ("content-type", "application/json")];
     let pairs = pairs.iter().chain(headers).map(|(name, value)| (name.as_bytes(), value.as_bytes()));

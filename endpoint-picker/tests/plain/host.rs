@@ -12,6 +12,8 @@ pub(crate) struct Info {
     pub(crate) micros: u64,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: Option<u64>,
+    /// `None`: it cannot say.
+    pub(crate) tried: Option<&'static [SocketAddr]>,
     pub(crate) details: Option<&'static str>,
     pub(crate) flags: Option<u64>,
 }
@@ -27,6 +29,10 @@ impl StreamInfo for Info {
 
     fn attempts(&mut self) -> Option<u64> {
         self.attempts
+    }
+
+    fn tried(&mut self) -> Option<Vec<SocketAddr>> {
+        self.tried.map(<[_]>::to_vec)
     }
 
     fn code_details(&mut self) -> Option<Vec<u8>> {

@@ -125,12 +125,12 @@ impl Warm {
             }
             for user in 0..PROMPTS {
                 let (digest, _) = prompt(&body(4_000, 1 + place % 4, place * PROMPTS + user));
-                scheduler.prompt_sent(id, &digest);
+                scheduler.prompt_sent(id, &digest.marks);
             }
         }
         let (digest, prompt_bytes) = prompt(&body(bytes, 1, u64::MAX / 2));
         for &id in members.iter().skip(1).take(2) {
-            scheduler.prompt_sent(id, &digest);
+            scheduler.prompt_sent(id, &digest.marks);
         }
         Self { pool, scheduler, digest, prompt_bytes }
     }

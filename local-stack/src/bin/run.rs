@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use local_stack::{Ports, Stack, StatusLine, interrupted};
+use local_stack::{Mode, Ports, Stack, StatusLine, interrupted};
 
 /// How often the status line's numbers change: stats are published each second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Starts vLLM pods, the metrics sidecar and Envoy with inpick, and stops them on Ctrl-C.
+/// Starts vLLM pods, Envoy with inpick and, unless it is in Envoy, the metrics sidecar, and stops them on Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(name = "run", version)]
 struct Arguments {
@@ -30,9 +30,12 @@ struct Arguments {
     /// Takes free ports instead of 10000, 9901, 9090 and 8001 onwards.
     #[arg(long)]
     ephemeral: bool,
-    /// Bootstrap, relative to the repository.
-    #[arg(long, default_value = "envoy/standalone.yaml")]
-    config: PathBuf,
+    /// What of inpick runs where: wasm or native-sidecar, with the sidecar beside Envoy, or native, with nothing beside it.
+    #[arg(long, default_value_t = Mode::Wasm)]
+    mode: Mode,
+    /// Bootstrap, relative to the repository, instead of the mode's.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// JSON merged into the filter's configuration.
     #[arg(long, value_parser = json)]
     plugin_config: Option<serde_json::Value>,
@@ -63,7 +66,10 @@ async fn until_stopped(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Runs until a part fails.
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
-    let mut builder = Stack::builder().config(arguments.config).workers(arguments.workers);
+    let mut builder = Stack::builder().mode(arguments.mode).workers(arguments.workers);
+    if let Some(config) = arguments.config {
+        builder = builder.config(config);
+    }
     if !arguments.ephemeral {
         builder = builder.ports(Ports::DOCUMENTED);
     }
@@ -77,7 +83,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(config) = arguments.plugin_config {
         builder = builder.plugin_config(config);
     }
-    println!("starting the pods, the sidecar and Envoy");
+    println!("starting the pods{} and Envoy", if arguments.mode.has_sidecar_process() { ", the sidecar" } else { "" });
     let mut stack = builder.start().await?;
     println!("{}", greeting(&stack, simulated));
     watch(&mut stack).await

@@ -30,7 +30,7 @@ pub(crate) async fn faulty_module() -> PathBuf {
 
 #[tokio::test]
 async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
-    let stack = builder(2, json!({})).workers(1).wasm(faulty_module().await);
+    let stack = builder(2, json!({})).workers(1).module(faulty_module().await);
     let gateway = Gateway::start(stack).await;
     gateway.pin(0, json!({"waiting": 30})).await;
     gateway.pin(1, json!({"waiting": 3})).await;

@@ -73,6 +73,8 @@ async fn a_dead_pod_is_retried_on_the_next_and_then_left_out() {
 #[tokio::test]
 async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
     const REQUESTS: u32 = 30;
+    // Longer than an answer takes on a busy machine: the healthy pod has nothing in flight when the next request comes.
+    const EVERY: Duration = Duration::from_millis(120);
     let gateway = Gateway::start(builder(2, json!({})).workers(1)).await;
     gateway.fault(0, json!({"kind": "freeze"})).await;
     let client = HttpClient::new().with_timeout(Duration::from_secs(5));
@@ -80,7 +82,7 @@ async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
     let requests = (0..REQUESTS).map(|number| {
         let (client, url, body) = (&client, &url, body.clone());
         async move {
-            tokio::time::sleep(Duration::from_millis(30) * number).await;
+            tokio::time::sleep(EVERY * number).await;
             client.post_json(url, body).await
         }
     });
@@ -253,14 +255,19 @@ async fn a_stale_snapshot_falls_back_to_requests_in_flight_until_the_sidecar_ret
     assert_eq!(gateway.pod_of(&gateway.chat().await), 1);
     gateway.stack.sidecar_process().unwrap().kill().await;
     gateway.snapshot_is_old().await;
-    // Both pods serve now, whatever load was last heard of them.
+    // Both pods serve now, whatever load was last heard of them. Answers are long enough for all requests to be in flight at once.
+    for pod in 0..2 {
+        gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": 1_000})).await;
+    }
     let mut served = [0; 2];
-    for _ in 0..20 {
-        let reply = gateway.chat().await;
+    for reply in join_all((0..20).map(|_| gateway.chat())).await {
         assert_eq!(reply.status.as_u16(), 200);
         served[gateway.pod_of(&reply)] += 1;
     }
-    assert!(served.iter().all(|count| *count > 0), "{served:?}");
+    assert!(served.iter().all(|count| *count >= 5), "{served:?}");
+    for pod in 0..2 {
+        gateway.heal(pod).await;
+    }
     gateway
         .envoy_shows(&[
             figure("inpick_picks_total", &[("reason", "in_flight_only")], 20),

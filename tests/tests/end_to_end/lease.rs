@@ -22,7 +22,7 @@ async fn follows_load(gateway: &Gateway) {
 
 #[tokio::test]
 async fn a_trap_in_the_service_costs_seconds() {
-    let mut gateway = Gateway::start(builder(2, json!({})).workers(1).wasm(faulty_module().await)).await;
+    let mut gateway = Gateway::start(builder(2, json!({})).workers(1).module(faulty_module().await)).await;
     follows_load(&gateway).await;
     let starts = gateway.envoy_page().await.unwrap().sum("inpick_vm_starts_total", &[]);
     let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic-service")], chat_body(MODEL, false)).await;

@@ -145,7 +145,7 @@ fn the_worst_bodies_keep_one_callback_within_a_bound() {
         host.advance(Duration::from_secs(1));
         host.clear_trace();
         host.request(chat_of(&body)).unwrap();
-        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}");
+        assert!(host.failure(VmName::Worker(0)).is_none(), "{name}: {:?}", host.failure(VmName::Worker(0)));
         let worst = host.worst_fuel(Callback::RequestBody).unwrap();
         println!("{name}: {worst} instructions in the worst callback");
         assert!(worst < 2 * 256 * 1024 * FUEL_A_BYTE, "{name}: {worst}");

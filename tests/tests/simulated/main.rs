@@ -9,8 +9,11 @@
 
 mod configurations;
 mod crossings;
+mod early;
 mod endings;
 mod imports;
 mod lease;
+#[path = "../../scenarios/endings.rs"]
+mod scenarios;
 mod statuses;
 mod world;

@@ -130,3 +130,69 @@ pub(crate) fn settled(host: &Host) -> std::collections::BTreeMap<String, u64> {
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }
+
+// ---- what the scenarios of both bindings ask of their host ----
+
+pub(crate) type Stream = HttpStream;
+
+pub(crate) fn post(path: &str) -> Request {
+    Request::post(path)
+}
+
+pub(crate) fn request(host: &Host, request: Request) -> Stream {
+    host.request(request).expect("a request")
+}
+
+/// The upstream responds as far as the stream is there to hear of it.
+pub(crate) fn respond(stream: &Stream, response: Response) {
+    stream.respond(response).ok();
+}
+
+/// Envoy sends the request there.
+pub(crate) fn serve(stream: &Stream, endpoint: &str) {
+    stream.set_property("upstream.address", endpoint);
+}
+
+/// Envoy sends it to another one, since the first has failed.
+pub(crate) fn retry(stream: &Stream, endpoint: &str) {
+    serve(stream, endpoint);
+    stream.set_property("upstream.request_attempt_count", 2_u64);
+}
+
+pub(crate) fn client_reset(stream: &Stream) {
+    stream.client_reset().expect("the stream is there");
+}
+
+pub(crate) fn upstream_reset(stream: &Stream) {
+    stream.upstream_reset().expect("the stream is there");
+}
+
+pub(crate) fn upstream_timeout(stream: &Stream) {
+    stream.upstream_timeout().expect("the stream is there");
+}
+
+pub(crate) fn no_healthy_upstream(stream: &Stream) {
+    stream.no_healthy_upstream().expect("the stream is there");
+}
+
+/// The status of a reply that is not the upstream's.
+pub(crate) fn reply_status(stream: &Stream) -> Option<u16> {
+    stream.local_reply().map(|reply| reply.status)
+}
+
+/// Where the request is to go, as its headers say.
+pub(crate) fn destination(stream: &Stream) -> Option<String> {
+    stream.request_headers().text("x-gateway-destination-endpoint")
+}
+
+/// A host whose sidecar cannot be reached.
+pub(crate) fn without_sidecar() -> Host {
+    let host = builder().cluster_script("inpick-sidecar", |_| HttpOutcome::unreachable()).build();
+    let host = host.expect("the module accepts its configuration");
+    host.advance(Duration::from_secs(2));
+    host
+}
+
+pub(crate) fn gauge(host: &Host, name: &str) -> Option<u64> {
+    host.stats().gauge(name)
+}

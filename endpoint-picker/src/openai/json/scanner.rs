@@ -128,6 +128,12 @@ impl Scanner {
         self.offset
     }
 
+    /// The place of the string value that is being read, and how many bytes came behind its first quote.
+    pub fn open_text(&self) -> Option<(Node, u64)> {
+        let is_open = matches!(self.state, State::Text | State::Escape(_)) && !self.is_key;
+        is_open.then_some((self.node, self.offset.saturating_sub(self.token_at).saturating_sub(1)))
+    }
+
     /// Takes the next piece of the text.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use super::facts::{Notation, RequestError, RequestFacts, ScanOptions};
+use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
 use crate::openai::json::Scalar;
@@ -51,11 +51,32 @@ impl Form {
     }
 
     /// The facts of a body of `body_bytes` that was a valid form.
-    pub(super) fn facts(self, body_bytes: u64) -> Result<RequestFacts, RequestError> {
-        Ok(RequestFacts {
+    pub(super) fn facts(mut self, body_bytes: u64) -> Result<RequestFacts, RequestError> {
+        let model = core::mem::take(&mut self.models).model(Notation::Plain)?;
+        Ok(self.said(body_bytes, model))
+    }
+
+    /// What the first `body_bytes` of a body say.
+    pub(super) fn so_far(&self, body_bytes: u64) -> RequestFacts {
+        let model = self.models.clone().model(Notation::Plain).unwrap_or(Model::Missing);
+        self.said(body_bytes, model)
+    }
+
+    /// Whether the body names a model so far.
+    pub(super) fn has_model(&self) -> bool {
+        self.models.named().is_some()
+    }
+
+    /// Whether the body sets a limit of tokens so far.
+    pub(super) const fn has_max_tokens(&self) -> bool {
+        self.max_tokens.is_some()
+    }
+
+    fn said(&self, body_bytes: u64, model: Model) -> RequestFacts {
+        RequestFacts {
             api: self.api,
             body_bytes,
-            model: self.models.model(Notation::Plain)?,
+            model,
             stream: self.stream,
             include_usage: self.stream && self.include_usage,
             max_tokens: self.max_tokens,
@@ -63,7 +84,7 @@ impl Form {
             previous_response: None,
             prompt_bytes: 0,
             prompt: PromptDigest::default(),
-        })
+        }
     }
 
     /// Most bytes of a part that are kept.

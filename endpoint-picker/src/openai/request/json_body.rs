@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
-use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Want, Watch};
+use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Scanner, Want, Watch};
 use crate::openai::prefix::{PromptDigest, PromptHasher, Section};
 use crate::openai::response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};
 
@@ -70,19 +70,59 @@ impl JsonBody {
     }
 
     /// The facts of a body of `body_bytes` that was valid JSON.
-    pub(super) fn facts(self, body_bytes: u64) -> Result<RequestFacts, RequestError> {
+    pub(super) fn facts(mut self, body_bytes: u64) -> Result<RequestFacts, RequestError> {
         if !self.is_object {
             return Err(RequestError::NotAnObject);
         }
-        let model = self.models.model(Notation::Json)?;
-        let prompt = match (self.hasher, &model) {
+        let model = core::mem::take(&mut self.models).model(Notation::Json)?;
+        Ok(self.said(body_bytes, model, ""))
+    }
+
+    /// What the body says that `scanner` has read so far. A prompt for no named model is taken for one for `assumed`.
+    pub(super) fn so_far(&self, scanner: &Scanner, assumed: &str) -> RequestFacts {
+        let model = self.models.clone().model(Notation::Json).unwrap_or(Model::Missing);
+        let mut facts = self.said(scanner.offset(), model, assumed);
+        facts.prompt.is_cut = true;
+        if let Some((PREAMBLE | PROMPT, bytes)) = scanner.open_text() {
+            facts.prompt_bytes = facts.prompt_bytes.saturating_add(bytes);
+        }
+        facts
+    }
+
+    /// Whether the body names a model so far.
+    pub(super) fn has_model(&self) -> bool {
+        self.models.named().is_some()
+    }
+
+    /// Whether the body says so far which response it continues.
+    pub(super) fn has_previous_response(&self) -> bool {
+        self.previous_response.is_some()
+    }
+
+    /// Whether the body sets a limit of tokens so far.
+    pub(super) fn has_max_tokens(&self) -> bool {
+        self.max_completion_tokens.or(self.max_tokens).is_some()
+    }
+
+    /// What hashes the prompt; `None` while hashing is off.
+    pub(super) fn hasher(&self) -> Option<&PromptHasher> {
+        self.hasher.as_deref()
+    }
+
+    /// [`PromptDigest::tail`] of the prompt so far, for `assumed` if no model is named.
+    pub(super) fn tail(&self, assumed: &str) -> Option<u64> {
+        Some(self.hasher()?.tail(self.models.named().unwrap_or(assumed)))
+    }
+
+    fn said(&self, body_bytes: u64, model: Model, assumed: &str) -> RequestFacts {
+        let prompt = match (&self.hasher, &model) {
             (None, _) => PromptDigest::default(),
-            (Some(hasher), Model::Missing) => hasher.digest(""),
+            (Some(hasher), Model::Missing) => hasher.digest(assumed),
             (Some(hasher), Model::Named { name, .. }) => hasher.digest(name),
         };
         let stream = self.stream || self.event_format;
         let always_includes_usage = matches!(self.api, Api::Messages | Api::Responses);
-        Ok(RequestFacts {
+        RequestFacts {
             api: self.api,
             body_bytes,
             model,
@@ -93,7 +133,7 @@ impl JsonBody {
             previous_response: self.previous_response,
             prompt_bytes: self.prompt_bytes,
             prompt,
-        })
+        }
     }
 
     fn root_member(&self, key: &[u8]) -> Node {

@@ -122,7 +122,51 @@ impl RequestScanner {
         }
     }
 
-    fn offset(&self) -> u64 {
+    /// What the body says as far as it was read, as though it ended there; what follows may say otherwise, and may be no valid body.
+    /// The prompt of a body that names no model yet is hashed as one for `assumed`.
+    pub fn so_far(&self, assumed: &str) -> RequestFacts {
+        match &self.body {
+            Body::Json(body) => body.1.so_far(&body.0, assumed),
+            Body::Form(body) => body.1.so_far(body.0.offset()),
+        }
+    }
+
+    /// Whether the body names a model so far.
+    pub fn has_model(&self) -> bool {
+        match &self.body {
+            Body::Json(body) => body.1.has_model(),
+            Body::Form(body) => body.1.has_model(),
+        }
+    }
+
+    /// Whether the body says so far which stored response it continues.
+    pub fn has_previous_response(&self) -> bool {
+        matches!(&self.body, Body::Json(body) if body.1.has_previous_response())
+    }
+
+    /// Whether the body limits so far how many tokens are to be generated.
+    pub fn has_max_tokens(&self) -> bool {
+        match &self.body {
+            Body::Json(body) => body.1.has_max_tokens(),
+            Body::Form(body) => body.1.has_max_tokens(),
+        }
+    }
+
+    /// Whether prefix hashes depend on what is yet to come of the prompt.
+    pub fn hashes_more(&self) -> bool {
+        matches!(&self.body, Body::Json(body) if body.1.hasher().is_some_and(|hasher| !hasher.is_full()))
+    }
+
+    /// The hash of the last mark of the prompt so far, as [`Self::so_far`] would give it; 0: it has none yet. `None`: nothing is hashed.
+    pub fn tail(&self, assumed: &str) -> Option<u64> {
+        match &self.body {
+            Body::Json(body) => body.1.tail(assumed),
+            Body::Form(_) => None,
+        }
+    }
+
+    /// Bytes of the body that were read.
+    pub fn offset(&self) -> u64 {
         match &self.body {
             Body::Json(body) => body.0.offset(),
             Body::Form(body) => body.0.offset(),

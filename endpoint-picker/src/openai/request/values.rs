@@ -42,6 +42,14 @@ impl ModelValues {
         self.ranges.push(range.start as usize..range.end as usize);
     }
 
+    /// The name that the last one gives, if it is one.
+    pub(super) fn named(&self) -> Option<&str> {
+        match &self.last {
+            ModelValue::Named(name) if !self.too_many => Some(name),
+            _ => None,
+        }
+    }
+
     /// The model that the last one names.
     pub(super) fn model(self, notation: Notation) -> Result<Model, RequestError> {
         if self.too_many {

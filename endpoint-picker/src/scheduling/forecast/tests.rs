@@ -91,17 +91,17 @@ fn prompt(family: u64, own: u64, bytes: u32) -> PromptDigest {
         }
     };
     let marks: Vec<PrefixMark> = (0..40).map(mark).collect();
-    PromptDigest { family: marks[9].hash, family_end: marks[9].end, conversation: own.max(1), marks }
+    PromptDigest { family: marks[9].hash, family_end: marks[9].end, conversation: own.max(1), is_cut: false, marks }
 }
 
 #[test]
 fn a_prompt_goes_where_most_of_it_is_cached() {
     let mut stage = Stage::new(&[busy(2, 0); 4]);
-    stage.scheduler.prompt_sent(stage.id(2), &prompt(1, 1, THOUSAND_TOKENS));
+    stage.scheduler.prompt_sent(stage.id(2), &prompt(1, 1, THOUSAND_TOKENS).marks);
     assert_eq!(stage.pick(&prompt(1, 1, THOUSAND_TOKENS)), 2);
     // Of another conversation it has the quarter that the family shares.
     assert_eq!(stage.pick(&prompt(1, 7, THOUSAND_TOKENS)), 2);
-    stage.scheduler.prompt_sent(stage.id(3), &prompt(1, 7, THOUSAND_TOKENS));
+    stage.scheduler.prompt_sent(stage.id(3), &prompt(1, 7, THOUSAND_TOKENS).marks);
     assert_eq!(stage.pick(&prompt(1, 7, THOUSAND_TOKENS)), 3);
 }
 
@@ -113,12 +113,12 @@ fn a_hot_prefix_is_left_when_waiting_costs_more_than_computing_it() {
     stage.install(3, &full);
     assert_eq!(stage.pool.endpoint(stage.id(0)).unwrap().slots(), Some(8));
     let hot = prompt(1, 1, THOUSAND_TOKENS);
-    stage.scheduler.prompt_sent(stage.id(0), &hot);
+    stage.scheduler.prompt_sent(stage.id(0), &hot.marks);
     // Two of eight slots have to become free, of 2 s each: half a second, against 100 ms.
     assert_ne!(stage.pick(&hot), 0);
     // A prompt of ten seconds is worth the wait.
     let long = prompt(2, 2, 100 * THOUSAND_TOKENS);
-    stage.scheduler.prompt_sent(stage.id(0), &long);
+    stage.scheduler.prompt_sent(stage.id(0), &long.marks);
     assert_eq!(stage.pick(&long), 0);
 }
 
@@ -166,11 +166,11 @@ fn prompts_without_a_family_go_to_equals_by_chance() {
 fn an_engine_that_began_anew_has_nothing_cached_and_a_smaller_cache_less() {
     let mut stage = Stage::new(&[busy(1, 0); 3]);
     let known = prompt(1, 1, THOUSAND_TOKENS);
-    stage.scheduler.prompt_sent(stage.id(1), &known);
+    stage.scheduler.prompt_sent(stage.id(1), &known.marks);
     let loads = [busy(1, 0), Load { incarnation: 1, ..busy(1, 0) }, busy(1, 0)];
     stage.install(2, &loads);
     assert!(stage.scheduler.index().is_empty());
-    stage.scheduler.prompt_sent(stage.id(1), &known);
+    stage.scheduler.prompt_sent(stage.id(1), &known.marks);
     let small = Load { num_gpu_blocks: Some(20), ..busy(1, 0) };
     stage.install(3, &[small, Load { incarnation: 1, ..small }, small]);
     let ranked = stage.pick_with(&known, THOUSAND_TOKENS, 1);
@@ -182,7 +182,7 @@ fn an_engine_that_began_anew_has_nothing_cached_and_a_smaller_cache_less() {
 fn a_forecast_adds_up_and_the_last_token_is_never_cached() {
     let mut stage = Stage::new(&[busy(1, 0)]);
     let known = prompt(1, 1, THOUSAND_TOKENS);
-    stage.scheduler.prompt_sent(stage.id(0), &known);
+    stage.scheduler.prompt_sent(stage.id(0), &known.marks);
     let forecast = stage.pick_with(&known, THOUSAND_TOKENS, 1).forecast(stage.id(0)).unwrap();
     assert_eq!(forecast.uncached_tokens + forecast.cached_tokens, 1_000);
     assert_eq!((forecast.cached_tokens % 16, forecast.matched_bytes), (0, THOUSAND_TOKENS));

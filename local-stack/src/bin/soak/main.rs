@@ -98,7 +98,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
     let models = format!("{BASE},{ALIAS}");
     let mut stack = Stack::builder()
         .pods(PODS)
-        .wasm(std::path::absolute(&arguments.module)?)
+        .module(std::path::absolute(&arguments.module)?)
         .vllm_sim_args(["--runner", "any", "--speed", SPEED, "--served-model-name", &models])
         .vllm_sim_args(["--lora-modules", ADAPTER])
         // Made-up models reach the pods, whose refusals are counted too.

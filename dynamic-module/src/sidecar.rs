@@ -1,0 +1,92 @@
+//! The sidecar inside Envoy: one for each different set of flags, on a thread of its own that never calls Envoy.
+
+use std::sync::Arc;
+
+use catalogue::Stat;
+use endpoint_picker::ledger::Ledger;
+use metrics_sidecar::{Embedded, State, settings};
+use serde_json::{Map, Value};
+
+/// The sections of a document that may ask for one.
+const SECTIONS: [&str; 2] = ["sidecar", "snapshot_service"];
+
+/// What is wrong with the flags in a document; nothing if it has none. Other faults of the document are not looked for.
+pub(crate) fn errors(document: &[u8]) -> Vec<String> {
+    let Ok(document) = serde_json::from_slice::<Value>(document) else { return Vec::new() };
+    let flags = |section: &'static str| Some((section, document.get(section)?.get("embedded")?.as_object()?));
+    let wrong = SECTIONS.into_iter().filter_map(flags).filter_map(|(section, flags)| {
+        let errors = settings::read(flags).err()?;
+        Some(errors.into_iter().map(move |error| format!("{section}.embedded.{error}")))
+    });
+    wrong.flatten().collect()
+}
+
+/// A sidecar that members of the main thread share.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    flags: Map<String, Value>,
+    embedded: Embedded,
+}
+
+impl Sidecar {
+    /// Starts one; `None`: it cannot be, and the log says why.
+    pub(crate) fn start(flags: Map<String, Value>) -> Option<Arc<Self>> {
+        let config = match settings::read(&flags) {
+            Ok(config) => config,
+            // A filter with such a document was refused; files that it names may be gone since.
+            Err(errors) => {
+                log::error!("the sidecar cannot start: {}", errors.join("; "));
+                return None;
+            }
+        };
+        match Embedded::start(config) {
+            Ok(embedded) => Some(Arc::new(Self { flags, embedded })),
+            Err(error) => {
+                log::error!("the sidecar cannot start: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether it was started with these flags.
+    pub(crate) fn has(&self, flags: &Map<String, Value>) -> bool {
+        self.flags == *flags
+    }
+
+    /// Status and body of its answer; `None`: it does not run.
+    pub(crate) fn fetch(&self, path: &str, if_none_match: Option<&str>) -> Option<Answer> {
+        let (status, body) = self.embedded.fetch(path, if_none_match)?;
+        Some(Answer { status: status.to_string(), body: body.into() })
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.embedded.state()
+    }
+}
+
+/// What a sidecar answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: String,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What is told of the sidecars in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    restarts: u64,
+}
+
+impl Told {
+    /// Counts. With several sidecars each must be up, and their restarts are added up.
+    pub(crate) fn count<'a>(&mut self, sidecars: impl Iterator<Item = &'a Arc<Sidecar>>, ledger: &mut Ledger) {
+        let states: Vec<State> = sidecars.map(|sidecar| sidecar.state()).collect();
+        if states.is_empty() {
+            return;
+        }
+        ledger.set(Stat::EmbeddedSidecarUp, &[], u64::from(states.iter().all(|state| state.is_up)));
+        let restarts: u64 = states.iter().map(|state| state.restarts).sum();
+        ledger.add(Stat::EmbeddedSidecarRestartsTotal, &[], restarts.saturating_sub(self.restarts));
+        self.restarts = restarts;
+    }
+}

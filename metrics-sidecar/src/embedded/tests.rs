@@ -1,0 +1,132 @@
+use std::net::TcpListener;
+use std::sync::atomic::AtomicUsize;
+
+use snapshot::Snapshot;
+
+use super::*;
+use crate::settings;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn config(listen: &str) -> Config {
+    let members = serde_json::json!({
+        "pool": ["default=static:127.0.0.1:1,127.0.0.1:2"], "listen": listen, "poll-interval": "20ms",
+    });
+    settings::read(members.as_object().unwrap()).unwrap()
+}
+
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn snapshots_come_through_memory_as_they_would_over_http() {
+    let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
+    let (status, body) = eventually("a snapshot", || embedded.fetch("/snapshot?wait_ms=200", None));
+    assert_eq!(status, 200);
+    let whole = Snapshot::decode(&body).unwrap();
+    assert_eq!(whole.membership.as_ref().unwrap().pools[0].endpoints.len(), 2);
+    assert_eq!(embedded.state(), State { is_up: true, restarts: 0 });
+
+    // Once both pods are known to be out of reach nothing changes any more.
+    let settled = eventually("a 304", || {
+        let (_, body) = embedded.fetch("/snapshot", None)?;
+        let tag = Snapshot::decode(&body).unwrap().loads.tag().to_string();
+        std::thread::sleep(Duration::from_millis(100));
+        let (status, body) = embedded.fetch("/snapshot", Some(&format!("\"other\", {tag}")))?;
+        (status == 304).then_some(body)
+    });
+    assert!(settled.is_empty());
+    assert_eq!(embedded.fetch("/metrics", None), Some((404, Bytes::new())));
+}
+
+#[test]
+fn a_taken_address_is_tried_again_until_it_is_free() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let embedded = Embedded::start(config(&address.to_string())).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(embedded.fetch("/snapshot", None), None);
+    assert!(!embedded.state().is_up);
+    drop(taken);
+    eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    assert!(embedded.state().is_up);
+    assert!(embedded.state().restarts >= 1);
+}
+
+#[test]
+fn a_panic_of_a_task_starts_the_sidecar_anew() {
+    let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
+    eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    let shared = lock(&embedded.inner.shared).clone().unwrap();
+    shared.failures.report("a poller panicked".to_owned());
+    drop(shared);
+    eventually("it is down", || embedded.fetch("/snapshot", None).is_none().then_some(()));
+    eventually("it is up again", || embedded.fetch("/snapshot", None));
+    assert_eq!(embedded.state(), State { is_up: true, restarts: 1 });
+}
+
+#[test]
+fn errors_and_panics_are_followed_by_a_restart_and_an_end_is_not() {
+    static LIVES: AtomicUsize = AtomicUsize::new(0);
+    let embedded = Embedded::keep(|_, _| match LIVES.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(io::Error::other("on purpose")),
+        1 => panic!("on purpose"),
+        _ => Ok(()),
+    })
+    .unwrap();
+    // Pauses of one and two seconds.
+    eventually("two restarts", || (embedded.state().restarts == 2).then_some(()));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(LIVES.load(Ordering::Relaxed), 3);
+    assert_eq!(embedded.fetch("/snapshot", None), None);
+}
+
+#[test]
+fn pauses_double_up_to_half_a_minute_and_a_good_run_ends_that() {
+    let mut backoff = Backoff::default();
+    let pauses: Vec<u64> = (0..7).map(|_| backoff.next(Duration::ZERO).as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+    assert_eq!(backoff.next(GOOD_RUN), FIRST_PAUSE);
+}
+
+#[test]
+fn a_reader_does_not_wait_for_the_fleet() {
+    let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
+    let (_, body) = eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    let tag = Snapshot::decode(&body).unwrap().loads.tag().to_string();
+    let shared = lock(&embedded.inner.shared).clone().unwrap();
+    let busy = shared.fleet_as_it_is();
+    let start = Instant::now();
+    assert_eq!(embedded.fetch("/snapshot", None), None);
+    assert_eq!(embedded.fetch("/snapshot", Some(&tag)), Some((304, Bytes::new())));
+    assert!(start.elapsed() < Duration::from_millis(500), "it waited");
+    // One that never gets on is as good as dead.
+    std::thread::sleep(HANGS_AFTER + Duration::from_millis(200));
+    assert_eq!(embedded.fetch("/snapshot", Some(&tag)), None);
+    drop(busy);
+    eventually("it goes on", || embedded.fetch("/snapshot", Some(&tag)));
+}
+
+#[test]
+fn the_thread_ends_after_the_drop_which_does_not_wait() {
+    let embedded = Embedded::keep(|_, stopped| {
+        std::thread::sleep(Duration::from_millis(300));
+        let _ = is_stopped_within(stopped, PATIENCE);
+        Ok(())
+    })
+    .unwrap();
+    let inner = Arc::downgrade(&embedded.inner);
+    let start = Instant::now();
+    drop(embedded);
+    assert!(start.elapsed() < Duration::from_millis(200), "it waited");
+    eventually("the thread ends", || (inner.strong_count() == 0).then_some(()));
+}
