@@ -198,10 +198,11 @@ impl Turn {
     fn flush(&mut self, envoy: &mut ExtensionConfig<'_>, now: Timestamp) {
         let Self { stats, ledger, flusher, members, told, .. } = self;
         count_panics(ledger);
-        let mut sidecars: Vec<&Arc<Sidecar>> = members.iter().filter_map(|member| member.sidecar.as_ref()).collect();
-        sidecars.sort_by_key(|sidecar| Arc::as_ptr(sidecar));
-        sidecars.dedup_by(|left, right| Arc::ptr_eq(left, right));
-        told.count(sidecars.into_iter(), ledger);
+        for Member { instance, sidecar, .. } in members.iter() {
+            if let Some(sidecar) = sidecar {
+                told.count(instance.pool(), sidecar, ledger);
+            }
+        }
         let (mut pace, mut call) = (Pace::default(), None);
         let mut host = Host { envoy, stats, pace: &mut pace, call: &mut call, sidecar: None, answered: &mut None };
         flusher.tick(ledger, &mut host, FLUSH_INTERVAL_MILLIS, now);

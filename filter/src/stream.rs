@@ -98,13 +98,8 @@ impl Stream {
         {
             match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
                 Ok(bytes) => {
-<<<<<<< HEAD
-                    let is_end = end && (slabs.fetched(slab, bytes.len()) || slabs.next(size).is_none());
-                    self.exchange.on_request_body(&mut picker, [&*bytes], is_end, &mut EnvoyStream);
-=======
                     is_over = slabs.fetched(slab, bytes.len());
                     self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream);
->>>>>>> early
                 }
                 Err(refused) => {
                     log::warn!("a request body cannot be read: {refused:?}");

@@ -17,7 +17,7 @@ pub use figures::{Figure, Samples, figure};
 pub use local_stack::Mode;
 
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
-pub use scripted::ScriptedPod;
+pub use scripted::{Arrival, ScriptedPod};
 pub use upload::{UploadResponse, Uploader};
 pub use wire::Wire;
 

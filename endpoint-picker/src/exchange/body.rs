@@ -92,8 +92,8 @@ impl Exchange {
         }
         match self.state {
             State::Reading(_) => Directive::Wait,
-            State::Ready(_) => Directive::Pick,
-            State::New | State::Sent(_) | State::Answering(_) | State::Done => Directive::Continue,
+            State::Ready(Ready { upload: Some(_), .. }) => Directive::Pick,
+            State::New | State::Ready(_) | State::Sent(_) | State::Answering(_) | State::Done => Directive::Continue,
         }
     }
 

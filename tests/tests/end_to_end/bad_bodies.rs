@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, Uploader, Wire, builder, chat_body, figure};
 
 tests::on_bindings! {
-    both: [a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted, a_body_without_a_model_passes_to_the_base_model_when_configured_so, odd_but_valid_bodies_are_served_as_they_are, a_compressed_body_is_routed_by_load_and_counted_as_unparsed, a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed],
+    both: [a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted, a_body_without_a_model_passes_to_the_base_model_when_configured_so, odd_but_valid_bodies_are_served_as_they_are, a_compressed_body_is_routed_by_load_and_counted_as_unparsed, a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed, a_body_beyond_the_limit_passes_where_it_need_not_be_held],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -194,7 +194,7 @@ fn sized(bytes: usize) -> Bytes {
 }
 
 async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed(mode: Mode) {
-    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
+    let gateway = Gateway::start(builder(mode, 1, json!({"early_pick_bytes": 0}))).await;
     // The pod finds it too long for its context, but it is the pod that says so.
     let reply = gateway.post(CHAT, sized(LIMIT)).await;
     assert_eq!(gateway.pod_of(&reply), 0, "{}", reply.text());
@@ -227,6 +227,24 @@ async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_i
             figure("inference_objective_request_error_total", &[("error_code", "BadRequest")], 2),
             figure("inference_objective_request_total", &[], 3),
             figure("inference_objective_request_sizes_sum", &[], LIMIT as u64),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+}
+
+async fn a_body_beyond_the_limit_passes_where_it_need_not_be_held(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
+    let body = sized(LIMIT + (1 << 20));
+    let pieces = body.chunks(1 << 20).map(Bytes::copy_from_slice).collect();
+    let answer = Uploader::http2().post(gateway.gateway, CHAT, pieces, None).await;
+    // The pod finds it too long for its context.
+    assert_eq!(answer.status.as_u16(), 400, "{}", answer.text());
+    assert!(answer.headers.contains_key("x-inference-pod"), "{}", answer.text());
+    gateway
+        .shows(&[
+            figure("inpick_request_bodies_total", &[("outcome", "parsed")], 1),
+            figure("inpick_request_bodies_total", &[], 1),
+            figure("inference_objective_request_sizes_sum", &[], body.len() as u64),
             figure("inference_objective_running_requests", &[], 0),
         ])
         .await;

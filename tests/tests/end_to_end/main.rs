@@ -12,6 +12,7 @@ mod clients;
 mod conformance;
 mod counting;
 mod crash;
+mod early_pick;
 mod endings;
 mod failover;
 mod health;

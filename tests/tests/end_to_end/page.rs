@@ -173,3 +173,67 @@ async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     // It remarks on units and names too, by its exit code.
     assert!(checked.status.success(), "{}: {said}", checked.status);
 }
+
+/// What only the native module publishes: figures of what the wasm module does not have.
+const NATIVE_ONLY: [&str; 3] =
+    ["inpick_lone_picks_total", "inpick_embedded_sidecar_up", "inpick_embedded_sidecar_restarts_total"];
+
+/// Families of the catalogue on Envoy's own page: each name with the names of its labels, and with their values where the traffic alone
+/// decides them.
+fn published(page: &Page) -> BTreeSet<(String, Vec<String>)> {
+    let ours = page.samples().iter().filter(|sample| {
+        let name = sample.name.as_str();
+        (name.starts_with("inference_") || name.starts_with("inpick_")) && !NATIVE_ONLY.contains(&name)
+    });
+    ours.map(|sample| {
+        let is_decided = |label: &str| label == "le" || is_of_requests(&sample.name);
+        let labels = sample.labels.iter().map(|(label, value)| match is_decided(label) {
+            true => format!("{label}={value}"),
+            false => label.clone(),
+        });
+        (sample.name.clone(), labels.collect())
+    })
+    .collect()
+}
+
+fn is_of_requests(name: &str) -> bool {
+    name.starts_with("inference_objective_") || name.starts_with("inference_model_")
+}
+
+/// What must be the same number whoever counts: all that is counted of requests but for times, and for what differs by the words that a pod
+/// draws and by the pod that is drawn.
+fn counted(page: &Page) -> BTreeMap<String, f64> {
+    let decided = page.samples().iter().filter(|sample| {
+        let is_time = sample.name.contains("_seconds") && !sample.name.ends_with("_count");
+        let is_drawn = ["_response_sizes_", "_prompt_cached_tokens_"].iter().any(|part| sample.name.contains(part));
+        is_of_requests(&sample.name) && !is_time && (!is_drawn || sample.name.ends_with("_count"))
+    });
+    decided.map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value)).collect()
+}
+
+#[tokio::test]
+async fn both_bindings_publish_the_same_names_labels_bounds_and_counts() {
+    let pages = async |mode| {
+        let gateway = used_gateway(mode).await;
+        // Stats are defined some at a time: the page is whole when it stays the same.
+        let mut before = BTreeSet::new();
+        tests::eventually("a page that is whole", async || {
+            let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
+            let now = published(&page);
+            let is_whole = !now.is_empty() && now == std::mem::replace(&mut before, now.clone());
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            if is_whole { Ok((now, counted(&page))) } else { Err("it still changes".to_owned()) }
+        })
+        .await
+    };
+    let (wasm, wasm_counts) = pages(Mode::Wasm).await;
+    assert!(wasm.len() > 400 && wasm_counts.len() > 300, "{} names, {} counts", wasm.len(), wasm_counts.len());
+    for mode in [Mode::NativeSidecar, Mode::Native] {
+        let (native, native_counts) = pages(mode).await;
+        let differing: Vec<_> = wasm.symmetric_difference(&native).collect();
+        assert!(differing.is_empty(), "{mode}: {differing:#?}");
+        let differing: Vec<_> =
+            wasm_counts.iter().filter(|(name, count)| native_counts.get(*name) != Some(count)).collect();
+        assert!(differing.is_empty() && wasm_counts.len() == native_counts.len(), "{mode}: {differing:#?}");
+    }
+}
