@@ -454,6 +454,7 @@ impl Scene {
                 [usize::from(second >> 3) % 4],
             attempts: [Some(1), None, Some(2), Some(u64::MAX)][usize::from(second >> 5) % 4],
             flags: (second & 128 == 0).then_some(1 << (first % 32)),
+            ..Info::default()
         };
         let head = ResponseHead {
             status: [200, 200, 404, 503, 413, 0, 301, 500][usize::from(first % 8)],
