@@ -12,7 +12,7 @@ NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
-.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz soak fmt lint check-wasm check-native stats-tags metrics-table ci
+.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz sanitize soak fmt lint check-wasm check-native stats-tags metrics-table ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,9 @@ fuzz-smoke: ## Fuzzes every parser and the exchanges for some seconds each
 
 fuzz: ## Fuzzes one target for longer: FUZZ_TARGET=request_scanner FUZZ_SECONDS=600
 	@python3 scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGET)
+
+sanitize: ## Miri on dm-host, the native module under AddressSanitizer and ThreadSanitizer; CHECKS="threads" runs one
+	@python3 scripts/sanitize.py $(CHECKS)
 
 soak: ## 200 000 requests while pods, sidecar, Envoy, the snapshot service and the filter fail; counts everything, shows memory over time
 	@$(SETUP) wasm-target envoy

@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, cargo-fuzz. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -31,6 +31,8 @@ REQUIREMENTS = ROOT / "requirements"
 ENVOY_VERSION = (1, 40, 0)
 WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
 CARGO_FUZZ_VERSION = "0.13.1"
+# Of Miri and the sanitizers, which no stable compiler has.
+NIGHTLY = "nightly-2026-05-20"
 # The runner of the core's wasm tests uses features of Node 18.
 NODE_MAJOR = 18
 ATTEMPTS = 3
@@ -248,6 +250,16 @@ def setup_cargo_fuzz():
     cargo_install("cargo-fuzz", CARGO_FUZZ_VERSION, "cargo-fuzz")
 
 
+def setup_nightly():
+    if "miri" in (query("rustup", "component", "list", "--installed", "--toolchain", NIGHTLY) or ""):
+        return
+    if shutil.which("rustup") is None:
+        raise Missing("Miri and the sanitizers need a nightly compiler, and rustup to install it", optional=True)
+    say(f"adding {NIGHTLY}")
+    attempt("adding a nightly compiler", ["rustup", "toolchain", "install", NIGHTLY, "--profile", "minimal",
+                                          "--component", "miri", "--component", "rust-src"], optional=True)
+
+
 def setup_promtool():
     if shutil.which("promtool") or (TOOLS / "bin" / "promtool").exists():
         return
@@ -278,6 +290,7 @@ SETUPS = {
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
     "cargo-fuzz": setup_cargo_fuzz,
+    "nightly": setup_nightly,
 }
 
 
