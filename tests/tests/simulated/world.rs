@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use host_sim::{CompiledModule, FailurePolicy, Host, HostBuilder, HttpOutcome, HttpStream, Request, Response};
+pub(crate) use host_sim::Host;
+use host_sim::{CompiledModule, FailurePolicy, HostBuilder, HttpOutcome, HttpStream, Request, Response};
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, Snapshot, State, Tag};
 
 pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
