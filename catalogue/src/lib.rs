@@ -230,9 +230,9 @@ families! {
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
     PanicsTotal = "inpick_panics_total", Counter, [Reason], Always, Envoy,
         "Faults of the native module that were caught, by the hook of Envoy's in which they happened.";
-    EmbeddedSidecarUp = "inpick_embedded_sidecar_up", Gauge, [], Always, Envoy,
+    EmbeddedSidecarUp = "inpick_embedded_sidecar_up", Gauge, [Pool], Always, Envoy,
         "1 while the sidecar in Envoy runs, 0 while it waits to be started again; there only if the native module runs it.";
-    EmbeddedSidecarRestartsTotal = "inpick_embedded_sidecar_restarts_total", Counter, [], Always, Envoy,
+    EmbeddedSidecarRestartsTotal = "inpick_embedded_sidecar_restarts_total", Counter, [Pool], Always, Envoy,
         "Times that the sidecar in Envoy was started again after an error or a panic.";
     VmMemoryBytes = "inpick_vm_memory_bytes", Gauge, [], Always, Envoy,
         "Linear memory of the virtual machines of the workers that serve, all together.";

@@ -7,10 +7,10 @@ use std::sync::PoisonError;
 use crate::envoy::{HttpStream, Map};
 use crate::panics::Hook;
 
-/// The hook of the bootstrap extension that is to panic next.
+/// The hook, of those that are not about a stream's headers or bodies, that is to panic next.
 static ORDER: Mutex<Option<String>> = Mutex::new(None);
 
-/// Panics in the hook that `x-inpick-fault` of the request names, or leaves the order to a hook of the bootstrap extension. `panic` and
+/// Panics in the hook that `x-inpick-fault` of the request names, or leaves the order to a hook that knows no request. `panic` and
 /// `panic-service` are what tests of either module say.
 pub(crate) fn inject(hook: Hook, envoy: &HttpStream<'_>) {
     let asked = match envoy.values(Map::Request, "x-inpick-fault").next() {
@@ -24,13 +24,12 @@ pub(crate) fn inject(hook: Hook, envoy: &HttpStream<'_>) {
     }
     if hook == Hook::RequestHeaders
         && let Ok(name) = std::str::from_utf8(asked)
-        && name.starts_with("bootstrap_extension_")
     {
         *ORDER.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
 }
 
-/// Panics, once, in a hook of the bootstrap extension that a request named.
+/// Panics, once, in a hook that a request named.
 pub(crate) fn inject_if_ordered(hook: Hook) {
     let is_ordered =
         ORDER.lock().unwrap_or_else(PoisonError::into_inner).take_if(|name| name == hook.as_str()).is_some();

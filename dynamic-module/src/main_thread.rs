@@ -198,10 +198,11 @@ impl Turn {
     fn flush(&mut self, envoy: &mut ExtensionConfig<'_>, now: Timestamp) {
         let Self { stats, ledger, flusher, members, told, .. } = self;
         count_panics(ledger);
-        let mut sidecars: Vec<&Arc<Sidecar>> = members.iter().filter_map(|member| member.sidecar.as_ref()).collect();
-        sidecars.sort_by_key(|sidecar| Arc::as_ptr(sidecar));
-        sidecars.dedup_by(|left, right| Arc::ptr_eq(left, right));
-        told.count(sidecars.into_iter(), ledger);
+        for Member { instance, sidecar, .. } in members.iter() {
+            if let Some(sidecar) = sidecar {
+                told.count(instance.pool(), sidecar, ledger);
+            }
+        }
         let (mut pace, mut call) = (Pace::default(), None);
         let mut host = Host { envoy, stats, pace: &mut pace, call: &mut call, sidecar: None, answered: &mut None };
         flusher.tick(ledger, &mut host, FLUSH_INTERVAL_MILLIS, now);
@@ -273,8 +274,13 @@ impl SharedData for Host<'_, '_> {
 }
 
 impl HostStats for Host<'_, '_> {
-    fn define_stat(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
-        self.stats.series(family, suffix, labels)
+    fn define_stat(&mut self, kind: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let number = self.stats.series(family, suffix, labels)?;
+        if kind == SinkKind::Counter {
+            // A bucket that is empty is part of its histogram: Envoy makes a series when it is first changed.
+            self.stats.change(self.envoy, kind, number, 0);
+        }
+        Some(number)
     }
 
     fn add_to_stat(&mut self, id: u32, delta: u64) {

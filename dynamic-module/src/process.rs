@@ -78,6 +78,11 @@ impl Instance {
         then(&mut lock(&self.keeper))
     }
 
+    /// The pool that its requests go to.
+    pub(crate) fn pool(&self) -> &str {
+        &self.config.pool
+    }
+
     /// How Envoy's load balancer is told whom to take.
     pub(crate) fn destination(&self) -> Destination {
         self.config.rules.destination.unwrap_or(Destination::Metadata)

@@ -1,10 +1,11 @@
 //! The sidecar inside Envoy: one for each different set of flags, on a thread of its own that never calls Envoy.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use catalogue::Stat;
 use endpoint_picker::ledger::Ledger;
-use metrics_sidecar::{Embedded, State, settings};
+use metrics_sidecar::{Embedded, Vitals, settings};
 use serde_json::{Map, Value};
 
 /// The sections of a document that may ask for one.
@@ -58,10 +59,6 @@ impl Sidecar {
         let (status, body) = self.embedded.fetch(path, if_none_match)?;
         Some(Answer { status: status.to_string(), body: body.into() })
     }
-
-    pub(crate) fn state(&self) -> State {
-        self.embedded.state()
-    }
 }
 
 /// What a sidecar answered.
@@ -71,22 +68,22 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
-/// What is told of the sidecars in this process.
+/// What is told of the sidecars in this process, by the pools of those who ask them.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    restarts: u64,
+    restarts: HashMap<String, u64>,
 }
 
 impl Told {
-    /// Counts. With several sidecars each must be up, and their restarts are added up.
-    pub(crate) fn count<'a>(&mut self, sidecars: impl Iterator<Item = &'a Arc<Sidecar>>, ledger: &mut Ledger) {
-        let states: Vec<State> = sidecars.map(|sidecar| sidecar.state()).collect();
-        if states.is_empty() {
-            return;
-        }
-        ledger.set(Stat::EmbeddedSidecarUp, &[], u64::from(states.iter().all(|state| state.is_up)));
-        let restarts: u64 = states.iter().map(|state| state.restarts).sum();
-        ledger.add(Stat::EmbeddedSidecarRestartsTotal, &[], restarts.saturating_sub(self.restarts));
-        self.restarts = restarts;
+    /// Counts what has changed.
+    pub(crate) fn count(&mut self, pool: &str, sidecar: &Sidecar, ledger: &mut Ledger) {
+        let Vitals { is_up, restarts } = sidecar.embedded.vitals();
+        ledger.set(Stat::EmbeddedSidecarUp, &[pool], u64::from(is_up));
+        let told = match self.restarts.get_mut(pool) {
+            Some(told) => told,
+            None => self.restarts.entry(pool.to_owned()).or_default(),
+        };
+        ledger.add(Stat::EmbeddedSidecarRestartsTotal, &[pool], restarts.saturating_sub(*told));
+        *told = restarts;
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::rules::Rules;
+use crate::rules::{Destination, Rules};
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
@@ -184,22 +184,26 @@ impl Plugin {
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
     }
 
-    /// For a binding that cannot run a sidecar.
+    /// For a binding that cannot do what only the native module can.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the configuration asks for one.
-    pub fn without_embedded_sidecar(self) -> Result<Self, ConfigError> {
-        let (section, sidecar) = match &self {
-            Self::Filter(config) => ("sidecar", &config.sidecar),
-            Self::SnapshotService(config) => ("snapshot_service", config),
+    /// [`ConfigError`] if the configuration asks for it.
+    pub fn without_native_settings(self) -> Result<Self, ConfigError> {
+        let (section, sidecar, destination) = match &self {
+            Self::Filter(config) => ("sidecar", &config.sidecar, config.rules.destination),
+            Self::SnapshotService(config) => ("snapshot_service", config, None),
         };
-        if sidecar.embedded.is_none() {
-            return Ok(self);
+        let mut errors = Vec::new();
+        if destination == Some(Destination::Metadata) {
+            errors.push("destination: only the native module writes metadata; here it is \"header\"".to_owned());
         }
-        Err(ConfigError(alloc::vec![format!(
-            "{section}.embedded: only the native module runs the sidecar in Envoy; here it is a process of its own, which {section}.cluster names"
-        )]))
+        if sidecar.embedded.is_some() {
+            errors.push(format!(
+                "{section}.embedded: only the native module runs the sidecar in Envoy; here it is a process of its own, which {section}.cluster names"
+            ));
+        }
+        if errors.is_empty() { Ok(self) } else { Err(ConfigError(errors)) }
     }
 }
 
@@ -554,17 +558,23 @@ mod tests {
     }
 
     #[test]
-    fn an_embedded_sidecar_is_kept_as_it_is_and_refused_where_none_can_run() {
+    fn what_only_the_native_module_can_do_is_kept_as_it_is_and_refused_elsewhere() {
         let document = r#"{"sidecar": {"embedded": {"pool": ["a=envoy:b"], "x": 1}, "interval_ms": 20}}"#;
         let config = filter(document);
         let embedded = config.sidecar.embedded.clone().unwrap();
         assert_eq!(embedded.keys().collect::<Vec<_>>(), ["pool", "x"]);
-        let refused = Plugin::Filter(config).without_embedded_sidecar().unwrap_err();
+        let refused = Plugin::Filter(config).without_native_settings().unwrap_err();
         assert!(refused.0[0].starts_with("sidecar.embedded: only the native module"), "{refused}");
         let service = Plugin::parse(br#"{"snapshot_service": {"embedded": {}}}"#).unwrap();
-        let refused = service.without_embedded_sidecar().unwrap_err();
+        let refused = service.without_native_settings().unwrap_err();
         assert!(refused.0[0].starts_with("snapshot_service.embedded: "), "{refused}");
-        assert!(Plugin::Filter(filter("{}")).without_embedded_sidecar().is_ok());
+        for document in ["{}", r#"{"destination": "header"}"#] {
+            assert!(Plugin::Filter(filter(document)).without_native_settings().is_ok());
+        }
+        let refused = Plugin::Filter(filter(r#"{"destination": "metadata", "sidecar": {"embedded": {}}}"#));
+        let refused = refused.without_native_settings().unwrap_err();
+        assert_eq!(refused.0.len(), 2, "{refused}");
+        assert!(refused.0[0].starts_with("destination: only the native module"), "{refused}");
         let error = Plugin::parse(br#"{"sidecar": {"embedded": true}}"#).unwrap_err();
         assert_eq!(error.0, ["sidecar.embedded: must be an object, not true"]);
     }

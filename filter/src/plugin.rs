@@ -63,7 +63,7 @@ impl Root {
                 for note in notes {
                     log::warn!("plugin configuration: {note}");
                 }
-                match plugin.without_embedded_sidecar() {
+                match plugin.without_native_settings() {
                     Ok(plugin) => plugin,
                     Err(error) => {
                         log::error!("{error}");

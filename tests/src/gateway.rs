@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::Full;
-use local_stack::{Builder, HttpClient, HttpResponse, Page, Stack};
+use local_stack::{Builder, HttpClient, HttpResponse, Mode, Page, Stack};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -50,12 +50,12 @@ impl DerefMut for Gateway {
 
 /// A stack of pods that respond at once, with statistics ten times a second so that tests need not wait for them.
 #[must_use]
-pub fn builder(pods: usize, plugin_config: Value) -> Builder {
+pub fn builder(mode: Mode, pods: usize, plugin_config: Value) -> Builder {
     let mut config = plugin_config;
     if config["metrics"]["flush_interval_ms"].is_null() {
         config["metrics"]["flush_interval_ms"] = json!(100);
     }
-    Stack::builder().pods(pods).vllm_sim_args(["--speed", "0"]).plugin_config(config)
+    Stack::builder().mode(mode).pods(pods).vllm_sim_args(["--speed", "0"]).plugin_config(config)
 }
 
 /// Calls `look` until it succeeds; panics with its last failure at the deadline.

@@ -6,6 +6,7 @@
 // This is test code: what fails, fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod bindings;
 mod figures;
 mod gateway;
 mod scripted;
@@ -13,8 +14,10 @@ mod upload;
 mod wire;
 
 pub use figures::{Figure, Samples, figure};
+pub use local_stack::Mode;
+
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
-pub use scripted::ScriptedPod;
+pub use scripted::{Arrival, ScriptedPod};
 pub use upload::{UploadResponse, Uploader};
 pub use wire::Wire;
 

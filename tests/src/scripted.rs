@@ -1,8 +1,8 @@
-//! A pod that responds with bytes that a test wrote, in the pieces that it wants.
+//! A pod that responds with bytes that a test wrote, in the pieces that it wants, and notes when what of each request came.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,54 +19,167 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct ScriptedPod {
     /// Where it listens.
     pub addr: SocketAddr,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+/// A POST that came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When the first byte of its body was there.
+    pub began: Instant,
+    /// When the last one was; `None`: it is not.
+    pub whole: Option<Instant>,
+    /// Its head, in lower case.
+    pub head: String,
+    /// Its body, as far as it came.
+    pub body: Vec<u8>,
+}
+
+/// When a POST is answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Patience {
+    /// When it is whole.
+    Whole,
+    /// With the first byte of its body; what still comes is read and thrown away.
+    None,
 }
 
 impl ScriptedPod {
     /// `response` is a whole HTTP response, sent in pieces of that many bytes.
     pub async fn start(response: impl Into<Vec<u8>>, piece: usize) -> Self {
+        Self::with(response.into(), piece, Patience::Whole).await
+    }
+
+    /// One that does not wait for a request's body: it responds with the first byte of it.
+    pub async fn impatient(response: impl Into<Vec<u8>>) -> Self {
+        Self::with(response.into(), usize::MAX, Patience::None).await
+    }
+
+    async fn with(response: Vec<u8>, piece: usize, patience: Patience) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let response: Arc<Vec<u8>> = Arc::new(response.into());
+        let response = Arc::new(response);
+        let arrivals = Arc::<Mutex<Vec<Arrival>>>::default();
+        let noted = Arc::clone(&arrivals);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&response), piece));
+                let connection = Connection { socket, received: Vec::new(), arrivals: Arc::clone(&noted) };
+                tokio::spawn(connection.serve(Arc::clone(&response), piece, patience));
             }
         });
-        Self { addr }
+        Self { addr, arrivals }
+    }
+
+    /// The POSTs that came so far.
+    ///
+    /// # Panics
+    ///
+    /// When the pod itself did.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.arrivals.lock().unwrap().clone()
     }
 }
 
-async fn serve(mut socket: TcpStream, response: Arc<Vec<u8>>, piece: usize) -> Option<()> {
-    socket.set_nodelay(true).ok()?;
-    let mut received = Vec::new();
-    loop {
-        let head_end = loop {
-            if let Some(at) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-                break at + 4;
+/// What is left to come of a request's body.
+enum Left {
+    Bytes(usize),
+    Chunks,
+}
+
+struct Connection {
+    socket: TcpStream,
+    received: Vec<u8>,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+impl Connection {
+    async fn more(&mut self) -> Option<()> {
+        (self.socket.read_buf(&mut self.received).await.ok()? > 0).then_some(())
+    }
+
+    async fn serve(mut self, response: Arc<Vec<u8>>, piece: usize, patience: Patience) -> Option<()> {
+        self.socket.set_nodelay(true).ok()?;
+        loop {
+            let head_end = loop {
+                if let Some(at) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                    break at + 4;
+                }
+                self.more().await?;
+            };
+            let head = String::from_utf8_lossy(&self.received[..head_end]).to_ascii_lowercase();
+            self.received.drain(..head_end);
+            if head.starts_with("get ") {
+                let page = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{METRICS}",
+                    METRICS.len()
+                );
+                self.socket.write_all(page.as_bytes()).await.ok()?;
+                continue;
             }
-            if socket.read_buf(&mut received).await.ok()? == 0 {
-                return None;
+            if patience == Patience::None {
+                self.socket.write_all(&response).await.ok()?;
             }
-        };
-        let head = String::from_utf8_lossy(&received[..head_end]).to_ascii_lowercase();
-        let length =
-            head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0_usize);
-        while received.len() < head_end + length {
-            if socket.read_buf(&mut received).await.ok()? == 0 {
-                return None;
+            self.take_body(head).await?;
+            if patience == Patience::Whole {
+                for bytes in response.chunks(piece) {
+                    self.socket.write_all(bytes).await.ok()?;
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
-        received.drain(..head_end + length);
-        if head.starts_with("get ") {
-            let page = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{METRICS}",
-                METRICS.len()
-            );
-            socket.write_all(page.as_bytes()).await.ok()?;
-        } else {
-            for bytes in response.chunks(piece) {
-                socket.write_all(bytes).await.ok()?;
-                tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Takes a body and notes how it comes.
+    async fn take_body(&mut self, head: String) -> Option<()> {
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        let is_chunked = head.lines().any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked"));
+        let mut left = if is_chunked { Left::Chunks } else { Left::Bytes(length.unwrap_or(0)) };
+        let mut place = None;
+        loop {
+            let (body, is_end) = match &mut left {
+                Left::Bytes(count) => {
+                    let body: Vec<u8> = self.received.drain(..self.received.len().min(*count)).collect();
+                    *count -= body.len();
+                    (body, *count == 0)
+                }
+                Left::Chunks => self.chunks(),
+            };
+            self.note(&mut place, &head, &body, is_end);
+            if is_end {
+                return Some(());
+            }
+            self.more().await?;
+        }
+    }
+
+    /// More of a body came; `place`: of the request among those that came, once it is one.
+    fn note(&self, place: &mut Option<usize>, head: &str, body: &[u8], is_end: bool) {
+        let mut arrivals = self.arrivals.lock().unwrap();
+        if place.is_none() && (is_end || !body.is_empty()) {
+            arrivals.push(Arrival { began: Instant::now(), whole: None, head: head.to_owned(), body: Vec::new() });
+            *place = Some(arrivals.len() - 1);
+        }
+        if let Some(arrival) = place.and_then(|place| arrivals.get_mut(place)) {
+            arrival.body.extend_from_slice(body);
+            arrival.whole = is_end.then(Instant::now);
+        }
+    }
+
+    /// The whole chunks that came, and whether the last one is among them.
+    fn chunks(&mut self) -> (Vec<u8>, bool) {
+        let mut body = Vec::new();
+        loop {
+            let Some(line) = self.received.windows(2).position(|window| window == b"\r\n") else {
+                return (body, false);
+            };
+            let size = std::str::from_utf8(&self.received[..line]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            let Some(chunk) = self.received.get(line + 2..line + 2 + size + 2) else { return (body, false) };
+            body.extend_from_slice(&chunk[..size]);
+            self.received.drain(..line + 2 + size + 2);
+            if size == 0 {
+                return (body, true);
             }
         }
     }

@@ -108,7 +108,12 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_bootstrap_extension_shutdown(
     if let Some(extension) = unsafe { given::<Extension>(extension) } {
         // SAFETY: the extension's configuration lives as long as the extension.
         let mut envoy = unsafe { ExtensionConfig::new(extension.config) };
-        guard(Hook::Shutdown, || extension.main_thread.finish(&mut envoy), || (), ());
+        let run = || {
+            #[cfg(feature = "fault-injection")]
+            crate::fault::inject_if_ordered(Hook::Shutdown);
+            extension.main_thread.finish(&mut envoy);
+        };
+        guard(Hook::Shutdown, run, || (), ());
     }
     if let Some(done) = done {
         // SAFETY: Envoy's function with Envoy's argument, called this once.

@@ -52,26 +52,40 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     _: Buffer,
     document: Buffer,
 ) -> *const c_void {
-    // SAFETY: Envoy's buffer, used within the hook.
-    let run = || give(configure_filter(unsafe { bytes(document) }));
+    let run = || {
+        #[cfg(feature = "fault-injection")]
+        crate::fault::inject_if_ordered(Hook::FilterConfig);
+        // SAFETY: Envoy's buffer, used within the hook.
+        give(configure_filter(unsafe { bytes(document) }))
+    };
     guard(Hook::FilterConfig, run, std::ptr::null, std::ptr::null())
 }
 
 /// Nobody uses that configuration any more; any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const c_void) {
-    // SAFETY: Envoy gives back what `config_new` made.
-    guard(Hook::FilterConfigEnd, || unsafe { take_back::<Arc<Instance>>(config) }, || (), ());
+    let run = || {
+        #[cfg(feature = "fault-injection")]
+        crate::fault::inject_if_ordered(Hook::FilterConfigEnd);
+        // SAFETY: Envoy gives back what `config_new` made.
+        unsafe { take_back::<Arc<Instance>>(config) }
+    };
+    guard(Hook::FilterConfigEnd, run, || (), ());
 }
 
 /// A stream begins. Null: Envoy answers it with 500.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
     config: *const c_void,
-    _: *mut c_void,
+    _raw: *mut c_void,
 ) -> *const c_void {
-    // SAFETY: what `config_new` made.
-    let run = || give(unsafe { given::<Arc<Instance>>(config) }.map(|instance| Stream::new(Arc::clone(instance))));
+    let run = || {
+        #[cfg(feature = "fault-injection")]
+        // SAFETY: Envoy's stream, used within the hook.
+        crate::fault::inject(Hook::Stream, &unsafe { HttpStream::new(_raw) });
+        // SAFETY: what `config_new` made.
+        give(unsafe { given::<Arc<Instance>>(config) }.map(|instance| Stream::new(Arc::clone(instance))))
+    };
     guard(Hook::Stream, run, std::ptr::null, std::ptr::null())
 }
 
@@ -225,8 +239,13 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(raw
 /// Envoy lets go of the stream.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(stream: *const c_void) {
-    // SAFETY: Envoy gives back what `new` made.
-    guard(Hook::StreamEnd, || unsafe { take_back::<Stream>(stream) }, || (), ());
+    let run = || {
+        #[cfg(feature = "fault-injection")]
+        crate::fault::inject_if_ordered(Hook::StreamEnd);
+        // SAFETY: Envoy gives back what `new` made.
+        unsafe { take_back::<Stream>(stream) }
+    };
+    guard(Hook::StreamEnd, run, || (), ());
 }
 
 /// An event was scheduled for the stream: nothing here schedules any.

@@ -83,7 +83,14 @@ fn tried_before(
     last: SocketAddr,
     info: &mut impl StreamInfo,
 ) -> Vec<EndpointId> {
-    let Some(tried) = info.tried() else { return ranked_before(picker, record, last, info) };
+    let tried = info.tried();
+    if tried.is_none() && record.ranked().is_none() {
+        return Vec::new();
+    }
+    let attempts = info.attempts();
+    // Envoy 1.40 names the last attempt's endpoint only.
+    let is_complete = |tried: &Vec<SocketAddr>| attempts.is_none_or(|attempts| tried.len() as u64 >= attempts);
+    let Some(tried) = tried.filter(is_complete) else { return ranked_before(picker, record, last, attempts) };
     let before = tried.iter().rposition(|&address| address == last).unwrap_or(tried.len());
     let mut endpoints = Vec::new();
     for endpoint in tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.find(at)) {
@@ -100,12 +107,12 @@ fn ranked_before(
     picker: &mut EndpointPicker,
     record: &ExchangeRecord,
     last: SocketAddr,
-    info: &mut impl StreamInfo,
+    attempts: Option<u64>,
 ) -> Vec<EndpointId> {
     let Some(ranked) = record.ranked() else { return Vec::new() };
     let last = picker.find(last);
     let before: Vec<EndpointId> = ranked.iter().take_while(|&id| Some(id) != last).collect();
-    let is_each_tried = info.attempts().is_none_or(|attempts| attempts > before.len() as u64);
+    let is_each_tried = attempts.is_none_or(|attempts| attempts > before.len() as u64);
     if is_each_tried { before } else { Vec::new() }
 }
 

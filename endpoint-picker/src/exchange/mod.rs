@@ -374,7 +374,12 @@ impl Exchange {
     /// The host lost its hold of the exchange by a fault of its own: it is settled as such, wherever it stands.
     pub fn on_fault(&mut self, picker: &mut EndpointPicker, now: Timestamp) {
         self.is_sealed = true;
-        self.end(picker, End::Failed(ErrorCode::Internal), now);
+        let failed = End::Failed(ErrorCode::Internal);
+        if matches!(self.state, State::New) {
+            self.state = State::Done;
+            settle(picker, None, Box::new(ExchangeRecord::begin(now)), failed, now);
+        }
+        self.end(picker, failed, now);
     }
 
     /// True once nothing is left to settle.

@@ -13,7 +13,8 @@ pub trait StreamInfo {
     fn upstream_address(&mut self) -> Option<SocketAddr>;
     /// How often an endpoint was tried.
     fn attempts(&mut self) -> Option<u64>;
-    /// The endpoints that were tried, in order, the one that answered included; `None`: the host does not know.
+    /// The endpoints that were tried, in order, the one that answered included; `None`: the host does not know. Fewer than there were attempts
+    /// are taken for unknown.
     fn tried(&mut self) -> Option<Vec<SocketAddr>> {
         None
     }

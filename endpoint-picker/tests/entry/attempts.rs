@@ -21,7 +21,7 @@ struct Course {
     blamed: &'static [u8],
 }
 
-const COURSES: [Course; 9] = [
+const COURSES: [Course; 11] = [
     Course { name: "the first is down", tried: Some(&[0, 1]), attempts: 2, answered_by: Some(1), blamed: &[0] },
     Course { name: "two are down", tried: Some(&[0, 1, 2]), attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
     Course { name: "one is passed over", tried: Some(&[0, 2]), attempts: 2, answered_by: Some(2), blamed: &[0] },
@@ -40,6 +40,14 @@ const COURSES: [Course; 9] = [
         attempts: 2,
         answered_by: Some(OUTSIDER),
         blamed: &[0],
+    },
+    Course { name: "only the last is named", tried: Some(&[2]), attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
+    Course {
+        name: "of two, only the last is named",
+        tried: Some(&[1]),
+        attempts: 2,
+        answered_by: None,
+        blamed: &[0, 1],
     },
     Course { name: "the host cannot say", tried: None, attempts: 3, answered_by: Some(2), blamed: &[0, 1] },
     Course { name: "nor who was passed over", tried: None, attempts: 2, answered_by: Some(2), blamed: &[] },
@@ -92,23 +100,25 @@ fn who_was_tried_and_did_not_answer_is_blamed_and_nobody_else() {
 
 #[test]
 fn a_fault_of_ours_settles_an_exchange_wherever_it_stands() {
-    for stage in ["reading", "sent", "answering"] {
+    for stage in ["new", "reading", "sent", "answering"] {
         let mut picker = picker(r#"{"unknown_model": "pass"}"#, &[None; 3], &[IDLE; 3]);
         let now = Timestamp::from_micros(START_MICROS);
         let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
         let head = RequestHead::read(pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         let (chat, mut exchange, mut info) = (chat("m"), Exchange::default(), Info::default());
-        exchange.on_request_headers(&mut picker, &head, false, now);
+        if stage != "new" {
+            exchange.on_request_headers(&mut picker, &head, false, now);
+        }
         let (begin, rest) = chat.as_bytes().split_at(10);
         exchange.on_request_body(&mut picker, [begin], false, &mut info);
-        if stage != "reading" {
+        if !matches!(stage, "new" | "reading") {
             exchange.on_request_body(&mut picker, [rest], true, &mut info);
             exchange.pick(&mut picker, now);
         }
         if stage == "answering" {
             answered(&mut exchange, &mut picker, 1, &[]);
         }
-        assert!(!exchange.is_settled(), "{stage}");
+        assert_eq!(exchange.is_settled(), stage == "new");
         // Once more changes nothing.
         for _ in 0..2 {
             exchange.on_fault(&mut picker, now);
@@ -117,7 +127,11 @@ fn a_fault_of_ours_settles_an_exchange_wherever_it_stands() {
         let in_flight: u32 = picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().own()).sum();
         assert_eq!(in_flight, 0, "{stage}");
         let stats = stats(&mut picker);
-        let suffix = "error_code=Internal;inference_objective_request_error_total";
+        let suffix = match stage {
+            // Nothing is known of it, not even whether it is one for a model.
+            "new" => "outcome=Internal;inpick_load_only_requests_total",
+            _ => "error_code=Internal;inference_objective_request_error_total",
+        };
         let internal: u64 = stats.iter().filter(|(name, _)| name.ends_with(suffix)).map(|(_, count)| count).sum();
         assert_eq!(internal, 1, "{stage}: {stats:#?}");
     }

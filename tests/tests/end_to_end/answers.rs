@@ -1,14 +1,20 @@
 //! Answers in shapes that a simulated pod does not give.
 
 use serde_json::{Value, json};
-use tests::{Figure, Gateway, MODEL, ScriptedPod, builder, chat_body, eventually, figure};
+use tests::{Figure, Gateway, MODEL, Mode, ScriptedPod, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [usage_is_found_wherever_packets_split_a_stream, a_plain_answer_is_read_in_pieces_too, an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted, an_answer_without_a_body_ends_the_request, an_error_inside_a_plain_answer_of_status_200_is_counted],
+    // The native module asks Envoy whom it tried, so there is no header.
+    wasm: [no_pod_says_which_pod_served_and_no_client_hears_it],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
 /// A gateway in front of one pod that gives this answer.
-async fn in_front_of(answer: Vec<u8>, piece: usize) -> Gateway {
+async fn in_front_of(mode: Mode, answer: Vec<u8>, piece: usize) -> Gateway {
     let pod = ScriptedPod::start(answer, piece).await;
-    let gateway = Gateway::start(builder(0, json!({})).pods_at([pod.addr.to_string()])).await;
+    let gateway = Gateway::start(builder(mode, 0, json!({})).pods_at([pod.addr.to_string()])).await;
     eventually("the pod is known", async || {
         let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
         if ready == 1.0 { Ok(()) } else { Err(ready) }
@@ -54,10 +60,9 @@ const STREAM: &str = ": ping\n\n\
     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":31,\"total_tokens\":44,\"completion_tokens\":13,\"prompt_tokens_details\":{\"cached_tokens\":16}}}\n\n\
     data: [DONE]\n\n";
 
-#[tokio::test]
-async fn usage_is_found_wherever_packets_split_a_stream() {
+async fn usage_is_found_wherever_packets_split_a_stream(mode: Mode) {
     for (chunk, piece) in [(1, 7), (17, 1000), (STREAM.len(), 3)] {
-        let gateway = in_front_of(chunked("text/event-stream; charset=utf-8", STREAM, chunk), piece).await;
+        let gateway = in_front_of(mode, chunked("text/event-stream; charset=utf-8", STREAM, chunk), piece).await;
         for _ in 0..2 {
             let reply = gateway.post(CHAT, chat_body(MODEL, true)).await;
             assert_eq!(reply.text(), STREAM);
@@ -74,13 +79,12 @@ async fn usage_is_found_wherever_packets_split_a_stream() {
     }
 }
 
-#[tokio::test]
-async fn a_plain_answer_is_read_in_pieces_too() {
+async fn a_plain_answer_is_read_in_pieces_too(mode: Mode) {
     let text = "\"usage\": {\"completion_tokens\": 9} ".repeat(4000);
     let body =
         json!({"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
             .to_string();
-    let gateway = in_front_of(chunked("application/json", &body, 5000), 40_000).await;
+    let gateway = in_front_of(mode, chunked("application/json", &body, 5000), 40_000).await;
     let reply = gateway.chat().await;
     assert_eq!(reply.text(), body);
     let mut figures = tokens(5, 0, 6);
@@ -89,13 +93,12 @@ async fn a_plain_answer_is_read_in_pieces_too() {
     gateway.shows(&figures).await;
 }
 
-#[tokio::test]
-async fn an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted() {
+async fn an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted(mode: Mode) {
     let body: Vec<u8> = (0..=255).cycle().take(3000).collect();
     for headers in
         ["content-type: application/json\r\ncontent-encoding: gzip", "content-type: audio/mpeg", "x-nothing: 1"]
     {
-        let gateway = in_front_of(with_length(headers, &body), 1000).await;
+        let gateway = in_front_of(mode, with_length(headers, &body), 1000).await;
         let reply = gateway.chat().await;
         assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &body[..]));
         let mut figures = tokens(0, 0, 0);
@@ -109,9 +112,8 @@ async fn an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted() {
     }
 }
 
-#[tokio::test]
-async fn an_answer_without_a_body_ends_the_request() {
-    let gateway = in_front_of(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), 100).await;
+async fn an_answer_without_a_body_ends_the_request(mode: Mode) {
+    let gateway = in_front_of(mode, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), 100).await;
     assert_eq!(gateway.chat().await.status.as_u16(), 204);
     gateway
         .shows(&[
@@ -123,17 +125,15 @@ async fn an_answer_without_a_body_ends_the_request() {
         .await;
 }
 
-#[tokio::test]
-async fn an_error_inside_a_plain_answer_of_status_200_is_counted() {
+async fn an_error_inside_a_plain_answer_of_status_200_is_counted(mode: Mode) {
     let body = json!({"error": {"message": "out of memory", "type": "server_error", "code": 500}}).to_string();
-    let gateway = in_front_of(with_length("content-type: application/json", body.as_bytes()), 100).await;
+    let gateway = in_front_of(mode, with_length("content-type: application/json", body.as_bytes()), 100).await;
     let reply = gateway.chat().await;
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap()["error"]["code"], 500);
     gateway.shows(&[figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 1)]).await;
 }
 
-#[tokio::test]
-async fn no_pod_says_which_pod_served_and_no_client_hears_it() {
+async fn no_pod_says_which_pod_served_and_no_client_hears_it(mode: Mode) {
     let header = "x-inpick-served-endpoint";
     let answer = with_length(
         &format!("content-type: application/json\r\n{header}: 10.9.8.7:1\r\n{header}: 10.9.8.7:2"),
@@ -143,7 +143,7 @@ async fn no_pod_says_which_pod_served_and_no_client_hears_it() {
     for source in ["header", "property"] {
         let pod = ScriptedPod::start(answer.clone(), 4_096).await;
         let addr = pod.addr.to_string();
-        let builder = builder(0, json!({"served_endpoint": source})).pods_at([addr.clone()]);
+        let builder = builder(mode, 0, json!({"served_endpoint": source})).pods_at([addr.clone()]);
         let gateway = Gateway::start(builder).await;
         eventually("the pod is known", async || {
             let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Uploader, Wire, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, Uploader, Wire, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted, a_body_without_a_model_passes_to_the_base_model_when_configured_so, odd_but_valid_bodies_are_served_as_they_are, a_compressed_body_is_routed_by_load_and_counted_as_unparsed, a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed, a_body_beyond_the_limit_passes_where_it_need_not_be_held],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 /// `request_body_buffer_limit` of the shipped bootstraps.
@@ -22,9 +26,8 @@ fn error_of(status: u16, body: &[u8]) -> Value {
     error
 }
 
-#[tokio::test]
-async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     let deep_array = format!(r#"{{"model": "{MODEL}", "messages": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let deep_object = format!(r#"{{"model": "{MODEL}", "x": {}1{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
     let long_model = json!({"model": "m".repeat(100_000), "messages": []}).to_string();
@@ -97,9 +100,8 @@ async fn a_body_that_cannot_be_served_is_refused_in_openai_shape_and_counted() {
     gateway.shows(&figures).await;
 }
 
-#[tokio::test]
-async fn a_body_without_a_model_passes_to_the_base_model_when_configured_so() {
-    let gateway = Gateway::start(builder(1, json!({"missing_model": "pass"}))).await;
+async fn a_body_without_a_model_passes_to_the_base_model_when_configured_so(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"missing_model": "pass"}))).await;
     for body in [
         r#"{"messages": [{"role": "user", "content": "x"}]}"#,
         r#"{"model": null, "messages": [{"role": "user", "content": "x"}]}"#,
@@ -122,9 +124,9 @@ async fn a_body_without_a_model_passes_to_the_base_model_when_configured_so() {
         .await;
 }
 
-#[tokio::test]
-async fn odd_but_valid_bodies_are_served_as_they_are() {
-    let gateway = Gateway::start(builder(1, json!({})).vllm_sim_args(["--served-model-name", "first,second"])).await;
+async fn odd_but_valid_bodies_are_served_as_they_are(mode: Mode) {
+    let gateway =
+        Gateway::start(builder(mode, 1, json!({})).vllm_sim_args(["--served-model-name", "first,second"])).await;
     let messages = r#""messages": [{"role": "user", "content": "x"}]"#;
     // Of several models the last one counts, as in the model server's own parser.
     let body = format!(r#"{{"model": "first", {messages}, "model": "second"}}"#);
@@ -160,9 +162,8 @@ async fn odd_but_valid_bodies_are_served_as_they_are() {
 const GZIP: &[u8] =
     b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xabV\xca\xcdOI\xcdQ\xb2RP\xaaP\xaa\x05\x00Z\xe3~~\x0e\x00\x00\x00";
 
-#[tokio::test]
-async fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed() {
-    let gateway = Gateway::start(builder(2, json!({}))).await;
+async fn a_compressed_body_is_routed_by_load_and_counted_as_unparsed(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({}))).await;
     gateway.pin(0, json!({"waiting": 40})).await;
     gateway.pin(1, json!({"waiting": 1})).await;
     for encoding in ["gzip", "br", "zstd", "gzip, deflate"] {
@@ -192,9 +193,8 @@ fn sized(bytes: usize) -> Bytes {
     Bytes::from(format!("{start}{filler}{end}"))
 }
 
-#[tokio::test]
-async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_is_routed(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"early_pick_bytes": 0}))).await;
     // The pod finds it too long for its context, but it is the pod that says so.
     let reply = gateway.post(CHAT, sized(LIMIT)).await;
     assert_eq!(gateway.pod_of(&reply), 0, "{}", reply.text());
@@ -227,6 +227,24 @@ async fn a_body_beyond_the_limit_gets_413_in_openai_shape_and_one_at_the_limit_i
             figure("inference_objective_request_error_total", &[("error_code", "BadRequest")], 2),
             figure("inference_objective_request_total", &[], 3),
             figure("inference_objective_request_sizes_sum", &[], LIMIT as u64),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
+}
+
+async fn a_body_beyond_the_limit_passes_where_it_need_not_be_held(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
+    let body = sized(LIMIT + (1 << 20));
+    let pieces = body.chunks(1 << 20).map(Bytes::copy_from_slice).collect();
+    let answer = Uploader::http2().post(gateway.gateway, CHAT, pieces, None).await;
+    // The pod finds it too long for its context.
+    assert_eq!(answer.status.as_u16(), 400, "{}", answer.text());
+    assert!(answer.headers.contains_key("x-inference-pod"), "{}", answer.text());
+    gateway
+        .shows(&[
+            figure("inpick_request_bodies_total", &[("outcome", "parsed")], 1),
+            figure("inpick_request_bodies_total", &[], 1),
+            figure("inference_objective_request_sizes_sum", &[], body.len() as u64),
             figure("inference_objective_running_requests", &[], 0),
         ])
         .await;

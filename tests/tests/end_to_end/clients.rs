@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Uploader, Wire, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, Uploader, Wire, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [http_1_chunked_and_http_2_bodies_reach_the_pod_byte_for_byte, a_client_that_waits_for_100_continue_or_sends_slowly_is_served, many_streams_of_one_http_2_connection_are_told_apart],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -16,9 +20,8 @@ fn is_answer(body: &[u8]) {
     assert_eq!(json["choices"][0]["message"]["role"], "assistant", "{json}");
 }
 
-#[tokio::test]
-async fn http_1_chunked_and_http_2_bodies_reach_the_pod_byte_for_byte() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn http_1_chunked_and_http_2_bodies_reach_the_pod_byte_for_byte(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     let small = chat_body(MODEL, false);
     let long =
         json!({"messages": [{"role": "user", "content": "ünïcödé ".repeat(1500)}], "model": MODEL, "max_tokens": 2})
@@ -55,9 +58,8 @@ async fn http_1_chunked_and_http_2_bodies_reach_the_pod_byte_for_byte() {
         .await;
 }
 
-#[tokio::test]
-async fn a_client_that_waits_for_100_continue_or_sends_slowly_is_served() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_client_that_waits_for_100_continue_or_sends_slowly_is_served(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     let body = chat_body(MODEL, false);
     let mut wire = Wire::open(gateway.gateway).await;
     let head = format!(
@@ -85,9 +87,8 @@ async fn a_client_that_waits_for_100_continue_or_sends_slowly_is_served() {
     gateway.shows(&[figure("inference_objective_request_total", &[], 3), figure("inpick_picks_total", &[], 3)]).await;
 }
 
-#[tokio::test]
-async fn many_streams_of_one_http_2_connection_are_told_apart() {
-    let gateway = Gateway::start(builder(2, json!({})).vllm_sim_args(["--served-model-name", "a,b,c"])).await;
+async fn many_streams_of_one_http_2_connection_are_told_apart(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({})).vllm_sim_args(["--served-model-name", "a,b,c"])).await;
     let uploader = Uploader::http2();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..60 {

@@ -5,19 +5,24 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, builder, chat_body};
+use tests::{Gateway, MODEL, Mode, builder, chat_body};
+
+tests::on_bindings! {
+    both: [gateway_destination_endpoint_served, gateway_following_epp_routing, gateway_following_epp_routing_with_data_parallelism, without_its_switch_the_selection_is_a_header_like_any_other, a_subset_in_the_proxys_metadata_confines, a_load_report_is_asked_for_and_kept_from_clients, a_session_stays_with_its_pod, a_batch_is_shed_while_the_pool_is_full_and_told_when_to_come_back],
+    // They need a sidecar that can be ended, or that is not there.
+    both_beside_a_sidecar: [epp_unavailable_fail_open],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 const SELECTION: &str = "test-epp-endpoint-selection";
 const SERVED: &str = "x-conformance-test-served-endpoint";
 
-fn conformance(pods: usize) -> local_stack::Builder {
-    builder(pods, json!({"conformance": true}))
+fn conformance(mode: Mode, pods: usize) -> local_stack::Builder {
+    builder(mode, pods, json!({"conformance": true}))
 }
 
-#[tokio::test]
-async fn epp_unavailable_fail_open() {
-    let gateway = Gateway::start(builder(3, json!({})).without_sidecar().wait_for_snapshot(false)).await;
+async fn epp_unavailable_fail_open(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 3, json!({})).without_sidecar().wait_for_snapshot(false)).await;
     for _ in 0..10 {
         let reply = gateway.chat().await;
         assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
@@ -25,9 +30,8 @@ async fn epp_unavailable_fail_open() {
     }
 }
 
-#[tokio::test]
-async fn gateway_destination_endpoint_served() {
-    let mut gateway = Gateway::start(conformance(3).sidecar_args(["--staleness", "60s"])).await;
+async fn gateway_destination_endpoint_served(mode: Mode) {
+    let mut gateway = Gateway::start(conformance(mode, 3).sidecar_args(["--staleness", "60s"])).await;
     let addrs: Vec<String> = gateway.pods.iter().map(|pod| pod.addr.clone()).collect();
     for (pod, addr) in addrs.iter().enumerate() {
         for body in [chat_body(MODEL, false), chat_body(MODEL, true)] {
@@ -44,9 +48,8 @@ async fn gateway_destination_endpoint_served() {
 }
 
 /// 100 requests, ten at a time, with a choice of one, two and three pods.
-#[tokio::test]
-async fn gateway_following_epp_routing() {
-    let gateway = Gateway::start(conformance(4)).await;
+async fn gateway_following_epp_routing(mode: Mode) {
+    let gateway = Gateway::start(conformance(mode, 4)).await;
     let addrs: Vec<String> = gateway.pods.iter().map(|pod| pod.addr.clone()).collect();
     for chosen in [&[2][..], &[3, 1], &[0, 2, 3]] {
         let list = chosen.iter().map(|&pod| addrs[pod].as_str()).collect::<Vec<_>>().join(", ");
@@ -65,9 +68,8 @@ async fn gateway_following_epp_routing() {
 }
 
 /// All pods share an IP and differ in their ports.
-#[tokio::test]
-async fn gateway_following_epp_routing_with_data_parallelism() {
-    let gateway = Gateway::start(conformance(3)).await;
+async fn gateway_following_epp_routing_with_data_parallelism(mode: Mode) {
+    let gateway = Gateway::start(conformance(mode, 3)).await;
     let addrs: Vec<String> = gateway.pods.iter().map(|pod| pod.addr.clone()).collect();
     for (pod, addr) in addrs.iter().enumerate() {
         for _ in 0..20 {
@@ -88,9 +90,8 @@ async fn gateway_following_epp_routing_with_data_parallelism() {
     assert_eq!(gateway.get("/v1/models").await.status.as_u16(), 200, "without a body nothing is scheduled");
 }
 
-#[tokio::test]
-async fn without_its_switch_the_selection_is_a_header_like_any_other() {
-    let gateway = Gateway::start(builder(2, json!({}))).await;
+async fn without_its_switch_the_selection_is_a_header_like_any_other(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({}))).await;
     for (pod, waiting) in [(0, 50), (1, 1)] {
         gateway.pin(pod, json!({"waiting": waiting})).await;
     }
@@ -100,10 +101,9 @@ async fn without_its_switch_the_selection_is_a_header_like_any_other() {
 }
 
 /// Metadata that a filter in front of this one sets, as a list and as a text.
-#[tokio::test]
-async fn a_subset_in_the_proxys_metadata_confines() {
+async fn a_subset_in_the_proxys_metadata_confines(mode: Mode) {
     for as_list in [true, false] {
-        let stack = builder(3, json!({"subset_hint": "metadata"})).patch(move |tree| {
+        let stack = builder(mode, 3, json!({"subset_hint": "metadata"})).patch(move |tree| {
             let clusters = tree["static_resources"]["clusters"].as_array().unwrap();
             let pool = clusters.iter().find(|cluster| cluster["name"] == "pool-default").unwrap();
             let pods = pool["load_assignment"]["endpoints"][0]["lb_endpoints"].as_array().unwrap();
@@ -143,9 +143,8 @@ fn http_filters(tree: &mut Value) -> &mut Vec<Value> {
     manager["http_filters"].as_array_mut().unwrap()
 }
 
-#[tokio::test]
-async fn a_load_report_is_asked_for_and_kept_from_clients() {
-    let gateway = Gateway::start(builder(1, json!({"orca": true}))).await;
+async fn a_load_report_is_asked_for_and_kept_from_clients(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"orca": true}))).await;
     let reply = gateway.chat().await;
     assert_eq!((reply.status.as_u16(), reply.header("endpoint-load-metrics")), (200, None));
     assert!(gateway.last_headers(0).await.unwrap().contains("endpoint-load-metrics-format"));
@@ -154,11 +153,10 @@ async fn a_load_report_is_asked_for_and_kept_from_clients() {
     assert!(reply.header("endpoint-load-metrics").unwrap().starts_with("JSON {"));
 }
 
-#[tokio::test]
-async fn a_session_stays_with_its_pod() {
+async fn a_session_stays_with_its_pod(mode: Mode) {
     for cookie in [false, true] {
         let session = if cookie { json!({"cookie": "pod"}) } else { json!({"header": "x-session-token"}) };
-        let gateway = Gateway::start(builder(4, json!({"session": session}))).await;
+        let gateway = Gateway::start(builder(mode, 4, json!({"session": session}))).await;
         let reply = gateway.chat().await;
         let pod = gateway.pod_of(&reply);
         let (name, set) = if cookie { ("cookie", "set-cookie") } else { ("x-session-token", "x-session-token") };
@@ -171,9 +169,8 @@ async fn a_session_stays_with_its_pod() {
     }
 }
 
-#[tokio::test]
-async fn a_batch_is_shed_while_the_pool_is_full_and_told_when_to_come_back() {
-    let gateway = Gateway::start(builder(2, json!({"objectives": {"batch": -1}}))).await;
+async fn a_batch_is_shed_while_the_pool_is_full_and_told_when_to_come_back(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({"objectives": {"batch": -1}}))).await;
     let batch = [("x-gateway-inference-objective", "batch")];
     let reply = gateway.send("POST", CHAT, &batch, chat_body(MODEL, false)).await;
     assert_eq!(reply.status.as_u16(), 200, "an idle pool takes it: {}", reply.text());

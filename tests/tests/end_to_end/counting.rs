@@ -3,7 +3,11 @@
 use catalogue::{Bounds, Kind, Stat};
 use local_stack::HttpResponse;
 use serde_json::{Value, json};
-use tests::{Figure, Gateway, MODEL, Samples, builder, figure};
+use tests::{Figure, Gateway, MODEL, Mode, Samples, builder, figure};
+
+tests::on_bindings! {
+    both: [requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_pages, cached_tokens_are_those_that_the_pod_took_from_its_cache, priorities_come_from_objectives_by_either_header, families_that_are_switched_off_are_not_there],
+}
 
 const SPELLINGS: [&str; 2] = ["inference_objective", "inference_model"];
 
@@ -141,10 +145,9 @@ fn bodies() -> Vec<(&'static str, String)> {
     bodies
 }
 
-#[tokio::test]
-async fn requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_pages() {
+async fn requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_pages(mode: Mode) {
     let config = json!({"metrics": {"model": true}});
-    let stack = builder(3, config).vllm_sim_args(["--runner", "any", "--enable-prompt-tokens-details"]);
+    let stack = builder(mode, 3, config).vllm_sim_args(["--runner", "any", "--enable-prompt-tokens-details"]);
     let gateway = Gateway::start(stack).await;
     let mut tally = Tally::default();
     for (path, body) in bodies() {
@@ -180,9 +183,8 @@ async fn requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_page
     }
 }
 
-#[tokio::test]
-async fn cached_tokens_are_those_that_the_pod_took_from_its_cache() {
-    let gateway = Gateway::start(builder(1, json!({})).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
+async fn cached_tokens_are_those_that_the_pod_took_from_its_cache(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
     let body =
         json!({"model": MODEL, "prompt": "A long prompt that fills several blocks. ".repeat(40), "max_tokens": 2})
             .to_string();
@@ -200,11 +202,13 @@ async fn cached_tokens_are_those_that_the_pod_took_from_its_cache() {
     assert_eq!(hits as u64, cached.0.iter().sum::<u64>());
 }
 
-#[tokio::test]
-async fn priorities_come_from_objectives_by_either_header() {
-    let gateway =
-        Gateway::start(builder(1, json!({"objectives": {"batch": -1, "urgent": 7}, "metrics": {"objective": true}})))
-            .await;
+async fn priorities_come_from_objectives_by_either_header(mode: Mode) {
+    let gateway = Gateway::start(builder(
+        mode,
+        1,
+        json!({"objectives": {"batch": -1, "urgent": 7}, "metrics": {"objective": true}}),
+    ))
+    .await;
     let body = tests::chat_body(MODEL, false);
     let headers: [&[(&str, &str)]; 5] = [
         &[("x-gateway-inference-objective", "batch")],
@@ -226,9 +230,8 @@ async fn priorities_come_from_objectives_by_either_header() {
         .await;
 }
 
-#[tokio::test]
-async fn families_that_are_switched_off_are_not_there() {
-    let gateway = Gateway::start(builder(1, json!({"metrics": {"objective": false, "model": false}}))).await;
+async fn families_that_are_switched_off_are_not_there(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"metrics": {"objective": false, "model": false}}))).await;
     gateway.chat().await;
     gateway.shows(&[figure("inpick_picks_total", &[], 1)]).await;
     for page in [gateway.envoy_page().await.unwrap(), gateway.sidecar_page().await.unwrap()] {

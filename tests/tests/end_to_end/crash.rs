@@ -5,7 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [the_shipped_module_knows_no_fault],
+    // Native code that crashes takes Envoy with it. What a panic costs there is shown in `native`.
+    wasm: [a_crash_of_the_filter_costs_one_request_and_the_next_one_works],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -28,9 +34,8 @@ pub(crate) async fn faulty_module() -> PathBuf {
     module
 }
 
-#[tokio::test]
-async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
-    let stack = builder(2, json!({})).workers(1).module(faulty_module().await);
+async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works(mode: Mode) {
+    let stack = builder(mode, 2, json!({})).workers(1).module(faulty_module().await);
     let gateway = Gateway::start(stack).await;
     gateway.pin(0, json!({"waiting": 30})).await;
     gateway.pin(1, json!({"waiting": 3})).await;
@@ -91,9 +96,8 @@ async fn a_crash_of_the_filter_costs_one_request_and_the_next_one_works() {
     .await;
 }
 
-#[tokio::test]
-async fn the_shipped_module_knows_no_fault() {
-    let gateway = Gateway::start(builder(1, json!({})).workers(1)).await;
+async fn the_shipped_module_knows_no_fault(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).workers(1)).await;
     let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic")], chat_body(MODEL, false)).await;
     assert_eq!(reply.status.as_u16(), 200);
 }

@@ -2,7 +2,11 @@
 
 use local_stack::ClientError;
 use serde_json::{Value, json};
-use tests::{Figure, Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+use tests::{Figure, Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [a_client_that_leaves_is_cancelled_and_no_longer_in_flight, an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight, errors_of_the_model_server_are_counted_wherever_they_stand, a_pod_that_is_silent_for_too_long_is_a_timeout, an_answer_that_is_nonsense_passes_and_hurts_nobody, among_many_failures_every_request_ends_exactly_once],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -25,9 +29,8 @@ async fn pods_are_idle(gateway: &Gateway) {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight() {
-    let gateway = Gateway::start(builder(2, json!({}))).await;
+async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({}))).await;
 
     // In the middle of a stream.
     for pod in 0..2 {
@@ -85,9 +88,8 @@ async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight() {
         .await;
 }
 
-#[tokio::test]
-async fn an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     let mut broken = 0;
     for kind in ["reset", "cut"] {
         for stream in [true, false] {
@@ -120,9 +122,8 @@ async fn an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight(
         .await;
 }
 
-#[tokio::test]
-async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
-    let gateway = Gateway::start(builder(1, json!({"unknown_model": "pass"}))).await;
+async fn errors_of_the_model_server_are_counted_wherever_they_stand(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"unknown_model": "pass"}))).await;
     // An error event inside a stream whose status is 200.
     gateway.fault(0, json!({"kind": "error_event", "after_events": 2, "count": 1})).await;
     let reply = gateway.post(CHAT, chat_body(MODEL, true)).await;
@@ -160,9 +161,8 @@ async fn errors_of_the_model_server_are_counted_wherever_they_stand() {
         .await;
 }
 
-#[tokio::test]
-async fn a_pod_that_is_silent_for_too_long_is_a_timeout() {
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn a_pod_that_is_silent_for_too_long_is_a_timeout(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let route = tree.pointer_mut("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0/route");
         route.unwrap()["timeout"] = json!("0.4s");
     }))
@@ -175,9 +175,8 @@ async fn a_pod_that_is_silent_for_too_long_is_a_timeout() {
     gateway.shows(&[&[running(0)], errors("Timeout", 1).as_slice()].concat()).await;
 }
 
-#[tokio::test]
-async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn an_answer_that_is_nonsense_passes_and_hurts_nobody(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     for stream in [true, false] {
         gateway.fault(0, json!({"kind": "garbage", "count": 1})).await;
         let reply = gateway.post(CHAT, chat_body(MODEL, stream)).await;
@@ -204,11 +203,10 @@ async fn an_answer_that_is_nonsense_passes_and_hurts_nobody() {
 }
 
 /// Pods that break in every way at once: what the clients saw is what was counted, each request once.
-#[tokio::test]
-async fn among_many_failures_every_request_ends_exactly_once() {
+async fn among_many_failures_every_request_ends_exactly_once(mode: Mode) {
     const REQUESTS: usize = 400;
     const CLIENTS: usize = 16;
-    let gateway = Gateway::start(builder(3, json!({}))).await;
+    let gateway = Gateway::start(builder(mode, 3, json!({}))).await;
     for pod in 0..3 {
         let faults = [
             json!({"kind": "reset", "probability": 0.08}),

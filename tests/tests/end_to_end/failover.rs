@@ -6,7 +6,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use local_stack::HttpClient;
 use serde_json::{Value, json};
-use tests::{Gateway, builder, eventually, figure};
+use tests::{Gateway, Mode, builder, eventually, figure};
+
+tests::on_bindings! {
+    both: [a_dead_pod_is_retried_on_the_next_and_then_left_out, a_frozen_engine_gets_few_requests_though_its_page_looks_idle, a_pod_that_answers_503_is_retried_on_the_next, a_retry_sends_the_rewritten_body_again, with_all_pods_dead_the_answer_is_a_well_formed_503],
+    // They need a sidecar that can be ended, or that is not there.
+    both_beside_a_sidecar: [with_no_endpoint_and_fail_closed_the_refusal_is_ours, without_a_sidecar_envoys_own_policy_chooses_and_a_late_one_is_found, a_stale_snapshot_falls_back_to_requests_in_flight_until_the_sidecar_returns],
+}
 
 /// The sidecar goes on calling a pod fresh, so that it is the filter and Envoy that must cope with its death.
 const PATIENT: [&str; 2] = ["--staleness", "60s"];
@@ -15,9 +21,8 @@ fn picks(gateway: &Gateway, pod: usize, reason: &str, count: u64) -> tests::Figu
     figure("inpick_picks_total", &[("endpoint", &gateway.pods[pod].addr), ("reason", reason)], count)
 }
 
-#[tokio::test]
-async fn a_dead_pod_is_retried_on_the_next_and_then_left_out() {
-    let mut gateway = Gateway::start(builder(2, json!({})).sidecar_args(PATIENT).workers(1)).await;
+async fn a_dead_pod_is_retried_on_the_next_and_then_left_out(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 2, json!({})).sidecar_args(PATIENT).workers(1)).await;
     gateway.pin(0, json!({"waiting": 1})).await;
     gateway.pin(1, json!({"waiting": 60})).await;
     assert_eq!(gateway.pod_of(&gateway.chat().await), 0);
@@ -70,12 +75,11 @@ async fn a_dead_pod_is_retried_on_the_next_and_then_left_out() {
     .await;
 }
 
-#[tokio::test]
-async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
+async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle(mode: Mode) {
     const REQUESTS: u32 = 30;
     // Longer than an answer takes on a busy machine: the healthy pod has nothing in flight when the next request comes.
     const EVERY: Duration = Duration::from_millis(120);
-    let gateway = Gateway::start(builder(2, json!({})).workers(1)).await;
+    let gateway = Gateway::start(builder(mode, 2, json!({})).workers(1)).await;
     gateway.fault(0, json!({"kind": "freeze"})).await;
     let client = HttpClient::new().with_timeout(Duration::from_secs(5));
     let (url, body) = (gateway.stack.url("/v1/chat/completions"), tests::chat_body(tests::MODEL, false));
@@ -93,9 +97,8 @@ async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle() {
     assert!(answered >= 26, "{answered} of {REQUESTS} requests were answered");
 }
 
-#[tokio::test]
-async fn a_pod_that_answers_503_is_retried_on_the_next() {
-    let gateway = Gateway::start(builder(2, json!({}))).await;
+async fn a_pod_that_answers_503_is_retried_on_the_next(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({}))).await;
     gateway.pin(0, json!({"waiting": 1})).await;
     gateway.pin(1, json!({"waiting": 60})).await;
     gateway.fault(0, json!({"kind": "status", "status": 503, "count": 1})).await;
@@ -133,10 +136,9 @@ async fn a_pod_that_answers_503_is_retried_on_the_next() {
         .await;
 }
 
-#[tokio::test]
-async fn a_retry_sends_the_rewritten_body_again() {
+async fn a_retry_sends_the_rewritten_body_again(mode: Mode) {
     let rules = json!({"model_rewrites": [{"name": "r", "targets": [{"model": tests::MODEL}]}]});
-    let mut gateway = Gateway::start(builder(2, rules).sidecar_args(PATIENT)).await;
+    let mut gateway = Gateway::start(builder(mode, 2, rules).sidecar_args(PATIENT)).await;
     gateway.pin(0, json!({"waiting": 1})).await;
     gateway.pin(1, json!({"waiting": 60})).await;
     let body = tests::chat_body("some other model", false);
@@ -160,9 +162,8 @@ async fn a_retry_sends_the_rewritten_body_again() {
         .await;
 }
 
-#[tokio::test]
-async fn with_all_pods_dead_the_answer_is_a_well_formed_503() {
-    let mut gateway = Gateway::start(builder(2, json!({}))).await;
+async fn with_all_pods_dead_the_answer_is_a_well_formed_503(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 2, json!({}))).await;
     for pod in 0..2 {
         gateway.stack.pod(pod).unwrap().kill().await;
     }
@@ -203,9 +204,8 @@ async fn with_all_pods_dead_the_answer_is_a_well_formed_503() {
     gateway.shows(&[figure("inference_pool_ready_pods", &[("name", "default")], 2)]).await;
 }
 
-#[tokio::test]
-async fn with_no_endpoint_and_fail_closed_the_refusal_is_ours() {
-    let gateway = Gateway::start(builder(1, json!({"no_endpoint": "fail_closed"})).without_sidecar()).await;
+async fn with_no_endpoint_and_fail_closed_the_refusal_is_ours(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"no_endpoint": "fail_closed"})).without_sidecar()).await;
     let reply = gateway.chat().await;
     assert_eq!(reply.status.as_u16(), 503, "{}", reply.text());
     let json: Value = serde_json::from_slice(&reply.body).unwrap();
@@ -220,9 +220,8 @@ async fn with_no_endpoint_and_fail_closed_the_refusal_is_ours() {
         .await;
 }
 
-#[tokio::test]
-async fn without_a_sidecar_envoys_own_policy_chooses_and_a_late_one_is_found() {
-    let mut gateway = Gateway::start(builder(2, json!({})).without_sidecar()).await;
+async fn without_a_sidecar_envoys_own_policy_chooses_and_a_late_one_is_found(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 2, json!({})).without_sidecar()).await;
     for _ in 0..10 {
         assert_eq!(gateway.chat().await.status.as_u16(), 200);
     }
@@ -247,9 +246,8 @@ async fn without_a_sidecar_envoys_own_policy_chooses_and_a_late_one_is_found() {
     .await;
 }
 
-#[tokio::test]
-async fn a_stale_snapshot_falls_back_to_requests_in_flight_until_the_sidecar_returns() {
-    let mut gateway = Gateway::start(builder(2, json!({"scheduling": {"max_snapshot_age_ms": 500}}))).await;
+async fn a_stale_snapshot_falls_back_to_requests_in_flight_until_the_sidecar_returns(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 2, json!({"scheduling": {"max_snapshot_age_ms": 500}}))).await;
     gateway.pin(0, json!({"waiting": 40})).await;
     gateway.pin(1, json!({"waiting": 2})).await;
     assert_eq!(gateway.pod_of(&gateway.chat().await), 1);

@@ -5,7 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use local_stack::{Builder, HttpClient};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -49,12 +53,11 @@ async fn shares(gateway: &Gateway, requests: u32) -> Vec<usize> {
     shares
 }
 
-#[tokio::test]
-async fn a_pod_that_answers_500_at_once_does_not_take_the_pool() {
+async fn a_pod_that_answers_500_at_once_does_not_take_the_pool(mode: Mode) {
     for fault in
         [json!({"kind": "status", "status": 500}), json!({"kind": "drain"}), json!({"kind": "status", "status": 502})]
     {
-        let gateway = Gateway::start(two_workers(builder(3, json!({})))).await;
+        let gateway = Gateway::start(two_workers(builder(mode, 3, json!({})))).await;
         for pod in [1, 2] {
             gateway.pin(pod, json!({"waiting": 5})).await;
         }
@@ -64,9 +67,8 @@ async fn a_pod_that_answers_500_at_once_does_not_take_the_pool() {
     }
 }
 
-#[tokio::test]
-async fn slow_pages_do_not_send_everything_to_one_pod() {
-    let gateway = Gateway::start(two_workers(builder(4, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
+async fn slow_pages_do_not_send_everything_to_one_pod(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 4, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
     for pod in 0..3 {
         gateway.fault(pod, json!({"kind": "slow_headers", "target": "metrics", "delay_ms": 5_000})).await;
     }
@@ -79,9 +81,8 @@ async fn slow_pages_do_not_send_everything_to_one_pod() {
     assert!(shares.iter().all(|&share| share >= 20), "{shares:?}");
 }
 
-#[tokio::test]
-async fn without_engine_statistics_requests_in_flight_decide() {
-    let gateway = Gateway::start(two_workers(builder(2, json!({})))).await;
+async fn without_engine_statistics_requests_in_flight_decide(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 2, json!({})))).await;
     for (pod, delay_ms) in [(0, 1_000), (1, 50)] {
         gateway.fault(pod, json!({"kind": "disable_log_stats", "target": "metrics"})).await;
         gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": delay_ms})).await;
@@ -101,9 +102,8 @@ async fn without_engine_statistics_requests_in_flight_decide() {
     assert!(shares[0] <= 50 && shares[0] >= 2, "a pod of 1 s beside one of 50 ms: {shares:?}");
 }
 
-#[tokio::test]
-async fn a_pod_that_died_and_came_back_has_its_share_a_second_later() {
-    let mut gateway = Gateway::start(two_workers(builder(3, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
+async fn a_pod_that_died_and_came_back_has_its_share_a_second_later(mode: Mode) {
+    let mut gateway = Gateway::start(two_workers(builder(mode, 3, json!({})).vllm_sim_args(LONG_ANSWERS))).await;
     shares(&gateway, 20).await;
     gateway.stack.pod(0).unwrap().kill().await;
     assert_eq!(shares(&gateway, 90).await[0], 0);
@@ -118,10 +118,9 @@ async fn a_pod_that_died_and_came_back_has_its_share_a_second_later() {
     assert!(shares[0] >= 20, "{shares:?}");
 }
 
-#[tokio::test]
-async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
+async fn time_outs_and_limits_of_the_proxy_blame_no_pod(mode: Mode) {
     let route = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes/0/route";
-    let gateway = Gateway::start(builder(2, json!({})).patch(move |tree: &mut Value| {
+    let gateway = Gateway::start(builder(mode, 2, json!({})).patch(move |tree: &mut Value| {
         tree.pointer_mut(route).unwrap()["timeout"] = json!("0.3s");
     }))
     .await;
@@ -139,7 +138,7 @@ async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
         ])
         .await;
 
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree: &mut Value| {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree: &mut Value| {
         let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
         let pool = clusters.iter_mut().find(|cluster| cluster["name"] == "pool-default").unwrap();
         pool["circuit_breakers"]["thresholds"] =
@@ -160,9 +159,8 @@ async fn time_outs_and_limits_of_the_proxy_blame_no_pod() {
         .await;
 }
 
-#[tokio::test]
-async fn a_stream_without_its_end_is_a_failure_once() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_stream_without_its_end_is_a_failure_once(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     gateway.fault(0, json!({"kind": "short", "after_events": 2, "count": 1})).await;
     assert_eq!(gateway.post(CHAT, chat_body(MODEL, true)).await.status.as_u16(), 200);
     gateway

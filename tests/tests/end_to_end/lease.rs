@@ -1,9 +1,14 @@
 //! The snapshot service is a lease: whoever holds it, picks go by load and the gauges are alive.
 
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 use crate::crash::faulty_module;
+
+tests::on_bindings! {
+    // The native module has one state for all threads: there is no lease, and nothing that could trap alone.
+    wasm: [a_trap_in_the_service_costs_seconds, the_filter_alone_picks_by_load],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -20,9 +25,8 @@ async fn follows_load(gateway: &Gateway) {
     }
 }
 
-#[tokio::test]
-async fn a_trap_in_the_service_costs_seconds() {
-    let mut gateway = Gateway::start(builder(2, json!({})).workers(1).module(faulty_module().await)).await;
+async fn a_trap_in_the_service_costs_seconds(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 2, json!({})).workers(1).module(faulty_module().await)).await;
     follows_load(&gateway).await;
     let starts = gateway.envoy_page().await.unwrap().sum("inpick_vm_starts_total", &[]);
     let reply = gateway.send("POST", CHAT, &[("x-inpick-fault", "panic-service")], chat_body(MODEL, false)).await;
@@ -44,10 +48,9 @@ async fn a_trap_in_the_service_costs_seconds() {
     gateway.shows(&[figure("inference_objective_running_requests", &[], 0)]).await;
 }
 
-#[tokio::test]
-async fn the_filter_alone_picks_by_load() {
+async fn the_filter_alone_picks_by_load(mode: Mode) {
     for workers in [1, 2] {
-        let stack = builder(2, json!({})).workers(workers).patch(|tree: &mut Value| {
+        let stack = builder(mode, 2, json!({})).workers(workers).patch(|tree: &mut Value| {
             tree.as_object_mut().unwrap().remove("bootstrap_extensions");
         });
         let gateway = Gateway::start(stack).await;

@@ -1,7 +1,11 @@
 //! Errors that Envoy answers itself, in the shape that the API's clients read.
 
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Wire, builder, chat_body};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body};
+
+tests::on_bindings! {
+    both: [requests_that_the_parser_or_the_connection_manager_refuses, a_client_that_sends_too_slowly_gets_408, a_body_that_is_too_large_gets_413, pods_that_fail_are_503_and_504, answers_of_the_filter_and_of_pods_pass_as_they_are, a_gateway_without_memory_or_connections_to_spare_says_so],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
@@ -41,9 +45,8 @@ async fn answer(gateway: &Gateway, request: &[u8]) -> (u16, String, String) {
     (head[9..12].parse().unwrap(), head.to_owned(), body.to_owned())
 }
 
-#[tokio::test]
-async fn requests_that_the_parser_or_the_connection_manager_refuses() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn requests_that_the_parser_or_the_connection_manager_refuses(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     let large = format!("GET /v1/models HTTP/1.1\r\nhost: g\r\nx: {}\r\n\r\n", "a".repeat(70_000));
     let many: String = (0..150).map(|number| format!("x-{number}: a\r\n")).collect();
     let many = format!("GET /v1/models HTTP/1.1\r\nhost: g\r\n{many}\r\n");
@@ -78,9 +81,8 @@ async fn requests_that_the_parser_or_the_connection_manager_refuses() {
     assert_eq!(gateway.chat().await.status.as_u16(), 200);
 }
 
-#[tokio::test]
-async fn a_client_that_sends_too_slowly_gets_408() {
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn a_client_that_sends_too_slowly_gets_408(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let manager = tree.pointer_mut(MANAGER).unwrap();
         assert_eq!((&manager["request_headers_timeout"], &manager["request_timeout"]), (&json!("10s"), &json!("120s")));
         manager["request_headers_timeout"] = json!("0.3s");
@@ -103,9 +105,8 @@ async fn a_client_that_sends_too_slowly_gets_408() {
     assert_eq!(gateway.chat().await.status.as_u16(), 200);
 }
 
-#[tokio::test]
-async fn a_body_that_is_too_large_gets_413() {
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn a_body_that_is_too_large_gets_413(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let host = tree.pointer_mut(&format!("{MANAGER}/route_config/virtual_hosts/0")).unwrap();
         host["request_body_buffer_limit"] = json!(5000);
         tree.pointer_mut("/static_resources/listeners/0").unwrap()["per_connection_buffer_limit_bytes"] = json!(5000);
@@ -127,9 +128,8 @@ async fn a_body_that_is_too_large_gets_413() {
     }
 }
 
-#[tokio::test]
-async fn pods_that_fail_are_503_and_504() {
-    let mut gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn pods_that_fail_are_503_and_504(mode: Mode) {
+    let mut gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let route = tree.pointer_mut(&format!("{MANAGER}/route_config/virtual_hosts/0/routes/0/route")).unwrap();
         route["timeout"] = json!("0.4s");
     }))
@@ -146,9 +146,8 @@ async fn pods_that_fail_are_503_and_504() {
     assert_eq!((reply.status.as_u16(), &anthropic(&reply.body)["type"]), (503, &json!("overloaded_error")));
 }
 
-#[tokio::test]
-async fn answers_of_the_filter_and_of_pods_pass_as_they_are() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn answers_of_the_filter_and_of_pods_pass_as_they_are(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     for path in [CHAT, MESSAGES] {
         let reply = gateway.post(path, "{").await;
         assert_eq!((reply.status.as_u16(), reply.header("content-type")), (400, Some("application/json")));
@@ -164,9 +163,8 @@ async fn answers_of_the_filter_and_of_pods_pass_as_they_are() {
     }
 }
 
-#[tokio::test]
-async fn a_gateway_without_memory_or_connections_to_spare_says_so() {
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn a_gateway_without_memory_or_connections_to_spare_says_so(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let monitors = tree.pointer_mut("/overload_manager/resource_monitors").unwrap();
         monitors[1]["typed_config"]["max_heap_size_bytes"] = json!(1_000_000);
     }))
@@ -182,7 +180,7 @@ async fn a_gateway_without_memory_or_connections_to_spare_says_so() {
     .await;
     drop(gateway);
 
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let monitors = tree.pointer_mut("/overload_manager/resource_monitors").unwrap();
         monitors[0]["typed_config"]["max_active_downstream_connections"] = json!(3);
     }))

@@ -3,6 +3,8 @@
 // Helpers outside of test functions fail by panicking too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use tests::Mode;
+
 mod answers;
 mod bad_bodies;
 mod bootstraps;
@@ -10,6 +12,7 @@ mod clients;
 mod conformance;
 mod counting;
 mod crash;
+mod early_pick;
 mod endings;
 mod failover;
 mod health;
@@ -27,5 +30,10 @@ mod rewriting;
 mod trust;
 mod upstream_connections;
 
-/// The shipped bootstraps: the one that stacks use unless told otherwise, and the one to paste from.
-const SHIPPED: [&str; 2] = ["envoy/standalone.yaml", "envoy/fragment.yaml"];
+/// The shipped bootstraps of a binding: the one that stacks use unless told otherwise, and the one to paste from.
+fn shipped(mode: Mode) -> [&'static str; 2] {
+    match mode {
+        Mode::Wasm => ["envoy/standalone.yaml", "envoy/fragment.yaml"],
+        Mode::NativeSidecar | Mode::Native => ["envoy/native.yaml", "envoy/native-fragment.yaml"],
+    }
+}

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [pods_that_join_get_requests_and_those_that_leave_finish_theirs],
+}
 
 /// Envoy wants a name before it discovers anything.
 const NODE: [&str; 4] = ["--service-node", "gateway", "--service-cluster", "gateway"];
@@ -46,12 +50,11 @@ async fn serve_alone(gateway: &Gateway, pods: &[usize]) {
     .await;
 }
 
-#[tokio::test]
-async fn pods_that_join_get_requests_and_those_that_leave_finish_theirs() {
+async fn pods_that_join_get_requests_and_those_that_leave_finish_theirs(mode: Mode) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pool.json");
     let discovery = file.clone();
-    let stack = builder(3, json!({})).wait_for_snapshot(false).envoy_args(NODE).patch(move |tree| {
+    let stack = builder(mode, 3, json!({})).wait_for_snapshot(false).envoy_args(NODE).patch(move |tree| {
         let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
         let pool = clusters.iter_mut().find(|cluster| cluster["name"] == CLUSTER).unwrap().as_object_mut().unwrap();
         let listed = pool.remove("load_assignment").unwrap();

@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 
 use local_stack::HttpClient;
 use serde_json::json;
-use tests::{Gateway, MODEL, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [odd_model_names_are_safe_labels_on_both_pages, model_names_beyond_the_cap_share_one_label_whatever_path_they_take, names_that_no_pod_serves_take_no_label, a_model_is_asked_only_of_the_pods_that_serve_it],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
-#[tokio::test]
-async fn odd_model_names_are_safe_labels_on_both_pages() {
+async fn odd_model_names_are_safe_labels_on_both_pages(mode: Mode) {
     let any = json!([{"name": "any", "targets": [{"model": MODEL}]}]);
-    let gateway = Gateway::start(builder(1, json!({"model_rewrites": any}))).await;
+    let gateway = Gateway::start(builder(mode, 1, json!({"model_rewrites": any}))).await;
     let names = [
         ("meta-llama/Llama-3.1-8B:Instruct@v0.1", "meta-llama/Llama-3.1-8B:Instruct@v0.1"),
         ("a.b.c_bucket", "a.b.c_bucket"),
@@ -66,13 +69,12 @@ async fn odd_model_names_are_safe_labels_on_both_pages() {
     }
 }
 
-#[tokio::test]
-async fn model_names_beyond_the_cap_share_one_label_whatever_path_they_take() {
+async fn model_names_beyond_the_cap_share_one_label_whatever_path_they_take(mode: Mode) {
     const CAP: usize = 8;
     let rules = json!([{"name": "alias", "model": "pinned", "targets": [{"model": MODEL}]},
                        {"name": "any", "targets": [{"model": MODEL}]}]);
     // Two connections, and so two workers: the cap is one for both.
-    let stack = builder(1, json!({"metrics": {"max_models": CAP}, "model_rewrites": rules})).workers(2);
+    let stack = builder(mode, 1, json!({"metrics": {"max_models": CAP}, "model_rewrites": rules})).workers(2);
     let gateway = Gateway::start(stack).await;
     for number in 0..40 {
         let client = HttpClient::new();
@@ -97,10 +99,9 @@ async fn model_names_beyond_the_cap_share_one_label_whatever_path_they_take() {
 }
 
 /// Refused here, and by the pod where such names pass.
-#[tokio::test]
-async fn names_that_no_pod_serves_take_no_label() {
+async fn names_that_no_pod_serves_take_no_label(mode: Mode) {
     for (unknown_model, code) in [("reject", "BadRequest"), ("pass", "ModelServerRejected")] {
-        let gateway = Gateway::start(builder(1, json!({"unknown_model": unknown_model}))).await;
+        let gateway = Gateway::start(builder(mode, 1, json!({"unknown_model": unknown_model}))).await;
         let is_ours = unknown_model == "reject";
         // Until the pod's list is read, it might serve anything.
         let passed = passed_on(&gateway, is_ours).await;
@@ -134,9 +135,8 @@ async fn passed_on(gateway: &Gateway, is_ours: bool) -> u64 {
     .await
 }
 
-#[tokio::test]
-async fn a_model_is_asked_only_of_the_pods_that_serve_it() {
-    let stack = builder(3, json!({})).pod_args(2, ["--served-model-name", "another"]);
+async fn a_model_is_asked_only_of_the_pods_that_serve_it(mode: Mode) {
+    let stack = builder(mode, 3, json!({})).pod_args(2, ["--served-model-name", "another"]);
     let gateway = Gateway::start(stack).await;
     passed_on(&gateway, true).await;
     for (model, pods) in [(MODEL, &[0, 1][..]), ("another", &[2])] {

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use crate::shipped;
 use futures_util::future::join_all;
 use local_stack::{Bootstrap, HttpResponse, repository};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Wire, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, figure};
 
-use crate::SHIPPED;
+tests::on_bindings! {
+    both: [inference_paths_pass_below_any_prefix_and_others_are_404_in_the_apis_shape, a_closed_path_is_neither_picked_for_nor_counted, no_spelling_of_a_closed_path_reaches_a_pod],
+}
 
 /// What inference clients and load balancers ask for.
 const OPEN: [(&str, &str); 26] = [
@@ -102,10 +105,10 @@ fn reached_a_pod(reply: &HttpResponse) -> bool {
     reply.header("x-inference-pod").is_some()
 }
 
-#[tokio::test]
-async fn inference_paths_pass_below_any_prefix_and_others_are_404_in_the_apis_shape() {
-    for bootstrap in SHIPPED {
-        let gateway = Gateway::start(builder(1, json!({})).config(bootstrap).vllm_sim_args(["--runner", "any"])).await;
+async fn inference_paths_pass_below_any_prefix_and_others_are_404_in_the_apis_shape(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let gateway =
+            Gateway::start(builder(mode, 1, json!({})).config(bootstrap).vllm_sim_args(["--runner", "any"])).await;
         for (method, path) in OPEN {
             for prefix in ["", "/gw", "/team-7/models.internal"] {
                 let body = if method == "POST" { chat_body(MODEL, false) } else { String::new() };
@@ -124,9 +127,8 @@ async fn inference_paths_pass_below_any_prefix_and_others_are_404_in_the_apis_sh
     }
 }
 
-#[tokio::test]
-async fn a_closed_path_is_neither_picked_for_nor_counted() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_closed_path_is_neither_picked_for_nor_counted(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     for path in ["/v1/load_lora_adapter", "/sleep", "/metrics/v1/chat/completions"] {
         assert_eq!(gateway.post(path, chat_body(MODEL, false)).await.status.as_u16(), 404);
     }
@@ -140,10 +142,9 @@ async fn a_closed_path_is_neither_picked_for_nor_counted() {
         .await;
 }
 
-#[tokio::test]
-async fn no_spelling_of_a_closed_path_reaches_a_pod() {
-    for bootstrap in SHIPPED {
-        let gateway = Gateway::start(builder(1, json!({})).config(bootstrap)).await;
+async fn no_spelling_of_a_closed_path_reaches_a_pod(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let gateway = Gateway::start(builder(mode, 1, json!({})).config(bootstrap)).await;
         // At once: Envoy waits a second for the client to close behind each refusal.
         let requests = TRICKS.iter().flat_map(|path| ["GET", "POST", "OPTIONS"].map(|method| (method, path)));
         join_all(requests.map(async |(method, path)| {
@@ -178,14 +179,16 @@ fn tree(bootstrap: &str) -> Value {
 
 #[test]
 fn both_bootstraps_have_the_same_connection_manager_and_the_same_care_for_pods() {
-    let [whole, fragment] = SHIPPED.map(tree);
-    for place in ["/static_resources/listeners", "/overload_manager", "/stats_config"] {
-        assert_eq!(whole.pointer(place), fragment.pointer(place), "{place}");
+    for mode in [Mode::Wasm, Mode::Native] {
+        let [whole, fragment] = shipped(mode).map(tree);
+        for place in ["/static_resources/listeners", "/overload_manager", "/stats_config", "/layered_runtime"] {
+            assert_eq!(whole.pointer(place), fragment.pointer(place), "{mode} {place}");
+        }
+        let cluster = |tree: &Value| {
+            let mut cluster = tree["static_resources"]["clusters"][0].as_object().unwrap().clone();
+            assert!(cluster.remove("type").is_some() && cluster.remove("load_assignment").is_some());
+            cluster
+        };
+        assert_eq!(cluster(&whole), cluster(&fragment), "{mode}");
     }
-    let cluster = |tree: &Value| {
-        let mut cluster = tree["static_resources"]["clusters"][0].as_object().unwrap().clone();
-        assert!(cluster.remove("type").is_some() && cluster.remove("load_assignment").is_some());
-        cluster
-    };
-    assert_eq!(cluster(&whole), cluster(&fragment));
 }

@@ -6,16 +6,20 @@ use std::process::{Command, Stdio};
 
 use local_stack::Page;
 use serde_json::json;
-use tests::{Gateway, MODEL, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 /// The page of another endpoint picker after some traffic.
 const CAPTURE: &str = include_str!("../fixtures/endpoint-picker-page.txt");
 
 /// A gateway after traffic that leaves a trace in every family.
-async fn used_gateway() -> Gateway {
+async fn used_gateway(mode: Mode) -> Gateway {
     let config = json!({"metrics": {"model": true}, "model_rewrites": [{"name": "r", "model": "alias", "targets": [{"model": MODEL}]}]});
-    let gateway = Gateway::start(builder(2, config).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
+    let gateway = Gateway::start(builder(mode, 2, config).vllm_sim_args(["--enable-prompt-tokens-details"])).await;
     for model in [MODEL, "alias", "unknown/model:1"] {
         for stream in [false, true] {
             gateway.post(CHAT, chat_body(model, stream)).await;
@@ -62,10 +66,9 @@ fn shapes(page: &Page) -> BTreeMap<String, Shape> {
     shapes
 }
 
-#[tokio::test]
-async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page() {
+async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
     let theirs = shapes(&Page::parse(CAPTURE).unwrap());
-    let gateway = used_gateway().await;
+    let gateway = used_gateway(mode).await;
     let ours = shapes(&gateway.sidecar_page().await.unwrap());
     let mut compared = Vec::new();
     for (name, shape) in &theirs {
@@ -97,9 +100,8 @@ async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its
     }
 }
 
-#[tokio::test]
-async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
-    let gateway = used_gateway().await;
+async fn the_page_is_well_formed_and_its_histograms_are_consistent(mode: Mode) {
+    let gateway = used_gateway(mode).await;
     let text = gateway.client.get(&format!("http://{}/metrics", gateway.sidecar)).await.unwrap().text();
     let page = Page::parse(&text).unwrap();
 
@@ -147,8 +149,7 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent() {
     assert!(histograms > 20, "{histograms} histograms");
 }
 
-#[tokio::test]
-async fn promtool_finds_no_fault_with_the_page() {
+async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -162,7 +163,7 @@ async fn promtool_finds_no_fault_with_the_page() {
             .unwrap();
         return;
     };
-    let gateway = used_gateway().await;
+    let gateway = used_gateway(mode).await;
     // Families that Envoy has of its own come without help texts, which promtool takes amiss: the strict page helps.
     let text = gateway.client.get(&format!("http://{}/metrics?families=strict", gateway.sidecar)).await.unwrap().text();
     assert!(text.contains("inference_objective_request_total{"));
@@ -171,4 +172,64 @@ async fn promtool_finds_no_fault_with_the_page() {
     let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
     // It remarks on units and names too, by its exit code.
     assert!(checked.status.success(), "{}: {said}", checked.status);
+}
+
+/// What only the native module publishes: figures of what the wasm module does not have.
+const NATIVE_ONLY: [&str; 3] =
+    ["inpick_lone_picks_total", "inpick_embedded_sidecar_up", "inpick_embedded_sidecar_restarts_total"];
+
+/// Families of the catalogue on Envoy's own page: each name with the names of its labels, and with their values where the traffic alone
+/// decides them.
+fn published(page: &Page) -> BTreeSet<(String, Vec<String>)> {
+    let ours = page.samples().iter().filter(|sample| {
+        let name = sample.name.as_str();
+        (name.starts_with("inference_") || name.starts_with("inpick_")) && !NATIVE_ONLY.contains(&name)
+    });
+    ours.map(|sample| {
+        let is_decided = |label: &str| label == "le" || is_of_requests(&sample.name);
+        let labels = sample.labels.iter().map(|(label, value)| match is_decided(label) {
+            true => format!("{label}={value}"),
+            false => label.clone(),
+        });
+        (sample.name.clone(), labels.collect())
+    })
+    .collect()
+}
+
+fn is_of_requests(name: &str) -> bool {
+    name.starts_with("inference_objective_") || name.starts_with("inference_model_")
+}
+
+/// What must be the same number whoever counts: all that is counted of requests but for times.
+fn counted(page: &Page) -> BTreeMap<String, f64> {
+    let decided = page.samples().iter().filter(|sample| {
+        let is_time = sample.name.contains("_seconds") && !sample.name.ends_with("_count");
+        is_of_requests(&sample.name) && !is_time
+    });
+    decided.map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value)).collect()
+}
+
+#[tokio::test]
+async fn both_bindings_publish_the_same_names_labels_bounds_and_counts() {
+    let pages = async |mode| {
+        let gateway = used_gateway(mode).await;
+        // Stats are defined some at a time: the page is whole when it stays the same.
+        let mut before = BTreeSet::new();
+        tests::eventually("a page that is whole", async || {
+            let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
+            let now = published(&page);
+            let is_whole = !now.is_empty() && now == std::mem::replace(&mut before, now.clone());
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            if is_whole { Ok((now, counted(&page))) } else { Err("it still changes".to_owned()) }
+        })
+        .await
+    };
+    let (wasm, wasm_counts) = pages(Mode::Wasm).await;
+    assert!(wasm.len() > 400 && wasm_counts.len() > 300, "{} names, {} counts", wasm.len(), wasm_counts.len());
+    for mode in [Mode::NativeSidecar, Mode::Native] {
+        let (native, native_counts) = pages(mode).await;
+        let differing: Vec<_> = wasm.symmetric_difference(&native).collect();
+        assert!(differing.is_empty(), "{mode}: {differing:#?}");
+        assert_eq!(wasm_counts, native_counts, "{mode}");
+    }
 }

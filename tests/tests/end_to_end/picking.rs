@@ -3,7 +3,13 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tests::{Gateway, MODEL, Uploader, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, Uploader, builder, chat_body, eventually, figure};
+
+tests::on_bindings! {
+    both: [least_loaded_pod_wins_and_the_served_host_is_the_pick, every_answered_request_is_one_pick_of_the_endpoint_that_served_it, a_client_cannot_choose_its_pod_and_pods_never_see_the_choice, a_path_that_is_no_inference_passes_untouched],
+    // They need a sidecar that can be ended, or that is not there.
+    both_beside_a_sidecar: [workers_share_what_they_have_in_flight],
+}
 
 const DESTINATION: &str = "x-gateway-destination-endpoint";
 
@@ -21,9 +27,8 @@ async fn all_go_to(gateway: &Gateway, pod: usize) {
     .await;
 }
 
-#[tokio::test]
-async fn least_loaded_pod_wins_and_the_served_host_is_the_pick() {
-    let gateway = Gateway::start(builder(3, json!({}))).await;
+async fn least_loaded_pod_wins_and_the_served_host_is_the_pick(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 3, json!({}))).await;
     let addrs: Vec<String> = gateway.pods.iter().map(|pod| pod.addr.clone()).collect();
 
     for (pod, waiting) in [(0, 60), (1, 30), (2, 90)] {
@@ -68,9 +73,8 @@ async fn least_loaded_pod_wins_and_the_served_host_is_the_pick() {
     all_go_to(&gateway, 2).await;
 }
 
-#[tokio::test]
-async fn every_answered_request_is_one_pick_of_the_endpoint_that_served_it() {
-    let gateway = Gateway::start(builder(3, json!({}))).await;
+async fn every_answered_request_is_one_pick_of_the_endpoint_that_served_it(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 3, json!({}))).await;
     let mut served = [0_u64; 3];
     for _ in 0..30 {
         served[gateway.pod_of(&gateway.chat().await)] += 1;
@@ -111,9 +115,8 @@ async fn every_answered_request_is_one_pick_of_the_endpoint_that_served_it() {
     gateway.shows(&figures).await;
 }
 
-#[tokio::test]
-async fn a_client_cannot_choose_its_pod_and_pods_never_see_the_choice() {
-    let gateway = Gateway::start(builder(2, json!({}))).await;
+async fn a_client_cannot_choose_its_pod_and_pods_never_see_the_choice(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 2, json!({}))).await;
     for (pod, waiting) in [(0, 50), (1, 3)] {
         gateway.pin(pod, json!({"waiting": waiting})).await;
     }
@@ -139,9 +142,8 @@ async fn a_client_cannot_choose_its_pod_and_pods_never_see_the_choice() {
     assert!(gateway.last_headers(1).await.is_some());
 }
 
-#[tokio::test]
-async fn a_path_that_is_no_inference_passes_untouched() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn a_path_that_is_no_inference_passes_untouched(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     for path in ["/health", "/ping", "/version"] {
         let reply = gateway.get(path).await;
         let direct = gateway.client.get(&gateway.pod_url(0, path).unwrap()).await.unwrap();
@@ -165,9 +167,8 @@ async fn a_path_that_is_no_inference_passes_untouched() {
 
 /// Two connections, and so two workers, hold four requests each on eight pods. Without load figures only requests in flight rank
 /// the pods, so each pod must get one; workers that did not know of each other would meet that by chance once in seventy.
-#[tokio::test]
-async fn workers_share_what_they_have_in_flight() {
-    let stack = builder(8, json!({"scheduling": {"max_snapshot_age_ms": 300}})).workers(2).patch(|tree| {
+async fn workers_share_what_they_have_in_flight(mode: Mode) {
+    let stack = builder(mode, 8, json!({"scheduling": {"max_snapshot_age_ms": 300}})).workers(2).patch(|tree| {
         // Hands connections to workers in turn.
         tree["static_resources"]["listeners"][0]["connection_balance_config"] = json!({"exact_balance": {}});
     });

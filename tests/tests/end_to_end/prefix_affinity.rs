@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use local_stack::{Builder, HttpClient, Stack};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL};
+use tests::{Gateway, MODEL, Mode};
+
+tests::on_bindings! {
+    both: [every_turn_of_a_conversation_goes_to_the_pod_that_has_it, conversations_of_one_family_share_what_they_begin_with, another_salt_and_another_model_share_nothing, a_second_worker_finds_what_the_first_one_sent_within_a_second],
+}
 
 const PODS: usize = 4;
 const TURNS: usize = 4;
@@ -12,8 +16,8 @@ const TURNS: usize = 4;
 const SHARED_TOKENS: usize = 1_500;
 
 /// Pods on which a prompt takes long enough to be worth a cache: 20 ms, and 0.1 ms a token that is not in it.
-fn pods() -> Builder {
-    Stack::builder().pods(PODS).vllm_sim_args([
+fn pods(mode: Mode) -> Builder {
+    Stack::builder().mode(mode).pods(PODS).vllm_sim_args([
         "--timing-model=apart",
         "--prefill-us=100",
         "--inter-token-latency-ms=1",
@@ -80,9 +84,8 @@ impl Conversation {
     }
 }
 
-#[tokio::test]
-async fn every_turn_of_a_conversation_goes_to_the_pod_that_has_it() {
-    let gateway = Gateway::start(pods().workers(1)).await;
+async fn every_turn_of_a_conversation_goes_to_the_pod_that_has_it(mode: Mode) {
+    let gateway = Gateway::start(pods(mode).workers(1)).await;
     let mut conversations: Vec<_> = (0..8).map(|number| Conversation::new(&format!("Person {number}"))).collect();
     let mut seen: Vec<Vec<Served>> = vec![Vec::new(); conversations.len()];
     for _ in 0..TURNS {
@@ -104,9 +107,8 @@ async fn every_turn_of_a_conversation_goes_to_the_pod_that_has_it() {
     assert!(pods.len() > 1, "all conversations are on one pod");
 }
 
-#[tokio::test]
-async fn conversations_of_one_family_share_what_they_begin_with() {
-    let gateway = Gateway::start(pods().workers(1)).await;
+async fn conversations_of_one_family_share_what_they_begin_with(mode: Mode) {
+    let gateway = Gateway::start(pods(mode).workers(1)).await;
     let family = Conversation::new("The house");
     let first = family.clone().turn(&gateway).await;
     for number in 0..6 {
@@ -117,10 +119,9 @@ async fn conversations_of_one_family_share_what_they_begin_with() {
     }
 }
 
-#[tokio::test]
-async fn another_salt_and_another_model_share_nothing() {
+async fn another_salt_and_another_model_share_nothing(mode: Mode) {
     let args = ["--lora-modules=sql-adapter,chat-adapter", "--max-loras=2"];
-    let gateway = Gateway::start(pods().vllm_sim_args(args).workers(1)).await;
+    let gateway = Gateway::start(pods(mode).vllm_sim_args(args).workers(1)).await;
     // Many, so that they cannot be on one pod by chance; each has its text from the same conversation.
     let plain = Conversation::new("The same");
     let begun = plain.clone().turn(&gateway).await;
@@ -143,10 +144,9 @@ async fn another_salt_and_another_model_share_nothing() {
     assert!(elsewhere > 0, "all of them went where the first one is");
 }
 
-#[tokio::test]
-async fn a_second_worker_finds_what_the_first_one_sent_within_a_second() {
+async fn a_second_worker_finds_what_the_first_one_sent_within_a_second(mode: Mode) {
     // A new connection goes to the worker that has fewer.
-    let stack = pods().workers(2).patch(|tree| {
+    let stack = pods(mode).workers(2).patch(|tree| {
         tree["static_resources"]["listeners"][0]["connection_balance_config"] = json!({"exact_balance": {}});
     });
     let gateway = Gateway::start(stack).await;

@@ -2,20 +2,22 @@
 
 use std::net::SocketAddr;
 
+use crate::shipped;
 use local_stack::{Bootstrap, repository};
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::SHIPPED;
+tests::on_bindings! {
+    both: [http_1_0_is_served_with_and_without_a_host_and_as_a_stream, a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not, envoy_compresses_for_a_client_what_the_filter_reads_plain],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
-#[tokio::test]
-async fn http_1_0_is_served_with_and_without_a_host_and_as_a_stream() {
-    for bootstrap in SHIPPED {
-        let gateway = Gateway::start(builder(1, json!({})).config(bootstrap)).await;
+async fn http_1_0_is_served_with_and_without_a_host_and_as_a_stream(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let gateway = Gateway::start(builder(mode, 1, json!({})).config(bootstrap)).await;
         for host in ["", "host: g\r\n"] {
             let mut wire = Wire::open(gateway.gateway).await;
             wire.write(format!("GET /v1/models HTTP/1.0\r\n{host}\r\n").as_bytes()).await;
@@ -68,11 +70,10 @@ async fn echo(mut socket: TcpStream) -> Option<()> {
     Some(())
 }
 
-#[tokio::test]
-async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not() {
-    for bootstrap in SHIPPED {
+async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not(mode: Mode) {
+    for bootstrap in shipped(mode) {
         let pod = echoing_pod().await;
-        let stack = builder(0, json!({})).config(bootstrap).pods_at([pod.to_string()]).wait_for_snapshot(false);
+        let stack = builder(mode, 0, json!({})).config(bootstrap).pods_at([pod.to_string()]).wait_for_snapshot(false);
         let gateway = Gateway::start(stack).await;
         eventually("the pod is known", async || {
             let known = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[]);
@@ -116,9 +117,8 @@ fn documented_compressor() -> Value {
     compressor
 }
 
-#[tokio::test]
-async fn envoy_compresses_for_a_client_what_the_filter_reads_plain() {
-    let gateway = Gateway::start(builder(1, json!({})).patch(|tree| {
+async fn envoy_compresses_for_a_client_what_the_filter_reads_plain(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({})).patch(|tree| {
         let filters = tree
             .pointer_mut("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters")
             .unwrap()

@@ -1,12 +1,15 @@
 //! Stored responses: only the pod that made one has it.
 
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, builder};
+use tests::{Gateway, MODEL, Mode, builder};
+
+tests::on_bindings! {
+    both: [a_response_is_found_by_the_very_next_request_through_any_worker],
+}
 
 /// Connections of their own, handed to workers in turn, so that other workers than the one that saw the response are asked for it.
-#[tokio::test]
-async fn a_response_is_found_by_the_very_next_request_through_any_worker() {
-    let stack = builder(5, json!({})).workers(3).patch(|tree| {
+async fn a_response_is_found_by_the_very_next_request_through_any_worker(mode: Mode) {
+    let stack = builder(mode, 5, json!({})).workers(3).patch(|tree| {
         tree["static_resources"]["listeners"][0]["connection_balance_config"] = json!({"exact_balance": {}});
     });
     let gateway = Gateway::start(stack).await;

@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
-use tests::{Gateway, Uploader, builder, chat_body, figure};
+use tests::{Gateway, Mode, Uploader, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [a_rewritten_body_differs_in_the_model_alone, weighted_targets_share_the_requests_and_each_is_counted_as_it_went],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 const NAMES: [&str; 2] = ["--served-model-name", "base,stable,canary,quo\"ted/ünï"];
@@ -22,14 +26,13 @@ async fn received_length(gateway: &Gateway) -> Option<String> {
     pairs.into_iter().find(|(name, _)| name == "content-length").map(|(_, value)| value)
 }
 
-#[tokio::test]
-async fn a_rewritten_body_differs_in_the_model_alone() {
+async fn a_rewritten_body_differs_in_the_model_alone(mode: Mode) {
     let rules = json!({"model_rewrites": [
         {"name": "exact", "model": "ask-for", "targets": [{"model": "quo\"ted/ünï"}]},
         {"name": "same", "model": "stable", "targets": [{"model": "stable"}]},
         {"name": "default", "targets": [{"model": "base"}]}
     ]});
-    let gateway = Gateway::start(builder(1, rules).vllm_sim_args(NAMES)).await;
+    let gateway = Gateway::start(builder(mode, 1, rules).vllm_sim_args(NAMES)).await;
     let spliced = ODD.replace(r#""ask\u002dfor""#, r#""quo\"ted/ünï""#);
     assert_ne!(spliced, ODD);
 
@@ -111,12 +114,11 @@ async fn a_rewritten_body_differs_in_the_model_alone() {
         .await;
 }
 
-#[tokio::test]
-async fn weighted_targets_share_the_requests_and_each_is_counted_as_it_went() {
+async fn weighted_targets_share_the_requests_and_each_is_counted_as_it_went(mode: Mode) {
     let rules = json!({"model_rewrites": [{"name": "canary", "model": "base", "targets": [
         {"model": "stable", "weight": 3}, {"model": "canary", "weight": 1}, {"model": "never", "weight": 0}
     ]}]});
-    let gateway = Gateway::start(builder(1, rules).vllm_sim_args(NAMES)).await;
+    let gateway = Gateway::start(builder(mode, 1, rules).vllm_sim_args(NAMES)).await;
     let (mut stable, mut canary) = (0_u64, 0_u64);
     for _ in 0..120 {
         let reply = gateway.post(CHAT, chat_body("base", false)).await;

@@ -2,7 +2,11 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tests::{Gateway, MODEL, Wire, builder, chat_body, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, figure};
+
+tests::on_bindings! {
+    both: [no_request_to_a_shipped_listener_reaches_the_admin_page_or_the_sidecar, no_header_of_a_client_sets_the_target_model_or_the_pod],
+}
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -14,9 +18,8 @@ async fn exchange(gateway: &Gateway, head: &str, body: &str) -> String {
     wire.read_to_end().await
 }
 
-#[tokio::test]
-async fn no_request_to_a_shipped_listener_reaches_the_admin_page_or_the_sidecar() {
-    let gateway = Gateway::start(builder(1, json!({}))).await;
+async fn no_request_to_a_shipped_listener_reaches_the_admin_page_or_the_sidecar(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({}))).await;
     assert!(gateway.admin_get("/server_info").await.unwrap().text().contains("hot_restart_version"));
     let body = chat_body(MODEL, false);
     let mut heads = Vec::new();
@@ -55,10 +58,9 @@ async fn no_request_to_a_shipped_listener_reaches_the_admin_page_or_the_sidecar(
     assert_eq!(gateway.chat().await.status.as_u16(), 200);
 }
 
-#[tokio::test]
-async fn no_header_of_a_client_sets_the_target_model_or_the_pod() {
+async fn no_header_of_a_client_sets_the_target_model_or_the_pod(mode: Mode) {
     let rule = json!([{"name": "canary", "model": "alias", "targets": [{"model": MODEL}]}]);
-    let gateway = Gateway::start(builder(2, json!({"model_rewrites": rule}))).await;
+    let gateway = Gateway::start(builder(mode, 2, json!({"model_rewrites": rule}))).await;
     gateway.pin(0, json!({"waiting": 30})).await;
     gateway.pin(1, json!({"waiting": 3})).await;
     let loaded = gateway.pods[0].addr.clone();

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use crate::shipped;
 use futures_util::future::join_all;
 use serde_json::json;
-use tests::{Gateway, MODEL, Wire, builder, chat_body, eventually, figure};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
 
-use crate::SHIPPED;
+tests::on_bindings! {
+    both: [requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed, neither_many_requests_at_once_nor_many_retries_are_turned_away],
+    // They need a sidecar that can be ended, or that is not there.
+    both_beside_a_sidecar: [a_connection_on_which_a_pod_is_silent_is_probed],
+}
 
 /// After this uvicorn closes an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -16,10 +21,9 @@ const REQUESTS: u32 = 24;
 /// Between two requests of a round; together they span the moment at which the pod closes.
 const STEP: Duration = Duration::from_millis(2);
 
-#[tokio::test]
-async fn requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed() {
-    for bootstrap in SHIPPED {
-        let gateway = Gateway::start(builder(1, json!({})).config(bootstrap).workers(1)).await;
+async fn requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let gateway = Gateway::start(builder(mode, 1, json!({})).config(bootstrap).workers(1)).await;
         // An answer takes longer than a round, so that none finds the connection of another.
         gateway.fault(0, json!({"kind": "slow_headers", "delay_ms": 150})).await;
         let mut refused = Vec::new();
@@ -63,10 +67,9 @@ fn is_probed(port: u16, within: u64) -> bool {
     rings.min().is_some_and(|rings| rings <= within)
 }
 
-#[tokio::test]
-async fn a_connection_on_which_a_pod_is_silent_is_probed() {
-    for bootstrap in SHIPPED {
-        let stack = builder(1, json!({})).config(bootstrap).without_sidecar();
+async fn a_connection_on_which_a_pod_is_silent_is_probed(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let stack = builder(mode, 1, json!({})).config(bootstrap).without_sidecar();
         let gateway = Gateway::start(stack).await;
         gateway.fault(0, json!({"kind": "hang"})).await;
         let _held = Wire::post(gateway.gateway, "/v1/chat/completions", &chat_body(MODEL, false)).await;
@@ -86,11 +89,10 @@ async fn a_connection_on_which_a_pod_is_silent_is_probed() {
     }
 }
 
-#[tokio::test]
-async fn neither_many_requests_at_once_nor_many_retries_are_turned_away() {
+async fn neither_many_requests_at_once_nor_many_retries_are_turned_away(mode: Mode) {
     const AT_ONCE: usize = 1300;
-    for bootstrap in SHIPPED {
-        let mut gateway = Gateway::start(builder(2, json!({})).config(bootstrap)).await;
+    for bootstrap in shipped(mode) {
+        let mut gateway = Gateway::start(builder(mode, 2, json!({})).config(bootstrap)).await;
         let statuses = |gateway: &Gateway, requests: usize| {
             let (client, url) = (gateway.client.clone(), gateway.url("/v1/chat/completions"));
             async move {
