@@ -173,8 +173,7 @@ async fn client(
     ticks: Option<(Instant, Duration)>,
     end: Instant,
 ) -> anyhow::Result<Done> {
-    let mut connection = TcpStream::connect(gateway).await?;
-    connection.set_nodelay(true)?;
+    let mut connection = None;
     let mut reader = Reader::default();
     let mut done = Done::default();
     let mut ticks = ticks.map(|(first, every)| {
@@ -184,17 +183,23 @@ async fn client(
     });
     // A start that no other round has, so that no prompt comes twice.
     let mut serial = random_start()?.wrapping_add(u64::from(number) << 32);
-    while Instant::now() < end {
-        if let Some(ticks) = &mut ticks {
-            let due = ticks.tick().await;
-            if due >= end {
-                break;
-            }
+    loop {
+        // What was due in time is sent, late or not.
+        let due = match &mut ticks {
+            Some(ticks) => ticks.tick().await,
+            None => Instant::now(),
+        };
+        if due >= end {
+            return Ok(done);
         }
+        let connection = match &mut connection {
+            Some(connection) => connection,
+            None => connection.insert(connect(gateway).await?),
+        };
         serial = serial.wrapping_add(1);
         // Sixteen decimal digits.
         connection.write_all(request.numbered(serial % 10_000_000_000_000_000)).await?;
-        let seen = reader.response(&mut connection).await?;
+        let seen = reader.response(connection).await?;
         ensure!(
             seen.body_bytes == request.response_bytes,
             "a response has {} bytes instead of {}",
@@ -204,7 +209,12 @@ async fn client(
         done.requests += 1;
         done.chunks += seen.chunks as u64;
     }
-    Ok(done)
+}
+
+async fn connect(gateway: SocketAddr) -> anyhow::Result<TcpStream> {
+    let connection = TcpStream::connect(gateway).await?;
+    connection.set_nodelay(true)?;
+    Ok(connection)
 }
 
 fn random_start() -> anyhow::Result<u64> {

@@ -80,17 +80,8 @@ impl<const N: usize> Sums<N> {
     /// Gaussian elimination; coefficients that are out are 0. `None` where the sums do not determine the rest.
     fn solve_without(&self, is_out: &[bool; N]) -> Option<[f64; N]> {
         let (mut rows, mut right) = (self.squares, self.products);
-        for (place, _) in is_out.iter().enumerate().filter(|(_, out)| **out) {
-            for row in &mut rows {
-                *row.get_mut(place)? = 0.0;
-            }
-            let row = rows.get_mut(place)?;
-            *row = [0.0; N];
-            *row.get_mut(place)? = 1.0;
-            *right.get_mut(place)? = 0.0;
-        }
         // A matrix of sums of squares needs no pivoting.
-        for pivot in 0..N {
+        for (pivot, _) in is_out.iter().enumerate().filter(|(_, out)| !**out) {
             let (above, below) = rows.split_at_mut(pivot + 1);
             let pivot_row = above.get(pivot)?;
             let diagonal = *pivot_row.get(pivot)?;
@@ -98,7 +89,8 @@ impl<const N: usize> Sums<N> {
                 return None;
             }
             let pivot_right = *right.get(pivot)?;
-            for (row, right) in below.iter_mut().zip(right.iter_mut().skip(pivot + 1)) {
+            let below = below.iter_mut().zip(right.iter_mut().zip(is_out).skip(pivot + 1));
+            for (row, (right, _)) in below.filter(|(_, (_, out))| !**out) {
                 let factor = *row.get(pivot)? / diagonal;
                 // What lies left of it is not read again.
                 for (value, &above) in row.iter_mut().zip(pivot_row).skip(pivot + 1) {
@@ -108,7 +100,7 @@ impl<const N: usize> Sums<N> {
             }
         }
         let mut solution = [0.0; N];
-        for place in (0..N).rev() {
+        for (place, _) in is_out.iter().enumerate().rev().filter(|(_, out)| !**out) {
             let row = rows.get(place)?;
             let known: f64 = row.iter().zip(&solution).skip(place + 1).map(|(&value, &known)| value * known).sum();
             let value = (*right.get(place)? - known) / *row.get(place)?;

@@ -180,9 +180,9 @@ fn a_usual_request_takes_few_instructions() {
     }
     println!("in all: {} instructions", crossings.instructions());
     for (callback, budget) in [
-        (Callback::RequestHeaders, 5_000),
+        (Callback::RequestHeaders, 4_300),
         // A quarter of it is for hashing the prompt, the forecast and the prefix index.
-        (Callback::RequestBody, 24_000),
+        (Callback::RequestBody, 22_500),
         (Callback::ResponseHeaders, 5_000),
         // Everything is counted here, at the end.
         (Callback::ResponseBody, 15_000),
