@@ -152,4 +152,20 @@ mod tests {
         assert!(slabs.fetched(slab, 5));
         assert_eq!(slabs.next(SLAB_BYTES + 5), None);
     }
+
+    #[test]
+    fn fetching_pauses_where_more_may_not_be_wanted() {
+        let mut slabs = Slabs::default();
+        slabs.set_wanted(true);
+        slabs.set_look(Some(100));
+        assert_eq!([99, 100].map(|buffered| slabs.due(buffered, false)), [Due::Wait, Due::Fetch]);
+        let slab = slabs.next(250).unwrap();
+        assert_eq!(slab, Slab { start: 0, length: 100 });
+        assert!(!slabs.fetched(slab, 100));
+        assert_eq!(slabs.unread(250), 150);
+        slabs.set_look(Some(200));
+        assert_eq!((slabs.due(199, false), slabs.next(250)), (Due::Wait, Some(Slab { start: 100, length: 100 })));
+        slabs.set_look(None);
+        assert_eq!((slabs.due(250, false), slabs.next(250)), (Due::Wait, Some(Slab { start: 100, length: 150 })));
+    }
 }
