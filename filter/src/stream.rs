@@ -8,7 +8,7 @@ use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::SubsetHint;
-use endpoint_picker::slab::{Due, Slabs};
+use endpoint_picker::slab::{Due, PASS_BYTES, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
@@ -24,11 +24,13 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
+    /// The host holds a piece that is too small to be fetched, of a request that goes on.
+    holds_piece: bool,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), holds_piece: false }
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -195,6 +197,10 @@ impl HttpContext for Stream {
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
             Due::Pass => {
+                self.holds_piece = !end && size < PASS_BYTES && self.exchange.reads_request();
+                if self.holds_piece {
+                    return Action::Pause;
+                }
                 self.pass_body(size, end);
                 Action::Continue
             }
@@ -205,7 +211,7 @@ impl HttpContext for Stream {
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         if !self.slabs.is_wanted() {
-            self.pass_body(0, true);
+            self.pass_body(if self.holds_piece { usize::MAX } else { 0 }, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
