@@ -196,6 +196,7 @@ impl HttpContext for Stream {
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
+            Due::Pass if self.exchange.is_sealed() => Action::Pause,
             Due::Pass => {
                 self.holds_piece = !end && size < PASS_BYTES && self.exchange.reads_request();
                 if self.holds_piece {
@@ -210,6 +211,9 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        if self.exchange.is_sealed() {
+            return Action::Pause;
+        }
         if !self.slabs.is_wanted() {
             self.pass_body(if self.holds_piece { usize::MAX } else { 0 }, true);
             return Action::Continue;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use host_sim::{Host, HttpStream, Request, VmName};
+use host_sim::{Fault, Host, HttpStream, Request, Status, VmName};
 
 use crate::world::{self, ANSWER, answer, picked, settled};
 
@@ -144,5 +144,36 @@ fn the_end_may_come_with_trailers_and_either_side_may_leave_before_it() {
         };
         assert_eq!(counted(&host, &format!("outcome={outcome};inpick_request_bodies_total")), 1, "{ending}");
         assert_eq!(counted(&host, "inference_objective_running_requests"), 0, "{ending}");
+    }
+}
+
+#[test]
+fn a_request_that_may_not_pass_is_held_whatever_still_comes_of_it() {
+    let rules = r#"{"early_pick_bytes":4096,"unknown_model":"pass",
+        "model_rewrites":[{"name":"r","targets":[{"model":"another name"}]}]}"#;
+    let body = chat(20_000);
+    for (refused, destination) in [("proxy_set_buffer_bytes", false), ("proxy_remove_header_map_value", true)] {
+        for trailers in [true, false] {
+            let host = host(rules);
+            for call in [refused, "proxy_send_local_response"] {
+                host.inject(Fault::new(call, Status::BadArgument).always());
+            }
+            let mut request = Request::post("/v1/chat/completions").header("content-type", "application/json");
+            if destination {
+                request = request.header("x-gateway-destination-endpoint", "1.2.3.4:5");
+            }
+            let stream = host.request(request.unfinished()).unwrap();
+            for piece in body.as_bytes().chunks(5_000) {
+                stream.send_body(piece, false).unwrap();
+            }
+            if trailers {
+                stream.send_trailers([("x", "y")].into_iter().collect()).unwrap();
+            } else {
+                stream.send_body([], true).unwrap();
+            }
+            assert!(stream.sent_upstream().body().is_empty(), "{refused}, {trailers}");
+            assert!(stream.is_request_paused(), "{refused}, {trailers}");
+            assert!(host.failure(VmName::Worker(0)).is_none());
+        }
     }
 }
