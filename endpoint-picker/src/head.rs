@@ -272,4 +272,11 @@ mod tests {
         let head = ResponseHead::read(pairs.into_iter());
         assert_eq!((head.status, head.event_stream, head.json), (200, true, false));
     }
+
+    #[test]
+    fn a_length_is_a_whole_number_or_none() {
+        let length = |value: &[u8]| RequestHead::read([(&b"content-length"[..], value)].into_iter()).content_length;
+        assert_eq!(length(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!([&b"18446744073709551616"[..], b"-1", b"1.0"].map(length), [None; 3]);
+    }
 }

@@ -168,7 +168,9 @@ mod tests {
     #[test]
     fn a_plain_name_is_written_as_it_is() {
         let splice = Splice { ranges: vec![2..5, 6..11], model: "n\"é".into(), notation: Notation::Plain };
-        assert_eq!(splice.apply(b"a\nold\nolder\nb"), "a\nn\"é\nn\"é\nb".as_bytes());
+        let body = b"a\nold\nolder\nb";
+        assert_eq!(splice.apply(body), "a\nn\"é\nn\"é\nb".as_bytes());
+        assert_eq!(splice.length(body.len() as u64), splice.apply(body).len() as u64);
     }
 
     #[test]

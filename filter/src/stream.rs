@@ -8,7 +8,7 @@ use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead, SERVE
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::{ServedEndpoint, SubsetHint};
-use endpoint_picker::slab::{Due, Slabs};
+use endpoint_picker::slab::{Due, PASS_BYTES, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
 use crate::abi::{self, Action, Buffer, Map};
@@ -23,11 +23,13 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
+    /// The host holds a piece that is too small to be fetched, of a request that goes on.
+    holds_piece: bool,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), holds_piece: false }
     }
 
     /// Begins another stream in the memory of one that is over.
@@ -39,6 +41,7 @@ impl Stream {
     pub(crate) fn clear(&mut self) {
         self.exchange = Exchange::default();
         self.slabs = Slabs::default();
+        self.holds_piece = false;
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -203,7 +206,12 @@ impl Stream {
 
     pub(crate) fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         match self.slabs.due(size, end) {
+            Due::Pass if self.exchange.is_sealed() => Action::Pause,
             Due::Pass => {
+                self.holds_piece = !end && size < PASS_BYTES && self.exchange.reads_request();
+                if self.holds_piece {
+                    return Action::Pause;
+                }
                 self.pass_body(size, end);
                 Action::Continue
             }
@@ -213,8 +221,11 @@ impl Stream {
     }
 
     pub(crate) fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        if self.exchange.is_sealed() {
+            return Action::Pause;
+        }
         if !self.slabs.is_wanted() {
-            self.pass_body(0, true);
+            self.pass_body(if self.holds_piece { usize::MAX } else { 0 }, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.

@@ -138,7 +138,8 @@ impl Exchange {
             }
             State::Answering(mut answering) => {
                 if answering.sent.is_coming() {
-                    ended(picker, &mut answering.sent, true, info.now());
+                    let has_answer = answering.status >= 300 || answering.sent.record.times.first_content.is_some();
+                    ended(picker, &mut answering.sent, has_answer, info.now());
                 }
                 self.state = State::Answering(answering);
                 Directive::Continue
@@ -237,13 +238,13 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     splice
 }
 
-/// The last of a request came.
-fn ended(picker: &mut EndpointPicker, sent: &mut Sent, is_answered: bool, now: Timestamp) {
+/// The last of a request came; `has_answer`: after what answers it.
+fn ended(picker: &mut EndpointPicker, sent: &mut Sent, has_answer: bool, now: Timestamp) {
     let Sent { record, charge, tail, upload: Some(upload), .. } = sent else { return };
     let started = upload.take_started();
     let Some(prompt) = upload.note_end(record, &started) else { return };
     // An answer that did not wait for all of the prompt is none to it.
-    if is_answered {
+    if has_answer {
         return;
     }
     let mut sent_marks = started.marks.len();

@@ -18,7 +18,8 @@ pub enum Directive {
     Send(Outbound),
     /// Answer it.
     Reply(LocalReply),
-    /// Hold it until its time runs out: it may not pass, and the host does not answer it.
+    /// Hold it until its time runs out: it may not pass, and the host does not answer it. That holds for what still comes of its body
+    /// too, see [`Exchange::is_sealed`](super::Exchange::is_sealed).
     Hold,
 }
 

@@ -382,6 +382,12 @@ impl Exchange {
         self.end(picker, failed, now);
     }
 
+    /// Whether the request may not pass, whatever still comes of it: the host refused what keeps an unchanged request from an endpoint.
+    #[must_use]
+    pub const fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
     /// True once nothing is left to settle.
     #[must_use]
     pub const fn is_settled(&self) -> bool {

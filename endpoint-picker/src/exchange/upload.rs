@@ -51,7 +51,7 @@ impl Upload {
         self.started = prompt;
     }
 
-    /// The prompt as the pick saw it, which is given once.
+    /// The prompt as the pick saw it, to be compared with what it turned out to be.
     pub(super) fn take_started(&mut self) -> PromptDigest {
         core::mem::take(&mut self.started)
     }

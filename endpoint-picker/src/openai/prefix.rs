@@ -390,4 +390,25 @@ mod tests {
         assert_eq!(of_bytes, family(b"", b"hi", b" there, this is another"));
         assert_eq!(family(b"", b"", b""), 0);
     }
+
+    #[test]
+    fn what_nobody_read_is_shared_by_prompts_that_begin_alike() {
+        let digest = |text: &[u8], bytes: u64| {
+            let mut hasher = PromptHasher::new(4, 64).unwrap();
+            hasher.leaf(Section::Prompt, text);
+            let mut digest = hasher.digest("m");
+            assert_eq!(digest.tail(), hasher.tail("m"));
+            let read = digest.marks.clone();
+            digest.extend_unread(bytes, 4, 64);
+            assert_eq!(digest.marks[..read.len()], read);
+            digest.marks
+        };
+        let (short, long) = (digest(b"begin so", 50), digest(b"begin so", 90));
+        assert_eq!(short[..], long[..short.len()]);
+        assert_eq!((short.last().unwrap().end, long.last().unwrap().end), (48, 88));
+        assert_ne!(digest(b"begin to", 50)[2], short[2]);
+        assert_eq!(digest(b"no", 50), []);
+        // No more than is kept of a prompt that was read.
+        assert_eq!(digest(b"begin so", u64::MAX).len(), 64);
+    }
 }

@@ -225,6 +225,21 @@ mod tests {
         assert_eq!([4_096, 4_097, 40_000].map(takers), [vec![0, 1, 2], vec![1, 2], vec![2]]);
         assert_eq!([4_096, 4_097].map(|tokens| offer.all_take(tokens)), [true, false]);
         assert!(!offer.is_partial());
+        assert!(served.has_mixed_limits());
+    }
+
+    #[test]
+    fn a_model_is_the_sole_one_while_no_other_and_no_adapter_is_known() {
+        let models = [("a", "", Some(4_096)), ("b", "", None)];
+        let one = served(&models[..1], &[Some(&[0]), Some(&[0])], &[]);
+        assert_eq!(
+            (one.sole(), one.has_several(), one.has_mixed_limits(), one.is_listed()),
+            (Some("a"), false, false, true)
+        );
+        assert_eq!(served(&models, &[Some(&[0]), Some(&[1])], &[]).sole(), None);
+        assert_eq!(served(&models[..1], &[Some(&[0])], &["sql"]).sole(), None);
+        let unlisted = served(&models, &[None], &[]);
+        assert_eq!((unlisted.sole(), unlisted.has_several(), unlisted.is_listed()), (None, false, false));
     }
 
     #[test]

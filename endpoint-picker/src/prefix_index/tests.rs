@@ -96,6 +96,23 @@ fn what_others_sent_is_kept_where_its_beginning_is_known() {
 }
 
 #[test]
+fn an_endpoint_holds_as_much_as_of_the_last_prompt_that_began_so() {
+    let mut index = PrefixIndex::default();
+    index.insert(0, &prompt(1, 3, 8));
+    let (shared, first) = (prompt(1, 3, 3), prompt(1, 3, 8));
+    assert_eq!((index.holders(shared[2].hash), index.extent(0, shared[2].hash)), (1, 80));
+    index.insert(0, &prompt(2, 3, 5));
+    assert_eq!(index.extent(0, shared[2].hash), 50);
+    // Of the other one it still holds all.
+    assert_eq!(index.extent(0, first[4].hash), 80);
+    index.insert_tail(0, first[7].hash);
+    assert_eq!(index.extent(0, shared[0].hash), 80);
+    index.insert(1, &shared);
+    assert_eq!((index.holders(shared[2].hash), index.extent(1, shared[0].hash)), (2, 30));
+    assert_eq!((index.holders(77), index.extent(0, 77), index.extent(9, shared[0].hash)), (0, 0, 0));
+}
+
+#[test]
 fn the_whole_index_is_bounded_and_nobody_loses_a_fair_part() {
     let mut index = PrefixIndex::with_holdings(100);
     for slot in 0..4 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use host_sim::{Host, HttpStream, Request, VmName};
+use host_sim::{Fault, Host, HttpStream, Request, Status, VmName};
 
 use crate::world::{self, ANSWER, answer, picked, settled};
 
@@ -52,8 +52,13 @@ fn what_is_held_goes_on_and_what_comes_passes_as_it_comes() {
             let pieces: Vec<&[u8]> = body.as_bytes().chunks(PIECE).collect();
             for (place, piece) in pieces.iter().enumerate() {
                 stream.send_body(piece, place + 1 == pieces.len()).unwrap();
-                let expected = if place < 2 { 0 } else { body.len().min((place + 1) * PIECE) };
-                assert_eq!(stream.sent_upstream().body().len(), expected, "after {} pieces", place + 1);
+                // What is read as it passes is held until it is worth a call.
+                let passed = match place {
+                    0 | 1 => 0,
+                    _ if outcome == "unread" || place + 1 == pieces.len() => body.len().min((place + 1) * PIECE),
+                    _ => 3 * PIECE,
+                };
+                assert_eq!(stream.sent_upstream().body().len(), passed, "after {} pieces", place + 1);
             }
             assert_eq!(stream.sent_upstream().body(), body.as_bytes());
             respond(&stream);
@@ -69,7 +74,7 @@ fn a_rest_that_passes_unread_never_enters_the_machine() {
         let host = host(configuration);
         let body = chat(400_000);
         let stream = begin(&host, Some(body.len()));
-        for piece in body.as_bytes().chunks(64 * 1024) {
+        for piece in body.as_bytes().chunks(16 * 1024) {
             stream.send_body(piece, false).unwrap();
         }
         stream.send_body([], true).unwrap();
@@ -81,7 +86,7 @@ fn a_rest_that_passes_unread_never_enters_the_machine() {
     let size = chat(400_000).len() as u64;
     // One read of what decides, and one of the response.
     assert_eq!(bytes(UNREAD), (2, size));
-    // What is held in two slabs and the response; or what decides, the rest of its piece, and each piece.
+    // What is held in two slabs and the response; or what decides, the rest of its piece, and the rest in pieces of 64 KiB.
     assert_eq!(bytes(NEVER), (3, size));
     assert_eq!(bytes(EARLY), (9, size));
 }
@@ -118,7 +123,9 @@ fn the_end_may_come_with_trailers_and_either_side_may_leave_before_it() {
         let outcome = match ending {
             "trailers" => {
                 stream.send_body(&body.as_bytes()[9_000..], false).unwrap();
+                assert_eq!(stream.sent_upstream().body().len(), 9_000);
                 stream.send_trailers([("x", "y")].into_iter().collect()).unwrap();
+                assert_eq!(stream.sent_upstream().body(), body.as_bytes());
                 respond(&stream);
                 "parsed"
             }
@@ -137,5 +144,36 @@ fn the_end_may_come_with_trailers_and_either_side_may_leave_before_it() {
         };
         assert_eq!(counted(&host, &format!("outcome={outcome};inpick_request_bodies_total")), 1, "{ending}");
         assert_eq!(counted(&host, "inference_objective_running_requests"), 0, "{ending}");
+    }
+}
+
+#[test]
+fn a_request_that_may_not_pass_is_held_whatever_still_comes_of_it() {
+    let rules = r#"{"early_pick_bytes":4096,"unknown_model":"pass",
+        "model_rewrites":[{"name":"r","targets":[{"model":"another name"}]}]}"#;
+    let body = chat(20_000);
+    for (refused, destination) in [("proxy_set_buffer_bytes", false), ("proxy_remove_header_map_value", true)] {
+        for trailers in [true, false] {
+            let host = host(rules);
+            for call in [refused, "proxy_send_local_response"] {
+                host.inject(Fault::new(call, Status::BadArgument).always());
+            }
+            let mut request = Request::post("/v1/chat/completions").header("content-type", "application/json");
+            if destination {
+                request = request.header("x-gateway-destination-endpoint", "1.2.3.4:5");
+            }
+            let stream = host.request(request.unfinished()).unwrap();
+            for piece in body.as_bytes().chunks(5_000) {
+                stream.send_body(piece, false).unwrap();
+            }
+            if trailers {
+                stream.send_trailers([("x", "y")].into_iter().collect()).unwrap();
+            } else {
+                stream.send_body([], true).unwrap();
+            }
+            assert!(stream.sent_upstream().body().is_empty(), "{refused}, {trailers}");
+            assert!(stream.is_request_paused(), "{refused}, {trailers}");
+            assert!(host.failure(VmName::Worker(0)).is_none());
+        }
     }
 }
