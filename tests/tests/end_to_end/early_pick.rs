@@ -210,7 +210,8 @@ fn virtual_host(tree: &mut Value) -> &mut Value {
 
 async fn a_retry_sends_what_envoy_kept_and_there_is_none_beyond_its_limit(mode: Mode) {
     const LIMIT: usize = 1 << 20;
-    let stack = builder(mode, 2, json!({})).patch(|tree| virtual_host(tree)["request_body_buffer_limit"] = json!(LIMIT));
+    let stack =
+        builder(mode, 2, json!({})).patch(|tree| virtual_host(tree)["request_body_buffer_limit"] = json!(LIMIT));
     let gateway = Gateway::start(stack).await;
     gateway.pin(1, json!({"waiting": 40})).await;
     let upload = async |bytes| {
