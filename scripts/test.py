@@ -136,8 +136,9 @@ STEPS = [
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
-    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
-    Step("soak", soak, ("wasm-target", "envoy"), minutes=6),
+    # More threads than cores: the tests wait for pods, clocks and pages most of the time.
+    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=15),
+    Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 
