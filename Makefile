@@ -8,6 +8,7 @@ unexport PODS
 SETUP := python3 scripts/setup.py
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WASM := $(TARGET)/wasm32-wasip1/wasm/filter.wasm
+NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
@@ -52,7 +53,7 @@ test-wasm: ## Tests the picker as wasm, in Node
 test-e2e: ## Tests the whole gateway: real Envoy, real sidecar, simulated pods
 	@python3 scripts/test.py wasm build end-to-end
 
-bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
+bench: wasm native ## Measures: the picker natively and as wasm, the sidecar, and Envoy with and without inpick
 	@$(SETUP) envoy node
 	cargo bench --package endpoint-picker --package metrics-sidecar
 	cargo build --profile wasm --target wasm32-wasip1 --package endpoint-picker --example scan_speed --example pick_cost
@@ -62,13 +63,13 @@ bench: wasm ## Measures: the picker natively and as wasm, the sidecar, and Envoy
 	done
 	cargo run --release --package metrics-sidecar --example poll_cost 5
 	cargo build --release --package metrics-sidecar --package bench --bins
-	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
+	INPICK_WASM=$(WASM) INPICK_NATIVE=$(NATIVE) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench $(ARGS)
 
-bench-smoke: wasm ## Runs each benchmark once, to see that it works
+bench-smoke: wasm native ## Runs each benchmark once, to see that it works
 	@$(SETUP) envoy
 	cargo bench --package endpoint-picker --package metrics-sidecar --benches -- --test
 	cargo build --release --package metrics-sidecar --package bench --bins
-	INPICK_WASM=$(WASM) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench --quick
+	INPICK_WASM=$(WASM) INPICK_NATIVE=$(NATIVE) INPICK_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench --quick
 
 simulate: ## Compares policies in virtual time on every load and a trace; TRACE=path takes another one
 	cargo run --release --package simulation -- --output simulation/results $(if $(TRACE),--trace $(TRACE)) $(ARGS)

@@ -13,8 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::chat::Request;
 use crate::response::Reader;
 
-/// Connections that share an idle rate; a request takes less than a millisecond, so none waits for another.
-const IDLE_CONNECTIONS: u32 = 4;
 /// A round that takes so much longer than it should is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,8 +28,25 @@ pub(crate) enum Pace {
     Open {
         /// How many a second.
         per_second: u32,
+        /// Connections that share the rate: enough for none to wait for another.
+        connections: u32,
     },
 }
+
+/// The pods of a workload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Fleet {
+    /// How many.
+    pub(crate) pods: usize,
+    /// Milliseconds between two events of a stream. A model server steps its engine so: all its streams get an event, then none for a
+    /// while. Without a pause, events would meet in Envoy's sockets and be read together, which real ones are not.
+    pub(crate) step_millis: u64,
+}
+
+/// Enough for a picker to have a choice.
+pub(crate) const FOUR: Fleet = Fleet { pods: 4, step_millis: 1 };
+/// A stream of 100 tokens takes a second.
+pub(crate) const TEN: Fleet = Fleet { pods: 10, step_millis: 10 };
 
 /// A kind of traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,41 +56,71 @@ pub(crate) struct Workload {
     body_bytes: usize,
     stream: bool,
     pub(crate) pace: Pace,
-    /// CPU of ours that is aimed at, as a ratio to plain.
-    pub(crate) aim: Option<f64>,
+    pub(crate) fleet: Fleet,
+    /// CPU that is aimed at, as a ratio to plain.
+    pub(crate) aims: Option<Aims>,
+}
+
+/// CPU that is aimed at, as a ratio to plain.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Aims {
+    /// Of the wasm module.
+    pub(crate) wasm: f64,
+    /// Of the native module.
+    pub(crate) native: f64,
 }
 
 /// All kinds, in the order of the table.
-pub(crate) const WORKLOADS: [Workload; 5] = [
+pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "1 KB",
         body_bytes: 1 << 10,
         stream: false,
         pace: Pace::Closed { connections: 8 },
-        aim: Some(1.30),
+        fleet: FOUR,
+        aims: Some(Aims { wasm: 1.50, native: 1.05 }),
     },
     Workload {
         name: "64 KB",
         body_bytes: 64 << 10,
         stream: false,
         pace: Pace::Closed { connections: 8 },
-        aim: Some(1.35),
+        fleet: FOUR,
+        aims: Some(Aims { wasm: 1.45, native: 1.10 }),
     },
     Workload {
         name: "400 KB",
         body_bytes: 400 << 10,
         stream: false,
         pace: Pace::Closed { connections: 8 },
-        aim: Some(1.30),
+        fleet: FOUR,
+        aims: Some(Aims { wasm: 1.35, native: 1.08 }),
     },
     Workload {
         name: "stream",
         body_bytes: 1 << 10,
         stream: true,
         pace: Pace::Closed { connections: 16 },
-        aim: Some(1.15),
+        fleet: FOUR,
+        aims: Some(Aims { wasm: 1.22, native: 1.03 }),
     },
-    Workload { name: "idle", body_bytes: 1 << 10, stream: false, pace: Pace::Open { per_second: 50 }, aim: None },
+    Workload {
+        name: "idle",
+        body_bytes: 1 << 10,
+        stream: false,
+        pace: Pace::Open { per_second: 50, connections: 4 },
+        fleet: FOUR,
+        aims: None,
+    },
+    // The shape of the load in the endpoint picker's published study: prompts of 200 tokens, answers of 100.
+    Workload {
+        name: "study",
+        body_bytes: 1 << 10,
+        stream: true,
+        pace: Pace::Open { per_second: 500, connections: 1_000 },
+        fleet: TEN,
+        aims: None,
+    },
 ];
 
 /// What a round did.
@@ -99,11 +144,11 @@ pub(crate) async fn run(workload: Workload, gateway: SocketAddr, length: Duratio
     let mut clients = JoinSet::new();
     let (connections, every) = match workload.pace {
         Pace::Closed { connections } => (connections, None),
-        Pace::Open { per_second } => (IDLE_CONNECTIONS, Some(Duration::from_secs(1) / per_second)),
+        Pace::Open { per_second, connections } => (connections, Some(Duration::from_secs(1) / per_second)),
     };
     let request = Request::new(&gateway.to_string(), workload.body_bytes, workload.stream);
     for number in 0..connections {
-        let ticks = every.map(|every| (started + every * number, every * IDLE_CONNECTIONS));
+        let ticks = every.map(|every| (started + every * number, every * connections));
         clients.spawn(client(gateway, request.clone(), number, ticks, end));
     }
     let mut done = Done::default();
@@ -141,7 +186,10 @@ async fn client(
     let mut serial = random_start()?.wrapping_add(u64::from(number) << 32);
     while Instant::now() < end {
         if let Some(ticks) = &mut ticks {
-            ticks.tick().await;
+            let due = ticks.tick().await;
+            if due >= end {
+                break;
+            }
         }
         serial = serial.wrapping_add(1);
         // Sixteen decimal digits.

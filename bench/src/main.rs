@@ -1,10 +1,10 @@
 //! Measures what inpick costs Envoy: CPU per request, as a ratio to the same Envoy without it.
 //!
 //! Compared are `plain` (no piece of inpick in the bootstrap, round robin), `nothing` (plain and a wasm filter that does nothing),
-//! `floor` (our bootstrap with a filter that makes only the unavoidable host calls) and `ours` (as shipped, with a sidecar that
-//! polls the pods; what fetching its snapshots costs Envoy is in the figures, its own process is reported beside them). All have
-//! one worker and talk to the same four canned pods in one process of their own. Every response is checked.
-//! `--arms` compares anything else, for example `--arms plain,ours,ours-strip,ours@/tmp/other.wasm`.
+//! `floor` (our bootstrap with a wasm filter that makes only the unavoidable host calls), `wasm` and `native` (as shipped, with a sidecar
+//! that polls the pods) and `embedded` (the native module polls them on a thread of its own). What fetching snapshots costs Envoy is in
+//! the figures; what polls the pods is reported beside them. All talk to the same canned pods in one process of their own, and every
+//! response is checked. `--arms` compares anything else, for example `--arms plain,wasm,wasm-strip,wasm@/tmp/other.wasm`.
 //!
 //! `bench routing` compares how well gateways pick instead: `make routing`.
 
@@ -25,7 +25,7 @@ use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::arm::Arm;
-use crate::load::WORKLOADS;
+use crate::load::{Fleet, WORKLOADS, Workload};
 use crate::routing::RoutingFlags;
 use crate::session::Extent;
 
@@ -37,12 +37,15 @@ struct Arguments {
     /// A smoke test: every arm serves every workload for a moment, and the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// What is compared: plain, nothing, floor, unhashed (ours with a profile that needs no hashes of prompts), ours; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE
-    #[arg(long, value_delimiter = ',', default_value = "plain,nothing,floor,ours")]
+    /// What is compared: plain, nothing, floor, unhashed (wasm with a profile that needs no hashes of prompts), wasm, native, embedded; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE. +early lets long requests go on before their end, +early+unread does not read the rest
+    #[arg(long, value_delimiter = ',', default_value = "plain,floor,wasm,wasm+early,native,native+early,embedded")]
     arms: Vec<Arm>,
-    /// Of "1 KB", "64 KB", "400 KB", "stream" and "idle"; all if none is named
+    /// Of "1 KB", "64 KB", "400 KB", "stream", "idle" and "study"; all if none is named
     #[arg(long, value_delimiter = ',')]
-    workloads: Vec<String>,
+    rows: Vec<String>,
+    /// Envoy's worker threads; each count is measured by itself. With one, Envoy has a core and clients and pods have another on the smallest machine
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    workers: Vec<usize>,
     /// Times that every instance is started
     #[arg(long, default_value_t = 3)]
     starts: usize,
@@ -52,9 +55,9 @@ struct Arguments {
     /// Seconds of a round
     #[arg(long, default_value_t = 1.2)]
     seconds: f64,
-    /// Seconds of a round at an idle rate
+    /// Seconds of a round at a fixed rate
     #[arg(long, default_value_t = 6.0)]
-    idle_seconds: f64,
+    open_seconds: f64,
 }
 
 #[derive(Subcommand)]
@@ -62,8 +65,11 @@ enum Command {
     /// Serves canned pods until standard input ends
     Pods {
         /// How many
-        #[arg(long, default_value_t = 4)]
+        #[arg(long)]
         count: usize,
+        /// Milliseconds between two events of a stream
+        #[arg(long)]
+        step_millis: u64,
     },
     /// Compares policies by the time to the first token, the same chats through each gateway
     Routing(RoutingFlags),
@@ -73,49 +79,56 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match &arguments.command {
-        Some(Command::Pods { count }) => pods::serve(*count),
+        Some(Command::Pods { count, step_millis }) => pods::serve(Fleet { pods: *count, step_millis: *step_millis }),
         Some(Command::Routing(flags)) => runtime()?.block_on(routing::compare(flags)),
         None => runtime()?.block_on(compare(arguments)),
     }
 }
 
 async fn compare(arguments: Arguments) -> anyhow::Result<()> {
-    let extent = if arguments.quick {
+    let Arguments { quick, arms, rows, workers, .. } = &arguments;
+    let extent = if *quick {
         let moment = Duration::from_millis(300);
-        Extent { starts: 1, rounds: 1, round: moment, idle_round: moment, first_warm_up: moment, warm_up: moment }
+        Extent {
+            workers: workers.iter().copied().take(1).collect(),
+            starts: 1,
+            rounds: 1,
+            round: moment,
+            open_round: moment,
+            first_warm_up: moment,
+            warm_up: moment,
+        }
     } else {
         Extent {
+            workers: workers.clone(),
             starts: arguments.starts,
             rounds: arguments.rounds,
             round: Duration::try_from_secs_f64(arguments.seconds)?,
-            idle_round: Duration::try_from_secs_f64(arguments.idle_seconds)?,
+            open_round: Duration::try_from_secs_f64(arguments.open_seconds)?,
             first_warm_up: Duration::from_secs(4),
             warm_up: Duration::from_millis(500),
         }
     };
-    let workloads: Vec<_> = WORKLOADS
-        .into_iter()
-        .filter(|workload| {
-            arguments.workloads.is_empty() || arguments.workloads.iter().any(|name| name == workload.name)
-        })
-        .collect();
-    ensure!(!workloads.is_empty(), "there are no workloads {:?}", arguments.workloads);
+    let unknown: Vec<_> = rows.iter().filter(|row| WORKLOADS.iter().all(|workload| workload.name != **row)).collect();
+    ensure!(unknown.is_empty(), "there are no rows {unknown:?}");
+    let is_asked_for = |workload: &Workload| rows.is_empty() || rows.iter().any(|name| name == workload.name);
+    let workloads: Vec<_> = WORKLOADS.into_iter().filter(is_asked_for).collect();
     let before = report::machine();
-    let measurements = session::run(&arguments.arms, &workloads, &extent).await?;
+    let measurements = session::run(arms, &workloads, &extent).await?;
     let machine = [before, report::machine()];
-    println!("{}", report::markdown(&measurements, &arguments.arms, &workloads));
+    println!("{}", report::markdown(&measurements, arms, &workloads, &extent.workers));
     for state in &machine {
         println!("{state}");
     }
-    let path = report::write_json(&measurements, &arguments.arms, &workloads, &machine)?;
+    let path = report::write_json(&measurements, arms, &workloads, &extent.workers, &machine)?;
     println!("{}", path.display());
-    if arguments.quick {
-        for (arm, workload) in
-            arguments.arms.iter().flat_map(|arm| workloads.iter().map(move |workload| (arm, workload)))
-        {
-            let ratio = report::ratio(&measurements, &arm.name, workload.name)
-                .with_context(|| format!("{}, {}: not compared with {}", arm.name, workload.name, report::BASE))?;
-            ensure!(ratio.median.is_finite() && ratio.median > 0.0, "{}, {}: {ratio:?}", arm.name, workload.name);
+    if *quick {
+        for (arm, workload) in arms.iter().flat_map(|arm| workloads.iter().map(move |workload| (arm, workload))) {
+            for &workers in &extent.workers {
+                let ratio = report::ratio(&measurements, &arm.name, workload.name, workers)
+                    .with_context(|| format!("{}, {}: not compared with {}", arm.name, workload.name, report::BASE))?;
+                ensure!(ratio.median.is_finite() && ratio.median > 0.0, "{}, {}: {ratio:?}", arm.name, workload.name);
+            }
         }
     }
     Ok(())

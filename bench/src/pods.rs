@@ -12,12 +12,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::chat;
+use crate::load::Fleet;
 
 /// A page as a vLLM server that has worked for a while shows it.
 const METRICS: &str = include_str!("metrics.txt");
-/// Between two events of a stream. A model server steps its engine so: all its streams get an event, then none for a while.
-/// Without a pause, events would meet in Envoy's sockets and be read together, which real ones are not.
-const STEP: Duration = Duration::from_millis(1);
 const READ_BYTES: usize = 256 * 1024;
 
 /// The pods' process. It ends when its standard input does, so at the latest with this process.
@@ -31,10 +29,10 @@ pub(crate) struct Pods {
 
 impl Pods {
     /// Starts this program again as that many pods.
-    pub(crate) fn start(count: usize) -> anyhow::Result<Self> {
+    pub(crate) fn start(fleet: Fleet) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
         let mut child = Command::new(program)
-            .args(["pods", "--count", &count.to_string()])
+            .args(["pods", "--count", &fleet.pods.to_string(), "--step-millis", &fleet.step_millis.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -61,16 +59,17 @@ struct Canned {
     /// What is written at once, in order.
     stream: Vec<Vec<u8>>,
     metrics: Vec<u8>,
+    step: Duration,
 }
 
-/// Serves `count` pods on free ports, prints their addresses in one line, and ends when standard input does.
-pub(crate) fn serve(count: usize) -> anyhow::Result<()> {
-    let canned = Rc::new(canned());
+/// Serves pods on free ports, prints their addresses in one line, and ends when standard input does.
+pub(crate) fn serve(fleet: Fleet) -> anyhow::Result<()> {
+    let canned = Rc::new(canned(Duration::from_millis(fleet.step_millis)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
         let mut addrs = Vec::new();
-        for _ in 0..count {
+        for _ in 0..fleet.pods {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
             addrs.push(listener.local_addr()?.to_string());
             let canned = Rc::clone(&canned);
@@ -93,7 +92,7 @@ pub(crate) fn serve(count: usize) -> anyhow::Result<()> {
     })
 }
 
-fn canned() -> Canned {
+fn canned(step: Duration) -> Canned {
     let whole = |content_type: &str, body: &str| {
         format!(
             "HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 04:03:00 GMT\r\nserver: uvicorn\r\ncontent-length: {}\r\n\
@@ -113,6 +112,7 @@ fn canned() -> Canned {
         response: whole("application/json", &chat::response()),
         stream,
         metrics: whole("text/plain; version=0.0.4; charset=utf-8", METRICS),
+        step,
     }
 }
 
@@ -163,7 +163,7 @@ async fn respond(mut connection: TcpStream, canned: Rc<Canned>) -> std::io::Resu
                 connection.write_all(head).await?;
             }
             for event in writes {
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(canned.step).await;
                 connection.write_all(event).await?;
             }
         } else {

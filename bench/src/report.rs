@@ -6,127 +6,150 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use local_stack::repository;
 use serde_json::{Value, json};
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Poller};
 use crate::load::{Pace, Workload};
 use crate::session::Measurement;
 use crate::statistics::Summary;
 
 /// What others are compared with.
 pub(crate) const BASE: &str = "plain";
-/// Whose aims are printed.
-const OURS: &str = "ours";
+
+/// The measurements of one arm and workload with that many workers.
+fn of<'a>(
+    measurements: &'a [Measurement],
+    arm: &'a str,
+    workload: &'a str,
+    workers: usize,
+) -> impl Iterator<Item = &'a Measurement> {
+    measurements.iter().filter(move |one| one.workload == workload && one.arm == arm && one.workers == workers)
+}
 
 /// CPU per request of an arm over that of plain in the same round.
-pub(crate) fn ratio(measurements: &[Measurement], arm: &str, workload: &str) -> Option<Summary> {
-    let of = |arm: &str| {
-        let arm = arm.to_owned();
-        measurements.iter().filter(move |one| one.workload == workload && one.arm == arm)
-    };
+pub(crate) fn ratio(measurements: &[Measurement], arm: &str, workload: &str, workers: usize) -> Option<Summary> {
     let mut ratios = Vec::new();
-    for one in of(arm) {
-        if let Some(base) = of(BASE).find(|base| (base.start, base.round) == (one.start, one.round)) {
+    for one in of(measurements, arm, workload, workers) {
+        let mut plain = of(measurements, BASE, workload, workers);
+        if let Some(base) = plain.find(|base| (base.start, base.round) == (one.start, one.round)) {
             ratios.push(one.per_request() / base.per_request());
         }
     }
     Summary::of(ratios)
 }
 
-fn absolute(
+/// The tables of each count of workers, as Markdown.
+pub(crate) fn markdown(
     measurements: &[Measurement],
-    arm: &str,
-    workload: &str,
-    value: impl Fn(&Measurement) -> Option<f64>,
-) -> Option<Summary> {
-    Summary::of(measurements.iter().filter(|one| one.workload == workload && one.arm == arm).filter_map(value))
+    arms: &[Arm],
+    workloads: &[Workload],
+    workers: &[usize],
+) -> String {
+    let tables = workers.iter().map(|&workers| Tables { measurements, arms, workloads, workers }.markdown());
+    tables.collect::<Vec<_>>().join("\n")
 }
 
-/// The tables, as Markdown.
-pub(crate) fn markdown(measurements: &[Measurement], arms: &[Arm], workloads: &[Workload]) -> String {
-    let mut lines = vec![
-        "Envoy's CPU per request as a ratio to plain: median (middle half of all rounds)".to_owned(),
-        String::new(),
-    ];
-    let row = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
-    let head = |first: &str| {
-        let mut cells = vec![first.to_owned()];
-        cells.extend(workloads.iter().map(heading));
-        [row(cells), format!("|---|{}", "---|".repeat(workloads.len()))]
-    };
-    let mut table = |first: &str, rows: Vec<(String, Vec<String>)>| {
-        lines.extend(head(first));
-        for (name, cells) in rows {
-            lines.push(row(std::iter::once(name).chain(cells).collect()));
-        }
-        lines.push(String::new());
-    };
-    let each = |cell: &dyn Fn(&Workload) -> Option<String>| -> Vec<String> {
-        workloads.iter().map(|workload| cell(workload).unwrap_or_default()).collect()
-    };
+/// What one count of workers gave.
+struct Tables<'a> {
+    measurements: &'a [Measurement],
+    arms: &'a [Arm],
+    workloads: &'a [Workload],
+    workers: usize,
+}
 
-    let ratios = arms.iter().filter(|arm| arm.name != BASE).map(|arm| {
-        let cells = each(&|workload| {
-            let Summary { median, lower, upper, .. } = ratio(measurements, &arm.name, workload.name)?;
-            Some(format!("{median:.3} ({lower:.3}–{upper:.3})"))
+impl Tables<'_> {
+    fn markdown(&self) -> String {
+        let plural = if self.workers == 1 { "" } else { "s" };
+        let mut lines = vec![
+            format!("## {} worker{plural}", self.workers),
+            String::new(),
+            "Medians; in brackets the least and the most of all rounds. A ratio is to plain's round of the same turn."
+                .to_owned(),
+            String::new(),
+        ];
+        let ratios = self.arms.iter().filter(|arm| arm.name != BASE).map(|arm| {
+            let cells = self.each(|workload| {
+                let ratio = ratio(self.measurements, &arm.name, workload.name, self.workers)?;
+                Some(format!("{} of {}", spread(&ratio, 3), ratio.count))
+            });
+            (arm.name.clone(), cells)
         });
-        (arm.name.clone(), cells)
-    });
-    let aim = (format!("aim for {OURS}"), each(&|workload| Some(format!("{:.2}", workload.aim?))));
-    table("CPU per request ÷ plain", ratios.chain([aim]).collect());
+        let aims = [
+            ("aim for wasm", self.each(|workload| Some(format!("{:.2}", workload.aims?.wasm)))),
+            ("aim for native", self.each(|workload| Some(format!("{:.2}", workload.aims?.native)))),
+        ];
+        let rows = ratios.chain(aims.map(|(name, cells)| (name.to_owned(), cells)));
+        self.table("Envoy's CPU per request ÷ plain", rows, &mut lines);
 
-    let micros = arms.iter().map(|arm| {
-        let cells = each(&|workload| {
-            let Summary { median, lower, upper, .. } =
-                absolute(measurements, &arm.name, workload.name, |one| Some(one.per_request() / 1e3))?;
-            Some(format!("{median:.1} ({lower:.1}–{upper:.1})"))
+        let micros = self.arms.iter().map(|arm| {
+            let cells = self.each(|workload| {
+                let micros = self.summary(&arm.name, workload, |one| Some(one.per_request() / 1e3))?;
+                Some(spread(&micros, 1))
+            });
+            (arm.name.clone(), cells)
         });
-        (arm.name.clone(), cells)
-    });
-    table("µs of CPU per request", micros.collect());
+        self.table("µs of Envoy's CPU per request", micros, &mut lines);
 
-    let per_second = |value: fn(&Measurement) -> Option<f64>, arm: &str| {
-        each(&|workload| {
-            let summary = absolute(measurements, arm, workload.name, |one| Some(value(one)? / one.done.seconds / 1e6))?;
-            Some(format!("{:.1}", summary.median))
-        })
-    };
-    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
-    for arm in arms {
-        rows.push((arm.name.clone(), per_second(|one| Some(one.envoy_ns as f64), &arm.name)));
-        rows.push((
-            format!("{}, threads but workers", arm.name),
-            per_second(|one| Some((one.envoy_ns - one.workers_ns) as f64), &arm.name),
-        ));
-        if arm.has_service() {
-            rows.push((
-                format!("{}, sidecar's process", arm.name),
-                per_second(|one| one.sidecar_ns.map(|spent| spent as f64), &arm.name),
-            ));
+        let per_second = |arm: &str, spent: fn(&Measurement) -> Option<u64>| {
+            self.each(|workload| {
+                let summary = self.summary(arm, workload, |one| Some(spent(one)? as f64 / one.done.seconds / 1e6))?;
+                Some(spread(&summary, 1))
+            })
+        };
+        let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+        for arm in self.arms {
+            rows.push((arm.name.clone(), per_second(&arm.name, |one| Some(one.envoy_ns))));
+            let others = per_second(&arm.name, |one| Some(one.envoy_ns.saturating_sub(one.workers_ns)));
+            rows.push((format!("{}, threads but workers", arm.name), others));
+            let poller = match arm.poller() {
+                Poller::Nobody => continue,
+                Poller::Sidecar => "sidecar's process",
+                Poller::Thread => "sidecar's thread in Envoy",
+            };
+            rows.push((format!("{}, {poller}", arm.name), per_second(&arm.name, |one| one.poller_ns)));
         }
+        self.table("ms of CPU per second", rows.into_iter(), &mut lines);
+
+        let traffic = self.arms.iter().map(|arm| {
+            let cells = self.each(|workload| {
+                let rate =
+                    self.summary(&arm.name, workload, |one| Some(one.done.requests as f64 / one.done.seconds))?;
+                let chunks =
+                    self.summary(&arm.name, workload, |one| Some(one.done.chunks as f64 / one.done.requests as f64))?;
+                let chunks =
+                    if chunks.median > 0.0 { format!(", {:.0} chunks each", chunks.median) } else { String::new() };
+                Some(format!("{:.0}{chunks}", rate.median))
+            });
+            (arm.name.clone(), cells)
+        });
+        self.table("requests per second", traffic, &mut lines);
+        lines.join("\n")
     }
-    table("ms of CPU per second", rows);
 
-    let traffic = arms.iter().map(|arm| {
-        let cells = each(&|workload| {
-            let rate = absolute(measurements, &arm.name, workload.name, |one| {
-                Some(one.done.requests as f64 / one.done.seconds)
-            })?;
-            let chunks = absolute(measurements, &arm.name, workload.name, |one| {
-                Some(one.done.chunks as f64 / one.done.requests as f64)
-            })?;
-            let chunks =
-                if chunks.median > 0.0 { format!(", {:.0} chunks each", chunks.median) } else { String::new() };
-            Some(format!("{:.0}{chunks}", rate.median))
-        });
-        (arm.name.clone(), cells)
-    });
-    table("requests per second", traffic.collect());
-    lines.join("\n")
+    fn each(&self, cell: impl Fn(&Workload) -> Option<String>) -> Vec<String> {
+        self.workloads.iter().map(|workload| cell(workload).unwrap_or_default()).collect()
+    }
+
+    fn summary(&self, arm: &str, workload: &Workload, value: impl Fn(&Measurement) -> Option<f64>) -> Option<Summary> {
+        Summary::of(of(self.measurements, arm, workload.name, self.workers).filter_map(value))
+    }
+
+    fn table(&self, first: &str, rows: impl Iterator<Item = (String, Vec<String>)>, lines: &mut Vec<String>) {
+        let row = |first: String, cells: Vec<String>| format!("| {first} | {} |", cells.join(" | "));
+        lines.push(row(first.to_owned(), self.workloads.iter().map(heading).collect()));
+        lines.push(format!("|---|{}", "---|".repeat(self.workloads.len())));
+        lines.extend(rows.map(|(first, cells)| row(first, cells)));
+        lines.push(String::new());
+    }
+}
+
+/// A median with the least and the most.
+fn spread(Summary { median, least, most, .. }: &Summary, digits: usize) -> String {
+    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
 }
 
 fn heading(workload: &Workload) -> String {
     match workload.pace {
         Pace::Closed { connections } => format!("{} ({connections} clients)", workload.name),
-        Pace::Open { per_second } => format!("{} ({per_second}/s)", workload.name),
+        Pace::Open { per_second, .. } => format!("{} ({per_second}/s)", workload.name),
     }
 }
 
@@ -152,17 +175,21 @@ pub(crate) fn write_json(
     measurements: &[Measurement],
     arms: &[Arm],
     workloads: &[Workload],
+    workers: &[usize],
     machine: &[Value],
 ) -> anyhow::Result<PathBuf> {
     let mut ratios = serde_json::Map::new();
-    for arm in arms {
-        let of_arm = workloads
-            .iter()
-            .map(|workload| (workload.name.to_owned(), json!(ratio(measurements, &arm.name, workload.name))));
-        ratios.insert(arm.name.clone(), Value::Object(of_arm.collect()));
+    for &workers in workers {
+        let of_arm = |arm: &Arm| {
+            let ratios = workloads.iter().map(|workload| {
+                (workload.name.to_owned(), json!(ratio(measurements, &arm.name, workload.name, workers)))
+            });
+            (arm.name.clone(), Value::Object(ratios.collect()))
+        };
+        ratios.insert(workers.to_string(), Value::Object(arms.iter().map(of_arm).collect()));
     }
     let aims: serde_json::Map<_, _> =
-        workloads.iter().map(|workload| (workload.name.to_owned(), json!(workload.aim))).collect();
+        workloads.iter().map(|workload| (workload.name.to_owned(), json!(workload.aims))).collect();
     let results = json!({"machine": machine, "aims": aims, "ratios": ratios, "measurements": measurements});
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let folder = repository().join("bench/results");
@@ -196,21 +223,42 @@ mod tests {
         Measurement {
             arm: arm.into(),
             workload: "1 KB",
+            workers: 1,
             start: 0,
             round,
             done,
             envoy_ns,
             workers_ns: envoy_ns,
-            sidecar_ns: None,
+            poller_ns: None,
         }
     }
 
     #[test]
     fn arms_are_compared_with_plain_of_the_same_round() {
-        let measurements = [("plain", 0, 100), ("ours", 0, 150), ("plain", 1, 1000), ("ours", 1, 1300)]
+        let measurements = [("plain", 0, 100), ("wasm", 0, 150), ("plain", 1, 1000), ("wasm", 1, 1300)]
             .map(|(arm, round, ns)| measured(arm, round, ns));
-        let ratio = ratio(&measurements, "ours", "1 KB").unwrap();
-        assert_eq!((ratio.median, ratio.count), (1.4, 2));
+        let summary = ratio(&measurements, "wasm", "1 KB", 1).unwrap();
+        assert_eq!((summary.median, summary.least, summary.most, summary.count), (1.4, 1.3, 1.5, 2));
+        assert!(ratio(&measurements, "wasm", "1 KB", 2).is_none());
+    }
+
+    #[test]
+    fn tables_show_the_spread_and_what_polls() {
+        let arms: Vec<Arm> = ["plain", "wasm", "embedded"].map(|name| name.parse().unwrap()).to_vec();
+        let mut measurements: Vec<_> = [("plain", 0, 100), ("wasm", 0, 150), ("plain", 1, 1000), ("wasm", 1, 1300)]
+            .map(|(arm, round, ns)| measured(arm, round, ns))
+            .to_vec();
+        measurements.push(Measurement { poller_ns: Some(3_000_000), ..measured("embedded", 0, 110) });
+        let text = markdown(&measurements, &arms, &crate::load::WORKLOADS[..1], &[1]);
+        for part in [
+            "## 1 worker\n",
+            "| wasm | 1.400 (1.300–1.500) of 2 |",
+            "| embedded | 1.100 (1.100–1.100) of 1 |",
+            "| embedded, sidecar's thread in Envoy | 3.0 (3.0–3.0) |",
+            "| aim for native | 1.05 |",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
     }
 
     #[test]

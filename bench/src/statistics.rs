@@ -11,6 +11,10 @@ pub(crate) struct Summary {
     pub(crate) lower: f64,
     /// A quarter lies above.
     pub(crate) upper: f64,
+    /// The least of all.
+    pub(crate) least: f64,
+    /// The most of all.
+    pub(crate) most: f64,
     /// Size of the sample.
     pub(crate) count: usize,
 }
@@ -24,6 +28,8 @@ impl Summary {
             median: quantile(&sorted, 0.5)?,
             lower: quantile(&sorted, 0.25)?,
             upper: quantile(&sorted, 0.75)?,
+            least: quantile(&sorted, 0.0)?,
+            most: quantile(&sorted, 1.0)?,
             count: sorted.len(),
         })
     }
@@ -43,7 +49,7 @@ mod tests {
     #[test]
     fn quartiles_of_five_are_the_second_third_and_fourth() {
         let summary = Summary::of([5.0, 1.0, 4.0, 2.0, 3.0]).unwrap();
-        assert_eq!(summary, Summary { median: 3.0, lower: 2.0, upper: 4.0, count: 5 });
+        assert_eq!(summary, Summary { median: 3.0, lower: 2.0, upper: 4.0, least: 1.0, most: 5.0, count: 5 });
     }
 
     #[test]

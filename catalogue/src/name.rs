@@ -18,8 +18,13 @@ const TERMINATOR: char = ';';
 #[must_use]
 pub fn label_value(raw: &str) -> Cow<'_, str> {
     let plain = |character: char| !character.is_control() && character != TERMINATOR;
-    if raw.len() <= MAX_LABEL_VALUE_BYTES && !raw.ends_with('.') && raw.chars().all(plain) {
-        return Cow::Borrowed(raw);
+    if raw.len() <= MAX_LABEL_VALUE_BYTES && !raw.ends_with('.') {
+        // Letters outside ASCII are looked at one by one only where there are some.
+        let is_usual =
+            raw.bytes().fold(true, |usual, byte| usual & (b' '..=b'~').contains(&byte) & (byte != TERMINATOR as u8));
+        if is_usual || raw.chars().all(plain) {
+            return Cow::Borrowed(raw);
+        }
     }
     let mut value = String::with_capacity(MAX_LABEL_VALUE_BYTES);
     for character in raw.chars().map(|character| if plain(character) { character } else { '_' }) {

@@ -28,7 +28,7 @@ pub struct AbiHeader {
 }
 
 /// What Envoy gives a module to call once it has shut down.
-pub type ShutdownDone = unsafe extern "C" fn(*mut c_void);
+pub type OnShutdown = unsafe extern "C" fn(*mut c_void);
 
 const _: () = assert!(size_of::<AbiBuffer>() == 2 * size_of::<usize>());
 const _: () = assert!(size_of::<AbiHeader>() == 4 * size_of::<usize>());

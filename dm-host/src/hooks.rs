@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::abi::{AbiBuffer, AbiHeader, ShutdownDone};
+use crate::abi::{AbiBuffer, AbiHeader, OnShutdown};
 
 type Host = *mut c_void;
 type Module = *const c_void;
@@ -78,7 +78,7 @@ hooks! {
     worker_initialized = envoy_dynamic_module_on_bootstrap_extension_worker_thread_initialized(host: Host, extension: Module);
     drain_started = envoy_dynamic_module_on_bootstrap_extension_drain_started(host: Host, extension: Module);
     shutdown = envoy_dynamic_module_on_bootstrap_extension_shutdown(
-        host: Host, extension: Module, done: ShutdownDone, context: *mut c_void);
+        host: Host, extension: Module, done: OnShutdown, context: *mut c_void);
     config_scheduled = envoy_dynamic_module_on_bootstrap_extension_config_scheduled(host: Host, config: Module, event: u64);
     timer_fired = envoy_dynamic_module_on_bootstrap_extension_timer_fired(host: Host, config: Module, timer: *mut c_void);
     file_changed = envoy_dynamic_module_on_bootstrap_extension_file_changed(

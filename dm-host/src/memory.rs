@@ -1,7 +1,7 @@
 //! Memory that is lent to the module for the length of one hook, and bytes that the module gives.
 //!
 //! Each loan is an allocation of its own, exactly as long as its bytes. When the hook returns, or when the thing that was lent is
-//! edited, it is overwritten; a module that kept it reads [`POISON`]. Built with `--cfg dm_host_frees` (for AddressSanitizer),
+//! edited, it is overwritten; a module that kept it reads [`POISON`]. Built with `--cfg sanitized` (for AddressSanitizer),
 //! and under Miri, it is freed at once too.
 #![expect(unsafe_code, reason = "memory is lent across the C ABI")]
 
@@ -13,7 +13,7 @@ use crate::abi::{AbiBuffer, AbiHeader};
 /// What a loan holds once it is over.
 pub const POISON: u8 = 0xDE;
 
-const FREES: bool = cfg!(any(miri, dm_host_frees));
+const FREES: bool = cfg!(any(miri, sanitized));
 
 /// What was lent: an edit of it ends the loan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,14 +155,14 @@ pub(crate) fn static_text(text: *const c_char) -> Option<String> {
 mod tests {
     use super::*;
 
-    // Reads what was lent, as a module does; with `dm_host_frees` that would be a use after free, which is the point there.
-    #[cfg(not(any(miri, dm_host_frees)))]
+    // Reads what was lent, as a module does; with `sanitized` that would be a use after free, which is the point there.
+    #[cfg(not(any(miri, sanitized)))]
     fn read(buffer: AbiBuffer) -> Vec<u8> {
         given(buffer).unwrap()
     }
 
     #[test]
-    #[cfg(not(any(miri, dm_host_frees)))]
+    #[cfg(not(any(miri, sanitized)))]
     fn a_loan_is_poisoned_when_its_hook_returns_or_its_source_is_edited() {
         let mut loans = Loans::default();
         let outer = loans.lend(b"outer", Lending::Hook, 1);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use catalogue::Stat;
 use endpoint_picker::ledger::Ledger;
-use metrics_sidecar::{Embedded, State, settings};
+use metrics_sidecar::{Embedded, Vitals, settings};
 use serde_json::{Map, Value};
 
 /// The sections of a document that may ask for one.
@@ -77,7 +77,7 @@ pub(crate) struct Told {
 impl Told {
     /// Counts what has changed.
     pub(crate) fn count(&mut self, pool: &str, sidecar: &Sidecar, ledger: &mut Ledger) {
-        let State { is_up, restarts } = sidecar.embedded.state();
+        let Vitals { is_up, restarts } = sidecar.embedded.vitals();
         ledger.set(Stat::EmbeddedSidecarUp, &[pool], u64::from(is_up));
         let told = match self.restarts.get_mut(pool) {
             Some(told) => told,

@@ -310,7 +310,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{EarlyPick, SubsetHint, UnknownModel};
+    use crate::rules::{Destination, EarlyPick, ServedEndpoint, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -336,6 +336,7 @@ mod tests {
             response_makers: ResponseMakers::new(65_536),
             shedding: Some(Saturation { queue_depth: 5, kv_cache_usage: 0.8, staleness_micros: 400_000 }),
             subset_hint: SubsetHint::Off,
+            served_endpoint: ServedEndpoint::Property,
             conformance: false,
             orca: false,
             early_pick: Some(EarlyPick { bytes: 32_768, reads_rest: true }),
@@ -358,7 +359,7 @@ mod tests {
                 "scheduling": {"scorers": [{"name": "running-requests-size-scorer", "weight": 0.5}], "picker": "random-picker",
                                "ranked": 2.0, "max_snapshot_age_ms": 500, "max_excluded_percent": 20},
                 "sidecar": {"cluster": "s", "wait_ms": 50},
-                "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true,
+                "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true, "served_endpoint": "header",
                 "early_pick_bytes": 4096.0, "early_pick_rest": "pass", "destination": "header",
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
@@ -375,6 +376,7 @@ mod tests {
             response_makers: ResponseMakers::new(100),
             shedding: Some(Saturation { queue_depth: 3, kv_cache_usage: 0.7, staleness_micros: 200_000 }),
             subset_hint: SubsetHint::Header,
+            served_endpoint: ServedEndpoint::Header,
             conformance: true,
             orca: true,
             early_pick: Some(EarlyPick { bytes: 4_096, reads_rest: false }),
@@ -506,7 +508,7 @@ mod tests {
             br#"{"pool": 7, "typo": 1, "no_endpoint": "maybe", "objectives": {"x": "high"},
                  "scheduling": {"ranked": 9, "scorers": [{"name": "queue-scorer", "weight": -1}, {"nam": "x"}]},
                  "model_rewrites": [{"name": "r", "targets": []}, 3],
-                 "unknown_model": "maybe", "saturation": {"queue_depth": 0, "kv_cache_usage": 2}, "subset_hint": 1, "orca": 1,
+                 "unknown_model": "maybe", "saturation": {"queue_depth": 0, "kv_cache_usage": 2}, "subset_hint": 1, "served_endpoint": "pod", "orca": 1,
                  "session": {"header": "a b", "ttl_s": 5, "x": 1}}"#,
         )
         .unwrap_err();
@@ -525,6 +527,7 @@ mod tests {
             "saturation.queue_depth:",
             "saturation.kv_cache_usage:",
             "subset_hint: must be one of off, metadata, header",
+            "served_endpoint: must be one of property, header",
             "orca: must be true or false",
             "session: \"a b\" is no name",
             "session.ttl_s: only a cookie",

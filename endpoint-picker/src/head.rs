@@ -5,6 +5,8 @@ use crate::openai::{Api, media::MediaType};
 
 /// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
+/// In which the proxy says who served, where it is configured to: an address and a port.
+pub const SERVED_HEADER: &str = "x-inpick-served-endpoint";
 /// Names an objective, which stands for a priority.
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.

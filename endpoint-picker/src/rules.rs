@@ -22,6 +22,8 @@ pub struct Rules {
     pub shedding: Option<Saturation>,
     /// Where a hint of the only endpoints that may be picked is taken from.
     pub subset_hint: SubsetHint,
+    /// Where the endpoint that served is read.
+    pub served_endpoint: ServedEndpoint,
     /// The header of the conformance tests chooses the endpoints.
     pub conformance: bool,
     /// Engines are asked for load reports in their answers, which then count between polls.
@@ -70,5 +72,14 @@ pub enum SubsetHint {
     /// The proxy's metadata, which clients cannot write. Each request costs a call of the host.
     Metadata,
     /// A header: clients can send it, unless somebody before this filter removes it.
+    Header,
+}
+
+/// Where the endpoint that served is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServedEndpoint {
+    /// From the proxy, which costs a call of the host a request.
+    Property,
+    /// From [`crate::head::SERVED_HEADER`], which the proxy writes over whatever an endpoint sent. It is removed before the client sees it.
     Header,
 }

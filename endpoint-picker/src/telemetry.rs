@@ -117,6 +117,8 @@ pub struct Telemetry {
     pick_duration: Option<SeriesId>,
     hit_ratio: Option<SeriesId>,
     hit_bytes: Option<SeriesId>,
+    /// Tokens that were predicted to be cached, and that were reported.
+    prefix_tokens: [Option<SeriesId>; 2],
 }
 
 impl Telemetry {
@@ -137,6 +139,7 @@ impl Telemetry {
             admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
             rules: config.rewrites.iter().map(|rule| rule.name.clone()).collect(),
+            prefix_tokens: [None; 2],
             rows: HashMap::new(),
             attempts: HashMap::new(),
             picks: HashMap::new(),
@@ -378,10 +381,12 @@ impl Telemetry {
         let reported = record.response.and_then(|response| response.usage.cached_tokens);
         if let Some(reported) = reported.filter(|_| forecast.uncached_tokens > 0) {
             let predicted = u64::from(forecast.guess.known_tokens);
-            for (stat, tokens) in
-                [(Stat::PrefixPredictedTokensTotal, predicted), (Stat::PrefixReportedTokensTotal, reported)]
-            {
-                if let Some(series) = self.ledger.labelled(stat, &[&self.pool]) {
+            let stats = [(Stat::PrefixPredictedTokensTotal, predicted), (Stat::PrefixReportedTokensTotal, reported)];
+            for (place, (stat, tokens)) in self.prefix_tokens.iter_mut().zip(stats) {
+                if place.is_none() {
+                    *place = self.ledger.labelled(stat, &[&self.pool]);
+                }
+                if let Some(series) = *place {
                     self.ledger.add_to(series, tokens);
                 }
             }

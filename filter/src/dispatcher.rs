@@ -59,16 +59,10 @@ impl Dispatcher {
         self.streams.get_mut(&context).map_or(Action::Continue, |stream| callback(stream))
     }
 
-    /// A stream is over, whichever way.
-    pub(crate) fn log(&mut self, context: u32) {
-        if let Some(stream) = self.streams.get_mut(&context) {
-            stream.on_log();
-        }
-    }
-
-    /// A context is over. No callback about it comes after this.
+    /// A context is over: settles a stream, whichever way it ended, and lets a plugin instance do what is left.
     pub(crate) fn end(&mut self, context: u32) {
         if let Some(mut stream) = self.streams.remove(&context) {
+            stream.end();
             if self.spare.len() < MAX_SPARE {
                 stream.clear();
                 self.spare.push(stream);

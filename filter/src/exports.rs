@@ -1,8 +1,9 @@
 //! The functions that Envoy calls, by the names of proxy-wasm ABI 0.2.1: each hands on to the one [`Dispatcher`] of the virtual machine.
 //!
 //! The SDK's own exports are not used: its dispatcher keeps every context in maps of boxed objects, ends the machine on an unknown
-//! context, and its exports have names that no second set can have. Callbacks that are not here are not made: the filter is for HTTP
-//! only, and a stream is let go of in `proxy_on_done`, so nothing is left for `proxy_on_delete`.
+//! context, and its exports have names that no second set can have. Callbacks that are not here are not made, and each that is made costs:
+//! the filter is for HTTP only, and a stream is settled and let go of in `proxy_on_done`, so nothing is left for `proxy_on_log`, which
+//! comes just before it, or for `proxy_on_delete`.
 #![allow(unsafe_code, reason = "names without mangling are promises to the linker; the names here are the ABI's")]
 
 use std::cell::RefCell;
@@ -118,13 +119,7 @@ pub(crate) extern "C" fn proxy_on_response_trailers(context: u32, count: usize) 
     })
 }
 
-/// A stream is over.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn proxy_on_log(context: u32) {
-    dispatch((), |dispatcher| dispatcher.log(context));
-}
-
-/// A context is over; true: nothing has to be waited for.
+/// A context is over, and a stream with it, whichever way it ended; true: nothing has to be waited for.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_done(context: u32) -> u32 {
     dispatch((), |dispatcher| dispatcher.end(context));

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
-use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
+use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead, SERVED_HEADER};
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
-use endpoint_picker::rules::SubsetHint;
+use endpoint_picker::rules::{ServedEndpoint, SubsetHint};
 use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
@@ -64,7 +64,7 @@ impl Stream {
             let is_short = slab.is_none_or(|slab| self.slabs.fetched(slab, bytes.len()));
             let is_last = is_short || self.slabs.next(buffered).is_none();
             let is_end = end && is_last;
-            let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream);
+            let directive = self.exchange.on_request_body(&mut picker, [bytes], is_end, &mut EnvoyStream::default());
             let directive = self.pick(&mut picker, directive);
             if is_last {
                 return self.carry_out(&mut picker, directive);
@@ -99,7 +99,7 @@ impl Stream {
             match host::buffer(Buffer::RequestBody, slab.start, slab.length) {
                 Ok(bytes) => {
                     is_over = slabs.fetched(slab, bytes.len());
-                    self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream);
+                    self.exchange.on_request_body(picker, [&*bytes], false, &mut EnvoyStream::default());
                 }
                 Err(refused) => {
                     log::warn!("a request body cannot be read: {refused:?}");
@@ -109,7 +109,7 @@ impl Stream {
             }
         }
         let unseen = if size == usize::MAX { 0 } else { slabs.unread(size) as u64 };
-        self.exchange.on_request_size(picker, unseen, end, &mut EnvoyStream);
+        self.exchange.on_request_size(picker, unseen, end, &mut EnvoyStream::default());
     }
 
     /// The subset hint of the proxy's metadata, where it is to be taken from there; empty: there is one that names nobody.
@@ -222,12 +222,25 @@ impl Stream {
     }
 
     pub(crate) fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
-        if self.exchange.is_settled() {
-            return Action::Continue;
+        let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
+        let is_told = picker.config().rules.served_endpoint == ServedEndpoint::Header;
+        let mut has_served = is_told;
+        if !self.exchange.is_settled()
+            && let Ok(pairs) = host::headers(Map::Response)
+        {
+            let mut served = None;
+            let pairs = pairs.iter().inspect(|(name, value)| {
+                if *name == SERVED_HEADER.as_bytes() {
+                    served = Some(*value);
+                }
+            });
+            let head = ResponseHead::read(pairs);
+            has_served = served.is_some();
+            let mut info = EnvoyStream { served: served.filter(|_| is_told) };
+            receive(&self.exchange.on_response_headers(&mut picker, &head, &mut info, end));
         }
-        if let (Ok(pairs), Ok(mut picker)) = (host::headers(Map::Response), self.picker.try_borrow_mut()) {
-            let head = ResponseHead::read(pairs.iter());
-            receive(&self.exchange.on_response_headers(&mut picker, &head, &mut EnvoyStream, end));
+        if has_served && let Err(refused) = host::remove_header(Map::Response, SERVED_HEADER) {
+            log::warn!("who served cannot be removed: {refused:?}");
         }
         Action::Continue
     }
@@ -237,7 +250,7 @@ impl Stream {
             return Action::Continue;
         }
         let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
-        let (exchange, info) = (&mut self.exchange, &mut EnvoyStream);
+        let (exchange, info) = (&mut self.exchange, &mut EnvoyStream::default());
         if size == 0 || !exchange.reads_response() {
             exchange.on_response_size(&mut picker, size as u64, false, info, end);
             return Action::Continue;
@@ -262,12 +275,13 @@ impl Stream {
         Action::Continue
     }
 
-    pub(crate) fn on_log(&mut self) {
+    /// The stream is over.
+    pub(crate) fn end(&mut self) {
         if self.exchange.is_settled() {
             return;
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
-            self.exchange.on_log(&mut picker, &mut EnvoyStream);
+            self.exchange.on_log(&mut picker, &mut EnvoyStream::default());
         }
     }
 }
@@ -332,21 +346,26 @@ fn answer(reply: &LocalReply) -> Result<(), Refused> {
 }
 
 /// The stream that the current callback is about.
-struct EnvoyStream;
+#[derive(Default)]
+struct EnvoyStream<'a> {
+    /// Who served, as the response's headers say.
+    served: Option<&'a [u8]>,
+}
 
-impl EnvoyStream {
+impl EnvoyStream<'_> {
     fn integer(path: &str) -> Option<u64> {
         host::property(path)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
     }
 }
 
-impl StreamInfo for EnvoyStream {
+impl StreamInfo for EnvoyStream<'_> {
     fn now(&mut self) -> Timestamp {
         host::now()
     }
 
     fn upstream_address(&mut self) -> Option<SocketAddr> {
-        std::str::from_utf8(&host::property("upstream\0address")?).ok()?.parse().ok()
+        let parse = |address: &[u8]| std::str::from_utf8(address).ok()?.parse().ok();
+        self.served.and_then(parse).or_else(|| parse(&host::property("upstream\0address")?))
     }
 
     fn attempts(&mut self) -> Option<u64> {

@@ -41,7 +41,7 @@ pub struct Embedded {
 
 /// How it goes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct State {
+pub struct Vitals {
     /// Whether the sidecar runs now.
     pub is_up: bool,
     /// How often it was started anew after a failure or a panic.
@@ -125,10 +125,10 @@ impl Embedded {
 
     /// Whether the sidecar runs, and how often it had to be started anew.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn vitals(&self) -> Vitals {
         // While the thread puts a sidecar there or takes one away, either answer is true.
         let is_up = try_lock(&self.inner.shared).is_none_or(|shared| shared.is_some());
-        State { is_up, restarts: self.inner.restarts.load(Ordering::Relaxed) }
+        Vitals { is_up, restarts: self.inner.restarts.load(Ordering::Relaxed) }
     }
 }
 

@@ -47,5 +47,5 @@ mod sidecar;
 mod token_file;
 mod tokens;
 
-pub use embedded::{Embedded, State};
+pub use embedded::{Embedded, Vitals};
 pub use sidecar::{Running, Sidecar};

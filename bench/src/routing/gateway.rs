@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use local_stack::Stack;
 use serde_json::{Value, json};
 
-use crate::arm::Arm;
+use crate::arm::{Arm, Parts};
 
 const PODS: usize = 4;
 /// One block more than sequences get: the first is vLLM's null block.
@@ -64,7 +64,7 @@ impl Gateway {
         let plain = |policy: &'static str| -> anyhow::Result<_> {
             let arm: Arm = "plain".parse()?;
             Ok(move |tree: &mut Value| {
-                arm.patch(tree, "", "");
+                arm.patch(tree, &Parts::default());
                 if let Some(cluster) = tree.pointer_mut("/static_resources/clusters/0").and_then(Value::as_object_mut) {
                     cluster.insert("lb_policy".to_owned(), json!(policy));
                 }

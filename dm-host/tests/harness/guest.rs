@@ -237,7 +237,7 @@ impl Filter {
         }
         if let Some(kept) = self.kept.take() {
             // On purpose what a module must not do; not where that would be reported as the fault that it is.
-            #[cfg(not(any(miri, dm_host_frees)))]
+            #[cfg(not(any(miri, sanitized)))]
             self.note("kept", format!("{:x?}", copy(kept)));
             let _ = kept;
         }
@@ -257,7 +257,7 @@ impl Filter {
             "drop" => 3,
             "edit" => {
                 let edited = unsafe { http_drain_body(self.host, 0, 1) };
-                #[cfg(not(any(miri, dm_host_frees)))]
+                #[cfg(not(any(miri, sanitized)))]
                 self.note("edited", format!("{edited} {:x?}", slices.first().map(|slice| copy(*slice))));
                 let _ = edited;
                 0

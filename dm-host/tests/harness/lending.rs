@@ -3,7 +3,7 @@
 use crate::support::{asking, host};
 
 #[test]
-#[cfg(not(any(miri, dm_host_frees)))]
+#[cfg(not(any(miri, sanitized)))]
 fn a_header_value_that_is_kept_is_poison_in_the_next_hook() {
     let host = host();
     let stream = host.request(asking("keep").body("a"));
@@ -11,7 +11,7 @@ fn a_header_value_that_is_kept_is_poison_in_the_next_hook() {
 }
 
 #[test]
-#[cfg(not(any(miri, dm_host_frees)))]
+#[cfg(not(any(miri, sanitized)))]
 fn an_edit_of_a_body_ends_what_was_lent_of_it() {
     let host = host();
     let stream = host.request(asking("edit").body("abc"));

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::Fields;
 use crate::affinity::ResponseMakers;
 use crate::rules::{
-    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules, SubsetHint,
-    UnknownModel,
+    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules,
+    ServedEndpoint, SubsetHint, UnknownModel,
 };
 use crate::scheduling::Saturation;
 use crate::session::{Carrier, Session};
@@ -33,12 +33,14 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
     let max_ids = root.integer("max_response_ids", 0..=16_777_216, errors).unwrap_or(DEFAULT_MAX_RESPONSE_IDS);
     let unknown_models = [("reject", UnknownModel::Reject), ("pass", UnknownModel::Pass)];
     let hints = [("off", SubsetHint::Off), ("metadata", SubsetHint::Metadata), ("header", SubsetHint::Header)];
+    let served = [("property", ServedEndpoint::Property), ("header", ServedEndpoint::Header)];
     let destinations = [("metadata", Destination::Metadata), ("header", Destination::Header)];
     Rules {
         unknown_model: root.choice("unknown_model", &unknown_models, errors).unwrap_or(UnknownModel::Reject),
         response_makers: ResponseMakers::new(max_ids),
         shedding: is_shedding.then_some(limits),
         subset_hint: root.choice("subset_hint", &hints, errors).unwrap_or(SubsetHint::Off),
+        served_endpoint: root.choice("served_endpoint", &served, errors).unwrap_or(ServedEndpoint::Property),
         conformance: root.boolean("conformance", errors).unwrap_or(false),
         early_pick: read_early_pick(root, errors),
         orca: root.boolean("orca", errors).unwrap_or(false),

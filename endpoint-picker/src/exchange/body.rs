@@ -10,6 +10,7 @@ use crate::picker::EndpointPicker;
 use crate::record::BodyOutcome;
 use crate::reply::LocalReply;
 use crate::rewrite::Splice;
+use crate::time::Timestamp;
 
 use super::directive::Directive;
 use super::states::{Reading, Ready, Request, Sent, State};
@@ -92,8 +93,8 @@ impl Exchange {
         }
         match self.state {
             State::Reading(_) => Directive::Wait,
-            State::Ready(_) => Directive::Pick,
-            State::New | State::Sent(_) | State::Answering(_) | State::Done => Directive::Continue,
+            State::Ready(Ready { upload: Some(_), .. }) => Directive::Pick,
+            State::New | State::Ready(_) | State::Sent(_) | State::Answering(_) | State::Done => Directive::Continue,
         }
     }
 
@@ -130,14 +131,14 @@ impl Exchange {
             }
             State::Sent(mut sent) => {
                 if sent.is_coming() {
-                    upload::ended(picker, &mut sent, false, info.now());
+                    ended(picker, &mut sent, false, info.now());
                 }
                 self.state = State::Sent(sent);
                 Directive::Continue
             }
             State::Answering(mut answering) => {
                 if answering.sent.is_coming() {
-                    upload::ended(picker, &mut answering.sent, true, info.now());
+                    ended(picker, &mut answering.sent, true, info.now());
                 }
                 self.state = State::Answering(answering);
                 Directive::Continue
@@ -234,4 +235,23 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     }
     record.model = model;
     splice
+}
+
+/// The last of a request came.
+fn ended(picker: &mut EndpointPicker, sent: &mut Sent, is_answered: bool, now: Timestamp) {
+    let Sent { record, charge, tail, upload: Some(upload), .. } = sent else { return };
+    let started = upload.take_started();
+    let Some(prompt) = upload.note_end(record, &started) else { return };
+    // An answer that did not wait for all of the prompt is none to it.
+    if is_answered {
+        return;
+    }
+    let mut sent_marks = started.marks.len();
+    if prompt.marks.get(..sent_marks) != Some(&started.marks) {
+        // Tools or a salt behind the prompt, or another model than assumed: what begins so is found by either.
+        sent_marks = 0;
+        picker.note_prompt(charge, &upload::unread(&started, record.request.prompt_bytes));
+    }
+    *tail = prompt.tail();
+    picker.became_whole(charge, record, &prompt, sent_marks, now);
 }

@@ -175,7 +175,8 @@ impl Exchange {
         match decision {
             Decision::Picked(ranked, reason) => {
                 record.pick = Pick::Ranked(ranked, reason);
-                let mut list = String::new();
+                // Longer only where addresses are of IPv6.
+                let mut list = String::with_capacity(64);
                 for endpoint in ranked.iter().filter_map(|id| picker.pool().endpoint(id)) {
                     if !list.is_empty() {
                         list.push(',');

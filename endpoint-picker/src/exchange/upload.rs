@@ -2,11 +2,7 @@
 
 use crate::config::scan_options;
 use crate::openai::{Model, PromptDigest, RequestError, RequestFacts, RequestScanner};
-use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, ExchangeRecord};
-use crate::time::Timestamp;
-
-use super::states::Sent;
 
 /// What is left of a request that goes on before its body is whole.
 #[derive(Debug)]
@@ -53,6 +49,11 @@ impl Upload {
     /// The request is sent, after a pick that saw `prompt`.
     pub(super) fn send(&mut self, prompt: PromptDigest) {
         self.started = prompt;
+    }
+
+    /// The prompt as the pick saw it, which is given once.
+    pub(super) fn take_started(&mut self) -> PromptDigest {
+        core::mem::take(&mut self.started)
     }
 
     /// Whether the rest is read.
@@ -162,27 +163,8 @@ impl Upload {
     }
 }
 
-/// The last of a request came.
-pub(super) fn ended(picker: &mut EndpointPicker, sent: &mut Sent, is_answered: bool, now: Timestamp) {
-    let Sent { record, charge, tail, upload: Some(upload), .. } = sent else { return };
-    let started = core::mem::take(&mut upload.started);
-    let Some(prompt) = upload.note_end(record, &started) else { return };
-    // An answer that did not wait for all of the prompt is none to it.
-    if is_answered {
-        return;
-    }
-    let mut sent_marks = started.marks.len();
-    if prompt.marks.get(..sent_marks) != Some(&started.marks) {
-        // Tools or a salt behind the prompt, or another model than assumed: what begins so is found by either.
-        sent_marks = 0;
-        picker.note_prompt(charge, &unread(&started, record.request.prompt_bytes));
-    }
-    *tail = prompt.tail();
-    picker.became_whole(charge, record, &prompt, sent_marks, now);
-}
-
 /// A prompt of so many bytes of which only the beginning is known.
-fn unread(started: &PromptDigest, prompt_bytes: u64) -> PromptDigest {
+pub(super) fn unread(started: &PromptDigest, prompt_bytes: u64) -> PromptDigest {
     let (options, mut prompt) = (scan_options(true), started.clone());
     prompt.extend_unread(prompt_bytes, options.prefix_block_bytes, options.max_prefix_blocks);
     prompt

@@ -100,7 +100,8 @@ impl<const N: usize> Sums<N> {
             let pivot_right = *right.get(pivot)?;
             for (row, right) in below.iter_mut().zip(right.iter_mut().skip(pivot + 1)) {
                 let factor = *row.get(pivot)? / diagonal;
-                for (value, &above) in row.iter_mut().zip(pivot_row) {
+                // What lies left of it is not read again.
+                for (value, &above) in row.iter_mut().zip(pivot_row).skip(pivot + 1) {
                     *value -= factor * above;
                 }
                 *right -= factor * pivot_right;

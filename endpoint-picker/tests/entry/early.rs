@@ -2,6 +2,7 @@
 
 use endpoint_picker::exchange::{Outbound, Refused};
 use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::rng::Rng;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
 use crate::host::Info;
@@ -186,6 +187,51 @@ fn a_long_body_goes_on_at_the_threshold_and_is_counted_as_one_that_was_held() {
             }
         }
     }
+}
+
+/// A body of members in any order, with what a parser may stumble over.
+fn any_body(rng: &mut Rng) -> String {
+    let mut pick = |choices: &[&str]| choices[usize::try_from(rng.below(choices.len() as u64)).unwrap()].to_owned();
+    let text = pick(&["héllo ", r"\u00e9\n ", "plain words ", r#"\"model\":\"x\" "#]).repeat(40);
+    let mut members = vec![
+        pick(&[
+            r#""model":"m""#,
+            r#""mod\u0065l" : "\u006d""#,
+            r#""model":"n","model":"m""#,
+            r#""model":null,"model":"m""#,
+        ]),
+        format!(r#""messages":[{{"role":"system","content":"{text}"}},{{"role":"user","content":"{text}"}}]"#),
+        pick(&[r#""stream":true"#, r#""stream":false"#, r#""x":[1,{"model":"deep"},"y"]"#, r#""x":1e5"#]),
+        pick(&[r#""tools":[{"name":"a tool"}]"#, r#""cache_salt":"s""#, r#""max_tokens":9"#, r#""y":"z""#]),
+    ];
+    let mut body = Vec::new();
+    while !members.is_empty() {
+        body.push(members.swap_remove(usize::try_from(rng.below(members.len() as u64)).unwrap()));
+    }
+    format!("{{{}}}", body.join(", "))
+}
+
+#[test]
+fn early_and_held_give_the_same_record_whatever_the_body_and_its_cuts() {
+    let mut early_ones = 0;
+    for seed in 0..400 {
+        let mut rng = Rng::new(seed);
+        let body = any_body(&mut rng);
+        let early = 1 + rng.below(600);
+        let settings = ["", ANY_MODEL][usize::try_from(rng.below(2)).unwrap()];
+        let size = usize::try_from(1 + rng.below(300)).unwrap();
+        let length = (rng.below(2) == 0).then_some(body.len());
+        let mut counted = Vec::new();
+        for early in [0, early] {
+            let mut picker = two(&config(early, settings));
+            let mut upload = Upload::begin(&mut picker, CHAT, length);
+            early_ones += usize::from(upload.pieces(&body, size) < body.len());
+            upload.answer();
+            counted.push(comparable(stats(&mut picker)));
+        }
+        assert_eq!(counted[0], counted[1], "seed {seed}, at {early}, in pieces of {size}: {body}");
+    }
+    assert!(early_ones > 200, "{early_ones}");
 }
 
 #[test]

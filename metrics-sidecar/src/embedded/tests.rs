@@ -34,7 +34,7 @@ fn snapshots_come_through_memory_as_they_would_over_http() {
     assert_eq!(status, 200);
     let whole = Snapshot::decode(&body).unwrap();
     assert_eq!(whole.membership.as_ref().unwrap().pools[0].endpoints.len(), 2);
-    assert_eq!(embedded.state(), State { is_up: true, restarts: 0 });
+    assert_eq!(embedded.vitals(), Vitals { is_up: true, restarts: 0 });
 
     // Once both pods are known to be out of reach nothing changes any more.
     let settled = eventually("a 304", || {
@@ -55,11 +55,11 @@ fn a_taken_address_is_tried_again_until_it_is_free() {
     let embedded = Embedded::start(config(&address.to_string())).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(embedded.fetch("/snapshot", None), None);
-    assert!(!embedded.state().is_up);
+    assert!(!embedded.vitals().is_up);
     drop(taken);
     eventually("a snapshot", || embedded.fetch("/snapshot", None));
-    assert!(embedded.state().is_up);
-    assert!(embedded.state().restarts >= 1);
+    assert!(embedded.vitals().is_up);
+    assert!(embedded.vitals().restarts >= 1);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_panic_of_a_task_starts_the_sidecar_anew() {
     drop(shared);
     eventually("it is down", || embedded.fetch("/snapshot", None).is_none().then_some(()));
     eventually("it is up again", || embedded.fetch("/snapshot", None));
-    assert_eq!(embedded.state(), State { is_up: true, restarts: 1 });
+    assert_eq!(embedded.vitals(), Vitals { is_up: true, restarts: 1 });
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn errors_and_panics_are_followed_by_a_restart_and_an_end_is_not() {
     })
     .unwrap();
     // Pauses of one and two seconds.
-    eventually("two restarts", || (embedded.state().restarts == 2).then_some(()));
+    eventually("two restarts", || (embedded.vitals().restarts == 2).then_some(()));
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(LIVES.load(Ordering::Relaxed), 3);
     assert_eq!(embedded.fetch("/snapshot", None), None);

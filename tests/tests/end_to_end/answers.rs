@@ -5,6 +5,8 @@ use tests::{Figure, Gateway, MODEL, Mode, ScriptedPod, builder, chat_body, event
 
 tests::on_bindings! {
     both: [usage_is_found_wherever_packets_split_a_stream, a_plain_answer_is_read_in_pieces_too, an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted, an_answer_without_a_body_ends_the_request, an_error_inside_a_plain_answer_of_status_200_is_counted],
+    // The native module asks Envoy whom it tried, so there is no header.
+    wasm: [no_pod_says_which_pod_served_and_no_client_hears_it],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -129,4 +131,32 @@ async fn an_error_inside_a_plain_answer_of_status_200_is_counted(mode: Mode) {
     let reply = gateway.chat().await;
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap()["error"]["code"], 500);
     gateway.shows(&[figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 1)]).await;
+}
+
+async fn no_pod_says_which_pod_served_and_no_client_hears_it(mode: Mode) {
+    let header = "x-inpick-served-endpoint";
+    let answer = with_length(
+        &format!("content-type: application/json\r\n{header}: 10.9.8.7:1\r\n{header}: 10.9.8.7:2"),
+        br#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+    );
+    // Read from the header as shipped, and asked for as a property.
+    for source in ["header", "property"] {
+        let pod = ScriptedPod::start(answer.clone(), 4_096).await;
+        let addr = pod.addr.to_string();
+        let builder = builder(mode, 0, json!({"served_endpoint": source})).pods_at([addr.clone()]);
+        let gateway = Gateway::start(builder).await;
+        eventually("the pod is known", async || {
+            let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
+            if ready == 1.0 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+        let answers =
+            [gateway.chat().await, gateway.post("/v1/tokenize", "{}").await, gateway.post("/tokenize", "{}").await];
+        for answer in &answers {
+            assert!(answer.headers.get(header).is_none(), "{source}: {answer:?}");
+        }
+        let of_pod = [("endpoint", addr.as_str())];
+        gateway.envoy_shows(&[figure("inpick_picks_total", &of_pod, 3)]).await;
+        assert_eq!(gateway.envoy_page().await.unwrap().sum("inpick_picks_total", &[]), 3.0, "{source}");
+    }
 }

@@ -149,6 +149,7 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent(mode: Mode) {
     assert!(histograms > 20, "{histograms} histograms");
 }
 
+#[allow(clippy::explicit_write, reason = "`eprintln` would go to the test harness, which swallows it")]
 async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])
@@ -200,11 +201,13 @@ fn is_of_requests(name: &str) -> bool {
     name.starts_with("inference_objective_") || name.starts_with("inference_model_")
 }
 
-/// What must be the same number whoever counts: all that is counted of requests but for times.
+/// What must be the same number whoever counts: all that is counted of requests but for times, and for what differs by the words that a pod
+/// draws and by the pod that is drawn.
 fn counted(page: &Page) -> BTreeMap<String, f64> {
     let decided = page.samples().iter().filter(|sample| {
         let is_time = sample.name.contains("_seconds") && !sample.name.ends_with("_count");
-        is_of_requests(&sample.name) && !is_time
+        let is_drawn = ["_response_sizes_", "_prompt_cached_tokens_"].iter().any(|part| sample.name.contains(part));
+        is_of_requests(&sample.name) && !is_time && (!is_drawn || sample.name.ends_with("_count"))
     });
     decided.map(|sample| (format!("{} {:?}", sample.name, sample.labels), sample.value)).collect()
 }
@@ -230,6 +233,8 @@ async fn both_bindings_publish_the_same_names_labels_bounds_and_counts() {
         let (native, native_counts) = pages(mode).await;
         let differing: Vec<_> = wasm.symmetric_difference(&native).collect();
         assert!(differing.is_empty(), "{mode}: {differing:#?}");
-        assert_eq!(wasm_counts, native_counts, "{mode}");
+        let differing: Vec<_> =
+            wasm_counts.iter().filter(|(name, count)| native_counts.get(*name) != Some(count)).collect();
+        assert!(differing.is_empty() && wasm_counts.len() == native_counts.len(), "{mode}: {differing:#?}");
     }
 }

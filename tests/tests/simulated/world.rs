@@ -3,12 +3,14 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use host_sim::{CompiledModule, FailurePolicy, Host, HostBuilder, HttpOutcome, HttpStream, Request, Response};
+pub(crate) use host_sim::Host;
+use host_sim::{CompiledModule, FailurePolicy, HostBuilder, HttpOutcome, HttpStream, Request, Response};
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, Snapshot, State, Tag};
 
 pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 pub(crate) const ANSWER: &str =
     r#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+pub(crate) const SERVED_HEADER: &str = "x-inpick-served-endpoint";
 pub(crate) const MODEL: &str = "model_name=m;target_model_name=m;";
 /// Ticks, the snapshot's way through the service, definitions of new stats and a flush are all over after this.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
@@ -92,6 +94,21 @@ pub(crate) fn picked(exchange: &HttpStream) -> String {
 
 pub(crate) fn answer(kind: &str) -> Response {
     Response::new(200).header("content-type", kind)
+}
+
+/// A host that reads in a header who served, as the shipped bootstraps have it, and whose workers know the endpoints.
+pub(crate) fn told_host() -> Host {
+    let host = builder().plugin_configuration(r#"{"served_endpoint": "header"}"#).build().expect("it is configured");
+    host.advance(Duration::from_secs(2));
+    host
+}
+
+/// The same as [`complete`] on a [`told_host`].
+pub(crate) fn complete_told(host: &Host) -> HttpStream {
+    let exchange = host.request(chat()).expect("a request");
+    let answer = answer("application/json").header(SERVED_HEADER, picked(&exchange)).body(ANSWER);
+    exchange.respond(answer).expect("a response");
+    exchange
 }
 
 /// Sends a chat and answers it whole.
