@@ -30,11 +30,11 @@ wasm: ## Builds the module that Envoy loads
 native: ## Builds the native module that Envoy loads
 	cargo build --package dynamic-module --profile native
 
-run: wasm build ## Runs pods, sidecar and Envoy until Ctrl-C; PODS=host:port,… takes real model servers
+run: $(if $(filter native%,$(MODE)),native,wasm) build ## Runs pods, sidecar and Envoy until Ctrl-C; PODS=host:port,… takes real model servers, MODE=native needs no sidecar
 	@$(SETUP) envoy
-	@$(BIN)/run $(if $(PODS),--pods $(PODS)) $(ARGS)
+	@$(BIN)/run --mode $(or $(MODE),wasm) $(if $(PODS),--pods $(PODS)) $(ARGS)
 
-demo: wasm build ## The same with 20 s of its own traffic; fails unless every request succeeds and every count agrees
+demo: wasm native build ## The same with 8 s of its own traffic in each mode; fails unless every request succeeds and every count agrees
 	@$(SETUP) envoy
 	@$(BIN)/demo $(ARGS)
 
@@ -88,11 +88,12 @@ fuzz: ## Fuzzes one target for longer: FUZZ_TARGET=request_scanner FUZZ_SECONDS=
 sanitize: ## Miri on dm-host, the native module under AddressSanitizer and ThreadSanitizer; CHECKS="threads" runs one
 	@python3 scripts/sanitize.py $(CHECKS)
 
-soak: ## 200 000 requests while pods, sidecar, Envoy, the snapshot service and the filter fail; counts everything, shows memory over time
+soak: ## MODE=wasm, native-sidecar or native: 200 000 requests while pods, sidecar, Envoy, the snapshot service and the filter fail; counts everything, shows memory over time
 	@$(SETUP) wasm-target envoy
-	cargo build --package filter --features fault-injection --profile wasm-fault --target wasm32-wasip1
+	$(if $(filter native%,$(MODE)),cargo build --package dynamic-module --features fault-injection --profile native-fault,\
+	  cargo build --package filter --features fault-injection --profile wasm-fault --target wasm32-wasip1)
 	cargo build --release --package vllm-sim --package metrics-sidecar --package local-stack --bins
-	@$(TARGET)/release/soak --module $(TARGET)/wasm32-wasip1/wasm-fault/filter.wasm $(ARGS)
+	@$(TARGET)/release/soak --mode $(or $(MODE),wasm) --module $(TARGET)/$(if $(filter native%,$(MODE)),native-fault/libinpick.so,wasm32-wasip1/wasm-fault/filter.wasm) $(ARGS)
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -106,10 +106,13 @@ def build():
 
 
 def soak():
-    """A short soak, with the module that can be crashed."""
+    """A short soak in each binding, with the modules that can be crashed."""
     yield ["cargo", "build", "--package", "filter", "--features", "fault-injection", "--profile", "wasm-fault", "--target", "wasm32-wasip1"]
     module = target() / "wasm32-wasip1" / "wasm-fault" / "filter.wasm"
     yield [str(target() / "debug" / "soak"), "--module", str(module), "--requests", "12000", "--crashes", "2"]
+    yield ["cargo", "build", "--package", "dynamic-module", "--features", "fault-injection"]
+    module = target() / "debug" / "libinpick.so"
+    yield [str(target() / "debug" / "soak"), "--mode", "native", "--module", str(module), "--requests", "12000", "--crashes", "2"]
 
 
 def cargo(*arguments):
@@ -135,8 +138,9 @@ STEPS = [
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool",), minutes=2),
-    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast"), ("envoy",), minutes=12),
-    Step("soak", soak, ("wasm-target", "envoy"), minutes=6),
+    # More threads than cores: the tests wait for pods, clocks and pages most of the time.
+    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=15),
+    Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 

@@ -60,7 +60,7 @@ impl Mode {
 
 impl std::fmt::Display for Mode {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(self.as_str())
+        out.pad(self.as_str())
     }
 }
 

@@ -397,6 +397,12 @@ impl Stack {
         Builder::default()
     }
 
+    /// What of inpick runs where.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.builder.mode
+    }
+
     /// URL of a path at the gateway.
     #[must_use]
     pub fn url(&self, path: &str) -> String {

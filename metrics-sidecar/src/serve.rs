@@ -45,8 +45,10 @@ pub(crate) async fn run(
         .route("/metrics", get(metrics))
         .route("/stats/prometheus", get(metrics))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .with_state(Served { shared, pages });
+        .route("/readyz", get(ready));
+    #[cfg(feature = "fault-injection")]
+    let router = router.route("/fault", get(fault));
+    let router = router.with_state(Served { shared, pages });
     let closing = async move {
         // A sender that is gone means the same as one that says so.
         let _ = closed.wait_for(|closed| *closed).await;
@@ -115,6 +117,13 @@ async fn metrics(State(Served { shared, pages }): State<Served>, RawQuery(query)
         Ok(page) => ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+/// Makes a task panic.
+#[cfg(feature = "fault-injection")]
+#[allow(clippy::panic, reason = "a panic is what the feature is for")]
+async fn fault(State(Served { shared, .. }): State<Served>) {
+    drop(shared.failures.spawn("a task that was told to", async { panic!("asked for by /fault") }));
 }
 
 async fn ready(State(Served { shared, .. }): State<Served>) -> Response {

@@ -1,4 +1,4 @@
-"""One gateway for all tests of this folder: simulated pods, the metrics sidecar and Envoy with inpick, on free ports."""
+"""A gateway for all tests of this folder with each binding: simulated pods and Envoy with inpick, on free ports."""
 
 import json
 import os
@@ -41,9 +41,9 @@ class Gateway:
             urllib.request.urlopen(request, timeout=10).close()
 
 
-@pytest.fixture(scope="session")
-def gateway():
-    arguments = ["--ephemeral", "--simulated", "2", "--plugin-config", '{"metrics": {"flush_interval_ms": 100}}']
+@pytest.fixture(scope="session", params=["wasm", "native"])
+def gateway(request):
+    arguments = ["--mode", request.param, "--ephemeral", "--simulated", "2", "--plugin-config", '{"metrics": {"flush_interval_ms": 100}}']
     for argument in ["--speed", "0", "--runner", "any", "--enable-prompt-tokens-details"]:
         arguments += ["--pod-arg", argument]
     process = subprocess.Popen(

@@ -19,9 +19,12 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(25);
 /// What a page shows must still be so after this: several flushes at the interval of [`builder`].
 const STEADY: Duration = Duration::from_millis(350);
-/// Gateways at a time: Envoy's start takes a core for a second.
-const AT_A_TIME: usize = 2;
+/// Gateways that start at a time: with the wasm module Envoy's start takes a core for a second.
+const STARTS: usize = 2;
+/// Gateways at a time: most of a test is waiting, but each has half a dozen processes.
+const AT_A_TIME: usize = 5;
 
+static STARTING: Semaphore = Semaphore::const_new(STARTS);
 static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
 
 /// A running stack.
@@ -74,7 +77,10 @@ impl Gateway {
     /// Starts a stack when it is its turn.
     pub async fn start(builder: Builder) -> Self {
         let turn = TURNS.acquire().await.unwrap();
-        Self { stack: builder.start().await.unwrap(), client: HttpClient::new(), _turn: turn }
+        let start = STARTING.acquire().await.unwrap();
+        let stack = builder.start().await.unwrap();
+        drop(start);
+        Self { stack, client: HttpClient::new(), _turn: turn }
     }
 
     /// POST of a JSON text.

@@ -13,6 +13,7 @@ mod conformance;
 mod counting;
 mod crash;
 mod early_pick;
+mod embedded;
 mod endings;
 mod failover;
 mod health;

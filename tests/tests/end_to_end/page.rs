@@ -149,6 +149,7 @@ async fn the_page_is_well_formed_and_its_histograms_are_consistent(mode: Mode) {
     assert!(histograms > 20, "{histograms} histograms");
 }
 
+#[allow(clippy::explicit_write, reason = "`eprintln` would go to the test harness, which swallows it")]
 async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])

@@ -1,4 +1,4 @@
-//! `make demo`: the gateway under 20 s of mixed traffic, and whether its metrics say exactly what the clients saw.
+//! `make demo`: the gateway under seconds of mixed traffic, in each mode, and whether its metrics say exactly what the clients saw.
 
 mod agreement;
 mod tally;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use agreement::{Figure, SPELLINGS};
 use clap::Parser;
 use local_stack::traffic::{ADAPTER, ALIAS, BASE, Call, Job};
-use local_stack::{HttpClient, Page, Ports, Stack, StatusLine, interrupted};
+use local_stack::{HttpClient, Mode, Page, Ports, Stack, StatusLine, interrupted};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 /// Requests under way at once, quarter by quarter of the demo: a ramp up and down.
 const RAMP: [usize; 4] = [4, 16, 32, 8];
-/// Stats are published each second; a loaded machine may be late.
-const FLUSH: Duration = Duration::from_secs(5);
+/// Stats are published each second, and defined some at a time: with the wasm module on a loaded machine for seconds.
+const FLUSH: Duration = Duration::from_secs(20);
 /// How often the pages are compared meanwhile.
 const COMPARE: Duration = Duration::from_millis(250);
 /// Each second a line.
@@ -32,9 +32,12 @@ const SHOWN: usize = 20;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "demo", version)]
 struct Arguments {
-    /// Seconds of traffic.
-    #[arg(long, default_value_t = 20)]
+    /// Seconds of traffic in each mode.
+    #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// What of inpick runs where, one after the other; all by default.
+    #[arg(long, value_delimiter = ',', default_values_t = Mode::ALL)]
+    mode: Vec<Mode>,
     /// Seed of the traffic.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -60,15 +63,34 @@ async fn until_stopped(arguments: Arguments) -> anyhow::Result<bool> {
     tokio::select! {
         // Dropping the other branch drops the stack and so stops it.
         () = stopped => anyhow::bail!("interrupted"),
-        agreed = demo(arguments) => agreed,
+        agreed = demo_all(arguments) => agreed,
     }
 }
 
+/// True if in each mode every request succeeded and every figure agrees.
+async fn demo_all(arguments: Arguments) -> anyhow::Result<bool> {
+    let mut verdicts = Vec::new();
+    for &mode in &arguments.mode {
+        verdicts.push((mode, demo(mode, &arguments).await?));
+    }
+    for (mode, agreed) in &verdicts {
+        let verdict = if *agreed { "every request succeeded and every count agrees" } else { "FAILED" };
+        println!("{mode:<14} {verdict}");
+    }
+    Ok(verdicts.iter().all(|(_, agreed)| *agreed))
+}
+
 /// True if every request succeeded and every figure agrees.
-async fn demo(arguments: Arguments) -> anyhow::Result<bool> {
-    println!("starting three simulated vLLM pods, the sidecar and Envoy");
+async fn demo(mode: Mode, arguments: &Arguments) -> anyhow::Result<bool> {
+    let parts = match mode {
+        Mode::Wasm => "the sidecar and Envoy with the wasm module",
+        Mode::NativeSidecar => "the sidecar and Envoy with the native module",
+        Mode::Native => "Envoy with the native module, which has the sidecar in it",
+    };
+    println!("{mode}: starting three simulated vLLM pods, {parts}");
     let models = format!("{BASE},{ALIAS}");
     let builder = Stack::builder()
+        .mode(mode)
         .pods(3)
         .vllm_sim_args(["--runner", "any", "--served-model-name", &models, "--lora-modules", ADAPTER])
         .vllm_sim_args(["--enable-prompt-tokens-details"])
@@ -79,18 +101,11 @@ async fn demo(arguments: Arguments) -> anyhow::Result<bool> {
         "gateway http://{}, metrics http://{}/metrics, admin http://{}; {} s of traffic",
         stack.gateway, stack.sidecar, stack.admin, arguments.seconds
     );
-    let tally = drive(&mut stack, &arguments).await?;
+    let tally = drive(&mut stack, arguments).await?;
     summarise(&stack, &tally);
     let agreed = compare(&stack, &tally).await?;
     stack.stop().await;
-    println!(
-        "{}",
-        if agreed && tally.failures.is_empty() {
-            "\nevery request succeeded and every count agrees"
-        } else {
-            "\nFAILED"
-        }
-    );
+    println!();
     Ok(agreed && tally.failures.is_empty())
 }
 

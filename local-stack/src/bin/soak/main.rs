@@ -18,7 +18,7 @@ use catalogue::Stat;
 use clap::Parser;
 use client::{Phase, converse};
 use local_stack::traffic::{ADAPTER, ALIAS, BASE};
-use local_stack::{HttpClient, Page, Stack, interrupted};
+use local_stack::{HttpClient, Mode, Page, Stack, interrupted};
 use memory::{Sample, growth, mebibytes, thirds};
 use mishap::{Mishap, repair, trouble};
 use rand::SeedableRng as _;
@@ -55,7 +55,10 @@ const STUCK: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak", version)]
 struct Arguments {
-    /// The filter, built with the feature `fault-injection`: nothing else can crash it.
+    /// What of inpick runs where.
+    #[arg(long, default_value_t = Mode::Wasm)]
+    mode: Mode,
+    /// The mode's module, built with the feature `fault-injection`: nothing else can crash it.
     #[arg(long)]
     module: PathBuf,
     /// Requests while pods, the sidecar and Envoy are in trouble; more, if not every kind of trouble has happened by then.
@@ -94,9 +97,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// True if everything is as it must be.
 async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
-    println!("starting {PODS} simulated vLLM pods, the sidecar and Envoy with 2 workers");
+    println!("{}: starting {PODS} simulated vLLM pods and Envoy with 2 workers", arguments.mode);
     let models = format!("{BASE},{ALIAS}");
     let mut stack = Stack::builder()
+        .mode(arguments.mode)
         .pods(PODS)
         .module(std::path::absolute(&arguments.module)?)
         .vllm_sim_args(["--runner", "any", "--speed", SPEED, "--served-model-name", &models])
@@ -171,21 +175,28 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     let (crashes, (records, samples)) = (crashes?, ended?);
     let tally = Tally::of(&records);
     describe(&tally, &records);
-    let stake: u64 = crashes.iter().map(|&(asked, replied, _)| at_stake(&records, asked, replied, FLUSH)).sum();
+    // A crash of a virtual machine loses what it had not published. A panic of the native module loses nothing: at most the
+    // requests that asked for it are counted too.
+    let (stake, own): (u64, u64) = match arguments.mode {
+        Mode::Wasm => (crashes.iter().map(|&(asked, replied, _)| at_stake(&records, asked, replied, FLUSH)).sum(), 0),
+        Mode::NativeSidecar | Mode::Native => (0, crashes.len() as u64),
+    };
     let figures = |page: &Page| {
-        let starts = Stat::VmStartsTotal.family().name;
-        let starts = page.sum(starts, &[]) - before.sum(starts, &[]);
+        let grown = |stat: Stat| page.sum(stat.family().name, &[]) - before.sum(stat.family().name, &[]);
         let mut figures: Vec<Figure> = tally
             .figures(&before, page)
             .into_iter()
             .filter(|figure| matches!(figure.name.as_str(), "requests" | "bodies parsed" | "picks"))
-            .map(|figure| Figure { low: figure.high.saturating_sub(stake), ..figure })
+            .map(|figure| Figure { low: figure.high.saturating_sub(stake), high: figure.high + own, ..figure })
             .collect();
-        figures.push(Figure {
-            name: "VMs made anew".to_owned(),
-            low: 1,
-            high: u64::from(arguments.crashes),
-            found: starts,
+        let crashes = u64::from(arguments.crashes);
+        figures.push(match arguments.mode {
+            Mode::Wasm => {
+                Figure { name: "VMs made anew".to_owned(), low: 1, high: crashes, found: grown(Stat::VmStartsTotal) }
+            }
+            Mode::NativeSidecar | Mode::Native => {
+                Figure { name: "panics".to_owned(), low: crashes, high: crashes, found: grown(Stat::PanicsTotal) }
+            }
         });
         figures.extend(labels(page));
         figures.extend(leaks(page));
@@ -196,7 +207,7 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
     let [counted, _] = tally.counted();
     let lost = counted as f64 - (stack.envoy_page().await?.sum(total, &[]) - before.sum(total, &[]));
     println!(
-        "lost counts: {lost} of {} requests in {} crashes; at stake were {stake} (a second of both workers' requests, and those under way)",
+        "lost counts: {lost} of {} requests in {} crashes; at stake were {stake} (with wasm, a second of both workers' requests, and those under way)",
         counted,
         crashes.len()
     );

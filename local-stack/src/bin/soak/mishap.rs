@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
 use crate::client::Phase;
-use crate::vitals::{carries_on, changes_hands, returns};
+use crate::vitals::{carries_on, changes_hands, is_started_again, returns};
 
 /// A mishap lasts between these, milliseconds: long enough for several polls of the sidecar, and for the picker to eject a pod.
 const LASTS_MS: std::ops::Range<u64> = 200..1500;
@@ -28,7 +28,7 @@ const PAUSE_MS: std::ops::Range<u64> = 50..400;
 pub(crate) enum Mishap {
     /// A pod is killed and started again; then it must get requests.
     PodKilled,
-    /// The sidecar is killed and started again.
+    /// The sidecar is killed and started again; the one in Envoy panics and starts again by itself.
     SidecarKilled,
     /// A pod's engine stands still; its pages look well.
     EngineFrozen,
@@ -60,7 +60,7 @@ pub(crate) enum Mishap {
     NoEngineSeries,
     /// Envoy is stopped for seconds and goes on.
     EnvoyPaused,
-    /// The snapshot service traps. Once, since Envoy does not make another.
+    /// The snapshot service traps. Once, since Envoy does not make another; that of the native module panics and goes on.
     ServiceTrapped,
 }
 
@@ -162,11 +162,15 @@ async fn happen(
     let told: Vec<usize> = if mishap == Mishap::SlowPages { others.collect() } else { vec![pod] };
     match mishap {
         Mishap::PodKilled => stack.pod(pod)?.kill().await,
-        Mishap::SidecarKilled => {
-            if let Some(sidecar) = stack.sidecar_process() {
-                sidecar.kill().await;
+        Mishap::SidecarKilled => match stack.sidecar_process() {
+            Some(sidecar) => sidecar.kill().await,
+            // The one in Envoy, whose module is built with `fault-injection`, panics.
+            None => {
+                let url = format!("http://{}/fault", stack.sidecar);
+                let status = HttpClient::new().get(&url).await?.status;
+                anyhow::ensure!(status.is_success(), "{url}: {status}; is the module built with `fault-injection`?");
             }
-        }
+        },
         Mishap::EnvoyPaused => {
             if let Some(envoy) = stack.envoy() {
                 envoy.freeze();
@@ -187,7 +191,8 @@ async fn happen(
             stack.restart_pod(pod).await?;
             returns(stack, pod).await?;
         }
-        Mishap::SidecarKilled => stack.restart_sidecar().await?,
+        Mishap::SidecarKilled if stack.mode().has_sidecar_process() => stack.restart_sidecar().await?,
+        Mishap::SidecarKilled => is_started_again(stack).await?,
         // It opens its port by itself: nobody could ask it to.
         Mishap::PortClosed => tokio::time::sleep(Duration::from_millis(LASTS_MS.end) - lasts).await,
         Mishap::EnvoyPaused => {
@@ -210,7 +215,9 @@ pub(crate) async fn repair(stack: &mut Stack) -> anyhow::Result<()> {
     if let Some(envoy) = stack.envoy() {
         envoy.thaw();
     }
-    if stack.sidecar_process().is_none_or(|sidecar| sidecar.ended().is_some()) {
+    if !stack.mode().has_sidecar_process() {
+        is_started_again(stack).await?;
+    } else if stack.sidecar_process().is_none_or(|sidecar| sidecar.ended().is_some()) {
         stack.restart_sidecar().await?;
     }
     // A port that closed by itself opens by itself.

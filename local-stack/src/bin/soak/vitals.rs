@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A holder of the lease is replaced within 3 s; a loaded machine sees it later.
 const REPLACED: Duration = Duration::from_secs(5);
+/// The sidecar in Envoy is started again after at most 30 s.
+const STARTED_AGAIN: Duration = Duration::from_secs(40);
 /// Snapshots that are taken in are no older than this, seconds.
 const FRESH: f64 = 2.0;
 /// What a crash that was asked for leaves in Envoy's log.
@@ -54,7 +56,11 @@ pub(crate) async fn changes_hands(stack: &mut Stack, phase: &Phase) -> anyhow::R
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let trapped = Instant::now();
-    let fetches = |page: &Page| page.sum("envoy_cluster_upstream_rq_total", &[SIDECAR]);
+    let has_process = stack.mode().has_sidecar_process();
+    let fetches = |page: &Page| match has_process {
+        true => page.sum("envoy_cluster_upstream_rq_total", &[SIDECAR]),
+        false => page.sum(Stat::SnapshotFetchesTotal.family().name, &[]),
+    };
     let before = fetches(&stack.envoy_page().await?);
     while fetches(&stack.envoy_page().await?) <= before {
         ensure!(
@@ -65,6 +71,17 @@ pub(crate) async fn changes_hands(stack: &mut Stack, phase: &Phase) -> anyhow::R
     }
     println!("  the snapshot service trapped; {:.1} s later another instance asked", trapped.elapsed().as_secs_f64());
     carries_on(stack).await
+}
+
+/// Waits until the sidecar in Envoy serves its page again.
+pub(crate) async fn is_started_again(stack: &Stack) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while stack.sidecar_page().await.is_err() {
+        // Its pauses grow up to half a minute.
+        ensure!(since.elapsed() < STARTED_AGAIN, "the sidecar in Envoy is not back within {STARTED_AGAIN:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Waits until snapshots are fresh and the gauges move, which they do under traffic.
