@@ -85,7 +85,7 @@ fuzz-smoke: ## Fuzzes every parser and the exchanges for some seconds each
 fuzz: ## Fuzzes one target for longer: FUZZ_TARGET=request_scanner FUZZ_SECONDS=600
 	@python3 scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGET)
 
-sanitize: ## Miri on dm-host, the native module under AddressSanitizer and ThreadSanitizer; CHECKS="threads" runs one
+sanitize: ## Runs dm-host and its guest under Miri, and the shared routing under ThreadSanitizer; CHECKS=threads runs one
 	@python3 scripts/sanitize.py $(CHECKS)
 
 soak: ## MODE=wasm, native-sidecar or native: 200 000 requests while pods, sidecar, Envoy, the snapshot service and the filter fail; counts everything, shows memory over time
