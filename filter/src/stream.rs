@@ -8,7 +8,7 @@ use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::SubsetHint;
-use endpoint_picker::slab::{Due, PASS_BYTES, Slabs};
+use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
@@ -24,13 +24,11 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
-    /// The host holds a piece that is too small to be fetched, of a request that goes on.
-    holds_piece: bool,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), holds_piece: false }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -198,10 +196,7 @@ impl HttpContext for Stream {
         match self.slabs.due(size, end) {
             Due::Pass if self.exchange.is_sealed() => Action::Pause,
             Due::Pass => {
-                self.holds_piece = !end && size < PASS_BYTES && self.exchange.reads_request();
-                if self.holds_piece {
-                    return Action::Pause;
-                }
+                // Each piece is passed on at once: Envoy 1.40 sends some of it twice when a body is held again that went on before.
                 self.pass_body(size, end);
                 Action::Continue
             }
@@ -215,7 +210,7 @@ impl HttpContext for Stream {
             return Action::Pause;
         }
         if !self.slabs.is_wanted() {
-            self.pass_body(if self.holds_piece { usize::MAX } else { 0 }, true);
+            self.pass_body(0, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
