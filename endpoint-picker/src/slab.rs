@@ -3,10 +3,6 @@
 /// A body is fetched in slabs of this size: each costs a call, and scanning one takes a fraction of a millisecond.
 pub const SLAB_BYTES: usize = 256 * 1024;
 
-/// What passes of a request that goes on is fetched in pieces of at least this size, as long as more is coming: many pieces of 16 KiB would cost
-/// a tenth more, and a pod can do nothing with a part of a body.
-pub const PASS_BYTES: usize = 64 * 1024;
-
 /// A range of the host's buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Slab {

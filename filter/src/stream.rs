@@ -8,7 +8,7 @@ use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead, SERVE
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::{ServedEndpoint, SubsetHint};
-use endpoint_picker::slab::{Due, PASS_BYTES, Slabs};
+use endpoint_picker::slab::{Due, Slabs};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
 use crate::abi::{self, Action, Buffer, Map};
@@ -23,13 +23,11 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
-    /// The host holds a piece that is too small to be fetched, of a request that goes on.
-    holds_piece: bool,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), holds_piece: false }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
     }
 
     /// Begins another stream in the memory of one that is over.
@@ -41,7 +39,6 @@ impl Stream {
     pub(crate) fn clear(&mut self) {
         self.exchange = Exchange::default();
         self.slabs = Slabs::default();
-        self.holds_piece = false;
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -208,10 +205,7 @@ impl Stream {
         match self.slabs.due(size, end) {
             Due::Pass if self.exchange.is_sealed() => Action::Pause,
             Due::Pass => {
-                self.holds_piece = !end && size < PASS_BYTES && self.exchange.reads_request();
-                if self.holds_piece {
-                    return Action::Pause;
-                }
+                // Each piece is passed on at once: Envoy 1.40 sends some of it twice when a body is held again that went on before.
                 self.pass_body(size, end);
                 Action::Continue
             }
@@ -225,7 +219,7 @@ impl Stream {
             return Action::Pause;
         }
         if !self.slabs.is_wanted() {
-            self.pass_body(if self.holds_piece { usize::MAX } else { 0 }, true);
+            self.pass_body(0, true);
             return Action::Continue;
         }
         // What came since the last slab is still in the buffer; how much that is, the host says by giving less than asked for.
