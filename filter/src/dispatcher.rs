@@ -16,6 +16,7 @@ pub(crate) struct Dispatcher {
     /// Few: those plugins that name the same `vm_id`.
     roots: Vec<(u32, Root)>,
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
+    #[allow(clippy::vec_box, reason = "a box goes from here to the table and back, without a copy of the stream")]
     spare: Vec<Box<Stream>>,
 }
 
