@@ -17,6 +17,7 @@ pub(crate) struct Dispatcher {
     roots: Vec<(u32, Root)>,
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
     #[allow(clippy::vec_box, reason = "a box goes from here to the table and back, without a copy of the stream")]
+    #[allow(clippy::vec_box, reason = "streams move between the map and the spare ones: a pointer, not a kilobyte")]
     spare: Vec<Box<Stream>>,
 }
 
