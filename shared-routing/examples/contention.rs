@@ -1,7 +1,12 @@
 //! How often a thread finds the shared routing held, and how long a pick takes then: threads that pick and settle at a given rate.
 //!
 //! `cargo run --release --package shared-routing --example contention [THREADS [REQUESTS_PER_SECOND_AND_THREAD]]`
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a measuring program: a failure is its result")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measuring program: a failure is its result"
+)]
 
 use std::thread;
 use std::time::{Duration, Instant};
