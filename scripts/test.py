@@ -131,7 +131,6 @@ STEPS = [
          ("envoy",)),
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
-    Step("miri", lambda: [[sys.executable, str(ROOT / "scripts" / "sanitize.py"), "miri"]], ("nightly",), minutes=15),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
     Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=10),
