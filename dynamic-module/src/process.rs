@@ -30,6 +30,8 @@ pub(crate) struct Process {
 pub(crate) struct Instance {
     document: Vec<u8>,
     config: Config,
+    request_headers: Vec<&'static str>,
+    response_headers: Vec<&'static str>,
     routing: Arc<SharedRouting>,
     /// The main thread's, which keeps the statistics. No other thread takes this lock.
     keeper: Mutex<EndpointPicker>,
@@ -44,7 +46,24 @@ impl Instance {
     fn new(document: &[u8], config: Config) -> Arc<Self> {
         let routing = SharedRouting::new(clock::random());
         let keeper = Mutex::new(EndpointPicker::keeping(config.clone(), clock::random(), routing.clone()));
-        Arc::new(Self { document: document.to_vec(), config, routing, keeper })
+        Arc::new(Self {
+            document: document.to_vec(),
+            request_headers: config.request_headers().collect(),
+            response_headers: config.response_headers().collect(),
+            config,
+            routing,
+            keeper,
+        })
+    }
+
+    /// The request headers to look up: each costs a call of Envoy.
+    pub(crate) fn request_headers(&self) -> &[&'static str] {
+        &self.request_headers
+    }
+
+    /// The same of a response.
+    pub(crate) fn response_headers(&self) -> &[&'static str] {
+        &self.response_headers
     }
 
     /// Works with this thread's endpoint picker. Nothing that can call back may be done within.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
-use endpoint_picker::head::{DESTINATION_HEADER, REQUEST_HEADERS, RESPONSE_HEADERS, RequestHead, ResponseHead};
+use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::load_report;
 use endpoint_picker::openai::Api;
 use endpoint_picker::reply::LocalReply;
@@ -79,7 +79,9 @@ impl Stream {
             return self.step(envoy, |exchange, picker, _| exchange.on_refused(picker, Refused::Strip, clock::now()));
         }
         self.step(envoy, |exchange, picker, envoy| {
-            let pairs = REQUEST_HEADERS
+            let pairs = self
+                .instance
+                .request_headers()
                 .iter()
                 .flat_map(|name| envoy.values(Map::Request, name).map(|value| (name.as_bytes(), value)));
             let mut head = RequestHead::read(pairs);
@@ -140,7 +142,9 @@ impl Stream {
 
     pub(crate) fn response_headers(&self, envoy: &mut HttpStream<'_>, end: bool) {
         let inbound = self.observe(envoy, |exchange, picker, envoy| {
-            let pairs = RESPONSE_HEADERS
+            let pairs = self
+                .instance
+                .response_headers()
                 .iter()
                 .flat_map(|name| envoy.values(Map::Response, name).map(|value| (name.as_bytes(), value)));
             exchange.on_response_headers(picker, &ResponseHead::read(pairs), &mut Info(envoy), end)

@@ -13,9 +13,14 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use crate::head::{
+    DESTINATION_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS, SELECTION_HEADER,
+    SUBSET_HEADER,
+};
+use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::rules::{Destination, Rules};
+use crate::rules::{Destination, Rules, SubsetHint};
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
@@ -146,6 +151,27 @@ pub fn scan_options(prefix_hashes: bool) -> crate::openai::ScanOptions {
         prefix_block_bytes: PREFIX_BLOCK_BYTES,
         max_prefix_blocks: if prefix_hashes { MAX_PREFIX_BLOCKS } else { 0 },
         max_model_bytes: MAX_MODEL_BYTES,
+    }
+}
+
+impl Config {
+    /// The request headers that these settings make something of, but for the client's own destination, for a host that looks each up by its
+    /// name.
+    pub fn request_headers(&self) -> impl Iterator<Item = &'static str> {
+        REQUEST_HEADERS.iter().copied().filter(|&name| match name {
+            DESTINATION_HEADER => false,
+            OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => !self.objectives.is_empty(),
+            FORMAT_HEADER => self.rules.orca,
+            SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
+            SELECTION_HEADER => self.rules.conformance,
+            _ => true,
+        })
+    }
+
+    /// The same of a response's headers.
+    pub fn response_headers(&self) -> impl Iterator<Item = &'static str> {
+        let is_read = |name: &str| self.rules.orca || (name != REPORT_HEADER && name != BINARY_REPORT_HEADER);
+        RESPONSE_HEADERS.iter().copied().filter(move |name| is_read(name))
     }
 }
 
@@ -350,6 +376,26 @@ mod tests {
         }
         let session = filter(r#"{"session": {"header": "X-Session-Token"}}"#).rules.session.unwrap();
         assert_eq!(session, Session { carrier: Carrier::Header("x-session-token".into()), ttl_seconds: None });
+    }
+
+    #[test]
+    fn only_headers_that_matter_are_looked_up() {
+        let plain = filter("");
+        assert!(plain.request_headers().eq([
+            ":method",
+            ":path",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "accept-encoding",
+            "upgrade",
+            "x-request-id",
+            "x-envoy-upstream-rq-timeout-ms",
+        ]));
+        assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
+        let all = filter(r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true}"#);
+        assert_eq!(all.request_headers().count(), REQUEST_HEADERS.len() - 1);
+        assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());
     }
 
     #[test]

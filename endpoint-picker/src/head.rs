@@ -10,11 +10,11 @@ pub const SERVED_HEADER: &str = "x-inpick-served-endpoint";
 /// Names an objective, which stands for a priority.
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
-const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
+pub(crate) const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
 /// Lists the only endpoints that may be picked.
-const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
+pub(crate) const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
 /// Lists the endpoints to pick, in conformance tests.
-const SELECTION_HEADER: &str = "test-epp-endpoint-selection";
+pub(crate) const SELECTION_HEADER: &str = "test-epp-endpoint-selection";
 
 /// Every header that [`RequestHead::read`] looks at, for hosts that give headers by name.
 pub const REQUEST_HEADERS: &[&str] = &[
