@@ -6,7 +6,7 @@ use std::sync::Arc;
 use catalogue::{Label, Stat};
 use endpoint_picker::config::{ServiceConfig, StatsConfig};
 use endpoint_picker::flusher::{Flusher, HostStats};
-use endpoint_picker::holder::Binding;
+use endpoint_picker::holder::{BUILD, Binding};
 use endpoint_picker::ledger::{Ledger, SinkKind};
 use endpoint_picker::shared_data::{SetError, SharedData};
 use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
@@ -19,18 +19,6 @@ use crate::panics;
 use crate::process::{Instance, process};
 use crate::sidecar::{Answer, Sidecar, Told};
 use crate::stats::Stats;
-
-/// The commit and the reference that the module was built from.
-const BUILD: [&str; 2] = [
-    match option_env!("INPICK_COMMIT") {
-        Some(commit) => commit,
-        None => "",
-    },
-    match option_env!("INPICK_BUILD_REF") {
-        Some(reference) => reference,
-        None => "",
-    },
-];
 
 /// While there is no filter, one may come: with a listener that is added later.
 const IDLE_MILLIS: u32 = 500;
@@ -308,16 +296,15 @@ impl Binding for Host<'_, '_> {
     }
 
     fn call(&mut self, request: &SidecarRequest) -> Result<(), String> {
-        let SidecarRequest { cluster, path, if_none_match, timeout_ms } = request;
         if let Some(sidecar) = self.sidecar {
-            *self.answered = Some(sidecar.fetch(path, if_none_match.as_deref()));
+            *self.answered = Some(sidecar.fetch(&request.path, request.if_none_match.as_deref()));
             return Ok(());
         }
-        let mut headers = vec![(":method", "GET"), (":path", path.as_str()), (":authority", cluster.as_str())];
-        if let Some(tag) = if_none_match {
-            headers.push(("if-none-match", tag));
-        }
-        let call = self.envoy.call(cluster, &headers, *timeout_ms).map_err(|refused| format!("{refused:?}"))?;
+        let headers: Vec<_> = request.headers().collect();
+        let call = self
+            .envoy
+            .call(&request.cluster, &headers, request.timeout_ms)
+            .map_err(|refused| format!("{refused:?}"))?;
         *self.call = Some(call);
         Ok(())
     }

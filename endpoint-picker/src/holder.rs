@@ -24,6 +24,18 @@ static NOBODY: Membership = Membership { epoch: 0, version: 0, pools: Vec::new()
 /// A holder ticks at least this often: four times within a lease.
 const MAX_PERIOD_MILLIS: u32 = 500;
 
+/// The commit and the reference that the module was built from.
+pub const BUILD: [&str; 2] = [
+    match option_env!("INPICK_COMMIT") {
+        Some(commit) => commit,
+        None => "",
+    },
+    match option_env!("INPICK_BUILD_REF") {
+        Some(reference) => reference,
+        None => "",
+    },
+];
+
 /// What an instance of the filter can ask of its host between requests.
 pub trait Binding: SharedData + HostStats {
     /// Asks for a tick every so many milliseconds; false: refused.

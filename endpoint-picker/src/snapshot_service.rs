@@ -23,6 +23,14 @@ pub struct SidecarRequest {
     pub timeout_ms: u64,
 }
 
+impl SidecarRequest {
+    /// Its headers, as a host sends them.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let always = [(":method", "GET"), (":path", self.path.as_str()), (":authority", self.cluster.as_str())];
+        always.into_iter().chain(self.if_none_match.as_deref().map(|tag| ("if-none-match", tag)))
+    }
+}
+
 /// What the sidecar answered.
 #[derive(Clone, Copy, Debug)]
 pub struct SidecarResponse<'a> {

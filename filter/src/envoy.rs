@@ -73,12 +73,9 @@ impl Binding for Envoy {
     }
 
     fn call(&mut self, request: &SidecarRequest) -> Result<(), String> {
-        let SidecarRequest { cluster, path, if_none_match, timeout_ms } = request;
-        let mut headers = vec![(":method", "GET"), (":path", path.as_str()), (":authority", cluster.as_str())];
-        if let Some(tag) = if_none_match {
-            headers.push(("if-none-match", tag));
-        }
-        host::call(cluster, &headers, Duration::from_millis(*timeout_ms)).map_err(|refused| format!("{refused:?}"))
+        let headers: Vec<_> = request.headers().collect();
+        host::call(&request.cluster, &headers, Duration::from_millis(request.timeout_ms))
+            .map_err(|refused| format!("{refused:?}"))
     }
 
     fn log(&mut self, news: &News) {

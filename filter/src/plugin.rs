@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use endpoint_picker::holder::{Binding, Holder};
+use endpoint_picker::holder::{BUILD, Binding, Holder};
 use endpoint_picker::lease::Rank;
 use endpoint_picker::worker::{UNUSED_TICK_MILLIS, Worker};
 use endpoint_picker::{EndpointPicker, Plugin};
@@ -13,18 +13,6 @@ use crate::abi::Buffer;
 use crate::envoy::{Envoy, with_response};
 use crate::host::{self, Returned};
 use crate::picker::SharedPicker;
-
-/// The commit and the reference that the module was built from.
-const BUILD: [&str; 2] = [
-    match option_env!("INPICK_COMMIT") {
-        Some(commit) => commit,
-        None => "",
-    },
-    match option_env!("INPICK_BUILD_REF") {
-        Some(reference) => reference,
-        None => "",
-    },
-];
 
 /// A root context before and after it is configured.
 #[derive(Default)]
