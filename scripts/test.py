@@ -5,7 +5,7 @@
 
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
-The last lines name each test that failed.
+The last lines name each test that failed, with the beginning of what it said.
 A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
 """
 
@@ -24,6 +24,8 @@ ROOT = setup.ROOT
 LOGS = setup.TOOLS / "logs"
 # Lines shown of a step that failed.
 TAIL = 120
+# Characters shown of what a test that failed said, behind its name: the last lines are all that some logs keep.
+REASON = 300
 MINUTE = 60
 # What decides and counts, and what its parts agree on: small enough to be tested before anything else is built.
 CORE = ("endpoint-picker", "snapshot", "catalogue")
@@ -183,6 +185,13 @@ def failing(output):
     return list(dict.fromkeys(names))
 
 
+def reason(output, name):
+    """What a test that failed said first, on one line; empty where only its name is known."""
+    said = re.search(rf"^---- {re.escape(name)} stdout ----\n(?:(?!---- ).*\n)*?thread .* panicked at ((?:.*\S.*\n)+)", output, re.M)
+    said = said or re.search(rf"^(?:FAILED|ERROR) {re.escape(name)}\S* - (.*)", output, re.M)
+    return " ".join(said[1].split())[:REASON] if said else ""
+
+
 def perform(step, path):
     """Runs a step; raises Failed, or setup.Missing if a tool cannot be had."""
     setup.ensure(*step.tools)
@@ -228,7 +237,7 @@ def main(names):
             output = path.read_text(errors="replace")
         if verdict == "FAILED":
             print("\n".join(output.splitlines()[-TAIL:]))
-            named += [f"{step.name}: {name}" for name in failing(output) or [detail]]
+            named += [f"{step.name}: {name}: {reason(output, name)}".removesuffix(": ") for name in failing(output) or [detail]]
         tests = counted(output)
         detail = detail or (f"{tests} tests" if tests else "")
         print(f"{verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}", flush=True)

@@ -32,6 +32,7 @@ test health::b ... ok
 failures:
 
 ---- health::a stdout ----
+
 thread 'health::a' (7) panicked at tests/health.rs:1:1:
 failures:
 
@@ -77,6 +78,12 @@ class Failing(unittest.TestCase):
             ["tests/python/test_chat.py::test_tools[stream]", "tests/python/test_chat.py::test_models"],
         )
 
+    def test_what_a_test_said_is_cut_to_one_line(self):
+        self.assertEqual(steps.reason(CARGO, "health::a"), "tests/health.rs:1:1: failures:")
+        self.assertEqual(steps.reason(CARGO, "other::binary"), "")
+        self.assertEqual(steps.reason(PYTEST, "tests/python/test_chat.py::test_models"), "OSError")
+        self.assertEqual(len(steps.reason(CARGO.replace("1:1:", "1:1:" + "\nlong" * 200), "health::a")), steps.REASON)
+
     def test_unittest_names_failures_and_errors(self):
         self.assertEqual(
             steps.failing(UNITTEST), ["test_one (setup_test.Setup.test_one)", "test_two (setup_test.Setup.test_two)"]
@@ -96,7 +103,7 @@ class Failing(unittest.TestCase):
         self.assertEqual(
             printed.getvalue().splitlines()[-4:],
             [
-                "failed: odd: health::a",
+                "failed: odd: health::a: tests/health.rs:1:1: failures:",
                 "failed: odd: src/lib.rs - Thing (line 3)",
                 "failed: odd: other::binary",
                 "failed: empty: found nothing to check",
