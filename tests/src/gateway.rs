@@ -51,6 +51,10 @@ impl DerefMut for Gateway {
     }
 }
 
+/// Pods keep idle connections for longer than any test takes, because the reserve of a second that Envoy has before a real pod closes one
+/// is not enough where a dozen stacks share two cores.
+const KEEP_ALIVE: [&str; 2] = ["--timeout-keep-alive", "600"];
+
 /// A stack of pods that respond at once, with statistics ten times a second so that tests need not wait for them.
 #[must_use]
 pub fn builder(mode: Mode, pods: usize, plugin_config: Value) -> Builder {
@@ -58,7 +62,12 @@ pub fn builder(mode: Mode, pods: usize, plugin_config: Value) -> Builder {
     if config["metrics"]["flush_interval_ms"].is_null() {
         config["metrics"]["flush_interval_ms"] = json!(100);
     }
-    Stack::builder().mode(mode).pods(pods).vllm_sim_args(["--speed", "0"]).plugin_config(config)
+    Stack::builder()
+        .mode(mode)
+        .pods(pods)
+        .vllm_sim_args(KEEP_ALIVE)
+        .vllm_sim_args(["--speed", "0"])
+        .plugin_config(config)
 }
 
 /// Calls `look` until it succeeds; panics with its last failure at the deadline.

@@ -72,13 +72,13 @@ pub enum MetricsDialect {
     Legacy,
 }
 
-/// A simulated vLLM model server. Flags that vLLM has keep its names.
+/// A simulated vLLM model server. Flags that vLLM has keep its names. Of a flag that is given twice, the last counts.
 ///
 /// Prints `listening on http://HOST:PORT` when ready. Behaviour real vLLM lacks is under /sim: POST /sim/fault and DELETE /sim/fault,
 /// POST /sim/load, GET /sim/state, GET /sim/last-request, GET /sim/last-request/body. A fault is JSON: {"kind":"reset","after_events":3},
 /// {"kind":"status","status":503,"count":2,"target":"metrics"}, {"kind":"redirect","target":"metrics"}, {"kind":"freeze"}, {"kind":"refuse","duration_ms":500}.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "vllm-sim", version)]
+#[command(name = "vllm-sim", version, args_override_self = true)]
 pub struct Config {
     /// Address to listen on.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]

@@ -250,9 +250,10 @@ async fn respond(
             }
             FaultKind::Cut if fault.after_events() == 0 => return Err(Broken),
             FaultKind::SlowHeaders => {
-                tokio::time::sleep(Duration::from_millis(fault.delay_ms())).await;
+                tokio::time::sleep(fault.delay()).await;
             }
             FaultKind::Status => {
+                tokio::time::sleep(fault.delay()).await;
                 let status = fault.status();
                 let response = Response::server_error(status, "The simulator was told to answer this.");
                 return Ok(finish(pod, response, in_flight));

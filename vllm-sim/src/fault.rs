@@ -1,5 +1,7 @@
 //! Faults: what a pod can be told to do wrong, and the plan that decides which request meets which fault.
 
+use std::time::Duration;
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ const LOCATION: &str = "/metrics/";
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Answers with `status` (default 500) and vLLM's error body.
+    /// Answers with `status` (default 500) and vLLM's error body, after `delay_ms` where that is given.
     Status,
     /// Sends a TCP reset after `after_events` events, or in the middle of a plain body; with 0, before any byte of the response.
     Reset,
@@ -83,7 +85,7 @@ pub struct FaultSpec {
     /// Events before a stream breaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_events: Option<u32>,
-    /// Delay of `slow_headers`, milliseconds.
+    /// Delay of `slow_headers` and of `status`, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// Size of `huge`.
@@ -159,10 +161,11 @@ impl FaultSpec {
         self.after_events.unwrap_or(AFTER_EVENTS)
     }
 
-    /// Delay of `slow_headers`, milliseconds.
+    /// How long the answer is held back: as long as the fault says, else [`DELAY_MS`] for `slow_headers` and not at all for others.
     #[must_use]
-    pub fn delay_ms(&self) -> u64 {
-        self.delay_ms.unwrap_or(DELAY_MS)
+    pub fn delay(&self) -> Duration {
+        let usual = if self.kind == FaultKind::SlowHeaders { DELAY_MS } else { 0 };
+        Duration::from_millis(self.delay_ms.unwrap_or(usual))
     }
 
     /// Where `redirect` leads, `/metrics/` by default.

@@ -66,9 +66,23 @@ impl<'a> Demand<'a> {
     }
 }
 
-/// Working memory of [`narrow`].
+/// Working memory of [`narrow`], and then whom it left out although the request could be served there.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Excluded(Vec<(Exclusion, EndpointId)>);
+
+impl Excluded {
+    /// Those left out, for attempts that no candidate is left for: where a list ends, Envoy takes anybody, the one that just failed too.
+    /// First those whose ejection ends first: they fail at once, if they do. A stale one may be frozen, and then it says nothing at all.
+    pub(super) fn iter(&self) -> impl Iterator<Item = EndpointId> {
+        let (stale, ejected) = self.0.split_at(self.stale());
+        ejected.iter().chain(stale).map(|&(_, id)| id)
+    }
+
+    /// How many are stale; they come first.
+    fn stale(&self) -> usize {
+        self.0.partition_point(|(why, _)| *why == Exclusion::Stale)
+    }
+}
 
 /// Fills `candidates`; they are empty when no endpoint may take the request at all.
 pub(super) fn narrow(
@@ -78,10 +92,10 @@ pub(super) fn narrow(
     bytes_per_token: f64,
     now: Timestamp,
     candidates: &mut Vec<Candidate>,
-    Excluded(excluded): &mut Excluded,
+    excluded: &mut Excluded,
 ) -> Ground {
     candidates.clear();
-    excluded.clear();
+    excluded.0.clear();
     let demand = Demand::of(pool, request, bytes_per_token);
     for &id in pool.members() {
         let Some(endpoint) = pool.endpoint(id).filter(|endpoint| demand.admits(endpoint)) else { continue };
@@ -89,30 +103,26 @@ pub(super) fn narrow(
         match (availability, endpoint.health().standing(now)) {
             (Availability::Unready | Availability::Sleeping, _) => {}
             (Availability::Fresh | Availability::Stale, Standing::Ejected) => {
-                excluded.push((Exclusion::Ejected(endpoint.health().until()), id));
+                excluded.0.push((Exclusion::Ejected(endpoint.health().until()), id));
             }
             (Availability::Fresh, standing) => candidates.push(Candidate::new(id, standing == Standing::Suspect)),
             (Availability::Stale, Standing::Suspect) => {
-                excluded.push((Exclusion::Ejected(endpoint.health().until()), id))
+                excluded.0.push((Exclusion::Ejected(endpoint.health().until()), id))
             }
-            (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.push((Exclusion::Stale, id)),
+            (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.0.push((Exclusion::Stale, id)),
         }
     }
-    demand.keep_takers(pool, candidates, excluded);
+    demand.keep_takers(pool, candidates, &mut excluded.0);
     let ground = if candidates.is_empty() { Ground::InFlight } else { Ground::Load };
-    let least = least(candidates.len() + excluded.len(), profile.max_excluded_percent);
+    let least = least(candidates.len() + excluded.0.len(), profile.max_excluded_percent);
+    excluded.0.sort_unstable();
     if candidates.len() < least {
         // All stale ones or none: choosing among them would be by chance.
-        candidates.extend(
-            excluded.iter().filter(|(why, _)| *why == Exclusion::Stale).map(|&(_, id)| Candidate::new(id, false)),
-        );
+        let stale = excluded.stale();
+        candidates.extend(excluded.0.drain(..stale).map(|(_, id)| Candidate::new(id, false)));
     }
-    if candidates.len() < least {
-        excluded.retain(|(why, _)| *why != Exclusion::Stale);
-        excluded.sort_unstable();
-        let missing = least - candidates.len();
-        candidates.extend(excluded.iter().take(missing).map(|&(_, id)| Candidate::new(id, true)));
-    }
+    let missing = least.saturating_sub(candidates.len()).min(excluded.0.len());
+    candidates.extend(excluded.0.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
     ground
 }
 

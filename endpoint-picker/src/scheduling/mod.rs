@@ -115,6 +115,8 @@ impl Scheduler {
             let again = |entry| (entry + 1 < profile.ranked).then_some(first);
             return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
         }
+        let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default() });
+        let mut entries = entries.chain(left_out).take(profile.ranked.saturating_sub(1));
         let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
         if let Some(parameters) = profile.no_hit_lru()
             && cold::is_cold(&self.candidates)

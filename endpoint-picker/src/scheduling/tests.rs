@@ -164,7 +164,7 @@ fn loads_that_the_sidecar_no_longer_confirms_decide_nothing() {
 #[test]
 fn stale_endpoints_are_left_out_while_half_the_pool_is_fresh() {
     let pool = pool(&[load(9, 0.9), load(9, 0.9), old(load(0, 0.0), 5_000), old(load(0, 0.0), 5_000)]);
-    assert!((0..50).all(|seed| pick(&pool, seed).0.iter().all(|&last| last <= 2)));
+    assert!((0..50).all(|seed| pick(&pool, seed).0[..2].iter().all(|&last| last <= 2)));
 }
 
 #[test]
@@ -221,7 +221,33 @@ fn an_endpoint_that_failed_comes_last_and_then_not_at_all() {
     pool.request_failed(failing, NOW, NOW);
     assert_eq!(pick(&pool, 1).0[2], 1);
     pool.request_failed(failing, NOW, NOW);
-    assert!(!pick(&pool, 1).0.contains(&1));
+    let two = Profile { ranked: 2, ..profile(Picker::MaxScore) };
+    assert!(!pick_with(&pool, &two, 1, NOW).0.contains(&1));
+}
+
+/// Where the list ends, Envoy tries anybody, also the one that has just failed.
+#[test]
+fn who_is_left_out_is_the_last_resort_of_a_retry() {
+    let mut pool = pool(&[load(0, 0.0), load(20, 0.8), old(load(0, 0.0), 5_000)]);
+    for _ in 0..EJECT_AFTER_FAILURES {
+        pool.request_failed(id(&pool, 1), NOW, NOW);
+    }
+    let list = |picker, ranked| pick_with(&pool, &Profile { ranked, ..profile(picker) }, 1, NOW).0;
+    assert_eq!(list(Picker::MaxScore, 3)[2], 1);
+    assert_eq!(list(Picker::MaxScore, 1).len(), 1);
+    let sole = self::pool(&[load(0, 0.0)]);
+    assert_eq!(pick(&sole, 1).0, [1]);
+    let mut two = self::pool(&[load(0, 0.0), load(20, 0.8)]);
+    for _ in 0..EJECT_AFTER_FAILURES {
+        two.request_failed(id(&two, 1), NOW, NOW);
+    }
+    for picker in [Picker::MaxScore, Picker::Random, Picker::WeightedRandom] {
+        assert_eq!(pick_with(&two, &profile(picker), 1, NOW).0, [2, 1], "{picker:?}");
+    }
+    // Those who cannot serve the model or are not in the subset are no resort.
+    listing(&mut two, &[Some(&[1]), Some(&[0])]);
+    let asking = PickRequest { target_model: "a", ..PickRequest::default() };
+    assert_eq!(firsts(&two, &asking, NOW), [2]);
 }
 
 #[test]
@@ -236,7 +262,8 @@ fn ejection_never_leaves_out_more_than_half() {
     let now = NOW.plus_micros(10);
     let mut ranked = pick_with(&pool, &profile(Picker::MaxScore), 1, now).0;
     ranked.sort_unstable();
-    assert_eq!(ranked, [1, 2], "those whose ejection ends first");
+    assert_eq!(ranked, [1, 2, 3], "those whose ejection ends first");
+    assert_eq!(pick_with(&pool, &profile(Picker::MaxScore), 1, now).0[2], 3, "a retry's last resort");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed, neither_many_requests_at_once_nor_many_retries_are_turned_away],
+    both: [requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed, many_requests_at_once_are_not_turned_away, many_retries_at_once_are_not_turned_away],
     // They need a sidecar that can be ended, or that is not there.
     both_beside_a_sidecar: [a_connection_on_which_a_pod_is_silent_is_probed],
 }
@@ -23,7 +23,9 @@ const STEP: Duration = Duration::from_millis(2);
 
 async fn requests_that_follow_a_pause_of_the_keep_alive_time_all_succeed(mode: Mode) {
     for bootstrap in shipped(mode) {
-        let gateway = Gateway::start(builder(mode, 1, json!({})).config(bootstrap).workers(1)).await;
+        let closing = ["--timeout-keep-alive".to_owned(), KEEP_ALIVE.as_secs().to_string()];
+        let stack = builder(mode, 1, json!({})).config(bootstrap).vllm_sim_args(closing).workers(1);
+        let gateway = Gateway::start(stack).await;
         // An answer takes longer than a round, so that none finds the connection of another.
         gateway.fault(0, json!({"kind": "slow_headers", "delay_ms": 150})).await;
         let mut refused = Vec::new();
@@ -89,32 +91,45 @@ async fn a_connection_on_which_a_pod_is_silent_is_probed(mode: Mode) {
     }
 }
 
-async fn neither_many_requests_at_once_nor_many_retries_are_turned_away(mode: Mode) {
+async fn many_requests_at_once_are_not_turned_away(mode: Mode) {
     const AT_ONCE: usize = 1300;
     for bootstrap in shipped(mode) {
-        let mut gateway = Gateway::start(builder(mode, 2, json!({})).config(bootstrap)).await;
-        let statuses = |gateway: &Gateway, requests: usize| {
-            let (client, url) = (gateway.client.clone(), gateway.url("/v1/chat/completions"));
-            async move {
-                let replies = (0..requests).map(|_| client.post_json(&url, chat_body(MODEL, false)));
-                let replies = join_all(replies).await.into_iter().map(|reply| reply.unwrap().status.as_u16());
-                replies.filter(|status| *status != 200).collect::<Vec<_>>()
-            }
-        };
+        let gateway = Gateway::start(builder(mode, 2, json!({})).config(bootstrap)).await;
         for pod in 0..2 {
             gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": 1500})).await;
         }
-        assert_eq!(statuses(&gateway, AT_ONCE).await, [0_u16; 0], "{bootstrap}");
-        let peak = gateway.envoy_page().await.unwrap().sum("envoy_cluster_upstream_rq_total", &POOL);
-        assert!(peak >= AT_ONCE as f64, "{peak}");
-        // Every second one is first sent to a pod that is gone, before anybody has noticed.
-        gateway.heal(0).await;
-        gateway.heal(1).await;
-        gateway.stack.pod(0).unwrap().kill().await;
-        assert_eq!(statuses(&gateway, 60).await, [0_u16; 0], "{bootstrap}");
+        assert_eq!(refusals(&gateway, AT_ONCE).await, [""; 0], "{bootstrap}");
         let page = gateway.envoy_page().await.unwrap();
-        assert!(page.sum("envoy_cluster_upstream_rq_retry", &POOL) > 3.0, "{bootstrap}");
-        assert_eq!(page.sum("envoy_cluster_upstream_rq_retry_overflow", &POOL), 0.0, "{bootstrap}");
+        assert!(page.sum("envoy_cluster_upstream_rq_total", &POOL) >= AT_ONCE as f64);
         assert_eq!(page.sum("envoy_cluster_upstream_rq_pending_overflow", &POOL), 0.0, "{bootstrap}");
+    }
+}
+
+/// Half of the requests are refused at about the same time, long after the last was sent: nobody can learn from the first.
+async fn many_retries_at_once_are_not_turned_away(mode: Mode) {
+    for bootstrap in shipped(mode) {
+        let gateway = Gateway::start(builder(mode, 2, json!({})).config(bootstrap)).await;
+        gateway.fault(0, json!({"kind": "status", "status": 503, "delay_ms": 3000})).await;
+        gateway.fault(1, json!({"kind": "slow_headers", "delay_ms": 1500})).await;
+        let requests = tokio::spawn(refusals(&gateway, 60));
+        let held = eventually("many requests are with the pod", async || {
+            let state = gateway.pod_state(0).await;
+            state["in_flight"].as_u64().filter(|held| *held >= 20).ok_or(state)
+        })
+        .await;
+        assert_eq!(requests.await.unwrap(), [""; 0], "{bootstrap}");
+        let page = gateway.envoy_page().await.unwrap();
+        assert!(page.sum("envoy_cluster_upstream_rq_retry", &POOL) >= held as f64, "{bootstrap}");
+        assert_eq!(page.sum("envoy_cluster_upstream_rq_retry_overflow", &POOL), 0.0, "{bootstrap}");
+    }
+}
+
+/// Sends that many requests at once; the answers other than 200.
+fn refusals(gateway: &Gateway, requests: usize) -> impl Future<Output = Vec<String>> + use<> {
+    let (client, url) = (gateway.client.clone(), gateway.url("/v1/chat/completions"));
+    async move {
+        let replies = join_all((0..requests).map(|_| client.post_json(&url, chat_body(MODEL, false)))).await;
+        let refused = replies.into_iter().map(|reply| reply.unwrap()).filter(|reply| reply.status != 200);
+        refused.map(|reply| format!("{} {}", reply.status, reply.text())).collect()
     }
 }
