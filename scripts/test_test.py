@@ -110,6 +110,31 @@ class Failing(unittest.TestCase):
             ],
         )
 
+    def test_a_test_that_fails_among_others_is_run_by_itself_and_named(self):
+        def failing():
+            yield [sys.executable, "-c", f"print({CARGO!r}); raise SystemExit(1)"]
+
+        def outcome(code):
+            asked = []
+
+            def again(names):
+                asked.extend(names)
+                return [sys.executable, "-c", f"raise SystemExit({code})"]
+
+            with tempfile.TemporaryDirectory() as logs, mock.patch.multiple(
+                steps, STEPS=[steps.Step("odd", failing, again=again)], LOGS=Path(logs)
+            ), redirect_stdout(io.StringIO()) as printed:
+                return steps.main([]), asked, printed.getvalue().splitlines()[-3:]
+
+        names = ["health::a", "src/lib.rs - Thing (line 3)", "other::binary"]
+        code, asked, last = outcome(0)
+        self.assertEqual((code, asked), (0, names))
+        self.assertEqual(last[0], "failed once, passed alone: odd: health::a: tests/health.rs:1:1: failures:")
+        self.assertEqual(outcome(1)[0], 1)
+        with mock.patch.object(steps, "MAX_AGAIN", 2):
+            code, asked, _ = outcome(0)
+        self.assertEqual((code, asked), (1, []))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::figures::{Figure, disagreements};
 
 /// Longer than anything takes on a machine that is busy with other things; only a test that fails waits for it.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is not there yet.
 const POLL: Duration = Duration::from_millis(25);
 /// What a page shows must still be so after this: several flushes at the interval of [`builder`].
