@@ -100,6 +100,7 @@ pub struct EndpointState {
     pub problem: Option<String>,
     incarnation: Incarnation,
     standstill: Standstill,
+    is_at_rest: bool,
     outcomes: [u64; Outcome::ALL.len()],
 }
 
@@ -117,6 +118,7 @@ impl EndpointState {
             problem: None,
             incarnation: Incarnation::default(),
             standstill: Standstill::default(),
+            is_at_rest: false,
             outcomes: [0; Outcome::ALL.len()],
         }
     }
@@ -141,6 +143,9 @@ impl EndpointState {
         self.incarnation.see(&page.signals);
         self.standstill.see(&page.signals, last, page.at);
         self.problem = None;
+        let has_no_request = page.signals.waiting == Some(0) && page.signals.running == Some(0);
+        self.is_at_rest = has_no_request
+            && last.is_some_and(|last| last.counters == page.signals.counters && are_alike(last, &page.signals));
         let is_news = !last.is_some_and(|last| are_alike(last, &page.signals)) || self.incarnation.number() != before;
         self.page = Some(page);
         is_news
@@ -150,6 +155,12 @@ impl EndpointState {
     pub fn miss_page(&mut self, problem: String) {
         self.problem = Some(problem);
         self.standstill.miss();
+    }
+
+    /// Whether its last page shows no request, and nothing that has moved since the page before.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.is_at_rest
     }
 
     /// How many times the engine began anew.

@@ -112,6 +112,12 @@ impl Fleet {
         pool.durations.record(took);
     }
 
+    /// Whether the endpoint at that address has nothing to do and nothing to tell.
+    #[must_use]
+    pub fn is_at_rest(&mut self, pool: usize, address: SocketAddr) -> bool {
+        self.pools.get_mut(pool).and_then(|pool| pool.find(address)).is_some_and(|endpoint| endpoint.is_at_rest())
+    }
+
     /// How many times the engine at that address began anew; `None`: it is not listed.
     #[must_use]
     pub fn incarnation(&mut self, pool: usize, address: SocketAddr) -> Option<u32> {

@@ -314,18 +314,39 @@ fn redirect_path(location: &str, is_tls: bool, authority: &str, path: &str) -> R
     Ok(format!("{folder}/{location}"))
 }
 
+/// Pages in a row without a request after which a pod counts as at rest: a second at the usual interval, longer than a pause between
+/// the turns of one busy client.
+const RESTFUL_PAGES: u32 = 20;
+
+/// How many times less often a pod at rest is read. Its page then is 0.1 s old on average when another gateway's first request comes, and
+/// this gateway's own are known anyway; an idle pool costs a quarter.
+const REST_FACTOR: u32 = 4;
+
+/// How a poll ended, as far as the next one depends on it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reading {
+    /// The pod has requests, had some since the last page, or does not say.
+    AtWork,
+    /// The pod has no request, and nothing has moved since the last page.
+    AtRest,
+    /// There is no page.
+    Failed,
+}
+
 /// When to read a pod next.
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
     random: SmallRng,
+    /// Pages in a row that showed a pod at rest.
+    restful: u32,
 }
 
 impl Pace {
     /// A pace around `interval`.
     #[must_use]
     pub fn new(interval: Duration, seed: u64) -> Self {
-        Self { interval, random: SmallRng::seed_from_u64(seed) }
+        Self { interval, random: SmallRng::seed_from_u64(seed), restful: 0 }
     }
 
     /// Pause before the first poll: pods that are discovered together are spread over the interval.
@@ -335,11 +356,13 @@ impl Pace {
 
     /// Pause after a poll that took `took`. At least as long as the poll itself: writing the page holds the engine's API
     /// server, which must not spend more than half its time on it. A pod that fails is read as often as one that does not, so that
-    /// its return is seen within the interval.
-    pub fn after(&mut self, took: Duration, success: bool) -> Duration {
-        let interval = self.interval.mul_f64(self.random.random_range(1.0 - JITTER..1.0 + JITTER));
-        let pause = interval.saturating_sub(took);
-        pause.max(if success { took } else { took.min(LONGEST_REST_AFTER_FAILURE) })
+    /// its return is seen within the interval. One that has been at rest for [`RESTFUL_PAGES`] is read [`REST_FACTOR`] times less often
+    /// until a page shows otherwise.
+    pub fn after(&mut self, took: Duration, reading: Reading) -> Duration {
+        self.restful = if reading == Reading::AtRest { self.restful.saturating_add(1) } else { 0 };
+        let interval = if self.restful >= RESTFUL_PAGES { self.interval * REST_FACTOR } else { self.interval };
+        let pause = interval.mul_f64(self.random.random_range(1.0 - JITTER..1.0 + JITTER)).saturating_sub(took);
+        pause.max(if reading == Reading::Failed { took.min(LONGEST_REST_AFTER_FAILURE) } else { took })
     }
 }
 
@@ -353,7 +376,7 @@ mod tests {
     fn polls_keep_the_interval_with_jitter() {
         let mut pace = Pace::new(INTERVAL, 1);
         let took = Duration::from_millis(10);
-        let pauses: Vec<_> = (0..100).map(|_| pace.after(took, true) + took).collect();
+        let pauses: Vec<_> = (0..100).map(|_| pace.after(took, Reading::AtWork) + took).collect();
         assert!(pauses.iter().all(|pause| (Duration::from_millis(45)..=Duration::from_millis(55)).contains(pause)));
         assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
         assert!(pace.first() < INTERVAL);
@@ -362,15 +385,28 @@ mod tests {
     #[test]
     fn a_slow_pod_rests_as_long_as_it_worked() {
         let took = Duration::from_millis(400);
-        assert_eq!(Pace::new(INTERVAL, 1).after(took, true), took);
+        assert_eq!(Pace::new(INTERVAL, 1).after(took, Reading::AtWork), took);
     }
 
     #[test]
     fn a_pod_that_fails_is_read_as_often_as_one_that_does_not() {
         let mut pace = Pace::new(INTERVAL, 1);
-        let pauses: Vec<_> = (0..100).map(|_| pace.after(Duration::from_millis(1), false)).collect();
+        let pauses: Vec<_> = (0..100).map(|_| pace.after(Duration::from_millis(1), Reading::Failed)).collect();
         assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(55)), "{pauses:?}");
-        assert_eq!(pace.after(Duration::from_secs(10), false), LONGEST_REST_AFTER_FAILURE);
+        assert_eq!(pace.after(Duration::from_secs(10), Reading::Failed), LONGEST_REST_AFTER_FAILURE);
+    }
+
+    #[test]
+    fn a_pod_at_rest_is_read_less_often_until_a_page_shows_otherwise() {
+        let mut pace = Pace::new(INTERVAL, 1);
+        let mut is_slow = |reading| pace.after(Duration::from_millis(1), reading) > INTERVAL * 2;
+        let restful: Vec<_> = (0..30).map(|_| is_slow(Reading::AtRest)).collect();
+        assert_eq!(restful.iter().position(|slow| *slow), Some(19));
+        assert!(restful[19..].iter().all(|slow| *slow));
+        for reading in [Reading::AtWork, Reading::Failed] {
+            assert!(!is_slow(reading));
+            assert_eq!((0..20).filter(|_| is_slow(Reading::AtRest)).count(), 1, "it begins anew");
+        }
     }
 
     #[test]
@@ -407,7 +443,7 @@ mod tests {
     fn the_same_seed_gives_the_same_pace() {
         let pauses = |seed| {
             let mut pace = Pace::new(INTERVAL, seed);
-            (0..10).map(|_| pace.after(Duration::ZERO, true)).collect::<Vec<_>>()
+            (0..10).map(|_| pace.after(Duration::ZERO, Reading::AtWork)).collect::<Vec<_>>()
         };
         assert_eq!(pauses(3), pauses(3));
         assert_ne!(pauses(3), pauses(4));

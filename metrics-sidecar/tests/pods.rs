@@ -325,3 +325,24 @@ async fn pages_are_read_over_tls_from_pods_that_are_trusted() {
     assert!(!text.contains(&count("other", "success")) && !text.contains(&count("address", "success")), "{text}");
     running.stop().await;
 }
+
+/// Its page does not change, so that a second shows at most a fourth of the polls, and a new one is seen all the same.
+#[tokio::test]
+async fn a_pod_at_rest_is_read_less_often_and_its_first_request_is_seen() {
+    let pod = Server::pod(&page(0, 0, 0.0)).await;
+    let sidecar = sidecar(&["--pool", &format!("default=static:{}", pod.address)]).await;
+    until(&sidecar, pod.address, |seen| seen.state == State::Fresh).await;
+    let read = || pod.requests.load(Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let before = read();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Every 20 ms: 50 a second at work, 12 or 13 at rest; the list of models is asked for as well.
+        if read() - before <= 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} in the last second", read() - before);
+    }
+    pod.set("/metrics", Manner::Page(page(3, 1, 0.5)));
+    until(&sidecar, pod.address, |seen| seen.waiting == Some(3)).await;
+}
