@@ -9,6 +9,8 @@ tests::on_bindings! {
     both: [least_loaded_pod_wins_and_the_served_host_is_the_pick, every_answered_request_is_one_pick_of_the_endpoint_that_served_it, a_client_cannot_choose_its_pod_and_pods_never_see_the_choice, a_path_that_is_no_inference_passes_untouched],
     // They need a sidecar that can be ended, or that is not there.
     both_beside_a_sidecar: [workers_share_what_they_have_in_flight],
+    // With wasm it always does.
+    native: [the_choice_travels_as_a_header_where_that_is_wanted],
 }
 
 const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -140,6 +142,40 @@ async fn a_client_cannot_choose_its_pod_and_pods_never_see_the_choice(mode: Mode
         assert!(!headers.contains(DESTINATION), "pod {pod} saw {headers}");
     }
     assert!(gateway.last_headers(1).await.is_some());
+}
+
+/// The cluster reads and removes the header as that of the wasm bootstraps does.
+async fn the_choice_travels_as_a_header_where_that_is_wanted(mode: Mode) {
+    const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
+    let stack = builder(mode, 2, json!({"destination": "header"})).patch(|tree| {
+        let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
+        let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == "pool-default").unwrap();
+        let policy = &mut cluster["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"];
+        policy["override_host_sources"] = json!([{"header": DESTINATION}]);
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        cluster["typed_extension_protocol_options"][options]["http_filters"] = json!([
+            {"name": "envoy.filters.http.header_mutation", "typed_config": {
+                "@type": format!("{EXTENSIONS}.filters.http.header_mutation.v3.HeaderMutation"),
+                "mutations": {"request_mutations": [{"remove": DESTINATION}]},
+            }},
+            {"name": "envoy.filters.http.upstream_codec", "typed_config": {
+                "@type": format!("{EXTENSIONS}.filters.http.upstream_codec.v3.UpstreamCodec"),
+            }},
+        ]);
+    });
+    let mut gateway = Gateway::start(stack).await;
+    for preferred in [1, 0] {
+        gateway.pin(preferred, json!({"waiting": 1})).await;
+        gateway.pin(1 - preferred, json!({"waiting": 60})).await;
+        all_go_to(&gateway, preferred).await;
+    }
+    let wanted = gateway.pods[1].addr.clone();
+    let reply = gateway.send("POST", "/v1/chat/completions", &[(DESTINATION, &wanted)], chat_body(MODEL, false)).await;
+    assert_eq!(gateway.pod_of(&reply), 0, "a client's own is removed");
+    assert!(!gateway.last_headers(0).await.unwrap().contains(DESTINATION));
+    // The list is longer than one: a retry goes to the second.
+    gateway.stack.pod(0).unwrap().kill().await;
+    assert_eq!(gateway.pod_of(&gateway.chat().await), 1);
 }
 
 async fn a_path_that_is_no_inference_passes_untouched(mode: Mode) {
