@@ -11,7 +11,7 @@ use crate::endpoint::DiscoveredPod;
 use crate::models::ModelList;
 use crate::outcome::Outcome;
 use crate::response::ResponseError;
-use crate::scrape::{Client, GetError, Pace, Peer, Reading};
+use crate::scrape::{Client, GetError, Pace, Peer, PollEnd};
 use crate::shared::{Shared, Task, lock, log_changes};
 use crate::signals::Signals;
 
@@ -73,7 +73,7 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
     let mut models_task: Option<Task> = None;
     let mut incarnation = 0;
     let mut was_away = false;
-    let mut reading = Reading::AtWork;
+    let mut end = PollEnd::AtWork;
     loop {
         tokio::time::sleep(pause).await;
         let Some(strong) = shared.upgrade() else { return };
@@ -93,7 +93,7 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
                 let mut fleet = strong.fleet_as_it_is();
                 log_changes(fleet.scraped(pool, address, now, took, signals).as_slice());
                 let seen = fleet.incarnation(pool, address).unwrap_or(incarnation);
-                reading = if fleet.is_at_rest(pool, address) { Reading::AtRest } else { Reading::AtWork };
+                end = if fleet.is_at_rest(pool, address) { PollEnd::AtRest } else { PollEnd::AtWork };
                 drop(fleet);
                 // Another process may serve other models.
                 if was_away || seen != incarnation {
@@ -106,7 +106,7 @@ async fn poll(shared: Weak<Shared>, pool: usize, address: SocketAddr) {
             Err(error) => Some((error.outcome(), error.to_string())),
         };
         was_away = failed.is_some();
-        pause = pace.after(took, if was_away { Reading::Failed } else { reading });
+        pause = pace.after(took, if was_away { PollEnd::Failed } else { end });
         if let Some((outcome, problem)) = failed {
             strong.fleet_as_it_is().scrape_failed(pool, address, took, outcome, problem);
         }

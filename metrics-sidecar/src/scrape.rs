@@ -324,7 +324,7 @@ const REST_FACTOR: u32 = 4;
 
 /// How a poll ended, as far as the next one depends on it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reading {
+pub enum PollEnd {
     /// The pod has requests, had some since the last page, or does not say.
     AtWork,
     /// The pod has no request, and nothing has moved since the last page.
@@ -358,11 +358,11 @@ impl Pace {
     /// server, which must not spend more than half its time on it. A pod that fails is read as often as one that does not, so that
     /// its return is seen within the interval. One that has been at rest for [`RESTFUL_PAGES`] is read [`REST_FACTOR`] times less often
     /// until a page shows otherwise.
-    pub fn after(&mut self, took: Duration, reading: Reading) -> Duration {
-        self.restful = if reading == Reading::AtRest { self.restful.saturating_add(1) } else { 0 };
+    pub fn after(&mut self, took: Duration, end: PollEnd) -> Duration {
+        self.restful = if end == PollEnd::AtRest { self.restful.saturating_add(1) } else { 0 };
         let interval = if self.restful >= RESTFUL_PAGES { self.interval * REST_FACTOR } else { self.interval };
         let pause = interval.mul_f64(self.random.random_range(1.0 - JITTER..1.0 + JITTER)).saturating_sub(took);
-        pause.max(if reading == Reading::Failed { took.min(LONGEST_REST_AFTER_FAILURE) } else { took })
+        pause.max(if end == PollEnd::Failed { took.min(LONGEST_REST_AFTER_FAILURE) } else { took })
     }
 }
 
@@ -376,7 +376,7 @@ mod tests {
     fn polls_keep_the_interval_with_jitter() {
         let mut pace = Pace::new(INTERVAL, 1);
         let took = Duration::from_millis(10);
-        let pauses: Vec<_> = (0..100).map(|_| pace.after(took, Reading::AtWork) + took).collect();
+        let pauses: Vec<_> = (0..100).map(|_| pace.after(took, PollEnd::AtWork) + took).collect();
         assert!(pauses.iter().all(|pause| (Duration::from_millis(45)..=Duration::from_millis(55)).contains(pause)));
         assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
         assert!(pace.first() < INTERVAL);
@@ -385,27 +385,27 @@ mod tests {
     #[test]
     fn a_slow_pod_rests_as_long_as_it_worked() {
         let took = Duration::from_millis(400);
-        assert_eq!(Pace::new(INTERVAL, 1).after(took, Reading::AtWork), took);
+        assert_eq!(Pace::new(INTERVAL, 1).after(took, PollEnd::AtWork), took);
     }
 
     #[test]
     fn a_pod_that_fails_is_read_as_often_as_one_that_does_not() {
         let mut pace = Pace::new(INTERVAL, 1);
-        let pauses: Vec<_> = (0..100).map(|_| pace.after(Duration::from_millis(1), Reading::Failed)).collect();
+        let pauses: Vec<_> = (0..100).map(|_| pace.after(Duration::from_millis(1), PollEnd::Failed)).collect();
         assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(55)), "{pauses:?}");
-        assert_eq!(pace.after(Duration::from_secs(10), Reading::Failed), LONGEST_REST_AFTER_FAILURE);
+        assert_eq!(pace.after(Duration::from_secs(10), PollEnd::Failed), LONGEST_REST_AFTER_FAILURE);
     }
 
     #[test]
     fn a_pod_at_rest_is_read_less_often_until_a_page_shows_otherwise() {
         let mut pace = Pace::new(INTERVAL, 1);
         let mut is_slow = |reading| pace.after(Duration::from_millis(1), reading) > INTERVAL * 2;
-        let restful: Vec<_> = (0..30).map(|_| is_slow(Reading::AtRest)).collect();
+        let restful: Vec<_> = (0..30).map(|_| is_slow(PollEnd::AtRest)).collect();
         assert_eq!(restful.iter().position(|slow| *slow), Some(19));
         assert!(restful[19..].iter().all(|slow| *slow));
-        for reading in [Reading::AtWork, Reading::Failed] {
+        for reading in [PollEnd::AtWork, PollEnd::Failed] {
             assert!(!is_slow(reading));
-            assert_eq!((0..20).filter(|_| is_slow(Reading::AtRest)).count(), 1, "it begins anew");
+            assert_eq!((0..20).filter(|_| is_slow(PollEnd::AtRest)).count(), 1, "it begins anew");
         }
     }
 
@@ -443,7 +443,7 @@ mod tests {
     fn the_same_seed_gives_the_same_pace() {
         let pauses = |seed| {
             let mut pace = Pace::new(INTERVAL, seed);
-            (0..10).map(|_| pace.after(Duration::ZERO, Reading::AtWork)).collect::<Vec<_>>()
+            (0..10).map(|_| pace.after(Duration::ZERO, PollEnd::AtWork)).collect::<Vec<_>>()
         };
         assert_eq!(pauses(3), pauses(3));
         assert_ne!(pauses(3), pauses(4));
