@@ -49,6 +49,7 @@ pub mod slab;
 pub mod snapshot_service;
 pub mod telemetry;
 pub mod time;
+pub mod usage_refusals;
 pub mod worker;
 
 pub use config::{Config, ConfigError, Plugin};

@@ -58,7 +58,11 @@ impl Dispatcher {
 
     /// Runs one callback of a stream. One that is not known, because its plugin is no filter, passes.
     pub(crate) fn stream(&mut self, context: u32, callback: impl FnOnce(&mut Stream) -> Action) -> Action {
-        self.streams.get_mut(&context).map_or(Action::Continue, |stream| callback(stream))
+        self.streams.get_mut(&context).map_or(Action::Continue, |stream| {
+            let action = callback(stream);
+            stream.tell();
+            action
+        })
     }
 
     /// A context is over: settles a stream, whichever way it ended, and lets a plugin instance do what is left.

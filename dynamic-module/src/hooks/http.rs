@@ -107,10 +107,13 @@ unsafe fn inward(
     let run = || {
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
-        run(stream, &mut envoy)
+        let verdict = run(stream, &mut envoy);
+        stream.tell(&mut envoy);
+        verdict
     };
     let recover = || {
         stream.abandon();
+        stream.tell(&mut again);
         answer_fault(&mut again);
         Verdict::Stay
     };
@@ -137,10 +140,12 @@ unsafe fn outward(
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
         run(stream, &mut envoy);
+        stream.tell(&mut envoy);
         Verdict::Go
     };
     let recover = || {
         stream.abandon();
+        stream.tell(&mut again);
         recover(&mut again)
     };
     guard(hook, run, recover, Verdict::Go)

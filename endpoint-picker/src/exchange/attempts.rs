@@ -20,7 +20,7 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
+    let Sent { mut record, mut charge, tail, asks_load, session, upload, asks_usage } = sent;
     let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
@@ -56,7 +56,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session, upload }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -68,7 +68,7 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
+    let Sent { mut record, charge, tail, asks_load, session, upload, asks_usage } = sent;
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
@@ -79,7 +79,7 @@ pub(super) fn unserved(
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
-    Sent { record, charge, tail, asks_load, session, upload }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
 }
 
 /// How often an endpoint was tried, where one was.
