@@ -14,9 +14,9 @@ const PROPERTY: &str = "inpick";
 struct DeclarePropertyArguments {
     #[prost(string, tag = "1")]
     name: String,
-    #[prost(int32, tag = "2")]
+    #[prost(int32, tag = "3")]
     kind: i32,
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "4")]
     schema: String,
 }
 

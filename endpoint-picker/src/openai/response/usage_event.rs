@@ -147,7 +147,9 @@ impl UsageEventRemover {
 
     /// Whether an event reports usage behind all choices and nothing else.
     fn is_usage(&self, event: &[u8]) -> bool {
-        if memmem::find(event, b"usage").is_none() {
+        // A LF behind a CR may come later, and must make no difference.
+        let length = event.len() - usize::from(event.ends_with(b"\r\n"));
+        if length > MAX_HELD_BYTES || memmem::find(event, b"usage").is_none() {
             return false;
         }
         let mut data = Vec::with_capacity(event.len());
