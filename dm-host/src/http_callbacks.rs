@@ -254,6 +254,21 @@ extern "C" fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(
+    filter: *mut c_void,
+    namespace: AbiBuffer,
+    structure: AbiBuffer,
+) -> bool {
+    const NAME: CallbackName = CallbackName::SetMetadataStruct;
+    let (namespace, structure) = (text(NAME, namespace), bytes(NAME, structure));
+    stream_callback(NAME, filter, false, |stream| {
+        stream.metadata.retain(|(known, _), _| *known != namespace);
+        stream.metadata.insert((namespace, String::new()), MetadataValue::Struct(structure));
+        true
+    })
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_http_get_metadata_string(
     filter: *mut c_void,
     _source: i32,

@@ -207,7 +207,17 @@ impl NativeStream {
         let entry = (namespace.to_owned(), key.to_owned());
         self.read(move |stream| match stream.metadata.get(&entry) {
             Some(MetadataValue::Text(text)) => Some(text.clone()),
-            Some(MetadataValue::List(_)) | None => None,
+            Some(MetadataValue::List(_) | MetadataValue::Struct(_)) | None => None,
+        })
+    }
+
+    /// The serialised `google.protobuf.Struct` that the module has set as all of a namespace of the dynamic metadata.
+    #[must_use]
+    pub fn metadata_struct(&self, namespace: &str) -> Option<Vec<u8>> {
+        let entry = (namespace.to_owned(), String::new());
+        self.read(move |stream| match stream.metadata.get(&entry) {
+            Some(MetadataValue::Struct(structure)) => Some(structure.clone()),
+            Some(MetadataValue::List(_) | MetadataValue::Text(_)) | None => None,
         })
     }
 

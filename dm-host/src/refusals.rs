@@ -43,6 +43,7 @@ callbacks! {
     ReceivedBufferedResponseBody = "http_received_buffered_response_body",
     SetBufferLimit = "http_set_buffer_limit",
     SetMetadataString = "http_set_dynamic_metadata_string",
+    SetMetadataStruct = "http_set_dynamic_metadata_struct",
     GetMetadataString = "http_get_metadata_string",
     MetadataListSize = "http_get_metadata_list_size",
     MetadataListString = "http_get_metadata_list_string",

@@ -15,6 +15,8 @@ pub enum MetadataValue {
     Text(String),
     /// A list of texts.
     List(Vec<String>),
+    /// A serialised `google.protobuf.Struct`, which is all of its namespace.
+    Struct(Vec<u8>),
 }
 
 /// Dynamic metadata by namespace and key.

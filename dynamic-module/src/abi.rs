@@ -115,6 +115,11 @@ unsafe extern "C" {
         key: Buffer,
         value: Buffer,
     );
+    pub fn envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(
+        filter: *mut c_void,
+        namespace: Buffer,
+        structure: Buffer,
+    ) -> bool;
     pub fn envoy_dynamic_module_callback_http_get_metadata_string(
         filter: *mut c_void,
         source: c_int,

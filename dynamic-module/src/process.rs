@@ -56,6 +56,11 @@ impl Instance {
         })
     }
 
+    /// Whether a client can be told why its request goes where it goes.
+    pub(crate) fn explains(&self) -> bool {
+        self.config.rules.explain.is_some()
+    }
+
     /// The request headers to look up: each costs a call of Envoy.
     pub(crate) fn request_headers(&self) -> &[&'static str] {
         &self.request_headers

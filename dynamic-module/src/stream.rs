@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
 use endpoint_picker::filter_time::{self, FilterTime, Sampler};
-use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
+use endpoint_picker::head::{DESTINATION_HEADER, EXPLAIN_HEADER, EXPLANATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::load_report;
 use endpoint_picker::openai::Api;
 use endpoint_picker::reply::LocalReply;
@@ -26,6 +26,9 @@ const METADATA: &str = "envoy.lb";
 /// Where the protocol puts the only endpoints that may be picked.
 const SUBSET_METADATA: &str = "envoy.lb.subset_hint";
 const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
+
+/// Where Envoy's access log and spans find what an exchange was.
+const EXPLANATION_METADATA: &str = "inpick";
 
 /// What Envoy does with what a hook was about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,6 +106,12 @@ impl Stream {
             log::warn!("a client's own destination cannot be removed");
             return self.step(envoy, |exchange, picker, _| exchange.on_refused(picker, Refused::Strip, clock::now()));
         }
+        let secret = self.secret(envoy);
+        // The secret is for this filter alone.
+        if secret.is_some() && !envoy.remove_header(Map::Request, EXPLAIN_HEADER) {
+            log::warn!("a client's secret cannot be removed");
+            return self.step(envoy, |exchange, picker, _| exchange.on_refused(picker, Refused::Strip, clock::now()));
+        }
         self.step(envoy, |exchange, picker, envoy| {
             let pairs = self
                 .instance
@@ -113,6 +122,7 @@ impl Stream {
             head.has_destination = has_destination;
             head.subset_metadata = hint.as_deref();
             head.session = token.as_deref();
+            head.explain = secret.as_deref();
             exchange.on_request_headers(picker, &head, end, clock::now())
         })
     }
@@ -180,23 +190,30 @@ impl Stream {
     }
 
     pub(crate) fn response_body(&self, envoy: &mut HttpStream<'_>, end: bool) {
-        self.observe(envoy, |exchange, picker, envoy| {
-            let (body, info) = (Body::ReceivedResponse, &mut Info(envoy));
+        let body = Body::ReceivedResponse;
+        let instead = self.observe(envoy, |exchange, picker, envoy| {
+            let info = &mut Info(envoy);
             if !exchange.reads_response() {
                 exchange.on_response_size(picker, envoy.body_size(body) as u64, false, info, end);
-                return;
+                return None;
             }
-            match envoy.body(body) {
-                Some(slices) => {
-                    exchange.on_response_body(picker, slices, info, end);
-                    exchange.note_maker(picker, &mut process().shared());
-                }
-                None => {
-                    log::warn!("a response body cannot be read");
-                    exchange.on_response_size(picker, envoy.body_size(body) as u64, true, info, end);
-                }
-            }
+            let Some(slices) = envoy.body(body) else {
+                log::warn!("a response body cannot be read");
+                exchange.release_response();
+                exchange.on_response_size(picker, envoy.body_size(body) as u64, true, info, end);
+                return None;
+            };
+            let instead = exchange.on_response_body(picker, slices, info, end);
+            exchange.note_maker(picker, &mut process().shared());
+            exchange.note_usage_refusal(&mut process().shared());
+            instead
         });
+        if let Some(bytes) = instead.flatten()
+            && !(envoy.drain(body) && (bytes.is_empty() || envoy.append(body, &bytes)))
+        {
+            log::warn!("a response body cannot be changed");
+            self.observe(envoy, |exchange, _, _| exchange.release_response());
+        }
     }
 
     pub(crate) fn response_trailers(&self, envoy: &HttpStream<'_>) {
@@ -207,6 +224,24 @@ impl Stream {
         self.observe(envoy, |exchange, picker, envoy| exchange.on_log(picker, &mut Info(envoy)));
         if let Some(time) = self.time.take() {
             self.instance.with_picker(|picker| picker.record_filter_time(time));
+        }
+    }
+
+    /// What a client sends to be told why its request goes where it goes, where that is configured.
+    fn secret(&self, envoy: &HttpStream<'_>) -> Option<Vec<u8>> {
+        if !self.instance.explains() {
+            return None;
+        }
+        envoy.values(Map::Request, EXPLAIN_HEADER).last().map(<[u8]>::to_vec)
+    }
+
+    /// Tells Envoy's access log and spans what the exchange was, once it is settled.
+    pub(crate) fn tell(&self, envoy: &mut HttpStream<'_>) {
+        let explanation = self.state.try_borrow_mut().ok().and_then(|mut state| state.exchange.take_explanation());
+        if let Some(explanation) = explanation
+            && !envoy.set_metadata_struct(EXPLANATION_METADATA, &explanation.to_struct())
+        {
+            log::warn!("the access log cannot be told of a request");
         }
     }
 
@@ -255,6 +290,7 @@ impl Stream {
                 return directive;
             }
             exchange.find_maker(picker, &mut process().shared());
+            exchange.ask_for_usage(picker, &mut process().shared());
             let before = clock::now();
             let directive = exchange.pick(picker, before);
             picker.record_pick_duration(clock::now().micros_since(before));
@@ -275,6 +311,8 @@ impl Stream {
                 Directive::Reply(reply) => {
                     // Before the answer, in which other hooks of this stream can run.
                     self.set_phase(Phase::Held);
+                    // And so can the log be written.
+                    self.tell(envoy);
                     answer(envoy, &reply);
                     return Verdict::Stay;
                 }
@@ -321,14 +359,14 @@ impl Stream {
             let _ = envoy.set_header(Map::Request, load_report::FORMAT_HEADER, load_report::FORMAT.as_bytes());
         }
         if let Some(splice) = &outbound.splice {
-            check(replace_model(envoy, splice, outbound.content_length), Refused::Splice)?;
+            check(replace_body(envoy, splice, outbound.content_length), Refused::Splice)?;
         }
         Ok(())
     }
 }
 
-/// Puts a body with another model in the place of the one that Envoy holds; false: Envoy refused something.
-fn replace_model(envoy: &mut HttpStream<'_>, splice: &Splice, content_length: Option<u64>) -> bool {
+/// Puts the spliced body in the place of the one that Envoy holds; false: Envoy refused something.
+fn replace_body(envoy: &mut HttpStream<'_>, splice: &Splice, content_length: Option<u64>) -> bool {
     let received = Body::Received;
     // With trailers, the last hook brings nothing of the body.
     let at = if envoy.body_size(received) > 0 { received } else { Body::Buffered };
@@ -357,6 +395,7 @@ fn answer(envoy: &mut HttpStream<'_>, reply: &LocalReply) {
     let seconds = reply.retry_after.map(|seconds| seconds.to_string());
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(seconds.as_deref().map(|seconds| ("retry-after", seconds)));
+    headers.extend(reply.explanation.as_deref().map(|explanation| (EXPLANATION_HEADER, explanation)));
     envoy.send_response(reply.status, &headers, &reply.body, &details);
 }
 

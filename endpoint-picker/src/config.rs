@@ -14,8 +14,8 @@ use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
 use crate::head::{
-    DESTINATION_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS, SELECTION_HEADER,
-    SUBSET_HEADER,
+    DESTINATION_HEADER, EXPLAIN_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS,
+    SELECTION_HEADER, SUBSET_HEADER,
 };
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
@@ -165,11 +165,11 @@ pub fn scan_options(prefix_hashes: bool) -> crate::openai::ScanOptions {
 }
 
 impl Config {
-    /// The request headers that these settings make something of, but for the client's own destination, for a host that looks each up by its
-    /// name.
+    /// The request headers that these settings make something of, but for those that are removed (the client's own destination, and its
+    /// secret), for a host that looks each up by its name.
     pub fn request_headers(&self) -> impl Iterator<Item = &'static str> {
         REQUEST_HEADERS.iter().copied().filter(|&name| match name {
-            DESTINATION_HEADER => false,
+            DESTINATION_HEADER | EXPLAIN_HEADER => false,
             OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => !self.objectives.is_empty(),
             FORMAT_HEADER => self.rules.orca,
             SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
@@ -356,7 +356,7 @@ fn read_rule((path, value): (String, Value), errors: &mut Vec<String>) -> Option
 mod tests {
     use super::*;
     use crate::affinity::ResponseMakers;
-    use crate::rules::{Destination, EarlyPick, ServedEndpoint, SubsetHint, UnknownModel};
+    use crate::rules::{Destination, EarlyPick, Secret, ServedEndpoint, SubsetHint, UnknownModel};
     use crate::scheduling::{ActiveRequests, LoadAware, NoHitLru, Picker, PrefixCache, Saturation, Scorer};
     use crate::session::{Carrier, Session};
     #[cfg(target_arch = "wasm32")]
@@ -388,6 +388,9 @@ mod tests {
             early_pick: Some(EarlyPick { bytes: 32_768, reads_rest: true }),
             session: None,
             destination: None,
+            ask_for_usage: true,
+            access_log: false,
+            explain: None,
         };
         assert_eq!(*config.rules, rules);
         assert_eq!(filter(r#"{"saturation": {"shed": false}}"#).rules.shedding, None);
@@ -414,7 +417,7 @@ mod tests {
         ]));
         assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
         let all = filter(r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true}"#);
-        assert_eq!(all.request_headers().count(), REQUEST_HEADERS.len() - 1);
+        assert_eq!(all.request_headers().count(), REQUEST_HEADERS.len() - 2);
         assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());
     }
 
@@ -427,6 +430,7 @@ mod tests {
                 "sidecar": {"cluster": "s", "wait_ms": 50},
                 "unknown_model": "pass", "max_response_ids": 100, "subset_hint": "header", "conformance": true, "orca": true, "served_endpoint": "header",
                 "early_pick_bytes": 4096.0, "early_pick_rest": "pass", "destination": "header",
+                "ask_for_usage": false, "access_log": true, "explain": {"secret": "a-secret-of-the-operator"},
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
@@ -448,6 +452,9 @@ mod tests {
             early_pick: Some(EarlyPick { bytes: 4_096, reads_rest: false }),
             session: Some(Session { carrier: Carrier::Cookie("pod".into()), ttl_seconds: Some(60) }),
             destination: Some(Destination::Header),
+            ask_for_usage: false,
+            access_log: true,
+            explain: Secret::new("a-secret-of-the-operator".into()),
         };
         assert_eq!(*config.rules, rules);
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));

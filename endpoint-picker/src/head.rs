@@ -7,6 +7,10 @@ use crate::openai::{Api, media::MediaType};
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
 /// In which the proxy says who served, where it is configured to: an address and a port.
 pub const SERVED_HEADER: &str = "x-inpick-served-endpoint";
+/// In which a client sends the secret that entitles it to know why its request went where it went.
+pub const EXPLAIN_HEADER: &str = "x-inpick-explain";
+/// In which that is told.
+pub const EXPLANATION_HEADER: &str = "x-inpick-explanation";
 /// Names an objective, which stands for a priority.
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
@@ -33,6 +37,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     FORMAT_HEADER,
     SUBSET_HEADER,
     SELECTION_HEADER,
+    EXPLAIN_HEADER,
 ];
 /// Every header that [`ResponseHead::read`] looks at.
 pub const RESPONSE_HEADERS: &[&str] =
@@ -73,6 +78,8 @@ pub struct RequestHead<'a> {
     pub asks_load: bool,
     /// The token of the client's session.
     pub session: Option<&'a [u8]>,
+    /// Value of [`EXPLAIN_HEADER`].
+    pub explain: Option<&'a [u8]>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -102,6 +109,7 @@ impl<'a> RequestHead<'a> {
                 _ if name == FORMAT_HEADER.as_bytes() => head.asks_load = true,
                 _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),
                 _ if name == SELECTION_HEADER.as_bytes() => head.selection = Some(value),
+                _ if name == EXPLAIN_HEADER.as_bytes() => head.explain = Some(value),
                 _ => {}
             }
         }

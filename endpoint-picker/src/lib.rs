@@ -22,6 +22,7 @@ pub mod config;
 mod ending;
 pub mod error_type;
 pub mod exchange;
+pub mod explanation;
 pub mod filter_time;
 pub mod flusher;
 pub mod gauges;
@@ -50,6 +51,7 @@ pub mod slab;
 pub mod snapshot_service;
 pub mod telemetry;
 pub mod time;
+pub mod usage_refusals;
 pub mod worker;
 
 pub use config::{Config, ConfigError, Plugin};

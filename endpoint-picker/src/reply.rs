@@ -1,5 +1,6 @@
 //! Local replies: what the picker answers itself, in the shape that clients of the API parse.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::Serialize;
@@ -73,6 +74,8 @@ pub struct LocalReply {
     pub error_code: ErrorCode,
     /// Seconds after which the client may try again, for `retry-after`.
     pub retry_after: Option<u32>,
+    /// What is told of the request in [`crate::head::EXPLANATION_HEADER`], to a client that may know.
+    pub explanation: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -205,7 +208,7 @@ impl LocalReply {
             serde_json::to_vec(&OpenAi { error: OpenAiError { message, r#type, param, code } })
         };
         // Strings always serialise; the fallback only keeps this total.
-        Self { status, body: body.unwrap_or_else(|_| b"{}".to_vec()), error_code, retry_after: None }
+        Self { status, body: body.unwrap_or_else(|_| b"{}".to_vec()), error_code, retry_after: None, explanation: None }
     }
 }
 

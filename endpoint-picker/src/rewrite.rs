@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::openai::Notation;
+use crate::openai::{Edit, Notation};
 use crate::rng::Rng;
 
 /// One rule: requests for a model, or for any, go to weighted targets.
@@ -54,19 +54,31 @@ impl Rule {
     }
 }
 
-/// A new model name and where the old one stands.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Other text in the place of some ranges of a body.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Splice {
-    /// Byte ranges of the model values in the body, of JSON quotes included, ascending.
-    pub ranges: Vec<Range<usize>>,
-    /// The new name.
-    pub model: String,
-    /// How it is written there.
-    pub notation: Notation,
+    /// Ranges of the body, ascending and apart from each other, and what stands in their place.
+    edits: Vec<(Range<usize>, Vec<u8>)>,
 }
 
 impl Splice {
-    /// The body with the name replaced and every other byte as it was. A range outside the body is left out.
+    /// A new model name in the place of the model's values, which lie in these ranges (of JSON quotes included), ascending.
+    #[must_use]
+    pub fn rename(ranges: Vec<Range<usize>>, model: &str, notation: Notation) -> Self {
+        let text = match notation {
+            Notation::Json => serde_json::to_vec(model).unwrap_or_default(),
+            Notation::Plain => model.as_bytes().to_vec(),
+        };
+        Self { edits: ranges.into_iter().map(|range| (range, text.clone())).collect() }
+    }
+
+    /// Adds a change of another part of the body.
+    pub fn add(&mut self, edit: &Edit) {
+        let place = self.edits.partition_point(|(range, _)| range.start <= edit.range.start);
+        self.edits.insert(place, (edit.range.clone(), edit.text.as_bytes().to_vec()));
+    }
+
+    /// The body spliced and every other byte as it was. A range outside the body is left out.
     #[must_use]
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
         self.apply_to(&[body])
@@ -75,37 +87,33 @@ impl Splice {
     /// The same of a body that lies in slices.
     #[must_use]
     pub fn apply_to(&self, slices: &[&[u8]]) -> Vec<u8> {
-        let written = self.written();
         let size = slices.iter().map(|slice| slice.len()).sum();
-        let mut spliced = Vec::with_capacity(size + written.len() * self.ranges.len());
+        let mut spliced = Vec::with_capacity(size + self.edits.iter().map(|(_, text)| text.len()).sum::<usize>());
         let mut at = 0;
-        for range in &self.ranges {
+        for (range, text) in &self.edits {
             if range.start < at || range.start > size || range.end > size {
                 continue;
             }
             extend(&mut spliced, slices, at..range.start);
-            spliced.extend_from_slice(&written);
+            spliced.extend_from_slice(text);
             at = range.end;
         }
         extend(&mut spliced, slices, at..size);
         spliced
     }
 
-    /// The length of a body of so many bytes with the name replaced.
+    /// Bytes of the body's beginning behind which nothing changes: a host that can replace those alone need not touch the rest.
     #[must_use]
-    pub fn length(&self, bytes: u64) -> u64 {
-        let written = self.written().len() as u64;
-        self.ranges.iter().fold(bytes, |bytes, range| {
-            bytes.saturating_add(written).saturating_sub(range.end.saturating_sub(range.start) as u64)
-        })
+    pub fn end(&self) -> usize {
+        self.edits.last().map_or(0, |(range, _)| range.end)
     }
 
-    /// The new name as it stands in the body.
-    fn written(&self) -> Vec<u8> {
-        match self.notation {
-            Notation::Json => serde_json::to_vec(&self.model).unwrap_or_default(),
-            Notation::Plain => self.model.as_bytes().to_vec(),
-        }
+    /// The length of a body of so many bytes once it is spliced.
+    #[must_use]
+    pub fn length(&self, bytes: u64) -> u64 {
+        self.edits.iter().fold(bytes, |bytes, (range, text)| {
+            bytes.saturating_add(text.len() as u64).saturating_sub(range.end.saturating_sub(range.start) as u64)
+        })
     }
 }
 
@@ -161,13 +169,13 @@ mod tests {
         let body = br#"{ "seed": 12345678901234567890, "model" : "old", "z":1,"model":"older" }"#;
         let at = |needle: &[u8]| body.windows(needle.len()).position(|window| window == needle).unwrap();
         let ranges = vec![at(b"\"old\"")..at(b"\"old\"") + 5, at(b"\"older\"")..at(b"\"older\"") + 7];
-        let spliced = Splice { ranges, model: "n\"w".into(), notation: Notation::Json }.apply(body);
+        let spliced = Splice::rename(ranges, "n\"w", Notation::Json).apply(body);
         assert_eq!(spliced, br#"{ "seed": 12345678901234567890, "model" : "n\"w", "z":1,"model":"n\"w" }"#);
     }
 
     #[test]
     fn a_plain_name_is_written_as_it_is() {
-        let splice = Splice { ranges: vec![2..5, 6..11], model: "n\"é".into(), notation: Notation::Plain };
+        let splice = Splice::rename(vec![2..5, 6..11], "n\"é", Notation::Plain);
         let body = b"a\nold\nolder\nb";
         assert_eq!(splice.apply(body), "a\nn\"é\nn\"é\nb".as_bytes());
         assert_eq!(splice.length(body.len() as u64), splice.apply(body).len() as u64);
@@ -176,7 +184,7 @@ mod tests {
     #[test]
     fn slices_are_spliced_as_one_body() {
         let body = br#"{"model":"old","n":1,"model":"older"}"#;
-        let splice = Splice { ranges: vec![9..14, 29..36], model: "new one".into(), notation: Notation::Json };
+        let splice = Splice::rename(vec![9..14, 29..36], "new one", Notation::Json);
         let whole = splice.apply(body);
         assert_eq!(whole, br#"{"model":"new one","n":1,"model":"new one"}"#);
         for first in 0..=body.len() {
@@ -189,7 +197,21 @@ mod tests {
 
     #[test]
     fn a_range_outside_the_body_changes_nothing() {
-        let splice = Splice { ranges: vec![2..9, 7..8], model: "n".into(), notation: Notation::Json };
+        let splice = Splice::rename(vec![2..9, 7..8], "n", Notation::Json);
         assert_eq!(splice.apply(b"abc"), b"abc");
+    }
+
+    #[test]
+    fn edits_of_several_kinds_keep_apart_and_only_the_beginning_changes() {
+        let body = br#"{"model":"old","stream":true}"#;
+        let mut splice = Splice::rename(vec![9..14], "new", Notation::Json);
+        splice.add(&Edit { range: 1..1, text: r#""a":1,"# });
+        splice.add(&Edit { range: 24..28, text: "false" });
+        let spliced = splice.apply(body);
+        assert_eq!(spliced, br#"{"a":1,"model":"new","stream":false}"#);
+        assert_eq!((splice.length(body.len() as u64), splice.end()), (spliced.len() as u64, 28));
+        let end = splice.end();
+        assert_eq!([splice.apply(&body[..end]), body[end..].to_vec()].concat(), spliced);
+        assert_eq!((Splice::default().end(), Splice::default().apply(body)), (0, body.to_vec()));
     }
 }

@@ -1,5 +1,9 @@
 //! What holds for every request besides the pick itself.
 
+use alloc::string::String;
+
+use subtle::ConstantTimeEq as _;
+
 use crate::affinity::ResponseMakers;
 use crate::scheduling::Saturation;
 use crate::session::Session;
@@ -34,6 +38,41 @@ pub struct Rules {
     pub session: Option<Session>,
     /// How Envoy's load balancer is told whom to take; `None`: as the binding does by itself.
     pub destination: Option<Destination>,
+    /// Servers are asked to report usage for streams whose clients did not ask, and what they report is kept from the client.
+    pub ask_for_usage: bool,
+    /// What each request was is told to Envoy, for its access log and its spans.
+    pub access_log: bool,
+    /// What a client must send to be told why its request went where it went; `None`: nobody is told.
+    pub explain: Option<Secret>,
+}
+
+/// What a client must know.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The shortest that is accepted, in bytes: 16 random letters and digits take longer to guess than any gateway lives.
+    pub const MIN_BYTES: usize = 16;
+
+    /// `None` for one that is too short, or that no header can carry.
+    #[must_use]
+    pub fn new(secret: String) -> Option<Self> {
+        let is_sendable = secret.bytes().all(|byte| byte.is_ascii_graphic());
+        (secret.len() >= Self::MIN_BYTES && is_sendable).then_some(Self(secret))
+    }
+
+    /// Whether a client knows it. That takes as long for a wrong one as for the right one, but for its length.
+    #[must_use]
+    pub fn is(&self, told: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(told).into()
+    }
+}
+
+/// Not for logs.
+impl core::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("Secret")
+    }
 }
 
 /// Requests whose bodies are longer than [`Self::bytes`] go on before they are whole, once the pick can depend on nothing that is yet to
@@ -82,4 +121,30 @@ pub enum ServedEndpoint {
     Property,
     /// From [`crate::head::SERVED_HEADER`], which the proxy writes over whatever an endpoint sent. It is removed before the client sees it.
     Header,
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_known_whole_or_not_at_all() {
+        let secret = Secret::new("0123456789abcdef".into()).unwrap();
+        assert!(secret.is(b"0123456789abcdef"));
+        for told in [&b""[..], b"0123456789abcdeF", b"0123456789abcde", b"0123456789abcdef0", b" 0123456789abcdef"] {
+            assert!(!secret.is(told), "{told:?}");
+        }
+        assert!(!format!("{secret:?}").contains("0123"));
+    }
+
+    #[test]
+    fn a_secret_that_is_easy_to_guess_or_cannot_be_sent_is_none() {
+        for secret in ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcdef\n", "0123456789abcd\u{e9}f"] {
+            assert_eq!(Secret::new(secret.into()), None, "{secret:?}");
+        }
+    }
 }

@@ -122,7 +122,7 @@ fn the_last_model_counts_and_every_one_is_located() {
     let values: Vec<_> = value_ranges.iter().map(|range| &body[range.clone()]).collect();
     assert_eq!(values, [b"a".as_slice(), b"", "é/b".as_bytes()]);
 
-    let spliced = Splice { ranges: value_ranges, model: "new \"one\"".into(), notation }.apply(&body);
+    let spliced = Splice::rename(value_ranges, "new \"one\"", notation).apply(&body);
     let renamed = [field("model", "new \"one\""), file(), field("model", "new \"one\""), field("model", "new \"one\"")];
     assert_eq!(spliced, form(&renamed));
 }

@@ -140,7 +140,7 @@ fn splicing_the_ranges_renames_the_model_and_nothing_else() {
     let body = "{ \"model\" : \"old\" ,\"n\":1e2,\"model\":{\"a\":[1]},\"model\":\"older\"}";
     let Model::Named { value_ranges, .. } = facts(Api::Completions, body).model else { panic!() };
     let ranges = value_ranges.into_iter().map(|range| range.start..range.end).collect();
-    let spliced = Splice { ranges, model: "new \"one\"\n".into(), notation: Notation::Json }.apply(body.as_bytes());
+    let spliced = Splice::rename(ranges, "new \"one\"\n", Notation::Json).apply(body.as_bytes());
     let spliced = String::from_utf8(spliced).unwrap();
     let name = r#""new \"one\"\n""#;
     assert_eq!(spliced, format!("{{ \"model\" : {name} ,\"n\":1e2,\"model\":{name},\"model\":{name}}}"));

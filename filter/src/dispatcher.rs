@@ -69,13 +69,21 @@ impl Dispatcher {
         callback: impl FnOnce(&mut Stream) -> Action,
     ) -> Action {
         let Some(stream) = self.streams.get_mut(&context) else { return Action::Continue };
-        if !stream.is_timed() {
-            return callback(stream);
-        }
-        let began = host::now();
+        let began = stream.is_timed().then(host::now);
         let action = callback(stream);
-        stream.took(phase, host::now().micros_since(began));
+        stream.tell();
+        if let Some(began) = began {
+            stream.took(phase, host::now().micros_since(began));
+        }
         action
+    }
+
+    /// A stream is over: settles it while what it was can still be logged.
+    pub(crate) fn finish(&mut self, context: u32) {
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.end();
+            stream.tell();
+        }
     }
 
     /// A context is over: settles a stream, whichever way it ended, and lets a plugin instance do what is left.

@@ -2,8 +2,7 @@
 //!
 //! The SDK's own exports are not used: its dispatcher keeps every context in maps of boxed objects, ends the machine on an unknown
 //! context, and its exports have names that no second set can have. Callbacks that are not here are not made, and each that is made costs:
-//! the filter is for HTTP only, and a stream is settled and let go of in `proxy_on_done`, so nothing is left for `proxy_on_log`, which
-//! comes just before it, or for `proxy_on_delete`.
+//! the filter is for HTTP only, and nothing is left for `proxy_on_delete`.
 #![allow(unsafe_code, reason = "names without mangling are promises to the linker; the names here are the ABI's")]
 
 use std::cell::RefCell;
@@ -121,6 +120,12 @@ pub(crate) extern "C" fn proxy_on_response_trailers(context: u32, count: usize) 
     dispatch(Action::Continue, |dispatcher| {
         dispatcher.stream(context, Phase::ResponseBody, |stream| stream.on_http_response_trailers(count))
     })
+}
+
+/// A stream is over, whichever way it ended, and is logged next: what the log is to show must be told now.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn proxy_on_log(context: u32) {
+    dispatch((), |dispatcher| dispatcher.finish(context));
 }
 
 /// A context is over, and a stream with it, whichever way it ended; true: nothing has to be waited for.

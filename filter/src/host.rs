@@ -49,6 +49,15 @@ unsafe extern "C" {
         grpc_status: i32,
     ) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32;
+    fn proxy_call_foreign_function(
+        name: *const u8,
+        name_size: usize,
+        arguments: *const u8,
+        arguments_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
@@ -244,10 +253,10 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, length: usize) -> Result<Retu
     returned(|data, size| unsafe { proxy_get_buffer_bytes(buffer as u32, start, length, data, size) })
 }
 
-/// Replaces a whole buffer.
-pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<(), Refused> {
-    // SAFETY: the slice outlives the call. A length beyond the buffer's end replaces all of it.
-    check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
+/// Puts other bytes in the place of the first `length` of a buffer, or of all if it has fewer.
+pub(crate) fn replace_beginning(buffer: Buffer, length: usize, bytes: &[u8]) -> Result<(), Refused> {
+    // SAFETY: the slice outlives the call.
+    check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, length, bytes.as_ptr(), bytes.len()) })
 }
 
 /// Answers the client. Takes effect when the callback returns.
@@ -277,6 +286,21 @@ pub(crate) fn send_local_reply(
 pub(crate) fn property(path: &str) -> Option<Returned> {
     // SAFETY: the string outlives the call and `returned` hands in valid pointers.
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
+}
+
+/// Sets a property of the filter's own: filter state of the stream, under `wasm.` and the name.
+pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<(), Refused> {
+    // SAFETY: both slices outlive the call.
+    check(unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// Calls a function that Envoy has beside the interface; what it returns is not asked for.
+pub(crate) fn call_foreign_function(name: &str, arguments: &[u8]) -> Result<(), Refused> {
+    // SAFETY: both slices outlive the call and `returned` hands in valid pointers.
+    returned(|data, size| unsafe {
+        proxy_call_foreign_function(name.as_ptr(), name.len(), arguments.as_ptr(), arguments.len(), data, size)
+    })
+    .map(drop)
 }
 
 /// The texts of a property, one or a list, joined by commas.

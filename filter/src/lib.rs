@@ -11,6 +11,7 @@ mod envoy;
 mod exports;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod filter_state;
 mod host;
 mod log_sink;
 mod picker;

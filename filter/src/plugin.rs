@@ -11,6 +11,7 @@ use endpoint_picker_config::Reading;
 
 use crate::abi::Buffer;
 use crate::envoy::{Envoy, with_response};
+use crate::filter_state;
 use crate::host::{self, Returned};
 use crate::picker::SharedPicker;
 
@@ -71,6 +72,11 @@ impl Root {
         let period_millis;
         (*self, period_millis) = match plugin {
             Plugin::Filter(config) => {
+                if config.rules.access_log
+                    && let Err(refused) = filter_state::declare()
+                {
+                    log::warn!("the access log will show bytes: {refused:?}");
+                }
                 let mut picker = EndpointPicker::new(config, host::random());
                 let worker = RefCell::new(Worker::new(host::random(), &mut picker, BUILD));
                 let filter = Filter { picker: Rc::new(RefCell::new(picker)), worker };

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
 use endpoint_picker::filter_time::{FilterTime, Phase};
-use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead, SERVED_HEADER};
+use endpoint_picker::head::{
+    DESTINATION_HEADER, EXPLAIN_HEADER, EXPLANATION_HEADER, RequestHead, ResponseHead, SERVED_HEADER,
+};
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::rules::{ServedEndpoint, SubsetHint};
@@ -14,7 +16,8 @@ use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
 use crate::abi::{self, Action, Buffer, Map};
 use crate::envoy::Envoy;
-use crate::host;
+use crate::filter_state;
+use crate::host::{self, Returned};
 use crate::picker::SharedPicker;
 
 /// Where the endpoint picker protocol puts the only endpoints that may be picked.
@@ -153,6 +156,7 @@ impl Stream {
             return directive;
         }
         self.exchange.find_maker(picker, &mut Envoy);
+        self.exchange.ask_for_usage(picker, &mut Envoy);
         let before = host::now();
         let directive = self.exchange.pick(picker, before);
         picker.record_pick_duration(host::now().micros_since(before));
@@ -217,6 +221,14 @@ impl Stream {
             log::warn!("a client's own destination cannot be removed: {refused:?}");
             return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Strip, host::now()));
         }
+        // The secret is for this filter alone.
+        if head.explain.is_some()
+            && self.picker.try_borrow().is_ok_and(|picker| picker.config().rules.explain.is_some())
+            && let Err(refused) = host::remove_header(Map::Request, EXPLAIN_HEADER)
+        {
+            log::warn!("a client's secret cannot be removed: {refused:?}");
+            return self.step(|exchange, picker| exchange.on_refused(picker, Refused::Strip, host::now()));
+        }
         self.step(|exchange, picker| exchange.on_request_headers(picker, &head, end, host::now()))
     }
 
@@ -275,17 +287,29 @@ impl Stream {
         }
         let Ok(mut picker) = self.picker.try_borrow_mut() else { return Action::Continue };
         let (exchange, info) = (&mut self.exchange, &mut EnvoyStream::default());
-        if size == 0 || !exchange.reads_response() {
+        if !exchange.reads_response() || size == 0 && !exchange.holds_response() {
             exchange.on_response_size(&mut picker, size as u64, false, info, end);
             return Action::Continue;
         }
-        match host::buffer(Buffer::ResponseBody, 0, size) {
+        let bytes = if size == 0 { Ok(Returned::default()) } else { host::buffer(Buffer::ResponseBody, 0, size) };
+        match bytes {
             Ok(bytes) => {
-                exchange.on_response_body(&mut picker, [&*bytes], info, end);
+                let instead = exchange.on_response_body(&mut picker, [&*bytes], info, end);
                 exchange.note_maker(&picker, &mut Envoy);
+                if let Some(bytes) = instead
+                    && let Err(refused) = host::replace_beginning(Buffer::ResponseBody, size, &bytes)
+                {
+                    // The client gets what the server sent.
+                    log::warn!("a response body cannot be changed: {refused:?}");
+                    exchange.release_response();
+                }
             }
             Err(refused) => {
                 log::warn!("a response body cannot be read: {refused:?}");
+                let held = exchange.release_response();
+                if !held.is_empty() {
+                    let _ = host::replace_beginning(Buffer::ResponseBody, 0, &held);
+                }
                 exchange.on_response_size(&mut picker, size as u64, true, info, end);
             }
         }
@@ -297,6 +321,14 @@ impl Stream {
             self.exchange.on_response_trailers(&mut picker, host::now());
         }
         Action::Continue
+    }
+
+    /// Tells the other workers what the callback taught, and Envoy's access log and spans what the exchange was, once it is settled.
+    pub(crate) fn tell(&mut self) {
+        self.exchange.note_usage_refusal(&mut Envoy);
+        if let Some(explanation) = self.exchange.take_explanation() {
+            filter_state::tell(&explanation);
+        }
     }
 
     /// The stream is over.
@@ -341,9 +373,9 @@ fn send(outbound: &Outbound, mut refused: impl FnMut(Refused) -> Directive) -> R
         let _ = host::set_header(Map::Request, load_report::FORMAT_HEADER, load_report::FORMAT.as_bytes());
     }
     if let Some(splice) = &outbound.splice {
-        let spliced = host::buffer(Buffer::RequestBody, 0, usize::MAX).and_then(|body| {
-            let body = splice.apply(&body);
-            host::replace_buffer(Buffer::RequestBody, &body)?;
+        // What lies behind the last change stays where it is.
+        let spliced = host::buffer(Buffer::RequestBody, 0, splice.end()).and_then(|beginning| {
+            host::replace_beginning(Buffer::RequestBody, beginning.len(), &splice.apply(&beginning))?;
             if let Some(length) = outbound.content_length {
                 host::set_header(Map::Request, "content-length", length.to_string().as_bytes())?;
             }
@@ -369,6 +401,7 @@ fn answer(reply: &LocalReply) -> Result<(), Refused> {
     let seconds = reply.retry_after.map(|seconds| seconds.to_string());
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(seconds.as_deref().map(|seconds| ("retry-after", seconds)));
+    headers.extend(reply.explanation.as_deref().map(|explanation| (EXPLANATION_HEADER, explanation)));
     host::send_local_reply(reply.status, &details, &headers, &reply.body).map_err(|refused| {
         log::warn!("a request cannot be answered: {refused:?}");
         Refused::Reply

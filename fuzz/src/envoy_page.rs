@@ -167,6 +167,7 @@ fn own_families() -> &'static [OwnFamily] {
             build_ref: "b",
             envoy_up: true,
             envoy_page_failures: 0,
+            llm_d: true,
             snapshots_sent: 1,
             snapshots_unchanged: 2,
         };

@@ -82,7 +82,7 @@ fn is_one(fields: &[Range<usize>], body: &[u8]) -> bool {
 /// Replaces the model: every other part stays as it was.
 fn check_rename(body: &[u8], before: &[Part], model: Model) {
     let Model::Named { value_ranges, notation, .. } = model else { return };
-    let spliced = Splice { ranges: value_ranges, model: NEW_MODEL.into(), notation }.apply(body);
+    let spliced = Splice::rename(value_ranges, NEW_MODEL, notation).apply(body);
     let after = parts(&spliced).expect("a form with another name in it");
     assert_eq!(before.len(), after.len());
     for (old, new) in before.iter().zip(&after) {

@@ -107,12 +107,15 @@ pub fn check(data: &[u8]) {
     };
     // What families and conversations are is said by the scanner alone; the rest of the digest is computed anew.
     let digest = got.as_ref().map(|facts| facts.prompt.clone()).unwrap_or_default();
-    assert_eq!(got, expected(api, &json, body.len(), &digest));
+    let usage_edit = got.as_ref().ok().and_then(|facts| facts.usage_edit.clone());
+    let expected = expected(api, &json, body.len(), &digest).map(|facts| RequestFacts { usage_edit, ..facts });
+    assert_eq!(got, expected);
     if let Ok(facts) = got {
         let family = PrefixMark { hash: digest.family, end: digest.family_end };
         let is_marked = facts.prompt.marks.contains(&family);
         assert_eq!(is_marked, !facts.prompt.marks.is_empty(), "a family is one of the marks");
         check_unhashed(api, body, &facts);
+        check_usage_edit(api, body, &facts);
         check_rename(api, body, facts);
     }
 }
@@ -135,10 +138,29 @@ fn scan<'a>(api: Api, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Requ
     scanner.finish()
 }
 
+/// Asks for usage: nothing else of the JSON may change, and it is asked for then.
+fn check_usage_edit(api: Api, body: &[u8], facts: &RequestFacts) {
+    let mut value: Value = serde_json::from_slice(body).unwrap();
+    let can_ask = matches!(api, Api::ChatCompletions | Api::Completions) && facts.stream && !facts.include_usage;
+    let Some(edit) = &facts.usage_edit else {
+        assert!(!can_ask || !value["stream_options"].is_null(), "a stream without options can ask for usage");
+        return;
+    };
+    assert!(can_ask);
+    let mut splice = Splice::default();
+    splice.add(edit);
+    let spliced = splice.apply(body);
+    value["stream_options"]["include_usage"] = true.into();
+    assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), value);
+    let asked = RequestFacts { include_usage: true, usage_edit: None, ..facts.clone() };
+    let again = scan(api, [spliced.as_slice()]).unwrap();
+    assert_eq!(RequestFacts { body_bytes: asked.body_bytes, model: asked.model.clone(), ..again }, asked);
+}
+
 /// Replaces the model: nothing else of the JSON may change.
 fn check_rename(api: Api, body: &[u8], facts: RequestFacts) {
     let Model::Named { value_ranges, .. } = facts.model else { return };
-    let spliced = Splice { ranges: value_ranges, model: NEW_MODEL.into(), notation: Notation::Json }.apply(body);
+    let spliced = Splice::rename(value_ranges, NEW_MODEL, Notation::Json).apply(body);
     let mut value: Value = serde_json::from_slice(body).unwrap();
     value["model"] = NEW_MODEL.into();
     assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), value);
@@ -194,6 +216,8 @@ fn expected(api: Api, json: &Json<'_>, bytes: usize, digest: &PromptDigest) -> R
         body_bytes: bytes as u64,
         stream,
         include_usage: stream && (asks_usage || matches!(api, Api::Messages | Api::Responses)),
+        // Checked by what it does.
+        usage_edit: None,
         max_tokens: match api {
             Api::ChatCompletions | Api::Invocations => limit("max_completion_tokens").or_else(|| limit("max_tokens")),
             Api::Completions | Api::Messages => limit("max_tokens"),

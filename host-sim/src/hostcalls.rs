@@ -398,14 +398,16 @@ impl State {
         Ok(token)
     }
 
-    /// `proxy_call_foreign_function`: of Envoy's functions only `clear_route_cache` does something here, and
-    /// what it does is a note in the trace, since this host has no routes.
+    /// `proxy_call_foreign_function`: of Envoy's functions only `clear_route_cache` and `declare_property` do something here,
+    /// and what they do is a note in the trace, since this host has no routes and reads no filter state.
     pub(crate) fn foreign_function(&mut self, name: &[u8]) -> Result<(), CallError> {
-        if name != b"clear_route_cache" {
-            return Err(CallError::NoForeignFunction);
-        }
+        let name = match name {
+            b"clear_route_cache" => "clear_route_cache",
+            b"declare_property" => "declare_property",
+            _ => return Err(CallError::NoForeignFunction),
+        };
         let stream_id = self.target_stream().map(|stream| stream.id);
-        self.note(stream_id, self.running_vm(), "clear_route_cache", String::new());
+        self.note(stream_id, self.running_vm(), name, String::new());
         Ok(())
     }
 

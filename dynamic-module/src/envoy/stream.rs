@@ -167,6 +167,13 @@ impl HttpStream<'_> {
         unsafe { abi::envoy_dynamic_module_callback_http_set_dynamic_metadata_string(self.raw, namespace, key, value) }
     }
 
+    /// Sets all of a namespace of the stream's dynamic metadata, a serialised `google.protobuf.Struct`; false: refused.
+    pub(crate) fn set_metadata_struct(&mut self, namespace: &str, structure: &[u8]) -> bool {
+        let [namespace, structure] = [namespace.as_bytes(), structure].map(Buffer::of);
+        // SAFETY: `raw` is the hook's stream; Envoy reads name and structure during the call.
+        unsafe { abi::envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(self.raw, namespace, structure) }
+    }
+
     /// The texts of the stream's dynamic metadata under a key, one or a list, joined by commas; `None`: there is no such key.
     pub(crate) fn metadata(&self, namespace: &str, key: &str) -> Option<Vec<u8>> {
         let [namespace, key] = [namespace, key].map(|text| Buffer::of(text.as_bytes()));

@@ -119,10 +119,15 @@ unsafe fn inward(
     let run = || {
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
-        stream.timed(phase_of(hook), || run(stream, &mut envoy))
+        stream.timed(phase_of(hook), || {
+            let verdict = run(stream, &mut envoy);
+            stream.tell(&mut envoy);
+            verdict
+        })
     };
     let recover = || {
         stream.abandon();
+        stream.tell(&mut again);
         answer_fault(&mut again);
         Verdict::Stay
     };
@@ -148,11 +153,15 @@ unsafe fn outward(
     let run = || {
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
-        stream.timed(phase_of(hook), || run(stream, &mut envoy));
+        stream.timed(phase_of(hook), || {
+            run(stream, &mut envoy);
+            stream.tell(&mut envoy);
+        });
         Verdict::Go
     };
     let recover = || {
         stream.abandon();
+        stream.tell(&mut again);
         recover(&mut again)
     };
     guard(hook, run, recover, Verdict::Go)

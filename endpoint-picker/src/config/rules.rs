@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Fields;
 use crate::affinity::ResponseMakers;
 use crate::rules::{
-    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules,
+    DEFAULT_EARLY_PICK_BYTES, DEFAULT_MAX_RESPONSE_IDS, DEFAULT_SATURATION, Destination, EarlyPick, Rules, Secret,
     ServedEndpoint, SubsetHint, UnknownModel,
 };
 use crate::scheduling::Saturation;
@@ -46,6 +46,9 @@ pub(super) fn read(root: &mut Fields, wait_ms: u64, errors: &mut Vec<String>) ->
         orca: root.boolean("orca", errors).unwrap_or(false),
         session: root.object("session", errors).and_then(|fields| read_session(fields, errors)),
         destination: root.choice("destination", &destinations, errors),
+        ask_for_usage: root.boolean("ask_for_usage", errors).unwrap_or(true),
+        access_log: root.boolean("access_log", errors).unwrap_or(false),
+        explain: root.object("explain", errors).and_then(|fields| read_secret(fields, errors)),
     }
 }
 
@@ -56,6 +59,19 @@ fn read_early_pick(root: &mut Fields, errors: &mut Vec<String>) -> Option<EarlyP
     let bytes = root.integer("early_pick_bytes", 0..=1_073_741_824, errors).unwrap_or(DEFAULT_EARLY_PICK_BYTES);
     let reads_rest = root.choice("early_pick_rest", &[("read", true), ("pass", false)], errors).unwrap_or(true);
     (bytes > 0).then_some(EarlyPick { bytes, reads_rest })
+}
+
+fn read_secret(mut fields: Fields, errors: &mut Vec<String>) -> Option<Secret> {
+    let secret = fields.text("secret", errors).and_then(Secret::new);
+    if secret.is_none() {
+        errors.push(format!(
+            "{}secret: at least {} visible ASCII characters are needed",
+            fields.path,
+            Secret::MIN_BYTES
+        ));
+    }
+    fields.finish(errors);
+    secret
 }
 
 fn read_session(mut fields: Fields, errors: &mut Vec<String>) -> Option<Session> {

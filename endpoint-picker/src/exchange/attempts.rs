@@ -20,13 +20,18 @@ const SERVICE_UNAVAILABLE: u16 = 503;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session, upload } = sent;
+    let Sent { mut record, mut charge, tail, asks_load, session, upload, asks_usage } = sent;
     let endpoint = picker.find(address);
     let reason = match record.pick {
         Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
         Pick::Ranked(..) => Reason::Retry,
         Pick::None | Pick::NoEndpoint => Reason::Fallback,
     };
+    // The first of several different entries can only have been tried once; of the rest the host knows more.
+    record.attempts = 1;
+    if matches!(reason, Reason::Retry | Reason::Fallback | Reason::Pinned) {
+        record.attempts = asked_attempts(info);
+    }
     if matches!(reason, Reason::Retry | Reason::Fallback) {
         let failed = tried_before(picker, &record, address, info);
         blame(picker, &mut record, &failed, charge.sent_at(), info.now());
@@ -51,7 +56,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session, upload }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -63,17 +68,23 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session, upload } = sent;
+    let Sent { mut record, charge, tail, asks_load, session, upload, asks_usage } = sent;
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
+        record.attempts = asked_attempts(info);
         let mut failed = tried_before(picker, &record, last, info);
         if flags.blames_endpoint() {
             failed.extend(picker.find(last));
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
-    Sent { record, charge, tail, asks_load, session, upload }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
+}
+
+/// How often an endpoint was tried, where one was.
+fn asked_attempts(info: &mut impl StreamInfo) -> u32 {
+    info.attempts().and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1)
 }
 
 /// The endpoints that were tried before `last`, each once.

@@ -178,6 +178,8 @@ impl Exchange {
         let Reading { mut request, scanner, .. } = *reading;
         let mut facts = scanner.so_far(early::assumed_model(picker));
         let reads_rest = picker.config().rules.early_pick.is_some_and(|early| early.reads_rest);
+        // What is yet to come may ask for usage, or say that the client wants none: only who reads it knows.
+        facts.usage_edit = facts.usage_edit.filter(|_| reads_rest && picker.config().rules.ask_for_usage);
         let upload = Box::new(Upload::begin(scanner, &facts, reads_rest));
         if let Some(length) = request.content_length {
             facts.prompt_bytes = upload.prompt_bytes(length);
@@ -219,6 +221,7 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     record.request.max_tokens = facts.max_tokens;
     record.request.stream = facts.stream;
     request.asked = facts.previous_response;
+    request.usage_edit = facts.usage_edit;
     let (model, value_ranges, notation) = match facts.model {
         Model::Named { name, value_ranges, notation } => (name, value_ranges, notation),
         Model::Missing => (String::new(), Vec::new(), Notation::Json),
@@ -229,8 +232,7 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     {
         record.rewrite_rule = Some(rule);
         record.target_model.clone_from(&target.model);
-        splice =
-            (target.model != model).then(|| Splice { ranges: value_ranges, model: target.model.clone(), notation });
+        splice = (target.model != model).then(|| Splice::rename(value_ranges, &target.model, notation));
     } else {
         record.target_model.clone_from(&model);
     }

@@ -21,12 +21,19 @@ pub struct Inbound {
     pub add: Vec<(String, String)>,
 }
 
-/// What becomes of the headers of an answer; `has_load`: it carries a load report.
-pub(super) fn changes(picker: &EndpointPicker, sent: &Sent, has_load: bool) -> Inbound {
+/// A stream that something is taken out of is shorter than this says.
+const LENGTH_HEADER: &str = "content-length";
+
+/// What becomes of the headers of an answer; `has_load`: it carries a load report; `takes_out`: something
+/// is taken out of its body.
+pub(super) fn changes(picker: &EndpointPicker, sent: &Sent, has_load: bool, takes_out: bool) -> Inbound {
     let rules = &picker.config().rules;
     let mut inbound = Inbound::default();
     if has_load && sent.asks_load {
         inbound.remove = &[REPORT_HEADER, BINARY_REPORT_HEADER];
+    }
+    if takes_out {
+        inbound.remove = &[LENGTH_HEADER];
     }
     let Some(served) = sent.record.served else { return inbound };
     if rules.conformance {

@@ -25,6 +25,7 @@ mod upload;
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 pub use directive::{Directive, Outbound, Refused};
@@ -32,7 +33,8 @@ pub use inbound::Inbound;
 pub use stream_info::StreamInfo;
 
 use crate::config::scan_options;
-use crate::head::{RequestHead, ResponseHead, Route};
+use crate::explanation::Explanation;
+use crate::head::{EXPLANATION_HEADER, RequestHead, ResponseHead, Route};
 use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
@@ -42,9 +44,9 @@ use crate::scheduling::{Decision, Failure, PickRequest};
 use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
+use crate::usage_refusals;
 use attempts::{flags, local_reply, served, unserved};
-use settling::{finish, settle};
-use states::{Answering, Reading, Ready, Request, Sent, State};
+use states::{Answering, AskedUsage, Reading, Ready, Request, Sent, State};
 use upload::Upload;
 
 /// The state machine of one exchange.
@@ -55,6 +57,12 @@ pub struct Exchange {
     is_sealed: bool,
     /// The response that came under this id, and who made it, to be noted.
     made: Option<(ResponseId, SocketAddr)>,
+    /// The client may know why its request goes where it goes.
+    explains: bool,
+    /// The model whose server refuses to report usage, to be noted.
+    refusing: Option<String>,
+    /// What it was, once it is settled and somebody wants to know.
+    explanation: Option<Box<Explanation>>,
 }
 
 impl Exchange {
@@ -75,6 +83,9 @@ impl Exchange {
             self.state = State::Done;
             return Directive::Continue;
         }
+        if let (Some(told), Some(secret)) = (head.explain, &picker.config().rules.explain) {
+            self.explains = secret.is(told);
+        }
         let mut record = Box::new(ExchangeRecord::begin(now));
         record.request_id = head.request_id.and_then(RequestId::new);
         record.priority = head
@@ -92,6 +103,8 @@ impl Exchange {
             maker: None,
             asks_load: head.asks_load,
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
+            usage_edit: None,
+            asks_usage: false,
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -136,6 +149,25 @@ impl Exchange {
         request.maker = maker.and_then(|address| picker.pool().find(address));
     }
 
+    /// Asks the server to report usage where the client did not, unless it is known to refuse that. To be called before [`Self::pick`]; it
+    /// asks the host only about a stream that would not report it.
+    pub fn ask_for_usage(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
+        let State::Ready(Ready { request, splice, .. }) = &mut self.state else { return };
+        let Some(edit) = request.usage_edit.take() else { return };
+        let is_asked = picker.config().rules.ask_for_usage;
+        if is_asked && !usage_refusals::contains(shared, &request.record.target_model) {
+            splice.get_or_insert_default().add(&edit);
+            request.asks_usage = true;
+        }
+    }
+
+    /// Notes that a server refuses to report usage, if that is what it said. To be called after each of the response's callbacks.
+    pub fn note_usage_refusal(&mut self, shared: &mut impl SharedData) {
+        if let Some(model) = self.refusing.take() {
+            usage_refusals::note(shared, &model);
+        }
+    }
+
     /// Notes who made the response that came, if it came with an id. To be called after the callback that brought a part of it and before
     /// the client sees that part.
     pub fn note_maker(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
@@ -153,7 +185,16 @@ impl Exchange {
             return Directive::Continue;
         };
         let Request {
-            mut record, deadline, accepts_encoded, content_length, subset, maker, asks_load, session, ..
+            mut record,
+            deadline,
+            accepts_encoded,
+            content_length,
+            subset,
+            maker,
+            asks_load,
+            session,
+            asks_usage,
+            ..
         } = request;
         if let Some(reply) = entry::refusal(picker, &record, now) {
             return self.refuse(picker, record, reply, now);
@@ -202,7 +243,7 @@ impl Exchange {
         if let Some(upload) = &mut upload {
             upload.send(prompt);
         }
-        self.state = State::Sent(Sent { record, charge, tail, asks_load: ask_load, session, upload });
+        self.state = State::Sent(Sent { record, charge, tail, asks_load: ask_load, session, upload, asks_usage });
         Directive::Send(Outbound { destination, ask_identity, ask_load, splice, content_length })
     }
 
@@ -251,12 +292,18 @@ impl Exchange {
                     let now = info.now();
                     let mut sent = unserved(picker, sent, flags, info, now);
                     sent.close(None);
-                    settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
-                    return Inbound::default();
+                    sent.record.end = End::Failed(flags.error_code());
+                    let mut changes = Inbound::default();
+                    self.explain(picker, &sent.record, &mut changes);
+                    self.settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
+                    return changes;
                 }
                 let sent = served(picker, sent, head, info);
-                let changes = inbound::changes(picker, &sent, head.has_load);
-                self.state = State::Answering(Box::new(Answering::begin(sent, head)));
+                let answering = Answering::begin(sent, head);
+                let takes_out = matches!(answering.asked, AskedUsage::Hidden(_));
+                let mut changes = inbound::changes(picker, &answering.sent, head.has_load, takes_out);
+                self.explain(picker, &answering.sent.record, &mut changes);
+                self.state = State::Answering(Box::new(answering));
                 if end {
                     self.end(picker, End::Complete, info.now());
                 }
@@ -271,12 +318,12 @@ impl Exchange {
                     (BodyOutcome::Incomplete, ErrorCode::Timeout)
                 };
                 record.request.outcome = Some(outcome);
-                settle(picker, None, record, End::Failed(code), info.now());
+                self.settle(picker, None, record, End::Failed(code), info.now());
             }
             // Envoy gave up on the request before it was sent.
             State::Ready(ready) => {
                 let code = flags(info).error_code();
-                settle(picker, None, ready.request.record, End::Failed(code), info.now());
+                self.settle(picker, None, ready.request.record, End::Failed(code), info.now());
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }
@@ -286,20 +333,44 @@ impl Exchange {
     /// Whether the response's body is to be given to [`Self::on_response_body`]; else its size is all that matters.
     #[must_use]
     pub fn reads_response(&self) -> bool {
-        matches!(&self.state, State::Answering(answering) if answering.unread.is_none())
+        let State::Answering(answering) = &self.state else { return false };
+        answering.unread.is_none() || matches!(answering.asked, AskedUsage::Refused(_))
     }
 
-    /// More of the response's body came, in any number of slices.
+    /// Whether something of the response that came was not passed on yet: then [`Self::on_response_body`] is to be called with its end, be that
+    /// without a byte.
+    #[must_use]
+    pub fn holds_response(&self) -> bool {
+        let State::Answering(answering) = &self.state else { return false };
+        matches!(&answering.asked, AskedUsage::Hidden(remover) if remover.holds())
+    }
+
+    /// Gives what was not passed on. Nothing is taken out of the rest: the host does not hand it out, or does not let it be changed.
+    pub fn release_response(&mut self) -> Vec<u8> {
+        let State::Answering(answering) = &mut self.state else { return Vec::new() };
+        match core::mem::replace(&mut answering.asked, AskedUsage::None) {
+            AskedUsage::Hidden(remover) => remover.release(),
+            AskedUsage::None | AskedUsage::Refused(_) => Vec::new(),
+        }
+    }
+
+    /// More of the response's body came, in any number of slices. Gives what the client is to get in their place; `None`: them.
     pub fn on_response_body<'a>(
         &mut self,
         picker: &mut EndpointPicker,
         slices: impl IntoIterator<Item = &'a [u8]>,
         info: &mut impl StreamInfo,
         end: bool,
-    ) {
-        let State::Answering(answering) = &mut self.state else { return };
+    ) -> Option<Vec<u8>> {
+        let State::Answering(answering) = &mut self.state else { return None };
         let mut has_content = false;
+        let (mut passed, mut is_changed) = (Vec::new(), false);
         for slice in slices {
+            match &mut answering.asked {
+                AskedUsage::None => {}
+                AskedUsage::Hidden(remover) => is_changed |= remover.feed(slice, &mut passed),
+                AskedUsage::Refused(reader) => reader.feed(slice),
+            }
             if answering.unread.is_some() {
                 answering.unread_bytes = answering.unread_bytes.saturating_add(slice.len() as u64);
             } else {
@@ -323,8 +394,12 @@ impl Exchange {
             }
         }
         if end {
+            if let AskedUsage::Hidden(remover) = &mut answering.asked {
+                is_changed |= remover.finish(&mut passed);
+            }
             self.end(picker, End::Complete, info.now());
         }
+        is_changed.then_some(passed)
     }
 
     /// `size` more bytes of the response came unread: they do not matter, or (`is_lost`) the host did not hand them out.
@@ -340,6 +415,7 @@ impl Exchange {
         answering.unread_bytes = answering.unread_bytes.saturating_add(size);
         if is_lost {
             answering.unread.get_or_insert(ResponseOutcome::Unreadable);
+            answering.asked = AskedUsage::None;
         }
         if end {
             self.end(picker, End::Complete, info.now());
@@ -381,7 +457,7 @@ impl Exchange {
         let failed = End::Failed(ErrorCode::Internal);
         if matches!(self.state, State::New) {
             self.state = State::Done;
-            settle(picker, None, Box::new(ExchangeRecord::begin(now)), failed, now);
+            self.settle(picker, None, Box::new(ExchangeRecord::begin(now)), failed, now);
         }
         self.end(picker, failed, now);
     }
@@ -390,6 +466,12 @@ impl Exchange {
     #[must_use]
     pub const fn is_sealed(&self) -> bool {
         self.is_sealed
+    }
+
+    /// What the exchange was, once, after the callback that settled it, where the access log asks for it. To be told to the host at once: it
+    /// may write its log when the callback returns.
+    pub fn take_explanation(&mut self) -> Option<Box<Explanation>> {
+        self.explanation.take()
     }
 
     /// True once nothing is left to settle.
@@ -409,14 +491,14 @@ impl Exchange {
             State::Reading(reading) => {
                 let mut record = reading.request.record;
                 record.request.outcome = Some(BodyOutcome::Incomplete);
-                settle(picker, None, record, end, now);
+                self.settle(picker, None, record, end, now);
             }
-            State::Ready(ready) => settle(picker, None, ready.request.record, end, now),
+            State::Ready(ready) => self.settle(picker, None, ready.request.record, end, now),
             State::Sent(mut sent) => {
                 sent.close(None);
-                settle(picker, Some(sent.charge), sent.record, end, now);
+                self.settle(picker, Some(sent.charge), sent.record, end, now);
             }
-            State::Answering(answering) => finish(picker, *answering, end, now),
+            State::Answering(answering) => self.finish(picker, *answering, end, now),
         }
     }
 
@@ -446,12 +528,16 @@ impl Exchange {
     fn refuse(
         &mut self,
         picker: &mut EndpointPicker,
-        record: Box<ExchangeRecord>,
-        reply: LocalReply,
+        mut record: Box<ExchangeRecord>,
+        mut reply: LocalReply,
         now: Timestamp,
     ) -> Directive {
         self.state = State::Done;
-        settle(picker, None, record, End::Failed(reply.error_code), now);
+        if self.explains {
+            record.end = End::Failed(reply.error_code);
+            reply.explanation = Some(explanation(picker, &record).to_json());
+        }
+        self.settle(picker, None, record, End::Failed(reply.error_code), now);
         Directive::Reply(reply)
     }
 
@@ -474,7 +560,18 @@ impl Exchange {
             record.request.outcome = Some(BodyOutcome::Unreadable);
         }
         let reply = LocalReply::internal(record.api);
-        settle(picker, charge, record, End::Failed(reply.error_code), now);
+        self.settle(picker, charge, record, End::Failed(reply.error_code), now);
         Directive::Reply(reply)
     }
+
+    /// Tells a client that may know why its request went where it went, as far as that is known when the answer begins.
+    fn explain(&self, picker: &EndpointPicker, record: &ExchangeRecord, changes: &mut Inbound) {
+        if self.explains {
+            changes.add.push((EXPLANATION_HEADER.into(), explanation(picker, record).to_json()));
+        }
+    }
+}
+
+fn explanation(picker: &EndpointPicker, record: &ExchangeRecord) -> Explanation {
+    Explanation::of(record, picker.pool(), &picker.config().pool)
 }

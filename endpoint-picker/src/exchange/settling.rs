@@ -10,64 +10,79 @@ use crate::record::{BodyOutcome, End, ExchangeRecord, ResponseOutcome, ResponseS
 use crate::scheduling::{Failure, Observation};
 use crate::time::Timestamp;
 
-use super::states::{Answering, Sent};
+use super::Exchange;
+use super::states::{Answering, AskedUsage, Sent};
 
 /// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
 /// round would take every other server's tokens of the model with it.
 const MAX_TOKENS: u64 = u32::MAX as u64;
 
-/// An answer is over: judges it, tells the scheduler, and settles.
-pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-    let Answering { mut sent, status, streamed, reader, unread, unread_bytes, .. } = answering;
-    let complete = end == End::Complete;
-    let facts = reader.finish();
-    sent.close(facts.model.as_deref());
-    let Sent { mut record, charge, .. } = sent;
-    let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
-    let verdict = judge(status, &facts, outcome);
-    let usage = believable(facts.usage.unwrap_or_default());
-    record.response = Some(ResponseSummary {
-        status,
-        bytes: facts.bytes.saturating_add(unread_bytes),
-        streamed,
-        outcome: verdict.outcome,
-        usage,
-        complete,
-    });
-    record.response_model = facts.model;
-    let end = match (end, verdict.failure) {
-        (End::Complete, Some((code, _))) => End::Failed(code),
-        (end, _) => end,
-    };
-    if let Some(endpoint) = charge.endpoint() {
-        let sent_at = charge.sent_at();
-        match verdict.failure {
-            // 5xx were observed with the headers.
-            Some((_, Some(Failure::ServerError | Failure::Busy { .. }))) => {}
-            Some((_, Some(failure))) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
-            None if complete => {
-                picker.answer_ended(&charge, &record, usage, now);
-            }
-            _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
+impl Exchange {
+    /// An answer is over: judges it, tells the scheduler, and settles.
+    pub(super) fn finish(&mut self, picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
+        let Answering { mut sent, status, streamed, reader, unread, unread_bytes, asked, .. } = answering;
+        let complete = end == End::Complete;
+        let facts = reader.finish();
+        sent.close(facts.model.as_deref());
+        let Sent { mut record, charge, .. } = sent;
+        if let AskedUsage::Refused(reader) = asked
+            && reader.names_usage()
+        {
+            self.refusing = Some(record.target_model.clone());
         }
+        let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
+        let verdict = judge(status, &facts, outcome);
+        let usage = believable(facts.usage.unwrap_or_default());
+        record.response = Some(ResponseSummary {
+            status,
+            bytes: facts.bytes.saturating_add(unread_bytes),
+            streamed,
+            outcome: verdict.outcome,
+            usage,
+            complete,
+        });
+        record.response_model = facts.model;
+        let end = match (end, verdict.failure) {
+            (End::Complete, Some((code, _))) => End::Failed(code),
+            (end, _) => end,
+        };
+        if let Some(endpoint) = charge.endpoint() {
+            let sent_at = charge.sent_at();
+            match verdict.failure {
+                // 5xx were observed with the headers.
+                Some((_, Some(Failure::ServerError | Failure::Busy { .. }))) => {}
+                Some((_, Some(failure))) if complete => {
+                    picker.observe_failed(&mut record, endpoint, failure, sent_at, now)
+                }
+                None if complete => {
+                    picker.answer_ended(&charge, &record, usage, now);
+                }
+                _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
+            }
+        }
+        self.settle(picker, Some(charge), record, end, now);
     }
-    settle(picker, Some(charge), record, end, now);
-}
 
-pub(super) fn settle(
-    picker: &mut EndpointPicker,
-    charge: Option<Charge>,
-    mut record: Box<ExchangeRecord>,
-    end: End,
-    now: Timestamp,
-) {
-    if record.api.is_some() {
-        // Of a request that went on before it was whole, nothing else was noted.
-        record.request.outcome.get_or_insert(BodyOutcome::Incomplete);
+    /// The end, whichever it is.
+    pub(super) fn settle(
+        &mut self,
+        picker: &mut EndpointPicker,
+        charge: Option<Charge>,
+        mut record: Box<ExchangeRecord>,
+        end: End,
+        now: Timestamp,
+    ) {
+        if record.api.is_some() {
+            // Of a request that went on before it was whole, nothing else was noted.
+            record.request.outcome.get_or_insert(BodyOutcome::Incomplete);
+        }
+        record.times.ended = now;
+        record.end = end;
+        if picker.config().rules.access_log {
+            self.explanation = Some(Box::new(super::explanation(picker, &record)));
+        }
+        picker.settle(charge, record, now);
     }
-    record.times.ended = now;
-    record.end = end;
-    picker.settle(charge, record, now);
 }
 
 /// Token counts without those that no context could hold.

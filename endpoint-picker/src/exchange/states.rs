@@ -6,7 +6,8 @@ use core::net::SocketAddr;
 
 use crate::accounts::Charge;
 use crate::head::ResponseHead;
-use crate::openai::{PromptDigest, RequestScanner, ResponseId, ResponseReader};
+use crate::openai::response::{RefusalReader, UsageEventRemover};
+use crate::openai::{Edit, PromptDigest, RequestScanner, ResponseId, ResponseReader};
 use crate::pool::EndpointId;
 use crate::record::{ExchangeRecord, ResponseOutcome};
 use crate::rewrite::Splice;
@@ -50,6 +51,10 @@ pub(super) struct Request {
     pub(super) asks_load: bool,
     /// The endpoint of the client's session.
     pub(super) session: Option<EndpointId>,
+    /// How its body asks for usage, where the client does not and the server has not been asked either.
+    pub(super) usage_edit: Option<Edit>,
+    /// The server is asked for usage, which the client did not do.
+    pub(super) asks_usage: bool,
 }
 
 #[derive(Debug)]
@@ -81,9 +86,16 @@ pub(super) struct Sent {
     pub(super) session: Option<EndpointId>,
     /// What is still to come of its body; `None`: the pick waited for all of it.
     pub(super) upload: Option<Box<Upload>>,
+    /// The server was asked for usage, which its client did not do.
+    pub(super) asks_usage: bool,
 }
 
 impl Sent {
+    /// Whether an event of usage is one that the client did not ask for.
+    pub(super) fn hides_usage(&self) -> bool {
+        self.asks_usage && self.upload.as_ref().is_none_or(|upload| !upload.may_ask_usage())
+    }
+
     /// Whether its body is still coming.
     pub(super) fn is_coming(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.is_coming())
@@ -110,6 +122,19 @@ pub(super) struct Answering {
     pub(super) unread_bytes: u64,
     /// The response's id was handed out.
     pub(super) is_id_known: bool,
+    /// What becomes of the usage that the server was asked for.
+    pub(super) asked: AskedUsage,
+}
+
+/// What becomes of the usage that a server was asked for.
+#[derive(Debug)]
+pub(super) enum AskedUsage {
+    /// It was not asked, or there is nothing to read.
+    None,
+    /// What the client did not ask for is taken out of the stream.
+    Hidden(Box<UsageEventRemover>),
+    /// It refuses something, perhaps that.
+    Refused(Box<RefusalReader>),
 }
 
 impl Answering {
@@ -122,7 +147,14 @@ impl Answering {
             Some(api) if head.json => (ResponseReader::json(Some(api)), None),
             _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
         };
+        let asked = match head.status {
+            _ if head.encoded || !sent.asks_usage => AskedUsage::None,
+            400 | 422 => AskedUsage::Refused(Box::default()),
+            200..300 if head.event_stream && sent.hides_usage() => AskedUsage::Hidden(Box::default()),
+            _ => AskedUsage::None,
+        };
         Self {
+            asked,
             sent,
             status: head.status,
             streamed: head.event_stream,

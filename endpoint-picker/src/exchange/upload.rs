@@ -14,6 +14,8 @@ pub(super) struct Upload {
     seen: (u64, u64),
     /// The pick saw no model, and nothing has named it since.
     is_model_open: bool,
+    /// What came behind the pick may have asked for usage, or did.
+    may_ask_usage: bool,
 }
 
 #[derive(Debug)]
@@ -38,12 +40,18 @@ impl Upload {
     /// The rest of a body that was read so far; `reads`: it is read on where something needs it.
     pub(super) fn begin(scanner: RequestScanner, facts: &RequestFacts, reads: bool) -> Self {
         let is_model_open = matches!(facts.model, Model::Missing);
-        let rest = if reads && (is_model_open || scanner.hashes_more()) {
+        let rest = if reads && (is_model_open || facts.usage_edit.is_some() || scanner.hashes_more()) {
             Rest::Read(scanner)
         } else {
             Rest::Pass { bytes: facts.body_bytes, outcome: BodyOutcome::Unread }
         };
-        Self { rest, started: PromptDigest::default(), seen: (facts.prompt_bytes, facts.body_bytes), is_model_open }
+        Self {
+            rest,
+            started: PromptDigest::default(),
+            seen: (facts.prompt_bytes, facts.body_bytes),
+            is_model_open,
+            may_ask_usage: true,
+        }
     }
 
     /// The request is sent, after a pick that saw `prompt`.
@@ -69,6 +77,11 @@ impl Upload {
     /// Whether only the answer can tell the model.
     pub(super) const fn is_model_open(&self) -> bool {
         self.is_model_open
+    }
+
+    /// Whether the client may have asked for usage itself in what the pick did not see.
+    pub(super) const fn may_ask_usage(&self) -> bool {
+        self.may_ask_usage
     }
 
     /// Takes the next bytes.
@@ -145,6 +158,7 @@ impl Upload {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
+        self.may_ask_usage = facts.include_usage;
         self.is_model_open = false;
         let name = match facts.model {
             Model::Named { name, .. } => Some(name),

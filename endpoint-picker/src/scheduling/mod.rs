@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use cold::NoHitLru;
-pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Reason};
+pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
 pub use saturation::Saturation;
@@ -104,10 +104,23 @@ impl Scheduler {
         self.prefer(pool, profile, request);
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
         let is_looked = scores && profile.needs_outlooks();
+        let seen = |id| {
+            let Some(endpoint) = pool.endpoint(id) else { return Rating::default() };
+            let age = endpoint.load_at(pool.confirmed_at()).map(|at| now.millis_since(at));
+            let signal_age_ms = age.map(|age| u32::try_from(age).unwrap_or(u32::MAX));
+            Rating { in_flight: endpoint.in_flight().total(), signal_age_ms, ..Rating::default() }
+        };
         let mut entries = positions.into_iter().flatten().filter_map(|position| {
             let outlook = self.outlooks.get(position).filter(|_| is_looked);
             let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
-            Some(Entry { id: self.candidates.get(position)?.id, forecast })
+            let id = self.candidates.get(position)?.id;
+            let rating = Rating {
+                score_millionths: millionths(self.scores.get(position).copied().unwrap_or(0.0)),
+                cost_micros: outlook.map(|outlook| micros(outlook.cost)),
+                wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
+                ..seen(id)
+            };
+            Some(Entry { id, forecast, rating })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
         if pinned.is_some() {
@@ -115,7 +128,7 @@ impl Scheduler {
             let again = |entry| (entry + 1 < profile.ranked).then_some(first);
             return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
         }
-        let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default() });
+        let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default(), rating: seen(id) });
         let mut entries = entries.chain(left_out).take(profile.ranked.saturating_sub(1));
         let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
         if let Some(parameters) = profile.no_hit_lru()
@@ -351,6 +364,16 @@ impl Scheduler {
             Observation::Abandoned => false,
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a cast from a float saturates")]
+fn millionths(score: f64) -> i64 {
+    (score * 1e6) as i64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
+const fn micros(time: f64) -> u32 {
+    time as u32
 }
 
 /// Hash by which a model's name is known.

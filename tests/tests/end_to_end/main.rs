@@ -15,6 +15,7 @@ mod crash;
 mod early_pick;
 mod embedded;
 mod endings;
+mod explanations;
 mod failover;
 mod gen_ai;
 mod health;
@@ -31,6 +32,7 @@ mod responses;
 mod rewriting;
 mod trust;
 mod upstream_connections;
+mod usage;
 
 /// The shipped bootstraps of a binding: the one that stacks use unless told otherwise, and the one to paste from.
 fn shipped(mode: Mode) -> [&'static str; 2] {

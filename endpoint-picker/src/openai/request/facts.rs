@@ -71,6 +71,15 @@ pub enum Notation {
     Plain,
 }
 
+/// A change of a body: other text in the place of what lies in a range, which may be empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// Where, in bytes of the body.
+    pub range: Range<usize>,
+    /// What stands there instead.
+    pub text: &'static str,
+}
+
 /// What a request body says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestFacts {
@@ -85,6 +94,9 @@ pub struct RequestFacts {
     /// Whether the stream asked for will report usage: on `stream_options.include_usage` or a form's `stream_include_usage`,
     /// and always for the APIs that have no such option.
     pub include_usage: bool,
+    /// What makes a chat or completion that asks for a stream without usage ask for it too: nothing else of the body changes. `None`: it
+    /// asks for it, or for no stream, or what it says in `stream_options` is more than that it wants none.
+    pub usage_edit: Option<Edit>,
     /// Most tokens to generate, if the request sets a limit: `max_completion_tokens` (before `max_tokens`) of a chat,
     /// `max_output_tokens` of a response, `max_tokens` of a completion or message, `max_completion_tokens` of a form.
     pub max_tokens: Option<u64>,

@@ -79,6 +79,7 @@ impl Form {
             model,
             stream: self.stream,
             include_usage: self.stream && self.include_usage,
+            usage_edit: None,
             max_tokens: self.max_tokens,
             priority: self.priority,
             previous_response: None,

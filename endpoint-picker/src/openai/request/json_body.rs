@@ -4,6 +4,7 @@ use alloc::{boxed::Box, string::String};
 use core::ops::Range;
 
 use super::facts::{Model, Notation, RequestError, RequestFacts, ScanOptions};
+use super::stream_options::StreamOptions;
 use super::values::{MAX_SWITCH_BYTES, ModelValue, ModelValues, signed, switch, whole};
 use crate::openai::api::Api;
 use crate::openai::json::{Container, Node, ROOT, SKIP, Scalar, Scanner, Want, Watch};
@@ -23,6 +24,8 @@ const PROMPT: Node = 11;
 /// `stream_format` of speech: `sse` or `audio`.
 const STREAM_FORMAT: Node = 12;
 const PREVIOUS_RESPONSE: Node = 13;
+/// `continuous_usage_stats` of the stream options: usage in every event.
+const CONTINUOUS_USAGE: Node = 14;
 
 /// What has been read of a JSON body.
 #[derive(Clone)]
@@ -30,12 +33,14 @@ pub(super) struct JsonBody {
     api: Api,
     max_model_bytes: usize,
     is_object: bool,
+    /// Offset behind the bracket that opens the body.
+    root_at: u64,
     models: ModelValues,
     /// Where an array or object given as the model begins.
     model_at: u64,
     stream: bool,
     event_format: bool,
-    include_usage: bool,
+    options: StreamOptions,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     priority: Option<i64>,
@@ -54,11 +59,12 @@ impl JsonBody {
             api,
             max_model_bytes: options.max_model_bytes,
             is_object: false,
+            root_at: 0,
             models: ModelValues::default(),
             model_at: 0,
             stream: false,
             event_format: false,
-            include_usage: false,
+            options: StreamOptions::default(),
             max_tokens: None,
             max_completion_tokens: None,
             priority: None,
@@ -127,7 +133,12 @@ impl JsonBody {
             body_bytes,
             model,
             stream,
-            include_usage: stream && (always_includes_usage || self.include_usage),
+            include_usage: stream && (always_includes_usage || self.options.include_usage()),
+            usage_edit: if self.stream && matches!(self.api, Api::ChatCompletions | Api::Completions) {
+                self.options.usage_edit(self.root_at)
+            } else {
+                None
+            },
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             priority: self.priority,
             previous_response: self.previous_response,
@@ -201,7 +212,14 @@ impl Watch for JsonBody {
     fn member(&mut self, node: Node, key: &[u8]) -> Node {
         match node {
             ROOT => self.root_member(key),
-            STREAM_OPTIONS if key == b"include_usage" => INCLUDE_USAGE,
+            STREAM_OPTIONS => {
+                self.options.member();
+                match key {
+                    b"include_usage" => INCLUDE_USAGE,
+                    b"continuous_usage_stats" => CONTINUOUS_USAGE,
+                    _ => SKIP,
+                }
+            }
             PREAMBLE | PROMPT => node,
             _ => SKIP,
         }
@@ -239,8 +257,9 @@ impl Watch for JsonBody {
                 self.models.add(value, range);
             }
             STREAM => self.stream = switch(scalar),
-            STREAM_OPTIONS => self.include_usage = false,
-            INCLUDE_USAGE => self.include_usage = switch(scalar),
+            STREAM_OPTIONS => self.options.scalar(scalar, range),
+            INCLUDE_USAGE => self.options.switch(scalar, range),
+            CONTINUOUS_USAGE => self.options.continuous(scalar),
             MAX_TOKENS => self.max_tokens = whole(scalar),
             MAX_COMPLETION_TOKENS => self.max_completion_tokens = whole(scalar),
             PRIORITY => self.priority = signed(scalar),
@@ -270,10 +289,14 @@ impl Watch for JsonBody {
 
     fn open(&mut self, node: Node, container: Container, at: u64) {
         match node {
-            ROOT => self.is_object = container == Container::Object,
+            ROOT => {
+                self.is_object = container == Container::Object;
+                self.root_at = at + 1;
+            }
             MODEL => self.model_at = at,
             STREAM => self.stream = false,
-            STREAM_OPTIONS | INCLUDE_USAGE => self.include_usage = false,
+            STREAM_OPTIONS => self.options.open(container, at),
+            INCLUDE_USAGE | CONTINUOUS_USAGE => self.options.spoil(),
             MAX_TOKENS => self.max_tokens = None,
             MAX_COMPLETION_TOKENS => self.max_completion_tokens = None,
             PRIORITY => self.priority = None,
@@ -288,6 +311,7 @@ impl Watch for JsonBody {
     fn close(&mut self, node: Node, end: u64) {
         match node {
             MODEL => self.models.add(ModelValue::NotAString, self.model_at..end),
+            STREAM_OPTIONS => self.options.close(),
             PROMPT => {
                 self.prompt_depth = self.prompt_depth.saturating_sub(1);
                 if self.prompt_depth == 1
