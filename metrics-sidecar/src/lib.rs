@@ -40,6 +40,7 @@ mod gathered;
 mod listing;
 mod lora;
 mod polling;
+mod route;
 mod series;
 mod serve;
 mod shared;

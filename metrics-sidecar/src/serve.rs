@@ -9,7 +9,6 @@ use axum::extract::{RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -18,6 +17,7 @@ use ::snapshot::Tag;
 use crate::envoy_page::{EnvoyPages, own_families};
 use crate::page::{self, Selection, merge};
 use crate::published::known_tags;
+use crate::route::{Access, Route, Served};
 use crate::shared::{Shared, lock, wall_ms};
 
 /// Longest wait that a reader of the snapshot may ask for.
@@ -32,6 +32,19 @@ const INPICK_ONLY: &str = "families=inpick";
 /// Query for what the sidecar itself knows, for which Envoy is not asked.
 const SIDECAR_ONLY: &str = "families=sidecar";
 
+/// Everything that is served. A new path is a line here.
+fn routes() -> Vec<Route> {
+    vec![
+        Route::get(Access::Envoy, "/snapshot", snapshot),
+        Route::get(Access::Reader, "/metrics", metrics),
+        Route::get(Access::Reader, "/stats/prometheus", metrics),
+        Route::get(Access::Anyone, "/healthz", async || "ok\n"),
+        Route::get(Access::Anyone, "/readyz", ready),
+        #[cfg(feature = "fault-injection")]
+        Route::get(Access::Reader, "/fault", fault),
+    ]
+}
+
 /// Serves until `closed` turns true, then until the answers under way are sent.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -40,14 +53,7 @@ pub(crate) async fn run(
     mut closed: watch::Receiver<bool>,
 ) {
     let failures = shared.failures.clone();
-    let router = Router::new()
-        .route("/snapshot", get(snapshot))
-        .route("/metrics", get(metrics))
-        .route("/stats/prometheus", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready));
-    #[cfg(feature = "fault-injection")]
-    let router = router.route("/fault", get(fault));
+    let router = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
     let router = router.with_state(Served { shared, pages });
     let closing = async move {
         // A sender that is gone means the same as one that says so.
@@ -56,12 +62,6 @@ pub(crate) async fn run(
     if let Err(problem) = axum::serve(listener, router).with_graceful_shutdown(closing).await {
         failures.report(format!("serving ended: {problem}"));
     }
-}
-
-#[derive(Clone)]
-struct Served {
-    shared: Arc<Shared>,
-    pages: EnvoyPages,
 }
 
 /// A reader that names the present membership in `If-None-Match` gets the loads alone, and `304` when these are known too. With
@@ -143,4 +143,16 @@ async fn ready(State(Served { shared, .. }): State<Served>) -> Response {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons, "problems": problems });
     (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_and_the_snapshot_are_no_readers_routes() {
+        let open: Vec<&str> =
+            routes().iter().filter(|route| route.access != Access::Reader).map(|route| route.path).collect();
+        assert_eq!(open, ["/snapshot", "/healthz", "/readyz"]);
+    }
 }
