@@ -12,6 +12,7 @@
 //! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
 pub mod config;
+pub mod contents;
 pub mod counters;
 pub mod dialect;
 pub mod discovery;
@@ -19,6 +20,7 @@ pub mod endpoint;
 pub mod exposition;
 pub mod flags;
 pub mod fleet;
+pub mod format;
 pub mod gauges;
 pub mod models;
 pub mod outcome;
@@ -36,10 +38,13 @@ mod convention;
 mod embedded;
 mod envoy_page;
 mod failures;
+mod foreign;
 mod gathered;
+mod lines;
 mod listing;
 mod lora;
 mod polling;
+mod request;
 mod route;
 mod series;
 mod serve;

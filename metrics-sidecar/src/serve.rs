@@ -5,17 +5,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
 use ::snapshot::Tag;
 
-use crate::envoy_page::{EnvoyPages, own_families};
-use crate::page::{self, Selection, merge};
+use crate::envoy_page::{self, EnvoyPages, Piece, Wanted, own_families};
+use crate::format::{Format, takes_gzip};
+use crate::page::Selection;
 use crate::published::known_tags;
 use crate::route::{Access, Route, Served};
 use crate::shared::{Shared, lock, wall_ms};
@@ -24,6 +30,9 @@ use crate::shared::{Shared, lock, wall_ms};
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// While a reader waits, the fleet is looked at this often: well below the poll interval, for microseconds of work.
 const WAIT_STEP: Duration = Duration::from_millis(5);
+
+/// A page of up to so many bytes is sent in one.
+const SHORT_PAGE: usize = 128 * 1024;
 
 /// Query for a page whose families of Envoy's own are made to pass `promtool check metrics`.
 const STRICT: &str = "families=strict";
@@ -103,20 +112,61 @@ async fn snapshot(
 
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every
 /// counter, and an old one would show counters that stand still.
-async fn metrics(State(Served { shared, pages }): State<Served>, RawQuery(query): RawQuery) -> Response {
+async fn metrics(
+    State(Served { shared, pages }): State<Served>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let said = |name| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    };
+    let (format, gzip) = (Format::negotiate(&said(ACCEPT)), takes_gzip(&said(ACCEPT_ENCODING)));
+    let wanted = |selection| Wanted { selection, format, gzip };
     let selection = match query.as_deref() {
         Some(SIDECAR_ONLY) => {
-            let page = merge(b"", &own_families(&shared), Selection::Inpick);
-            return ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response();
+            let pieces = envoy_page::pieces(Arc::default(), own_families(&shared), wanted(Selection::Inpick));
+            return page(format, gzip, Body::from(pieces.flatten().collect::<Vec<u8>>()));
         }
         Some(INPICK_ONLY) => Selection::Inpick,
         Some(STRICT) => Selection::Strict,
         _ => Selection::Everything,
     };
-    match pages.merged(selection).await {
-        Ok(page) => ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response(),
+    match pages.merged(wanted(selection)).await {
+        Ok(pieces) => page(format, gzip, streamed(pieces).await),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+fn page(format: Format, gzip: bool, body: Body) -> Response {
+    let mut response =
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "accept, accept-encoding")], body).into_response();
+    if gzip {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// A page that is short is sent at once and with its length. One whose end does not come is broken off, so that nobody takes it for
+/// whole.
+async fn streamed(mut pieces: Receiver<Piece>) -> Body {
+    let mut first = Vec::new();
+    while first.len() < SHORT_PAGE {
+        match pieces.recv().await {
+            Some(Piece::Bytes(bytes)) => first.extend_from_slice(&bytes),
+            Some(Piece::End) => return Body::from(first),
+            None => break,
+        }
+    }
+    let rest = futures_util::stream::unfold(Some(pieces), async |pieces| {
+        let mut pieces = pieces?;
+        match pieces.recv().await {
+            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(pieces))),
+            Some(Piece::End) => None,
+            None => Some((Err(std::io::Error::other("the page broke off")), None)),
+        }
+    });
+    Body::from_stream(futures_util::stream::once(async { Ok(Bytes::from(first)) }).chain(rest))
 }
 
 /// Makes a task panic.
