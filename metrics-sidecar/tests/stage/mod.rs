@@ -1,5 +1,7 @@
 //! Fake pods, a fake Envoy admin endpoint and a plain HTTP client.
 
+pub mod envoy;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
