@@ -11,6 +11,8 @@
 //! Imports point down: `sidecar` starts `serve`, `listing` and `polling`, which know `shared`, which knows the pure rest. Pure are all
 //! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
+pub mod access;
+pub mod api_server;
 pub mod config;
 pub mod contents;
 pub mod counters;
@@ -33,18 +35,23 @@ pub mod scrape;
 pub mod settings;
 pub mod signals;
 pub mod tls;
+pub mod tls_files;
 
 mod convention;
+mod durations;
 mod embedded;
 mod envoy_page;
 mod failures;
 mod foreign;
+mod gate;
 mod gathered;
 mod lines;
+mod listening;
 mod listing;
 mod lora;
 mod polling;
 mod request;
+mod reviews;
 mod route;
 mod series;
 mod serve;

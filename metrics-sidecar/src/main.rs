@@ -62,11 +62,12 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listen = config.listen;
-    let running = Sidecar::start(config)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))?;
+    let scheme = if config.access.tls.is_some() { "https" } else { "http" };
+    let running = Sidecar::start(config).await?;
     println!("listening on http://{}", running.addr());
+    if let Some(address) = running.metrics_addr() {
+        println!("listening for scrapers on {scheme}://{address}");
+    }
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::shared::Task;
+use crate::failures::Task;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

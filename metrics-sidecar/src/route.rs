@@ -6,6 +6,7 @@ use axum::handler::Handler;
 use axum::routing::{MethodRouter, get};
 
 use crate::envoy_page::EnvoyPages;
+pub(crate) use crate::gate::Access;
 use crate::shared::Shared;
 
 /// What every handler may ask for.
@@ -15,21 +16,9 @@ pub(crate) struct Served {
     pub(crate) pages: EnvoyPages,
 }
 
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Access {
-    /// Anyone: what probes ask for.
-    Anyone,
-    /// Envoy.
-    Envoy,
-    /// Scrapers and people.
-    Reader,
-}
-
 /// One path.
 pub(crate) struct Route {
     pub(crate) path: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is guarded yet"))]
     pub(crate) access: Access,
     pub(crate) handler: MethodRouter<Served>,
 }

@@ -1,30 +1,36 @@
 //! What the sidecar responds to requests.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::connect_info::Connected;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::serve::{IncomingStream, Listener};
 use futures_util::StreamExt as _;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
 use ::snapshot::Tag;
 
-use crate::envoy_page::{self, EnvoyPages, Piece, Wanted, own_families};
+use crate::envoy_page::{self, Piece, Wanted, own_families};
+use crate::failures::Failures;
 use crate::format::{Format, takes_gzip};
+use crate::gate::{Gate, Guard, guard};
+use crate::listening::Peer;
 use crate::page::Selection;
 use crate::published::known_tags;
 use crate::route::{Access, Route, Served};
-use crate::shared::{Shared, lock, wall_ms};
+use crate::shared::{lock, wall_ms};
 
 /// Longest wait that a reader of the snapshot may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -54,21 +60,28 @@ fn routes() -> Vec<Route> {
     ]
 }
 
+/// What a listener serves. `for_scrapers`: it is not Envoy's.
+pub(crate) fn router(served: Served, gate: &Arc<Gate>, for_scrapers: bool) -> Router {
+    let offered = routes().into_iter().filter(|route| !(for_scrapers && route.access == Access::Envoy));
+    let guarded = |router: Router<Served>, Route { path, access, handler }| {
+        let layer = from_fn_with_state(Guard { gate: Arc::clone(gate), access }, guard);
+        router.route(path, handler.layer(layer))
+    };
+    offered.fold(Router::new(), guarded).with_state(served)
+}
+
 /// Serves until `closed` turns true, then until the answers under way are sent.
-pub(crate) async fn run(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    pages: EnvoyPages,
-    mut closed: watch::Receiver<bool>,
-) {
-    let failures = shared.failures.clone();
-    let router = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
-    let router = router.with_state(Served { shared, pages });
+pub(crate) async fn run<L>(listener: L, router: Router, failures: Failures, mut closed: watch::Receiver<bool>)
+where
+    L: Listener<Addr = SocketAddr>,
+    Peer: for<'a> Connected<IncomingStream<'a, L>>,
+{
     let closing = async move {
         // A sender that is gone means the same as one that says so.
         let _ = closed.wait_for(|closed| *closed).await;
     };
-    if let Err(problem) = axum::serve(listener, router).with_graceful_shutdown(closing).await {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    if let Err(problem) = axum::serve(listener, service).with_graceful_shutdown(closing).await {
         failures.report(format!("serving ended: {problem}"));
     }
 }
