@@ -113,12 +113,16 @@ async fn answer(world: Arc<Mutex<World>>, request: Request<Incoming>) -> Result<
         Fault::Silent => std::future::pending::<()>().await,
         Fault::Status(status, left) if left > 0 => {
             world.lock().unwrap().fault = Fault::Status(status, left - 1);
-            return Ok(respond(status, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status})));
+            return Ok(respond(
+                status,
+                &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}),
+            ));
         }
         _ => {}
     }
     let mut world = world.lock().unwrap();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let header =
+        |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     if header("authorization") != format!("Bearer {}", world.credential) {
         return Ok(respond(401, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 401})));
     }
