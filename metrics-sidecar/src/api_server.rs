@@ -25,7 +25,9 @@ const ACCESS_REVIEW_VERSION: &str = "authorization.k8s.io/v1";
 /// Largest answer in bytes; a review has a few hundred.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a review may take with all its tries: half of the time that a scraper waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses before further tries, when the server is away or asks for patience.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(500)];
 
@@ -143,6 +145,17 @@ impl ApiServer {
     }
 
     async fn review<T: for<'a> Deserialize<'a>>(
+        &self,
+        path: &str,
+        version: &str,
+        kind: &str,
+        review: &Value,
+    ) -> Result<T, String> {
+        let trying = tokio::time::timeout(PATIENCE, self.try_review(path, version, kind, review)).await;
+        trying.unwrap_or_else(|_| Err(RequestError::Timeout(PATIENCE).to_string()))
+    }
+
+    async fn try_review<T: for<'a> Deserialize<'a>>(
         &self,
         path: &str,
         version: &str,

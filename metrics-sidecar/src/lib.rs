@@ -28,6 +28,9 @@ pub mod models;
 pub mod outcome;
 pub mod page;
 pub mod pool;
+pub mod profilers;
+#[cfg(feature = "profiling")]
+pub mod profiling;
 pub mod progress;
 pub mod published;
 pub mod response;
@@ -50,6 +53,9 @@ mod listening;
 mod listing;
 mod lora;
 mod polling;
+#[cfg(feature = "profiling")]
+mod profile_format;
+mod profile_routes;
 mod request;
 mod reviews;
 mod route;

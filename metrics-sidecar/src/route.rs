@@ -7,6 +7,7 @@ use axum::routing::{MethodRouter, get};
 
 use crate::envoy_page::EnvoyPages;
 pub(crate) use crate::gate::Access;
+use crate::profilers::Profilers;
 use crate::shared::Shared;
 
 /// What every handler may ask for.
@@ -14,6 +15,7 @@ use crate::shared::Shared;
 pub(crate) struct Served {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pages: EnvoyPages,
+    pub(crate) profilers: Profilers,
 }
 
 /// One path.

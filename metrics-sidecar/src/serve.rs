@@ -28,6 +28,7 @@ use crate::format::{Format, takes_gzip};
 use crate::gate::{Gate, Guard, guard};
 use crate::listening::Peer;
 use crate::page::Selection;
+use crate::profile_routes;
 use crate::published::known_tags;
 use crate::route::{Access, Route, Served};
 use crate::shared::{lock, wall_ms};
@@ -49,7 +50,7 @@ const SIDECAR_ONLY: &str = "families=sidecar";
 
 /// Everything that is served. A new path is a line here.
 fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         Route::get(Access::Envoy, "/snapshot", snapshot),
         Route::get(Access::Reader, "/metrics", metrics),
         Route::get(Access::Reader, "/stats/prometheus", metrics),
@@ -57,7 +58,9 @@ fn routes() -> Vec<Route> {
         Route::get(Access::Anyone, "/readyz", ready),
         #[cfg(feature = "fault-injection")]
         Route::get(Access::Reader, "/fault", fault),
-    ]
+    ];
+    routes.extend(profile_routes::routes());
+    routes
 }
 
 /// What a listener serves. `for_scrapers`: it is not Envoy's.
@@ -214,8 +217,11 @@ mod tests {
 
     #[test]
     fn probes_and_the_snapshot_are_no_readers_routes() {
-        let open: Vec<&str> =
-            routes().iter().filter(|route| route.access != Access::Reader).map(|route| route.path).collect();
+        let open: Vec<&str> = routes()
+            .iter()
+            .filter(|route| matches!(route.access, Access::Anyone | Access::Envoy))
+            .map(|route| route.path)
+            .collect();
         assert_eq!(open, ["/snapshot", "/healthz", "/readyz"]);
     }
 }

@@ -16,6 +16,7 @@ use crate::gate::Gate;
 use crate::listening::TlsListener;
 use crate::listing::{watch_clusters, watch_name};
 use crate::polling::take_targets;
+use crate::profilers::Profilers;
 use crate::route::Served;
 use crate::serve;
 use crate::shared::{Shared, Task, lock};
@@ -86,12 +87,21 @@ impl Drop for Running {
 }
 
 impl Sidecar {
-    /// Binds, and starts to discover, poll and serve on the current tokio runtime.
+    /// The same as [`Self::start_profiled`] in a process of which nothing can be profiled.
     ///
     /// # Errors
     ///
     /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
     pub async fn start(config: Config) -> std::io::Result<Running> {
+        Self::start_profiled(config, Profilers::default()).await
+    }
+
+    /// Binds, and starts to discover, poll and serve on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
+    pub async fn start_profiled(config: Config, profilers: Profilers) -> std::io::Result<Running> {
         let listener = bind(config.listen).await?;
         let addr = listener.local_addr()?;
         let for_scrapers = match config.access.metrics_listen {
@@ -123,7 +133,7 @@ impl Sidecar {
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
         let gate = Arc::new(Gate::new(&shared.config.access.readers));
-        let served = Served { shared: Arc::clone(&shared), pages };
+        let served = Served { shared: Arc::clone(&shared), pages, profilers };
         let failures = &shared.failures;
         let router = serve::router(served.clone(), &gate, false);
         let serving = serve::run(listener, router, failures.clone(), closed.clone());
