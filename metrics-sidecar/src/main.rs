@@ -10,6 +10,11 @@ use metrics_sidecar::flags::{EX_USAGE, Flags};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// So that a profile of the heap can be had.
+#[cfg(feature = "profiling")]
+#[global_allocator]
+static ALLOCATOR: metrics_sidecar::profiling::Allocator = metrics_sidecar::profiling::Allocator;
+
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
@@ -62,11 +67,16 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listen = config.listen;
-    let running = Sidecar::start(config)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))?;
+    let scheme = if config.access.tls.is_some() { "https" } else { "http" };
+    #[cfg(feature = "profiling")]
+    let profilers = metrics_sidecar::profiling::profilers();
+    #[cfg(not(feature = "profiling"))]
+    let profilers = metrics_sidecar::profilers::Profilers::default();
+    let running = Sidecar::start_profiled(config, profilers).await?;
     println!("listening on http://{}", running.addr());
+    if let Some(address) = running.metrics_addr() {
+        println!("listening for scrapers on {scheme}://{address}");
+    }
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
