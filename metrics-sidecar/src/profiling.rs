@@ -12,12 +12,10 @@ pub use tikv_jemallocator::Jemalloc as Allocator;
 /// The profilers of the process, whose allocator must be [`Allocator`] where there is one.
 #[must_use]
 pub fn profilers() -> Profilers {
-    Profilers {
-        #[cfg(feature = "cpu-profile")]
-        cpu: Some(Arc::new(|length| Box::pin(crate::cpu_profile::cpu(length)))),
-        #[cfg(feature = "heap-profile")]
-        heap: Some(Arc::new(|_| Box::pin(crate::heap_profile::heap()))),
-        #[allow(clippy::needless_update, reason = "there may be none")]
-        ..Profilers::default()
-    }
+    let profilers = Profilers::default();
+    #[cfg(feature = "cpu-profile")]
+    let profilers = Profilers { cpu: Some(Arc::new(|length| Box::pin(crate::cpu_profile::cpu(length)))), ..profilers };
+    #[cfg(feature = "heap-profile")]
+    let profilers = Profilers { heap: Some(Arc::new(|_| Box::pin(crate::heap_profile::heap()))), ..profilers };
+    profilers
 }
