@@ -29,7 +29,6 @@ pub mod outcome;
 pub mod page;
 pub mod pool;
 pub mod profilers;
-#[cfg(feature = "profiling")]
 pub mod profiling;
 pub mod progress;
 pub mod published;
@@ -41,6 +40,8 @@ pub mod tls;
 pub mod tls_files;
 
 mod convention;
+#[cfg(feature = "cpu-profile")]
+mod cpu_profile;
 mod durations;
 mod embedded;
 mod envoy_page;
@@ -48,12 +49,14 @@ mod failures;
 mod foreign;
 mod gate;
 mod gathered;
+#[cfg(feature = "heap-profile")]
+mod heap_profile;
 mod lines;
 mod listening;
 mod listing;
 mod lora;
 mod polling;
-#[cfg(feature = "profiling")]
+#[cfg(feature = "cpu-profile")]
 mod profile_format;
 mod profile_routes;
 mod request;

@@ -7,11 +7,12 @@ use clap::Parser;
 use metrics_sidecar::Sidecar;
 use metrics_sidecar::config::Config;
 use metrics_sidecar::flags::{EX_USAGE, Flags};
+use metrics_sidecar::profiling::profilers;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// So that a profile of the heap can be had.
-#[cfg(feature = "profiling")]
+#[cfg(feature = "heap-profile")]
 #[global_allocator]
 static ALLOCATOR: metrics_sidecar::profiling::Allocator = metrics_sidecar::profiling::Allocator;
 
@@ -68,11 +69,7 @@ async fn run(config: Config) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let scheme = if config.access.tls.is_some() { "https" } else { "http" };
-    #[cfg(feature = "profiling")]
-    let profilers = metrics_sidecar::profiling::profilers();
-    #[cfg(not(feature = "profiling"))]
-    let profilers = metrics_sidecar::profilers::Profilers::default();
-    let running = Sidecar::start_profiled(config, profilers).await?;
+    let running = Sidecar::start_profiled(config, profilers()).await?;
     println!("listening on http://{}", running.addr());
     if let Some(address) = running.metrics_addr() {
         println!("listening for scrapers on {scheme}://{address}");

@@ -16,9 +16,9 @@ const SECONDS: u64 = 30;
 const MOST_SECONDS: u64 = 300;
 
 const NO_CPU: &str = "The CPU cannot be profiled here: it takes the signal SIGPROF, and in Envoy's process signals are Envoy's. Use \
-    perf, or run the sidecar as a process of its own.\n";
-const NO_HEAP: &str = "The heap cannot be profiled here: it takes an allocator that samples, and this process has another. In Envoy's \
-    process the allocator is Envoy's: see its own /heap_dump.\n";
+    perf, or run the sidecar as a process of its own, built with the feature cpu-profile.\n";
+const NO_HEAP: &str = "The heap cannot be profiled here: it takes an allocator that samples, which the sidecar has as a process of its own, \
+    built with the feature heap-profile. In Envoy's process the allocator is Envoy's: see its own /heap_dump.\n";
 
 /// The routes of profiles.
 pub(crate) fn routes() -> [Route; 5] {

@@ -60,11 +60,13 @@ struct State {
 /// What was asked: never the token itself.
 type Asked = [u8; 32];
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     /// Held by the one who asks the API server.
     answer: tokio::sync::Mutex<()>,
     last: Mutex<Option<(Verdict, Instant)>>,
+    /// When the API server let its token in last, unless it has refused it since.
+    admitted: Mutex<Option<Instant>>,
 }
 
 impl Reviews {
@@ -86,7 +88,7 @@ impl Reviews {
             return verdict;
         }
         let verdict = self.ask(token, verb, path).await;
-        *lock(&entry.last) = Some((verdict.clone(), Instant::now()));
+        entry.set(&verdict, Instant::now());
         verdict
     }
 
@@ -94,7 +96,7 @@ impl Reviews {
     fn entry(&self, asked: Asked, now: Instant) -> Option<Arc<Entry>> {
         let mut state = lock(&self.state);
         if let Some(entry) = state.kept.get(&asked).map(Arc::clone)
-            && (entry.fresh(now, self.ttl).is_some() || entry.was_allowed() || entry.is_asked())
+            && (entry.fresh(now, self.ttl).is_some() || entry.was_admitted(now) || entry.is_asked())
         {
             return Some(entry);
         }
@@ -109,7 +111,7 @@ impl Reviews {
             return Some(Arc::clone(entry));
         }
         state.make_room(now, self.ttl);
-        let entry = Arc::new(Entry { answer: tokio::sync::Mutex::default(), last: Mutex::default() });
+        let entry = Arc::<Entry>::default();
         state.kept.insert(asked, Arc::clone(&entry));
         Some(entry)
     }
@@ -142,11 +144,8 @@ impl State {
         }
         self.kept.retain(|_, entry| entry.is_asked() || entry.is_worth_keeping(now, ttl));
         while self.kept.len() >= MOST_KEPT {
-            let age =
-                |entry: &Entry| lock(&entry.last).as_ref().map(|(verdict, at)| (*verdict == Verdict::Allowed, *at));
-            let Some(oldest) = self.kept.iter().min_by_key(|(_, entry)| age(entry)).map(|(asked, _)| *asked) else {
-                return;
-            };
+            let least = self.kept.iter().min_by_key(|(_, entry)| entry.worth());
+            let Some(oldest) = least.map(|(asked, _)| *asked) else { return };
             self.kept.remove(&oldest);
         }
     }
@@ -164,8 +163,18 @@ impl Entry {
         (now.saturating_duration_since(*at) < lasts).then(|| verdict.clone())
     }
 
-    fn was_allowed(&self) -> bool {
-        matches!(&*lock(&self.last), Some((Verdict::Allowed, _)))
+    fn set(&self, verdict: &Verdict, now: Instant) {
+        *lock(&self.last) = Some((verdict.clone(), now));
+        match verdict {
+            Verdict::Allowed => *lock(&self.admitted) = Some(now),
+            Verdict::Unknown | Verdict::Forbidden(_) => *lock(&self.admitted) = None,
+            // It may well be somebody's.
+            Verdict::Failed | Verdict::Busy => {}
+        }
+    }
+
+    fn was_admitted(&self, now: Instant) -> bool {
+        lock(&self.admitted).is_some_and(|at| now.saturating_duration_since(at) < REMEMBERED_FOR)
     }
 
     /// Whether somebody asks the API server just now.
@@ -174,9 +183,12 @@ impl Entry {
     }
 
     fn is_worth_keeping(&self, now: Instant, ttl: Duration) -> bool {
-        let is_remembered = |at: &Instant| now.saturating_duration_since(*at) < REMEMBERED_FOR;
-        self.fresh(now, ttl).is_some()
-            || matches!(&*lock(&self.last), Some((Verdict::Allowed, at)) if is_remembered(at))
+        self.fresh(now, ttl).is_some() || self.was_admitted(now)
+    }
+
+    /// What goes first when there is no room: refusals before admissions, the oldest of each.
+    fn worth(&self) -> (bool, Option<Instant>) {
+        (lock(&self.admitted).is_some(), lock(&self.last).as_ref().map(|(_, at)| *at))
     }
 }
 
@@ -195,8 +207,10 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(60);
 
-    fn entry(last: Option<(Verdict, Instant)>) -> Arc<Entry> {
-        Arc::new(Entry { answer: tokio::sync::Mutex::default(), last: Mutex::new(last) })
+    fn entry(verdict: &Verdict, at: Instant) -> Arc<Entry> {
+        let entry = Arc::<Entry>::default();
+        entry.set(verdict, at);
+        entry
     }
 
     fn key(index: usize) -> Asked {
@@ -212,7 +226,7 @@ mod tests {
             (Verdict::Forbidden("u".to_owned()), TTL / 6),
             (Verdict::Failed, FAILED_FOR),
         ] {
-            let entry = entry(Some((verdict.clone(), begin)));
+            let entry = entry(&verdict, begin);
             let just_before = begin + lasts - Duration::from_millis(1);
             assert_eq!(entry.fresh(just_before, TTL), Some(verdict.clone()));
             assert_eq!(entry.fresh(begin + lasts, TTL), None, "{verdict:?}");
@@ -224,15 +238,26 @@ mod tests {
         let now = Instant::now();
         let mut state = State { kept: HashMap::new(), budget: 0.0, budgeted: now };
         let good = key(usize::MAX);
-        state.kept.insert(good, entry(Some((Verdict::Allowed, now))));
+        state.kept.insert(good, entry(&Verdict::Allowed, now));
         for index in 0..3 * MOST_KEPT {
             let at = now + Duration::from_millis(u64::try_from(index).unwrap());
             state.make_room(at, TTL);
-            state.kept.insert(key(index), entry(Some((Verdict::Unknown, at))));
+            state.kept.insert(key(index), entry(&Verdict::Unknown, at));
             assert!(state.kept.len() <= MOST_KEPT);
         }
         assert!(state.kept.contains_key(&good), "a scraper's answer was given up for those of strangers");
         assert!(state.kept.contains_key(&key(3 * MOST_KEPT - 1)) && !state.kept.contains_key(&key(0)));
+    }
+
+    #[test]
+    fn a_scraper_is_remembered_through_an_outage_and_not_beyond_a_refusal() {
+        let begin = Instant::now();
+        let scraper = entry(&Verdict::Allowed, begin);
+        scraper.set(&Verdict::Failed, begin + TTL);
+        assert!(scraper.was_admitted(begin + TTL) && !scraper.was_admitted(begin + REMEMBERED_FOR));
+        assert_eq!(scraper.fresh(begin + TTL, TTL), Some(Verdict::Failed), "it is not let in for that");
+        scraper.set(&Verdict::Unknown, begin + TTL);
+        assert!(!scraper.was_admitted(begin + TTL));
     }
 
     #[test]
