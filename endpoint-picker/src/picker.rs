@@ -36,6 +36,8 @@ pub struct EndpointPicker {
     routing: Routing,
     telemetry: Telemetry,
     shared: Option<Shared>,
+    /// Somebody wants to know of picks besides the access log.
+    is_watched: bool,
 }
 
 /// A thread's part in a process that shares its routing.
@@ -59,7 +61,13 @@ impl EndpointPicker {
     /// A picker that knows no endpoint yet. The seed decides ties: draw it at random.
     #[must_use]
     pub fn new(config: Config, seed: u64) -> Self {
-        Self { telemetry: Telemetry::new(&config), routing: Routing::new(seed), shared: None, config }
+        Self {
+            telemetry: Telemetry::new(&config),
+            routing: Routing::new(seed),
+            shared: None,
+            is_watched: false,
+            config,
+        }
     }
 
     /// A picker of a thread that serves requests and shares its routing.
@@ -74,6 +82,17 @@ impl EndpointPicker {
     pub fn keeping(config: Config, seed: u64, state: Arc<dyn SharedState>) -> Self {
         let shared = Shared { state, view: Arc::default(), role: Role::Keeping(None) };
         Self { shared: Some(shared), ..Self::new(config, seed) }
+    }
+
+    /// Whether what endpoints are rated by is noted with each pick: the access log shows it, or somebody watches.
+    #[must_use]
+    pub fn explains_picks(&self) -> bool {
+        self.is_watched || self.config.rules.access_log
+    }
+
+    /// Somebody begins or ends to watch picks as they are made.
+    pub const fn set_watched(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
     }
 
     /// The settings in force.

@@ -209,6 +209,7 @@ impl Exchange {
             pinned: maker,
             session,
             subset: subset.as_ref(),
+            is_explained: self.explains || picker.explains_picks(),
         };
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
         let (decision, charge) = picker.pick(&asked, &record, &prompt, is_whole, now);

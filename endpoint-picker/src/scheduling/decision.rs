@@ -64,11 +64,11 @@ pub struct Entry {
     pub id: EndpointId,
     /// What is expected.
     pub forecast: Forecast,
-    /// What it was rated by.
+    /// What it was rated by, see [`super::PickRequest::is_explained`].
     pub rating: Rating,
 }
 
-/// What an endpoint of a ranked list was rated by.
+/// What an endpoint of a ranked list was rated by; nothing where nobody may want to know.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Rating {
     /// Its score in millionths; [`i64::MAX`] for an endpoint that stands above all scores.

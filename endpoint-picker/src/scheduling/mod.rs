@@ -108,17 +108,12 @@ impl Scheduler {
             let outlook = self.outlooks.get(position).filter(|_| is_looked);
             let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
             let id = self.candidates.get(position)?.id;
-            let mut rating = Rating {
-                score_millionths: millionths(self.scores.get(position).copied().unwrap_or(0.0)),
-                cost_micros: outlook.map(|outlook| micros(outlook.cost)),
-                wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
-                ..Rating::default()
+            let rating = if request.is_explained {
+                let score = self.scores.get(position).copied().unwrap_or(0.0);
+                rating(pool, id, score, outlook, now)
+            } else {
+                Rating::default()
             };
-            if let Some(endpoint) = pool.endpoint(id) {
-                rating.in_flight = endpoint.in_flight().total();
-                let age = endpoint.load_at(pool.confirmed_at()).map(|at| now.millis_since(at));
-                rating.signal_age_ms = age.map(|age| u32::try_from(age).unwrap_or(u32::MAX));
-            }
             Some(Entry { id, forecast, rating })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
@@ -360,6 +355,19 @@ impl Scheduler {
             Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),
             Observation::Abandoned => false,
         }
+    }
+}
+
+/// What an endpoint was rated by.
+fn rating(pool: &Pool, id: EndpointId, score: f64, outlook: Option<&Outlook>, now: Timestamp) -> Rating {
+    let endpoint = pool.endpoint(id);
+    let load_at = endpoint.and_then(|endpoint| endpoint.load_at(pool.confirmed_at()));
+    Rating {
+        score_millionths: millionths(score),
+        cost_micros: outlook.map(|outlook| micros(outlook.cost)),
+        wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
+        in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight().total()),
+        signal_age_ms: load_at.map(|at| u32::try_from(now.millis_since(at)).unwrap_or(u32::MAX)),
     }
 }
 
