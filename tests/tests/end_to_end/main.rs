@@ -29,6 +29,7 @@ mod prefix_affinity;
 mod protocols;
 mod responses;
 mod rewriting;
+mod tracing;
 mod trust;
 mod upstream_connections;
 mod usage;
