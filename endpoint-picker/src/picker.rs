@@ -20,7 +20,7 @@ use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
 pub use crate::routing::SentPrompt;
 use crate::routing::{Routing, Upload};
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, model_key};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Ratings, model_key};
 use crate::shared_state::{Note, SharedState, View};
 use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
@@ -47,6 +47,16 @@ struct Shared {
     /// What of it was taken over.
     view: Arc<View>,
     role: Role,
+}
+
+/// What came of a pick for a request.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) decision: Decision,
+    /// The request on the account of the first of the list; `None`: there is no list.
+    pub(crate) charge: Option<Charge>,
+    /// What the endpoints of the list were rated by, where somebody may want to know.
+    pub(crate) ratings: Option<Box<Ratings>>,
 }
 
 #[derive(Debug)]
@@ -329,13 +339,15 @@ impl EndpointPicker {
         prompt: &PromptDigest,
         is_whole: bool,
         now: Timestamp,
-    ) -> (Decision, Option<Charge>) {
+    ) -> Choice {
         let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
         let take = |routing: &mut Routing| {
             let decision = routing.pick(profile, request, now);
-            let Decision::Picked(ranked, _) = decision else { return (decision, None) };
+            let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
+            let ratings = request.is_explained.then(|| Box::new(*routing.ratings()));
             let (first, forecast) = (ranked.first(), ranked.forecast(ranked.first()).unwrap_or_default());
-            (decision, Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now)))
+            let charge = Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now));
+            Choice { decision, charge, ratings }
         };
         let Some(shared) = &self.shared else { return take(&mut self.routing) };
         if let (Some(taken), _) = run(&*shared.state, take) {
@@ -345,14 +357,15 @@ impl EndpointPicker {
         }
         shared.state.tell(Note::Alone);
         let decision = self.routing.pick(profile, request, now);
-        let Decision::Picked(ranked, _) = decision else { return (decision, None) };
+        let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
+        let ratings = request.is_explained.then(|| Box::new(*self.routing.ratings()));
         let (first, forecast) = (Some(ranked.first()), ranked.forecast(ranked.first()).unwrap_or_default());
         let marks = prompt.marks.clone();
         self.leave(move |routing| {
             // The same charge as the one that the exchange holds, which takes it off again.
             drop(routing.charge(first, forecast, burden, &marks, now));
         });
-        (decision, Some(Charge::begun(first, forecast, burden, now)))
+        Choice { decision, charge: Some(Charge::begun(first, forecast, burden, now)), ratings }
     }
 
     /// Charges a request that is sent now to an endpoint that no pick gave, or to nobody known.
