@@ -67,10 +67,10 @@ fn each_event_of_a_stream_costs_one_read_and_one_look_at_the_clock() {
     let exchange = host.request(chat()).unwrap();
     let endpoint = picked(&exchange);
     exchange.set_property("upstream.address", endpoint.as_str());
-    exchange.respond(answer("text/event-stream").body_chunks(Vec::<&[u8]>::new())).ok();
+    exchange.respond(answer("text/event-stream").unfinished()).unwrap();
     let before = exchange.crossings().total_calls();
     for _ in 0..EVENTS {
-        exchange.respond_body("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", false).ok();
+        exchange.respond_body("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", false).unwrap();
     }
     let spent = exchange.crossings().total_calls() - before;
     assert!(spent <= 2 * EVENTS, "{spent} calls for {EVENTS} events");
@@ -258,18 +258,18 @@ fn usage_is_asked_for_without_a_copy_of_the_body() {
     assert_eq!(crossings.calls("proxy_get_shared_data"), plain.calls("proxy_get_shared_data") + 1);
     // Events that pass as they are cost what they cost without it; the one that does not is replaced.
     exchange.set_property("upstream.address", picked(&exchange).as_str());
-    exchange.respond(answer("text/event-stream").body_chunks(Vec::<&[u8]>::new())).ok();
+    exchange.respond(answer("text/event-stream").unfinished()).unwrap();
     let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
     let before = exchange.crossings();
     for _ in 0..50 {
-        exchange.respond_body(event, false).ok();
+        exchange.respond_body(event, false).unwrap();
     }
     let spent = exchange.crossings().total_calls() - before.total_calls();
     assert!(spent <= 100, "{spent} calls for 50 events");
     let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7}}\n\n";
     let (first, second) = usage.split_at(20);
     for (piece, is_end) in [(first, false), (second, false), ("data: [DO", false), ("NE]\n\n", true)] {
-        exchange.respond_body(piece, is_end).ok();
+        exchange.respond_body(piece, is_end).unwrap();
     }
     let got = exchange.sent_downstream();
     assert_eq!(String::from_utf8_lossy(&got.body()), format!("{}data: [DONE]\n\n", event.repeat(50)));
