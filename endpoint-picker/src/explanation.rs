@@ -1,19 +1,15 @@
 //! Why a request went where it went: what one pick was made of, and what came of it, for those who ask for it one by one.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use prost::Message as _;
-use prost_types::value::Kind;
-use prost_types::{ListValue, Struct};
+use prost::encoding::{encode_varint, encoded_len_varint};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::pool::{EndpointId, Pool};
 use crate::record::{End, ExchangeRecord, Pick};
-use crate::scheduling::Entry;
+use crate::scheduling::{Entry, Rating};
 
 /// Most bytes of a model's name that are told: a label's value has as many.
 const MAX_NAME_BYTES: usize = 128;
@@ -112,7 +108,8 @@ pub struct RankedEndpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<u32>,
     /// Requests of this proxy that it had in flight.
-    pub in_flight: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
     /// Age of its figures; left out: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal_age_ms: Option<u32>,
@@ -136,7 +133,9 @@ impl Explanation {
             Pick::NoEndpoint => (Some("no_endpoint"), None),
             Pick::Ranked(ranked, reason) => (Some(reason.as_str()), Some(ranked.entries())),
         };
-        let ranked: Vec<_> = entries.into_iter().flatten().map(|entry| RankedEndpoint::of(&entry, pool)).collect();
+        let ratings = record.ratings.as_deref().into_iter().flatten().map(Some).chain(core::iter::repeat(None));
+        let rated = entries.into_iter().flatten().zip(ratings);
+        let ranked: Vec<_> = rated.map(|(entry, rating)| RankedEndpoint::of(&entry, rating, pool)).collect();
         let failed = record
             .failed
             .iter()
@@ -198,32 +197,151 @@ impl Explanation {
     /// The same fields as a serialised `google.protobuf.Struct`, which Envoy keeps as metadata or filter state.
     #[must_use]
     pub fn to_struct(&self) -> Vec<u8> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(fields)) => structure(fields).encode_to_vec(),
-            _ => Vec::new(),
+        let mut fields = Fields::default();
+        fields.text("request_id", self.request_id.as_deref());
+        fields.text("pool", Some(&self.pool));
+        fields.text("operation", self.operation);
+        fields.text("model", Some(&self.model));
+        fields.text("target_model", Some(&self.target_model));
+        fields.text("reason", self.reason);
+        fields.text("picked", self.picked.as_deref());
+        fields.list("ranked", self.ranked.iter().map(|entry| |fields: &mut Fields| entry.write(fields)));
+        let failed = self.failed.iter().map(|entry| {
+            |fields: &mut Fields| {
+                fields.text("endpoint", Some(&entry.endpoint));
+                fields.text("reason", Some(entry.reason));
+            }
+        });
+        fields.list("failed", failed);
+        fields.number("attempts", self.attempts.map(f64::from));
+        fields.text("served", self.served.as_deref());
+        fields.text("served_reason", self.served_reason);
+        fields.number("status", self.status.map(f64::from));
+        fields.text("error", self.error);
+        fields.number("ttft_ms", self.ttft_ms);
+        fields.number("duration_ms", self.duration_ms);
+        for (name, count) in [
+            ("input_tokens", self.input_tokens),
+            ("output_tokens", self.output_tokens),
+            ("cached_tokens", self.cached_tokens),
+            ("reasoning_tokens", self.reasoning_tokens),
+        ] {
+            fields.number(name, count.map(|count| count as f64));
         }
+        fields.bytes
     }
 }
 
 impl RankedEndpoint {
-    fn of(entry: &Entry, pool: &Pool) -> Self {
-        let (forecast, rating) = (&entry.forecast, &entry.rating);
-        let is_predicted = rating.cost_micros.is_some();
-        let predicted = |value| is_predicted.then_some(value);
+    fn of(entry: &Entry, rating: Option<&Rating>, pool: &Pool) -> Self {
+        let endpoint = address(pool, entry.id);
+        let Some(rating) = rating else { return Self { endpoint, ..Self::default() } };
+        let forecast = &entry.forecast;
+        let predicted = |value| rating.cost_micros.map(|_| value);
         Self {
-            endpoint: address(pool, entry.id),
+            endpoint,
             score: (rating.score_millionths != i64::MAX).then(|| rating.score_millionths as f64 / 1e6),
             cost_ms: rating.cost_micros.map(|cost| millis(cost.into())),
-            predicted_ttft_ms: is_predicted.then(|| millis(forecast.ttft_micros.into())),
-            wait_ms: is_predicted.then(|| millis(rating.wait_micros.into())),
+            predicted_ttft_ms: rating.cost_micros.map(|_| millis(forecast.ttft_micros.into())),
+            wait_ms: rating.cost_micros.map(|_| millis(rating.wait_micros.into())),
             cached_tokens: predicted(forecast.cached_tokens),
             uncached_tokens: predicted(forecast.uncached_tokens),
             ahead_tokens: predicted(forecast.ahead_tokens),
             running: predicted(forecast.running),
-            in_flight: rating.in_flight,
+            in_flight: Some(rating.in_flight),
             signal_age_ms: rating.signal_age_ms,
         }
     }
+
+    fn write(&self, fields: &mut Fields) {
+        fields.text("endpoint", Some(&self.endpoint));
+        fields.number("score", self.score);
+        fields.number("cost_ms", self.cost_ms);
+        fields.number("predicted_ttft_ms", self.predicted_ttft_ms);
+        fields.number("wait_ms", self.wait_ms);
+        for (name, count) in [
+            ("cached_tokens", self.cached_tokens),
+            ("uncached_tokens", self.uncached_tokens),
+            ("ahead_tokens", self.ahead_tokens),
+            ("running", self.running),
+            ("in_flight", self.in_flight),
+            ("signal_age_ms", self.signal_age_ms),
+        ] {
+            fields.number(name, count.map(f64::from));
+        }
+    }
+}
+
+/// The fields of a serialised `google.protobuf.Struct`, written as they come: of a request that is logged nothing is made twice.
+#[derive(Debug, Default)]
+struct Fields {
+    bytes: Vec<u8>,
+    /// The structs of a list, one after the other.
+    list: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Fields {
+    /// A text, where there is one.
+    fn text(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.value.clear();
+            delimited(&mut self.value, TEXT, text.as_bytes());
+            self.close(name);
+        }
+    }
+
+    /// A number, where there is one.
+    fn number(&mut self, name: &str, number: Option<f64>) {
+        if let Some(number) = number {
+            self.value.clear();
+            self.value.push(NUMBER);
+            self.value.extend_from_slice(&number.to_le_bytes());
+            self.close(name);
+        }
+    }
+
+    /// A list of structs, where it has any.
+    fn list(&mut self, name: &str, items: impl Iterator<Item = impl FnOnce(&mut Self)>) {
+        self.list.clear();
+        let mut item_fields = Self::default();
+        for item in items {
+            item_fields.bytes.clear();
+            item(&mut item_fields);
+            self.value.clear();
+            delimited(&mut self.value, STRUCT, &item_fields.bytes);
+            delimited(&mut self.list, FIRST_FIELD, &self.value);
+        }
+        if !self.list.is_empty() {
+            self.value.clear();
+            delimited(&mut self.value, LIST, &self.list);
+            self.close(name);
+        }
+    }
+
+    /// Adds the value under its name: an entry of the map `fields`.
+    fn close(&mut self, name: &str) {
+        let name_size = 1 + encoded_len_varint(name.len() as u64) + name.len();
+        let value_size = 1 + encoded_len_varint(self.value.len() as u64) + self.value.len();
+        self.bytes.push(FIRST_FIELD);
+        encode_varint((name_size + value_size) as u64, &mut self.bytes);
+        delimited(&mut self.bytes, FIRST_FIELD, name.as_bytes());
+        delimited(&mut self.bytes, SECOND_FIELD, &self.value);
+    }
+}
+
+/// Keys of fields: their numbers and wire types, in a message with one and two fields, and in `google.protobuf.Value`.
+const FIRST_FIELD: u8 = 1 << 3 | 2;
+const SECOND_FIELD: u8 = 2 << 3 | 2;
+const NUMBER: u8 = 2 << 3 | 1;
+const TEXT: u8 = 3 << 3 | 2;
+const STRUCT: u8 = 5 << 3 | 2;
+const LIST: u8 = 6 << 3 | 2;
+
+fn delimited(bytes: &mut Vec<u8>, key: u8, content: &[u8]) {
+    bytes.push(key);
+    encode_varint(content.len() as u64, bytes);
+    bytes.extend_from_slice(content);
 }
 
 /// The address of an endpoint; empty: it has left.
@@ -240,28 +358,15 @@ fn name(text: &str) -> String {
     text.get(..end).unwrap_or_default().to_string()
 }
 
-fn structure(fields: serde_json::Map<String, Value>) -> Struct {
-    let fields = fields.into_iter().map(|(name, value)| (name, field(value)));
-    Struct { fields: fields.collect::<BTreeMap<_, _>>() }
-}
-
-fn field(value: Value) -> prost_types::Value {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(value) => Kind::BoolValue(value),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
-        Value::String(text) => Kind::StringValue(text),
-        Value::Array(values) => Kind::ListValue(ListValue { values: values.into_iter().map(field).collect() }),
-        Value::Object(fields) => Kind::StructValue(structure(fields)),
-    };
-    prost_types::Value { kind: Some(kind) }
-}
-
 #[cfg(test)]
 mod tests {
     use core::net::SocketAddr;
     use std::vec;
 
+    use prost::Message as _;
+    use prost_types::value::Kind;
+    use prost_types::{ListValue, Struct};
+    use serde_json::{Map, Value};
     use snapshot::{EndpointIdentity, Membership, PoolMembers};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -296,16 +401,14 @@ mod tests {
             id,
             Forecast { ttft_micros: 20_500, cached_tokens: 16, uncached_tokens: 4, ..Forecast::default() },
         );
-        ranked.set_rating(
-            id,
-            Rating {
-                score_millionths: 970_000,
-                cost_micros: Some(23_100),
-                wait_micros: 1_000,
-                in_flight: 2,
-                signal_age_ms: Some(48),
-            },
-        );
+        let rating = Rating {
+            score_millionths: 970_000,
+            cost_micros: Some(23_100),
+            wait_micros: 1_000,
+            in_flight: 2,
+            signal_age_ms: Some(48),
+        };
+        record.ratings = Some(std::boxed::Box::new([rating, Rating::default(), Rating::default()]));
         record.pick = Pick::Ranked(ranked, Reason::BestScore);
         record
     }
@@ -350,14 +453,63 @@ mod tests {
         assert_eq!(json.get("cached_tokens"), None);
     }
 
+    fn structure(fields: &Map<String, Value>) -> Struct {
+        Struct { fields: fields.iter().map(|(name, value)| (name.clone(), field(value))).collect() }
+    }
+
+    fn field(value: &Value) -> prost_types::Value {
+        let kind = match value {
+            Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
+            Value::String(text) => Kind::StringValue(text.clone()),
+            Value::Array(values) => Kind::ListValue(ListValue { values: values.iter().map(field).collect() }),
+            Value::Object(fields) => Kind::StructValue(structure(fields)),
+            other => panic!("{other}"),
+        };
+        prost_types::Value { kind: Some(kind) }
+    }
+
     #[test]
     fn envoys_form_says_the_same_as_the_json() {
         let (pool, id) = pool();
-        let explanation = Explanation::of(&record(id), &pool, "p");
-        let decoded = Struct::decode(explanation.to_struct().as_slice()).unwrap();
-        let json: Value = serde_json::from_str(&explanation.to_json()).unwrap();
-        assert_eq!(decoded, structure(json.as_object().unwrap().clone()));
-        assert_eq!(decoded.fields["model"].kind, Some(Kind::StringValue("mé".into())));
+        let whole = {
+            let mut record = record(id);
+            record.failed[0] = Some((id, Failure::Busy { seconds: 1 }));
+            record.failed[1] = Some((id, Failure::NoAnswer));
+            record.attempts = 3;
+            record.target_model = "x".repeat(300);
+            record.served =
+                Some(Served { address: "10.0.0.1:8000".parse().unwrap(), endpoint: None, reason: Reason::Retry });
+            let all = Some(1 << 40);
+            let usage = Usage {
+                prompt_tokens: all,
+                completion_tokens: all,
+                total_tokens: all,
+                cached_tokens: all,
+                reasoning_tokens: all,
+            };
+            record.response = Some(ResponseSummary { status: 500, usage, ..ResponseSummary::default() });
+            record.times.first_content = Some(record.times.started.plus_micros(1));
+            record.times.ended = record.times.started.plus_micros(2);
+            record.end = End::Failed(ErrorCode::Timeout);
+            record
+        };
+        let empty = ExchangeRecord::begin(Timestamp::from_micros(1));
+        for record in [record(id), whole, empty] {
+            let explanation = Explanation::of(&record, &pool, "p");
+            let decoded = Struct::decode(explanation.to_struct().as_slice()).unwrap();
+            let json: Value = serde_json::from_str(&explanation.to_json()).unwrap();
+            assert_eq!(decoded, structure(json.as_object().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_pick_that_nobody_wanted_explained_names_its_endpoints() {
+        let (pool, id) = pool();
+        let mut record = record(id);
+        record.ratings = None;
+        let explanation = Explanation::of(&record, &pool, "p");
+        let endpoint = RankedEndpoint { endpoint: "10.0.0.1:8000".into(), ..RankedEndpoint::default() };
+        assert_eq!(explanation.ranked, [endpoint]);
     }
 
     #[test]
@@ -377,9 +529,7 @@ mod tests {
     fn an_endpoint_above_all_scores_has_none() {
         let (pool, id) = pool();
         let mut record = record(id);
-        let mut ranked = Ranked::from(id);
-        ranked.set_rating(id, Rating { score_millionths: i64::MAX, ..Rating::default() });
-        record.pick = Pick::Ranked(ranked, Reason::Tie);
+        record.ratings.as_mut().unwrap()[0] = Rating { score_millionths: i64::MAX, ..Rating::default() };
         let explanation = Explanation::of(&record, &pool, "p");
         assert_eq!(explanation.ranked[0].score, None);
         assert_eq!(

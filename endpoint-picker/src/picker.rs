@@ -21,7 +21,7 @@ use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
 pub use crate::routing::SentPrompt;
 use crate::routing::{Routing, Upload};
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, model_key};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, Ratings, model_key};
 use crate::shared_state::{Note, SharedState, View};
 use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
@@ -37,6 +37,8 @@ pub struct EndpointPicker {
     routing: Routing,
     telemetry: Telemetry,
     shared: Option<Shared>,
+    /// Somebody wants to know of picks besides the access log.
+    is_watched: bool,
 }
 
 /// A thread's part in a process that shares its routing.
@@ -46,6 +48,16 @@ struct Shared {
     /// What of it was taken over.
     view: Arc<View>,
     role: Role,
+}
+
+/// What came of a pick for a request.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) decision: Decision,
+    /// The request on the account of the first of the list; `None`: there is no list.
+    pub(crate) charge: Option<Charge>,
+    /// What the endpoints of the list were rated by, where somebody may want to know.
+    pub(crate) ratings: Option<Box<Ratings>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +72,13 @@ impl EndpointPicker {
     /// A picker that knows no endpoint yet. The seed decides ties: draw it at random.
     #[must_use]
     pub fn new(config: Config, seed: u64) -> Self {
-        Self { telemetry: Telemetry::new(&config), routing: Routing::new(seed), shared: None, config }
+        Self {
+            telemetry: Telemetry::new(&config),
+            routing: Routing::new(seed),
+            shared: None,
+            is_watched: false,
+            config,
+        }
     }
 
     /// A picker of a thread that serves requests and shares its routing.
@@ -75,6 +93,17 @@ impl EndpointPicker {
     pub fn keeping(config: Config, seed: u64, state: Arc<dyn SharedState>) -> Self {
         let shared = Shared { state, view: Arc::default(), role: Role::Keeping(None) };
         Self { shared: Some(shared), ..Self::new(config, seed) }
+    }
+
+    /// Whether what endpoints are rated by is noted with each pick: the access log shows it, or somebody watches.
+    #[must_use]
+    pub fn explains_picks(&self) -> bool {
+        self.is_watched || self.config.rules.access_log
+    }
+
+    /// Somebody begins or ends to watch picks as they are made.
+    pub const fn set_watched(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
     }
 
     /// The settings in force.
@@ -320,13 +349,15 @@ impl EndpointPicker {
         prompt: &PromptDigest,
         is_whole: bool,
         now: Timestamp,
-    ) -> (Decision, Option<Charge>) {
+    ) -> Choice {
         let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
         let take = |routing: &mut Routing| {
             let decision = routing.pick(profile, request, now);
-            let Decision::Picked(ranked, _) = decision else { return (decision, None) };
+            let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
+            let ratings = request.is_explained.then(|| Box::new(*routing.ratings()));
             let (first, forecast) = (ranked.first(), ranked.forecast(ranked.first()).unwrap_or_default());
-            (decision, Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now)))
+            let charge = Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now));
+            Choice { decision, charge, ratings }
         };
         let Some(shared) = &self.shared else { return take(&mut self.routing) };
         if let (Some(taken), _) = run(&*shared.state, take) {
@@ -336,14 +367,15 @@ impl EndpointPicker {
         }
         shared.state.tell(Note::Alone);
         let decision = self.routing.pick(profile, request, now);
-        let Decision::Picked(ranked, _) = decision else { return (decision, None) };
+        let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
+        let ratings = request.is_explained.then(|| Box::new(*self.routing.ratings()));
         let (first, forecast) = (Some(ranked.first()), ranked.forecast(ranked.first()).unwrap_or_default());
         let marks = prompt.marks.clone();
         self.leave(move |routing| {
             // The same charge as the one that the exchange holds, which takes it off again.
             drop(routing.charge(first, forecast, burden, &marks, now));
         });
-        (decision, Some(Charge::begun(first, forecast, burden, now)))
+        Choice { decision, charge: Some(Charge::begun(first, forecast, burden, now)), ratings }
     }
 
     /// Charges a request that is sent now to an endpoint that no pick gave, or to nobody known.

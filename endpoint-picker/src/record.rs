@@ -8,7 +8,7 @@ use crate::learning::Forecast;
 use crate::openai::{Api, Usage};
 use crate::pool::EndpointId;
 use crate::reply::ErrorCode;
-use crate::scheduling::{Failure, MAX_RANKED, Ranked, Reason};
+use crate::scheduling::{Failure, MAX_RANKED, Ranked, Ratings, Reason};
 use crate::time::Timestamp;
 
 /// Longest request id that is kept, in bytes: a UUID has 36.
@@ -33,6 +33,8 @@ pub struct ExchangeRecord {
     pub request: RequestSummary,
     /// What the pick gave.
     pub pick: Pick,
+    /// What the endpoints of the ranked list were rated by, where somebody may want to know.
+    pub ratings: Option<Box<Ratings>>,
     /// How often an endpoint was tried, as far as the host was asked; 0: never.
     pub attempts: u32,
     /// Endpoints that were tried and failed, in order.
@@ -296,6 +298,7 @@ impl ExchangeRecord {
             priority: 0,
             request: RequestSummary::default(),
             pick: Pick::None,
+            ratings: None,
             attempts: 0,
             failed: [None; MAX_RANKED],
             served: None,

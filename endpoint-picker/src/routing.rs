@@ -11,7 +11,7 @@ use crate::openai::PrefixMark;
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
-use crate::scheduling::{Decision, Observation, PickRequest, Profile, Scheduler};
+use crate::scheduling::{Decision, Observation, PickRequest, Profile, Ratings, Scheduler};
 use crate::time::Timestamp;
 
 /// Prompts that wait for the next tick at most: what a worker that serves a thousand requests a second sends in four ticks.
@@ -155,6 +155,11 @@ impl Routing {
     /// Ranks the endpoints for one request.
     pub(crate) fn pick(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> Decision {
         self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now)
+    }
+
+    /// What the endpoints of the last ranked list were rated by.
+    pub(crate) const fn ratings(&self) -> &Ratings {
+        self.scheduler.ratings()
     }
 
     /// Charges a request that is sent now to `endpoint`, which therefore has its prompt soon.

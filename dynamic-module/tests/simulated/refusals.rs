@@ -12,13 +12,15 @@ mod scenarios {
     use super::*;
 
     const CONFIG: &str = r#"{"metrics": {"flush_interval_ms": 20},
+        "access_log": true, "explain": {"secret": "a-secret-of-the-operator"},
         "model_rewrites": [{"name": "r", "model": "virtual", "targets": [{"model": "t"}]}]}"#;
 
     /// One request of each kind that makes the module call what it can call. A host that refuses may also refuse to answer.
     fn exercise(host: &Host) {
-        for body in [world::CHAT, r#"{"model":"virtual"}"#, "not json", ""] {
+        for body in [world::CHAT, r#"{"model":"virtual","stream":true}"#, "not json", ""] {
             let request = world::post("/v1/chat/completions")
                 .header("x-gateway-destination-endpoint", "1.2.3.4:5")
+                .header("x-inpick-explain", "a-secret-of-the-operator")
                 .header("content-length", body.len().to_string())
                 .body_chunks(body.as_bytes().chunks(11));
             for inline in [false, true] {
@@ -26,7 +28,8 @@ mod scenarios {
                 let worker = if inline { worker.completing_inline() } else { worker };
                 let stream = worker.request(request.clone());
                 stream.attempt("10.0.0.1:8000");
-                stream.respond(world::answer("application/json").body_chunks(world::ANSWER.as_bytes().chunks(20)));
+                let kind = if body.contains("stream") { "text/event-stream" } else { "application/json" };
+                stream.respond(world::answer(kind).body_chunks(world::ANSWER.as_bytes().chunks(20)));
                 stream.client_reset();
             }
         }

@@ -36,7 +36,7 @@ use crate::config::scan_options;
 use crate::explanation::Explanation;
 use crate::head::{EXPLANATION_HEADER, RequestHead, ResponseHead, Route};
 use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
-use crate::picker::EndpointPicker;
+use crate::picker::{Choice, EndpointPicker};
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId, ResponseOutcome};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
@@ -209,9 +209,11 @@ impl Exchange {
             pinned: maker,
             session,
             subset: subset.as_ref(),
+            is_explained: self.explains || picker.explains_picks(),
         };
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
-        let (decision, charge) = picker.pick(&asked, &record, &prompt, is_whole, now);
+        let Choice { decision, charge, ratings } = picker.pick(&asked, &record, &prompt, is_whole, now);
+        record.ratings = ratings;
         let mut destination = None;
         match decision {
             Decision::Picked(ranked, reason) => {

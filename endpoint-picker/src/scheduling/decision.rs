@@ -64,9 +64,10 @@ pub struct Entry {
     pub id: EndpointId,
     /// What is expected.
     pub forecast: Forecast,
-    /// What it was rated by.
-    pub rating: Rating,
 }
+
+/// What the endpoints of a ranked list were rated by, in its order.
+pub type Ratings = [Rating; MAX_RANKED];
 
 /// What an endpoint of a ranked list was rated by.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -86,8 +87,7 @@ pub struct Rating {
 /// A list of one, of which nothing is expected.
 impl From<EndpointId> for Ranked {
     fn from(id: EndpointId) -> Self {
-        let first = Entry { id, forecast: Forecast::default(), rating: Rating::default() };
-        Self { first, rest: [None; MAX_RANKED - 1] }
+        Self { first: Entry { id, forecast: Forecast::default() }, rest: [None; MAX_RANKED - 1] }
     }
 }
 
@@ -107,11 +107,6 @@ impl Ranked {
     /// Replaces what is expected of the request at an endpoint of the list.
     pub fn set_forecast(&mut self, id: EndpointId, forecast: Forecast) {
         self.entries_mut(id).for_each(|entry| entry.forecast = forecast);
-    }
-
-    /// Replaces what an endpoint of the list was rated by.
-    pub fn set_rating(&mut self, id: EndpointId, rating: Rating) {
-        self.entries_mut(id).for_each(|entry| entry.rating = rating);
     }
 
     fn entries_mut(&mut self, id: EndpointId) -> impl Iterator<Item = &mut Entry> {

@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use cold::NoHitLru;
-pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Reason};
+pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Ratings, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
 pub use saturation::Saturation;
@@ -53,6 +53,8 @@ pub struct Scheduler {
     index: PrefixIndex,
     learner: Learner,
     cold: ColdEndpoints,
+    /// What the endpoints of the last ranked list were rated by, where that was asked for.
+    ratings: Ratings,
     /// Incarnation of each endpoint's engine by slot, as it was when its cache was last emptied.
     incarnations: Vec<Option<(u32, u32)>>,
 }
@@ -104,23 +106,20 @@ impl Scheduler {
         self.prefer(pool, profile, request);
         let (positions, tied) = ranking::rank(&self.candidates, &self.scores, profile.ranked, rng);
         let is_looked = scores && profile.needs_outlooks();
-        let seen = |id| {
-            let Some(endpoint) = pool.endpoint(id) else { return Rating::default() };
-            let age = endpoint.load_at(pool.confirmed_at()).map(|at| now.millis_since(at));
-            let signal_age_ms = age.map(|age| u32::try_from(age).unwrap_or(u32::MAX));
-            Rating { in_flight: endpoint.in_flight().total(), signal_age_ms, ..Rating::default() }
-        };
+        if request.is_explained {
+            let outlooks: &[Outlook] = if is_looked { &self.outlooks } else { &[] };
+            self.ratings = positions.map(|position| {
+                let Some(position) = position else { return Rating::default() };
+                let score = self.scores.get(position).copied().unwrap_or(0.0);
+                let endpoint = self.candidates.get(position).and_then(|candidate| pool.endpoint(candidate.id));
+                rating(pool, endpoint, score, outlooks.get(position), now)
+            });
+        }
         let mut entries = positions.into_iter().flatten().filter_map(|position| {
             let outlook = self.outlooks.get(position).filter(|_| is_looked);
             let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
             let id = self.candidates.get(position)?.id;
-            let rating = Rating {
-                score_millionths: millionths(self.scores.get(position).copied().unwrap_or(0.0)),
-                cost_micros: outlook.map(|outlook| micros(outlook.cost)),
-                wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
-                ..seen(id)
-            };
-            Some(Entry { id, forecast, rating })
+            Some(Entry { id, forecast })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
         if pinned.is_some() {
@@ -326,6 +325,12 @@ impl Scheduler {
         self.learner.answer_ended(endpoint, forecast, answer);
     }
 
+    /// What the endpoints of the last ranked list were rated by, if [`PickRequest::is_explained`] asked for it.
+    #[must_use]
+    pub const fn ratings(&self) -> &Ratings {
+        &self.ratings
+    }
+
     /// What was learned of the endpoints.
     #[must_use]
     pub const fn learner(&self) -> &Learner {
@@ -363,6 +368,18 @@ impl Scheduler {
             Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),
             Observation::Abandoned => false,
         }
+    }
+}
+
+/// What an endpoint was rated by.
+fn rating(pool: &Pool, endpoint: Option<&Endpoint>, score: f64, outlook: Option<&Outlook>, now: Timestamp) -> Rating {
+    let load_at = endpoint.and_then(|endpoint| endpoint.load_at(pool.confirmed_at()));
+    Rating {
+        score_millionths: millionths(score),
+        cost_micros: outlook.map(|outlook| micros(outlook.cost)),
+        wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
+        in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight().total()),
+        signal_age_ms: load_at.map(|at| u32::try_from(now.millis_since(at)).unwrap_or(u32::MAX)),
     }
 }
 

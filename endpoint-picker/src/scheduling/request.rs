@@ -27,6 +27,8 @@ pub struct PickRequest<'a> {
     pub session: Option<EndpointId>,
     /// The only endpoints that it may go to.
     pub subset: Option<&'a Subset>,
+    /// Somebody may want to know why: what endpoints were rated by is kept until the next pick.
+    pub is_explained: bool,
 }
 
 impl PickRequest<'_> {

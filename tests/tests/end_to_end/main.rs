@@ -31,6 +31,7 @@ mod protocols;
 mod reasons;
 mod responses;
 mod rewriting;
+mod tracing;
 mod trust;
 mod upstream_connections;
 mod usage;

@@ -26,7 +26,9 @@ fn a_unary_request_stays_within_its_crossings() {
     }
     assert_eq!(crossings.allocations(), 4);
     assert!(crossings.total_calls() <= 10, "{crossings:?}");
-    assert!(crossings.total_callbacks() <= 7 + 4, "{crossings:?}");
+    // A context's birth, five of its life, its log and its end; and the memory for what the calls return.
+    assert!(crossings.total_callbacks() <= 8 + 4, "{crossings:?}");
+    assert!(crossings.cost(Callback::Log).instructions < 300, "{:?}", crossings.cost(Callback::Log));
 }
 
 #[test]
@@ -65,10 +67,10 @@ fn each_event_of_a_stream_costs_one_read_and_one_look_at_the_clock() {
     let exchange = host.request(chat()).unwrap();
     let endpoint = picked(&exchange);
     exchange.set_property("upstream.address", endpoint.as_str());
-    exchange.respond(answer("text/event-stream").body_chunks(Vec::<&[u8]>::new())).ok();
+    exchange.respond(answer("text/event-stream").unfinished()).unwrap();
     let before = exchange.crossings().total_calls();
     for _ in 0..EVENTS {
-        exchange.respond_body("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", false).ok();
+        exchange.respond_body("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", false).unwrap();
     }
     let spent = exchange.crossings().total_calls() - before;
     assert!(spent <= 2 * EVENTS, "{spent} calls for {EVENTS} events");
@@ -191,4 +193,84 @@ fn a_usual_request_takes_few_instructions() {
         assert!(spent < budget, "{callback:?}: {spent}");
     }
     assert!(crossings.instructions() < BUDGET, "{}", crossings.instructions());
+}
+
+/// A host whose access log shows what each request was, and which explains it to a client with the secret.
+fn telling_host() -> host_sim::Host {
+    let config =
+        format!(r#"{{"served_endpoint": "header", "access_log": true, "explain": {{"secret": "{}"}}}}"#, world::SECRET);
+    let host = world::builder().plugin_configuration(config).build().unwrap();
+    host.advance(Duration::from_secs(2));
+    host
+}
+
+#[test]
+fn what_is_logged_of_a_request_costs_one_call() {
+    let (plain, telling) = (world::told_host(), telling_host());
+    let [plain, telling] = [plain, telling].map(|host| {
+        for _ in 0..20 {
+            complete_told(&host);
+        }
+        host.advance(world::SETTLE);
+        let exchange = complete_told(&host);
+        (exchange.crossings(), exchange.filter_state("inpick"))
+    });
+    assert_eq!(plain.1, None);
+    let told = telling.1.expect("the access log is told");
+    let text = String::from_utf8_lossy(&told);
+    assert!(text.contains("predicted_ttft_ms") && text.contains("10.0.0.1:8000"), "{text}");
+    let calls = telling.0.total_calls() - plain.0.total_calls();
+    let instructions = telling.0.instructions() - plain.0.instructions();
+    println!("{instructions} instructions for {} bytes", told.len());
+    assert_eq!((calls, telling.0.calls("proxy_set_property")), (1, 1));
+    assert!(instructions < 45_000, "{instructions}");
+}
+
+#[test]
+fn a_secret_that_nobody_sends_costs_nothing() {
+    let host = telling_host();
+    let exchange = complete_told(&host);
+    // The choice alone.
+    assert_eq!(exchange.crossings().calls("proxy_replace_header_map_value"), 1);
+    assert_eq!(exchange.crossings().calls("proxy_add_header_map_value"), 0);
+    let request =
+        host_sim::Request::post("/v1/chat/completions").header("x-inpick-explain", world::SECRET).body(world::CHAT);
+    let exchange = host.request(request).unwrap();
+    assert_eq!(exchange.sent_upstream().headers.unwrap().get("x-inpick-explain"), None);
+    exchange.respond(answer("application/json").body(world::ANSWER)).unwrap();
+    assert!(exchange.sent_downstream().headers.unwrap().get("x-inpick-explanation").is_some());
+}
+
+#[test]
+fn usage_is_asked_for_without_a_copy_of_the_body() {
+    const SIZE: usize = 20_000;
+    let host = world::host();
+    complete(&host);
+    let plain = complete(&host).crossings();
+    let body = format!(r#"{{"model":"m","stream":true,"prompt":"{}"}}"#, "w ".repeat(SIZE / 2));
+    let exchange = host.request(host_sim::Request::post("/v1/completions").body(body.clone())).unwrap();
+    let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    assert!(exchange.sent_upstream().body() == asking.as_bytes());
+    let crossings = exchange.crossings();
+    // The body once, and of what is replaced one byte.
+    assert_eq!((crossings.calls("proxy_get_buffer_bytes"), crossings.calls("proxy_set_buffer_bytes")), (2, 1));
+    // Whether the model's server refuses, besides what each request looks up.
+    assert_eq!(crossings.calls("proxy_get_shared_data"), plain.calls("proxy_get_shared_data") + 1);
+    // Events that pass as they are cost what they cost without it; the one that does not is replaced.
+    exchange.set_property("upstream.address", picked(&exchange).as_str());
+    exchange.respond(answer("text/event-stream").unfinished()).unwrap();
+    let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let before = exchange.crossings();
+    for _ in 0..50 {
+        exchange.respond_body(event, false).unwrap();
+    }
+    let spent = exchange.crossings().total_calls() - before.total_calls();
+    assert!(spent <= 100, "{spent} calls for 50 events");
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7}}\n\n";
+    let (first, second) = usage.split_at(20);
+    for (piece, is_end) in [(first, false), (second, false), ("data: [DO", false), ("NE]\n\n", true)] {
+        exchange.respond_body(piece, is_end).unwrap();
+    }
+    let got = exchange.sent_downstream();
+    assert_eq!(String::from_utf8_lossy(&got.body()), format!("{}data: [DONE]\n\n", event.repeat(50)));
 }

@@ -21,7 +21,7 @@ const STATUSES: [Status; 12] = [
 ];
 
 /// Calls of a worker. `proxy_http_call` is the service's and has a test of its own.
-const CALLS: [&str; 15] = [
+const CALLS: [&str; 17] = [
     "proxy_log",
     "proxy_get_header_map_pairs",
     "proxy_replace_header_map_value",
@@ -33,6 +33,8 @@ const CALLS: [&str; 15] = [
     "proxy_define_metric",
     "proxy_increment_metric",
     "proxy_record_metric",
+    "proxy_set_property",
+    "proxy_call_foreign_function",
     "proxy_get_shared_data",
     "proxy_set_shared_data",
     "clock_time_get",
@@ -42,15 +44,17 @@ const CALLS: [&str; 15] = [
 /// One request of each kind that makes the filter call what it can call.
 fn exercise(host: &Host) {
     let step = std::time::Duration::from_millis(1_100);
-    for body in [world::CHAT, r#"{"model":"rewritten"}"#, "not json", ""] {
+    for body in [world::CHAT, r#"{"model":"rewritten","stream":true}"#, "not json", ""] {
         let request = host_sim::Request::post("/v1/chat/completions")
             .header("x-gateway-destination-endpoint", "1.2.3.4:5")
+            .header("x-inpick-explain", world::SECRET)
             .header("content-length", body.len().to_string())
             .body(body);
         // A host that refuses everything may also refuse to answer; the machine's life is what counts here.
         if let Ok(exchange) = host.request(request) {
             exchange.set_property("upstream.address", "10.0.0.1:8000");
-            let _ = exchange.respond(world::answer("application/json").body(world::ANSWER));
+            let kind = if body.contains("stream") { "text/event-stream" } else { "application/json" };
+            let _ = exchange.respond(world::answer(kind).body_chunks([world::ANSWER, "data: {", "}\n\n"]));
             let _ = exchange.client_reset();
         }
         host.advance(step);
@@ -64,7 +68,11 @@ fn exercise(host: &Host) {
 }
 
 fn host() -> Host {
-    let config = r#"{"model_rewrites": [{"name": "r", "model": "rewritten", "targets": [{"model": "t"}]}]}"#;
+    let config = format!(
+        r#"{{"model_rewrites": [{{"name": "r", "model": "rewritten", "targets": [{{"model": "t"}}]}}],
+            "access_log": true, "explain": {{"secret": "{}"}}}}"#,
+        world::SECRET
+    );
     let host = world::builder().plugin_configuration(config).failure_policy(FailurePolicy::FailClosed).build().unwrap();
     host.advance(std::time::Duration::from_secs(1));
     host

@@ -11,6 +11,7 @@ pub(crate) const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","conten
 pub(crate) const ANSWER: &str =
     r#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
 pub(crate) const SERVED_HEADER: &str = "x-inpick-served-endpoint";
+pub(crate) const SECRET: &str = "a-secret-of-the-operator";
 pub(crate) const MODEL: &str = "model_name=m;target_model_name=m;";
 /// Ticks, the snapshot's way through the service, definitions of new stats and a flush are all over after this.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
