@@ -32,12 +32,14 @@ pub mod settings;
 pub mod signals;
 pub mod tls;
 
+mod audience;
 mod convention;
 mod embedded;
 mod envoy_page;
 mod failures;
 mod gathered;
 mod listing;
+mod live;
 mod lora;
 mod polling;
 mod route;

@@ -6,6 +6,7 @@ use axum::handler::Handler;
 use axum::routing::{MethodRouter, get};
 
 use crate::envoy_page::EnvoyPages;
+use crate::live::stage::Stage;
 use crate::shared::Shared;
 
 /// What every handler may ask for.
@@ -13,6 +14,7 @@ use crate::shared::Shared;
 pub(crate) struct Served {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pages: EnvoyPages,
+    pub(crate) stage: Stage,
 }
 
 /// Who may call a route.

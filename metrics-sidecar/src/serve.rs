@@ -5,16 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use ::snapshot::Tag;
+use ::snapshot::{Tag, WATCHED_HEADER};
 
 use crate::envoy_page::{EnvoyPages, own_families};
+use crate::live;
+use crate::live::stage::Stage;
 use crate::page::{self, Selection, merge};
 use crate::published::known_tags;
 use crate::route::{Access, Route, Served};
@@ -34,15 +38,17 @@ const SIDECAR_ONLY: &str = "families=sidecar";
 
 /// Everything that is served. A new path is a line here.
 fn routes() -> Vec<Route> {
-    vec![
-        Route::get(Access::Envoy, "/snapshot", snapshot),
+    let mut routes = vec![
+        Route { path: "/snapshot", access: Access::Envoy, handler: get(snapshot).post(snapshot) },
         Route::get(Access::Reader, "/metrics", metrics),
         Route::get(Access::Reader, "/stats/prometheus", metrics),
         Route::get(Access::Anyone, "/healthz", async || "ok\n"),
         Route::get(Access::Anyone, "/readyz", ready),
         #[cfg(feature = "fault-injection")]
         Route::get(Access::Reader, "/fault", fault),
-    ]
+    ];
+    routes.extend(live::routes::routes());
+    routes
 }
 
 /// Serves until `closed` turns true, then until the answers under way are sent.
@@ -54,7 +60,8 @@ pub(crate) async fn run(
 ) {
     let failures = shared.failures.clone();
     let router = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
-    let router = router.with_state(Served { shared, pages });
+    let stage = Stage::start(Arc::clone(&shared));
+    let router = router.with_state(Served { shared, pages, stage });
     let closing = async move {
         // A sender that is gone means the same as one that says so.
         let _ = closed.wait_for(|closed| *closed).await;
@@ -66,12 +73,15 @@ pub(crate) async fn run(
 
 /// A reader that names the present membership in `If-None-Match` gets the loads alone, and `304` when these are known too. With
 /// `?wait_ms=N` the `304` is held back for up to N milliseconds, and given up for a snapshot as soon as the content changes: a
-/// reader then learns of a change at once and asks seldom while there is none.
+/// reader then learns of a change at once and asks seldom while there is none. The answer says whether somebody watches the live page;
+/// then the body of the next request may hold recent picks, a JSON object a line.
 async fn snapshot(
     State(Served { shared, .. }): State<Served>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
+    report: Bytes,
 ) -> Response {
+    lock(&shared.audience).report(&report, shared.now(), wall_ms());
     let wait = query
         .as_deref()
         .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("wait_ms=")))
@@ -88,9 +98,10 @@ async fn snapshot(
     let tag = fleet.tag();
     let published = lock(&shared.published).news(&fleet, shared.now(), wall_ms, &known);
     drop(fleet);
+    let watched = lock(&shared.audience).is_there(shared.now()).then_some([(WATCHED_HEADER, "1")]);
     let Some(bytes) = published else {
         shared.snapshots_unchanged.fetch_add(1, Ordering::Relaxed);
-        return (StatusCode::NOT_MODIFIED, [(ETAG, tag.to_string())]).into_response();
+        return (StatusCode::NOT_MODIFIED, watched, [(ETAG, tag.to_string())]).into_response();
     };
     shared.snapshots_sent.fetch_add(1, Ordering::Relaxed);
     let headers = [
@@ -98,12 +109,12 @@ async fn snapshot(
         (CACHE_CONTROL, "no-cache".to_owned()),
         (ETAG, tag.to_string()),
     ];
-    (headers, bytes).into_response()
+    (watched, headers, bytes).into_response()
 }
 
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every
 /// counter, and an old one would show counters that stand still.
-async fn metrics(State(Served { shared, pages }): State<Served>, RawQuery(query): RawQuery) -> Response {
+async fn metrics(State(Served { shared, pages, .. }): State<Served>, RawQuery(query): RawQuery) -> Response {
     let selection = match query.as_deref() {
         Some(SIDECAR_ONLY) => {
             let page = merge(b"", &own_families(&shared), Selection::Inpick);
