@@ -301,6 +301,7 @@ def browser_path():
 
 
 def setup_browser():
+    install("browser.txt", "a client for what a browser is told to do")
     if browser_path() is not None:
         return
     say("fetching chromium-headless-shell with apt, 100 MB")
@@ -330,7 +331,7 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "node") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "node", "browser") else tool):
             SETUPS[tool]()
 
 

@@ -195,8 +195,7 @@ function drawPools() {
     const [rate, rateValue] = figure("Picks/s", "in the last ten seconds");
     const requests = line("", `Requests of pool ${pool.name}, the last four minutes`);
     const usage = line("second", `KV cache use of pool ${pool.name}, the last four minutes`);
-    running.append(requests);
-    kv.append(usage);
+    const chart = (title, element) => make("figure", {}, element, make("figcaption", { className: "muted", textContent: title }));
     const ready = make("span", { className: "muted" });
     const models = make("span", { className: "muted models", title: pool.models.join("\n"), textContent: pool.models.join(", ") });
     pool.draw = () => {
@@ -212,7 +211,8 @@ function drawPools() {
     };
     return make("article", { className: "pool" },
       make("div", {}, make("h2", { textContent: pool.name }), ready, models),
-      make("dl", { className: "figures" }, flight, waiting, running, kv, rate));
+      make("dl", { className: "figures" }, flight, waiting, running, kv, rate),
+      make("div", { className: "charts" }, chart("Requests waiting and running, 4 min", requests), chart("KV cache, 4 min", usage)));
   });
   $("pools").replaceChildren(...cards);
 }
