@@ -21,6 +21,7 @@ pub mod board;
 pub mod config;
 mod ending;
 pub mod exchange;
+pub mod explanation;
 pub mod flusher;
 pub mod gauges;
 pub mod head;

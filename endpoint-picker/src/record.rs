@@ -32,6 +32,8 @@ pub struct ExchangeRecord {
     pub request: RequestSummary,
     /// What the pick gave.
     pub pick: Pick,
+    /// How often an endpoint was tried, as far as the host was asked; 0: never.
+    pub attempts: u32,
     /// Endpoints that were tried and failed, in order.
     pub failed: [Option<(EndpointId, Failure)>; MAX_RANKED],
     /// Who answered.
@@ -254,6 +256,7 @@ impl ExchangeRecord {
             priority: 0,
             request: RequestSummary::default(),
             pick: Pick::None,
+            attempts: 0,
             failed: [None; MAX_RANKED],
             served: None,
             response: None,

@@ -27,6 +27,11 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
         Pick::Ranked(..) => Reason::Retry,
         Pick::None | Pick::NoEndpoint => Reason::Fallback,
     };
+    // The first of several different entries can only have been tried once; of the rest the host knows more.
+    record.attempts = 1;
+    if matches!(reason, Reason::Retry | Reason::Fallback | Reason::Pinned) {
+        record.attempts = asked_attempts(info);
+    }
     if matches!(reason, Reason::Retry | Reason::Fallback) {
         let failed = tried_before(picker, &record, address, info);
         blame(picker, &mut record, &failed, charge.sent_at(), info.now());
@@ -67,6 +72,7 @@ pub(super) fn unserved(
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
+        record.attempts = asked_attempts(info);
         let mut failed = tried_before(picker, &record, last, info);
         if flags.blames_endpoint() {
             failed.extend(picker.find(last));
@@ -74,6 +80,11 @@ pub(super) fn unserved(
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
     Sent { record, charge, tail, asks_load, session, upload }
+}
+
+/// How often an endpoint was tried, where one was.
+fn asked_attempts(info: &mut impl StreamInfo) -> u32 {
+    info.attempts().and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1)
 }
 
 /// The endpoints that were tried before `last`, each once.

@@ -64,12 +64,30 @@ pub struct Entry {
     pub id: EndpointId,
     /// What is expected.
     pub forecast: Forecast,
+    /// What it was rated by.
+    pub rating: Rating,
+}
+
+/// What an endpoint of a ranked list was rated by.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Rating {
+    /// Its score in millionths; [`i64::MAX`] for an endpoint that stands above all scores.
+    pub score_millionths: i64,
+    /// Microseconds by which the request and others would be later; `None`: no scorer asked.
+    pub cost_micros: Option<u32>,
+    /// Microseconds of the wait for a slot that are expected.
+    pub wait_micros: u32,
+    /// Requests of this proxy that it had in flight.
+    pub in_flight: u32,
+    /// Age of its figures in milliseconds; `None`: it has none.
+    pub signal_age_ms: Option<u32>,
 }
 
 /// A list of one, of which nothing is expected.
 impl From<EndpointId> for Ranked {
     fn from(id: EndpointId) -> Self {
-        Self { first: Entry { id, forecast: Forecast::default() }, rest: [None; MAX_RANKED - 1] }
+        let first = Entry { id, forecast: Forecast::default(), rating: Rating::default() };
+        Self { first, rest: [None; MAX_RANKED - 1] }
     }
 }
 
@@ -88,11 +106,20 @@ impl Ranked {
 
     /// Replaces what is expected of the request at an endpoint of the list.
     pub fn set_forecast(&mut self, id: EndpointId, forecast: Forecast) {
-        let entries = core::iter::once(&mut self.first).chain(self.rest.iter_mut().flatten());
-        entries.filter(|entry| entry.id == id).for_each(|entry| entry.forecast = forecast);
+        self.entries_mut(id).for_each(|entry| entry.forecast = forecast);
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry> {
+    /// Replaces what an endpoint of the list was rated by.
+    pub fn set_rating(&mut self, id: EndpointId, rating: Rating) {
+        self.entries_mut(id).for_each(|entry| entry.rating = rating);
+    }
+
+    fn entries_mut(&mut self, id: EndpointId) -> impl Iterator<Item = &mut Entry> {
+        core::iter::once(&mut self.first).chain(self.rest.iter_mut().flatten()).filter(move |entry| entry.id == id)
+    }
+
+    /// All entries, best first.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
         core::iter::once(self.first).chain(self.rest.into_iter().flatten())
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Outlook {
     pub(super) forecast: Forecast,
     /// Microseconds by which it and others would be later.
     pub(super) cost: f64,
+    /// Microseconds of the wait for a slot.
+    pub(super) wait: f64,
     /// Tokens to compute times requests, as LMetric has it.
     pub(super) product: f64,
 }
@@ -140,7 +142,8 @@ impl Ground<'_> {
             ttft_micros: 0,
         };
         let overdue = endpoint.prefill().overdue_micros(self.now) as f64;
-        let ttft = rates.slot_wait_micros(&forecast) + rates.compute_micros(&forecast) + overdue;
+        let wait = rates.slot_wait_micros(&forecast);
+        let ttft = wait + rates.compute_micros(&forecast) + overdue;
         forecast.ttft_micros = whole(ttft);
         let prefill = rates.uncached * f64::from(uncached_tokens) + rates.cached * f64::from(cached_tokens);
         let delay = prefill * (f64::from(waiting) + BATCH_DELAY * f64::from(running));
@@ -149,6 +152,7 @@ impl Ground<'_> {
         Outlook {
             forecast,
             cost: ttft + delay + batch + pressure,
+            wait,
             product: (f64::from(uncached_tokens) + business.ahead_tokens as f64 + 1.0)
                 * f64::from(business.requests.saturating_add(1)),
         }

@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use cold::NoHitLru;
-pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Reason};
+pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
 pub use saturation::Saturation;
@@ -107,7 +107,19 @@ impl Scheduler {
         let mut entries = positions.into_iter().flatten().filter_map(|position| {
             let outlook = self.outlooks.get(position).filter(|_| is_looked);
             let forecast = outlook.map_or_else(Forecast::default, |outlook| outlook.forecast);
-            Some(Entry { id: self.candidates.get(position)?.id, forecast })
+            let id = self.candidates.get(position)?.id;
+            let mut rating = Rating {
+                score_millionths: millionths(self.scores.get(position).copied().unwrap_or(0.0)),
+                cost_micros: outlook.map(|outlook| micros(outlook.cost)),
+                wait_micros: outlook.map_or(0, |outlook| micros(outlook.wait)),
+                ..Rating::default()
+            };
+            if let Some(endpoint) = pool.endpoint(id) {
+                rating.in_flight = endpoint.in_flight().total();
+                let age = endpoint.load_at(pool.confirmed_at()).map(|at| now.millis_since(at));
+                rating.signal_age_ms = age.map(|age| u32::try_from(age).unwrap_or(u32::MAX));
+            }
+            Some(Entry { id, forecast, rating })
         });
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
         if pinned.is_some() {
@@ -349,6 +361,16 @@ impl Scheduler {
             Observation::Abandoned => false,
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a cast from a float saturates")]
+fn millionths(score: f64) -> i64 {
+    (score * 1e6) as i64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
+const fn micros(time: f64) -> u32 {
+    time as u32
 }
 
 /// Hash by which a model's name is known.
