@@ -50,5 +50,5 @@ mod sidecar;
 mod token_file;
 mod tokens;
 
-pub use embedded::{Embedded, Vitals};
+pub use embedded::{Embedded, Fetched, Vitals};
 pub use sidecar::{Running, Sidecar};
