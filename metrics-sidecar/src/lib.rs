@@ -24,6 +24,7 @@ pub mod models;
 pub mod outcome;
 pub mod page;
 pub mod pool;
+pub mod process;
 pub mod progress;
 pub mod published;
 pub mod response;
