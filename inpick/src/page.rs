@@ -14,9 +14,9 @@ pub(crate) fn is_header(line: &[u8]) -> bool {
     [&b"# HELP "[..], b"# TYPE ", b"# UNIT ", b"# EOF"].iter().any(|word| line.starts_with(word))
 }
 
-/// Whether a line is a sample: a name, perhaps labels, a number.
+/// Whether a line is a sample: a name, perhaps labels, a number. What ends with a colon is rather a field of a document.
 pub(crate) fn is_sample(line: &[u8]) -> bool {
-    problem(line).is_none()
+    problem(line).is_none() && !split_name(line).0.ends_with(b":")
 }
 
 /// What is wrong with a line that should be a sample.
