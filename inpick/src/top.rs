@@ -141,7 +141,11 @@ fn show(
     let mut shown = Shown { state, view, problem: None, first: 0, is_paused: false, is_writing: false };
     let mut due = Instant::now() + interval;
     loop {
-        let (width, height) = size()?;
+        let (width, height) = match size()? {
+            // A terminal that nobody told its size.
+            (0, _) | (_, 0) => (80, 24),
+            size => size,
+        };
         let lines = shown.lines(usize::from(height));
         draw(&mut io::stdout().lock(), &lines, usize::from(width), usize::from(height))?;
         if poll(due.saturating_duration_since(Instant::now()))? {

@@ -10,7 +10,7 @@ const OVERSCAN = 6;
 
 // Columns: key, heading, whether the largest comes first when it is sorted by, and what it is sorted by.
 const COLUMNS = [
-  { key: "name", title: "Endpoint", value: (e) => `${e.pod} ${e.address}`.trim() },
+  { key: "name", title: "Endpoint", value: (e) => e.rank },
   { key: "state", title: "State", value: (e) => e.state },
   { key: "line", title: "Requests", down: true, value: (e) => sum(e.waiting, e.running), hint: "waiting and running, the last four minutes" },
   { key: "waiting", title: "Waiting", short: "wait", down: true, value: (e) => e.waiting, hint: "in the engine's queue" },
@@ -120,7 +120,10 @@ function takeRoster(roster) {
     const before = known.get(id) ?? { id, state: "unknown", waiting: null, running: null, kv: null, flight: null, share: null, picks: null, failures: null, ejections: null, age: null, wait: null, problem: "", requests: [] };
     return Object.assign(before, { place, pool, address, pod, namespace, engine, search: `${pod} ${address} ${namespace} ${engine ?? ""}`.toLowerCase() });
   });
-  text($("status"), "live");
+  // Comparing names as people do takes long, and they change seldom.
+  const names = new Intl.Collator("en", { numeric: true });
+  const byName = endpoints.map((endpoint) => [`${endpoint.pod} ${endpoint.address}`.trim(), endpoint]);
+  byName.sort(([a], [b]) => names.compare(a, b)).forEach(([, endpoint], rank) => (endpoint.rank = rank));
   const select = $("pool");
   $("pool-field").hidden = pools.length < 2;
   select.replaceChildren(select.firstElementChild, ...pools.map((pool, index) => make("option", { value: String(index), textContent: pool.name })));
@@ -261,13 +264,11 @@ function choose() {
   keyed.sort(([a, left], [b, right]) => {
     // What is not known comes last.
     if (a === null || b === null) return (a === null) - (b === null) || left.place - right.place;
-    const order = typeof a === "string" ? compare(a, b) : a - b;
+    const order = typeof a === "string" ? (a > b) - (a < b) : a - b;
     return order * sign || left.place - right.place;
   });
   shown = keyed.map(([, endpoint]) => endpoint);
 }
-
-const { compare } = new Intl.Collator("en", { numeric: true });
 
 function makeRow() {
   const cells = COLUMNS.map((column) => {

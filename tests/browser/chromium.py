@@ -142,6 +142,11 @@ class Page:
         ours = (event for event in self.browser.events if event.get("sessionId") == self.session)
         return [event["params"]["request"]["url"] for event in ours if event["method"] == "Network.requestWillBeSent"]
 
+    def task_seconds(self):
+        """Seconds that the page's thread has worked, once `Performance` is enabled."""
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
     def tree(self):
         """Roles and names of the accessibility tree."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
