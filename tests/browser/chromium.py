@@ -80,6 +80,7 @@ class Page:
             self.call(f"{domain}.enable")
         self.resize(width, height)
         self.call("Page.navigate", url=url)
+        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def call(self, method, **parameters):
         return self.browser.call(method, session=self.session, **parameters)
