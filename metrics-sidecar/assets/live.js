@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const SAMPLES = 120;
 const MAX_PICKS = 200;
-const OVERSCAN = 6;
+const OVERSCAN = 4;
 
 // Columns: key, heading, whether the largest comes first when it is sorted by, and what it is sorted by.
 const COLUMNS = [
@@ -81,7 +81,11 @@ function line(kind, label) {
   const area = svg("path", { class: "area" });
   const stroke = svg("path", {});
   const element = svg("svg", { class: `line ${kind}`, viewBox: `0 0 ${SAMPLES - 1} 20`, preserveAspectRatio: "none", role: "img", "aria-label": label }, area, stroke);
+  let drawn = null;
   element.draw = (values, least) => {
+    // Lists of samples are made anew with each sample.
+    if (drawn === values) return;
+    drawn = values;
     const top = Math.max(least, ...values.map((value) => value ?? 0));
     const first = SAMPLES - values.length;
     let path = "";
@@ -113,7 +117,7 @@ function line(kind, label) {
 function takeRoster(roster) {
   const known = new Map(endpoints.map((endpoint) => [endpoint.id, endpoint]));
   stepMs = roster.step_ms;
-  pools = roster.pools.map((pool, index) => ({ fresh: 0, waiting: 0, running: 0, kv: null, flight: null, rate: null, requests: [], usage: [], rates: [], ...pool, size: 0, index }));
+  pools = roster.pools.map((pool, index) => ({ fresh: 0, waiting: 0, running: 0, kv: null, flight: null, rate: null, requests: [], usage: [], ...pool, size: 0, index }));
   endpoints = roster.endpoints.map(([pool, address, pod, namespace, engine], place) => {
     const id = `${pool} ${address}`;
     pools[pool].size += 1;
@@ -139,18 +143,14 @@ function takePast(past) {
 function takeLoads(loads) {
   at = loads.at_ms;
   const isSample = at - sampledAt >= stepMs - 100;
-  const push = (values, value) => {
-    values.push(value);
-    if (values.length > SAMPLES) values.shift();
-  };
+  const push = (values, value) => [...values.slice(values.length >= SAMPLES ? 1 : 0), value];
   loads.pools.forEach((figures, index) => {
     const pool = pools[index];
     if (!pool) return;
     [pool.fresh, pool.waiting, pool.running, pool.kv, pool.flight, pool.rate] = figures;
     if (isSample && sampledAt > 0) {
-      push(pool.requests, pool.fresh > 0 ? pool.waiting + pool.running : null);
-      push(pool.usage, pool.kv);
-      push(pool.rates, pool.rate);
+      pool.requests = push(pool.requests, pool.fresh > 0 ? pool.waiting + pool.running : null);
+      pool.usage = push(pool.usage, pool.kv);
     }
   });
   loads.endpoints.forEach((figures, index) => {
@@ -158,7 +158,7 @@ function takeLoads(loads) {
     if (!it) return;
     [it.state, it.waiting, it.running, it.kv, it.flight, it.share, it.picks, it.failures, it.ejections, it.age, it.wait] = figures;
     it.problem = loads.problems[index] ?? "";
-    if (isSample && sampledAt > 0) push(it.requests, it.state === "fresh" ? sum(it.waiting, it.running) : null);
+    if (isSample && sampledAt > 0) it.requests = push(it.requests, it.state === "fresh" ? sum(it.waiting, it.running) : null);
   });
   if (isSample) sampledAt = at;
   const states = [...new Set(endpoints.map((endpoint) => endpoint.state))].sort();
@@ -293,32 +293,46 @@ function makeRow() {
   cells[7].append(share.element);
   const element = make("div", { className: "endpoint" }, ...cells);
   element.setAttribute("role", "row");
+  const last = {};
+  // Touches the page only where something changed.
+  const put = (key, value, apply) => {
+    if (last[key] === value) return;
+    last[key] = value;
+    apply(value);
+  };
+  const write = (place, value, target = cells[place]) => put(place, value, () => (target.textContent = value));
+  const warm = (place, isWarm) => put(`warm${place}`, isWarm, () => cells[place].classList.toggle("warm", isWarm));
+  const measure = (place, meter, permille) => {
+    write(place, percent(permille), meter.number);
+    put(`bar${place}`, permille, () => meter.bar.setAttribute("width", `${(permille ?? 0) / 10}%`));
+  };
   element.draw = (endpoint, index) => {
     element.endpoint = endpoint;
-    element.setAttribute("aria-rowindex", String(index + 2));
-    element.tabIndex = index === cursor ? 0 : -1;
-    element.classList.toggle("dim", endpoint.state !== "fresh");
-    text(title, endpoint.pod || endpoint.address);
-    text(subtitle, [endpoint.pod ? endpoint.address : endpoint.engine, pools.length > 1 ? pools[endpoint.pool].name : null].filter(Boolean).join(" · "));
-    name.title = [endpoint.namespace, endpoint.pod, endpoint.address].filter(Boolean).join(" ");
-    badge.dataset.state = endpoint.state;
-    text(badge, endpoint.state);
-    state.title = endpoint.problem;
+    put("index", index, () => element.setAttribute("aria-rowindex", String(index + 2)));
+    put("tab", index === cursor ? 0 : -1, (tab) => (element.tabIndex = tab));
+    put("dim", endpoint.state !== "fresh", (isDim) => element.classList.toggle("dim", isDim));
+    const [pod, address] = [endpoint.pod, endpoint.address];
+    write("title", pod || address, title);
+    write("subtitle", [pod ? address : endpoint.engine, pools.length > 1 ? pools[endpoint.pool].name : null].filter(Boolean).join(" · "), subtitle);
+    put("name", [endpoint.namespace, pod, address].filter(Boolean).join(" "), (name) => (cells[0].title = name));
+    put("state", endpoint.state, (it) => {
+      badge.dataset.state = it;
+      badge.textContent = it;
+    });
+    put("problem", endpoint.problem, (problem) => (state.title = problem));
     requests.draw(endpoint.requests, 4);
-    text(cells[3], count(endpoint.waiting));
-    cells[3].classList.toggle("warm", endpoint.waiting > 0);
-    text(cells[4], count(endpoint.running));
-    text(kv.number, percent(endpoint.kv));
-    kv.bar.setAttribute("width", `${(endpoint.kv ?? 0) / 10}%`);
-    kv.element.classList.toggle("high", endpoint.kv >= 800);
-    text(cells[6], count(endpoint.flight));
-    text(share.number, percent(endpoint.share));
-    share.bar.setAttribute("width", `${(endpoint.share ?? 0) / 10}%`);
-    text(cells[8], time(endpoint.wait));
-    text(cells[9], time(endpoint.age));
-    cells[9].classList.toggle("warm", endpoint.age > 2000);
-    text(cells[10], count(endpoint.failures));
-    cells[10].classList.toggle("warm", endpoint.failures > 0);
+    write(3, count(endpoint.waiting));
+    warm(3, endpoint.waiting > 0);
+    write(4, count(endpoint.running));
+    measure(5, kv, endpoint.kv);
+    put("high", endpoint.kv >= 800, (isHigh) => kv.element.classList.toggle("high", isHigh));
+    write(6, count(endpoint.flight));
+    measure(7, share, endpoint.share);
+    write(8, time(endpoint.wait));
+    write(9, time(endpoint.age));
+    warm(9, endpoint.age > 2000);
+    write(10, count(endpoint.failures));
+    warm(10, endpoint.failures > 0);
   };
   return element;
 }
@@ -345,6 +359,8 @@ function drawRows() {
   for (const [id, row] of rows) {
     if (!wanted.has(id) && id !== focused) {
       rows.delete(id);
+      // Out of the way, or every row behind it would have to be moved.
+      row.remove();
       free.push(row);
     }
   }
@@ -360,7 +376,6 @@ function drawRows() {
     if (before.nextSibling !== row) before.after(row);
     before = row;
   }
-  for (const row of free) row.remove();
   for (const [id, row] of rows) {
     // The row with the focus went out of sight or out of the filter.
     if (!wanted.has(id)) {

@@ -143,10 +143,10 @@ class Page:
         ours = (event for event in self.browser.events if event.get("sessionId") == self.session)
         return [event["params"]["request"]["url"] for event in ours if event["method"] == "Network.requestWillBeSent"]
 
-    def task_seconds(self):
-        """Seconds that the page's thread has worked, once `Performance` is enabled."""
-        metrics = self.call("Performance.getMetrics")["metrics"]
-        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+    def work_seconds(self):
+        """Seconds of scripts, styles and layout so far, once `Performance` is enabled; painting is the browser's."""
+        metrics = {metric["name"]: metric["value"] for metric in self.call("Performance.getMetrics")["metrics"]}
+        return sum(metrics[f"{part}Duration"] for part in ("Script", "RecalcStyle", "Layout"))
 
     def tree(self):
         """Roles and names of the accessibility tree."""

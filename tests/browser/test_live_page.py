@@ -207,7 +207,7 @@ def test_a_thousand_endpoints_stay_fluid(browser):
         assert page.run("document.querySelectorAll('.endpoint').length") < 60, "only those in sight are drawn"
         # In time of the processor: other programs of this machine do not count.
         page.call("Performance.enable", timeDomain="threadTicks")
-        before = page.task_seconds()
+        before = page.work_seconds()
         frames = page.run("""
             new Promise((done) => {
               let frame = 0;
@@ -220,14 +220,14 @@ def test_a_thousand_endpoints_stay_fluid(browser):
               requestAnimationFrame(step);
             })
         """)
-        scrolling = (page.task_seconds() - before) * 1000 / frames
-        before, since = page.task_seconds(), time.monotonic()
+        scrolling = (page.work_seconds() - before) * 1000 / frames
+        before, since = page.work_seconds(), time.monotonic()
         time.sleep(3)
-        idle = (page.task_seconds() - before) / (time.monotonic() - since)
+        idle = (page.work_seconds() - before) / (time.monotonic() - since)
         size = page.run("fetch('api/state').then((answer) => answer.text()).then((text) => text.length)")
         print(f"a thousand endpoints: {scrolling:.1f} ms a frame that scrolls to other rows, {idle:.1%} of a core while nobody scrolls; a state of {size} bytes")
         assert scrolling < 16, "60 frames a second"
-        assert idle < 0.25
+        assert idle < 0.1
         page.run("document.querySelector('#grid').scrollTop = 1e6")
         page.until("document.querySelector('.endpoint:last-of-type') && shown.length === 1000")
         page.until(f"{NAMES}.at(-1) === 'pod-999'")
