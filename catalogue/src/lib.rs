@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 
 pub use bounds::{Bounds, Scale};
 pub use label::Label;
-pub use name::{MAX_LABEL_VALUE_BYTES, label_value, stat_name, tag_regex};
+pub use name::{MAX_LABEL_VALUE_BYTES, label_value, split_stat_name, stat_name, tag_regex};
 
 /// What kind of series a family is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

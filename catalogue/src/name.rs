@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::{Label, Stat};
 
@@ -60,6 +61,22 @@ pub fn stat_name(family: &str, suffix: &str, labels: &[(Label, &str)]) -> String
     name
 }
 
+/// A stat name of [`stat_name`] taken apart again: its labels, in the order of the name, and the family with its suffix. `None`: no label
+/// ends where one must.
+#[must_use]
+pub fn split_stat_name(name: &str) -> Option<(Vec<(Label, &str)>, &str)> {
+    let mut labels = Vec::new();
+    let mut rest = name;
+    // No family has this sign in its name, and a value has no terminator.
+    while let Some((label, behind)) = rest.split_once('=') {
+        let label = Label::ALL.iter().copied().find(|known| known.as_str() == label)?;
+        let (value, behind) = behind.split_once(TERMINATOR)?;
+        labels.push((label, value));
+        rest = behind;
+    }
+    Some((labels, rest))
+}
+
 /// The regular expression (ECMAScript, as Envoy's `stats_tags` takes it) that cuts a label out of a stat name. Group 1 is what
 /// Envoy removes, group 2 the value. Only labels that really stand before it in some family may precede it.
 #[must_use]
@@ -108,6 +125,25 @@ mod tests {
             stat_name("f", "_bucket", &[(Label::Le, "0.1"), (Label::ModelName, "m")]),
             "le=0.1;model_name=m;f_bucket"
         );
+    }
+
+    #[test]
+    fn a_stat_name_is_taken_apart_into_what_it_was_made_of() {
+        for labels in [
+            alloc::vec![],
+            alloc::vec![(Label::ModelName, "")],
+            alloc::vec![
+                (Label::Le, "+Inf"),
+                (Label::ModelName, "a/b=c.d:1 \"e\" {f}"),
+                (Label::TargetModelName, "模型")
+            ],
+        ] {
+            let name = stat_name("f", "_bucket", &labels);
+            assert_eq!(split_stat_name(&name), Some((labels, "f_bucket")));
+        }
+        for foreign in ["le=0.1", "nobodys=1;f", "model_name=m;le=", "=;f"] {
+            assert_eq!(split_stat_name(foreign), None, "{foreign}");
+        }
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! the rest are the values of a histogram.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use catalogue::{Kind, Stat};
+use metrics_sidecar::contents::ContentsReader;
 use metrics_sidecar::discovery::{Clusters, clusters_path};
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::exposition::{Sample, split_name};
 use metrics_sidecar::fleet::Fleet;
+use metrics_sidecar::format::Format;
 use metrics_sidecar::gauges::{About, families};
-use metrics_sidecar::page::{OwnFamily, Selection, merge};
+use metrics_sidecar::page::{OwnFamily, Printer, Selection, merge};
 use metrics_sidecar::signals::Signals;
 use serde_json::Value;
 use snapshot::Snapshot;
@@ -66,6 +68,29 @@ fn check_page(envoy: &[u8], selection: Selection) {
     let ours = merge(envoy, own_families(), Selection::Inpick);
     assert!(page.starts_with(&ours), "inpick's families come first, whatever else is printed");
     check_families(std::str::from_utf8(&ours).expect("inpick's families are UTF-8"));
+    check_names(envoy, selection);
+}
+
+/// The same bytes as a list of stats behind the page, which is read where the page has lost the labels; and the page as OpenMetrics.
+fn check_names(envoy: &[u8], selection: Selection) {
+    let mut reader = ContentsReader::default();
+    let (first, rest) = envoy.split_at(envoy.len() / 2);
+    reader.feed(first);
+    reader.feed(rest);
+    if reader.wants_names() {
+        reader.feed_names(rest);
+        reader.feed_names(first);
+    }
+    let contents = Arc::new(reader.finish());
+    let print = |selection, format| {
+        let printer = Printer::new(Arc::clone(&contents), own_families().to_vec(), selection, format);
+        printer.flatten().collect::<Vec<u8>>()
+    };
+    let ours = print(Selection::Inpick, Format::Text);
+    check_families(std::str::from_utf8(&ours).expect("inpick's families are UTF-8"));
+    let page = String::from_utf8(print(selection, Format::OpenMetrics)).expect("OpenMetrics is UTF-8");
+    assert_eq!(page.lines().filter(|line| *line == "# EOF").count(), 1);
+    assert!(page.ends_with("\n# EOF\n"));
 }
 
 /// A merged page stays as it is: nothing is lost, printed twice or moved.

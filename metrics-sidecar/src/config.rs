@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::AccessConfig;
 use crate::dialect::EngineKind;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
@@ -15,6 +16,8 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// Where to serve.
     pub listen: SocketAddr,
+    /// Who may read what is served, and where else.
+    pub access: AccessConfig,
     /// Envoy's admin endpoint.
     pub envoy_admin: Admin,
     /// How often each pod is read; not zero.

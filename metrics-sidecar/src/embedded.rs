@@ -169,9 +169,7 @@ fn live(config: &Config, inner: &Inner, stopped: &mut watch::Receiver<bool>) -> 
         .thread_name("inpick-lookup")
         .build()?;
     let result = runtime.block_on(async {
-        let running = Sidecar::start(config.clone())
-            .await
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", config.listen)))?;
+        let running = Sidecar::start(config.clone()).await?;
         info!("the sidecar listens on http://{}", running.addr());
         inner.set(Some(running.shared()));
         let failure = tokio::select! {

@@ -1,7 +1,17 @@
-//! Tasks of a sidecar that panicked. Without one of them the rest would go on and tell of pods that nobody reads.
+//! Tasks of a sidecar, and those that panicked. Without one of them the rest would go on and tell of pods that nobody reads.
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Where tasks report that they cannot go on.
 #[derive(Clone, Debug)]

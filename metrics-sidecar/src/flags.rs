@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Parser;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::access::{AccessFlagError, AccessFlags};
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
 use crate::dialect::EngineKind;
+use crate::durations::parse_duration;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 use crate::token_file::read_token;
@@ -53,9 +55,11 @@ pub struct Flags {
     /// default the IPv4 ones if there are any
     #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
     pool_options: Vec<String>,
-    /// Where to serve /snapshot, /metrics, /stats/prometheus, /healthz and /readyz
+    /// Where to serve /snapshot, /metrics, /stats/prometheus, /healthz and /readyz: Envoy reads the snapshot here
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "IP:PORT")]
     listen: String,
+    #[command(flatten)]
+    access: AccessFlags,
     /// Admin endpoint of Envoy, read for envoy: pools and for the merged page
     #[arg(long, default_value = "http://127.0.0.1:9901", value_name = "URL")]
     envoy_admin: String,
@@ -147,6 +151,9 @@ pub enum FlagError {
     /// Not an address to listen on.
     #[error("--listen {0:?}: expected IP:PORT")]
     Listen(String),
+    /// Not a setting of who may read the page.
+    #[error(transparent)]
+    Access(#[from] AccessFlagError),
     /// Not a URL of an admin endpoint.
     #[error("--envoy-admin {0:?}: expected http://HOST:PORT")]
     EnvoyAdmin(String),
@@ -246,6 +253,8 @@ impl Flags {
             }
         }
         let listen = keep(self.listen.parse().map_err(|_| FlagError::Listen(self.listen.clone())), &mut errors);
+        let access = self.access.parse_all(|name| std::env::var(name).ok());
+        let access = access.map_err(|wrong| errors.extend(wrong.into_iter().map(FlagError::from))).ok();
         let envoy_admin = keep(admin(&self.envoy_admin), &mut errors);
         let poll_interval = keep(duration("poll-interval", &self.poll_interval), &mut errors);
         let request_timeout = keep(duration("request-timeout", &self.request_timeout), &mut errors);
@@ -261,7 +270,7 @@ impl Flags {
         let max_envoy_page_bytes = keep(number("max-envoy-page-bytes", &self.max_envoy_page_bytes), &mut errors);
         let threads = keep(number("threads", &self.threads), &mut errors);
         let parts = (
-            listen,
+            listen.zip(access),
             envoy_admin,
             poll_interval,
             request_timeout,
@@ -273,7 +282,7 @@ impl Flags {
         );
         match parts {
             (
-                Some(listen),
+                Some((listen, access)),
                 Some(envoy_admin),
                 Some(poll_interval),
                 Some(request_timeout),
@@ -285,6 +294,7 @@ impl Flags {
             ) if errors.is_empty() => Ok(Config {
                 pools,
                 listen,
+                access,
                 envoy_admin,
                 poll_interval,
                 request_timeout,
@@ -434,21 +444,7 @@ fn host_port(text: &str) -> Option<(String, u16)> {
 }
 
 fn duration(flag: &'static str, text: &str) -> Result<Duration, FlagError> {
-    let digits = text.bytes().position(|byte| !(byte.is_ascii_digit() || byte == b'.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "ms" => Some(0.001),
-        "s" => Some(1.0),
-        "m" => Some(60.0),
-        _ => None,
-    };
-    number
-        .parse::<f64>()
-        .ok()
-        .zip(seconds)
-        .and_then(|(number, seconds)| Duration::try_from_secs_f64(number * seconds).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| FlagError::Duration { flag, text: text.to_owned() })
+    parse_duration(text).ok_or_else(|| FlagError::Duration { flag, text: text.to_owned() })
 }
 
 fn number(flag: &'static str, text: &str) -> Result<usize, FlagError> {

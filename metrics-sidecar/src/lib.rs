@@ -11,7 +11,10 @@
 //! Imports point down: `sidecar` starts `serve`, `listing` and `polling`, which know `shared`, which knows the pure rest. Pure are all
 //! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
 
+pub mod access;
+pub mod api_server;
 pub mod config;
+pub mod contents;
 pub mod counters;
 pub mod dialect;
 pub mod discovery;
@@ -19,12 +22,15 @@ pub mod endpoint;
 pub mod exposition;
 pub mod flags;
 pub mod fleet;
+pub mod format;
 pub mod gauges;
 pub mod models;
 pub mod outcome;
 pub mod page;
 pub mod pool;
 pub mod process;
+pub mod profilers;
+pub mod profiling;
 pub mod progress;
 pub mod published;
 pub mod response;
@@ -32,17 +38,32 @@ pub mod scrape;
 pub mod settings;
 pub mod signals;
 pub mod tls;
+pub mod tls_files;
 
 mod audience;
 mod convention;
+#[cfg(feature = "cpu-profile")]
+mod cpu_profile;
+mod durations;
 mod embedded;
 mod envoy_page;
 mod failures;
+mod foreign;
+mod gate;
 mod gathered;
+#[cfg(feature = "heap-profile")]
+mod heap_profile;
+mod lines;
+mod listening;
 mod listing;
 mod live;
 mod lora;
 mod polling;
+#[cfg(feature = "cpu-profile")]
+mod profile_format;
+mod profile_routes;
+mod request;
+mod reviews;
 mod route;
 mod series;
 mod serve;

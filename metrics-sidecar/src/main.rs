@@ -6,6 +6,11 @@ use clap::Parser;
 use metrics_sidecar::flags::{EX_USAGE, Flags};
 use metrics_sidecar::process;
 
+/// So that a profile of the heap can be had.
+#[cfg(feature = "heap-profile")]
+#[global_allocator]
+static ALLOCATOR: metrics_sidecar::profiling::Allocator = metrics_sidecar::profiling::Allocator;
+
 fn main() -> ExitCode {
     match Flags::try_parse() {
         Ok(flags) => process::run(&flags),

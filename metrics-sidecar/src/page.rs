@@ -1,22 +1,17 @@
-//! Envoy's Prometheus page and the sidecar's own series, merged into the page that an endpoint picker would serve. Pure.
+//! Envoy's Prometheus page and the sidecar's own series, printed as the page that an endpoint picker would serve. Pure.
 //!
-//! The filter's histograms reach Envoy as counters, one a bucket, because Envoy's own histograms neither keep sub-second bounds
-//! nor exact sums. Envoy prints each of them as a family of its own; here they are put together again: one `# HELP` and one
-//! `# TYPE histogram` a family, buckets in ascending order, then `_sum`, then `_count`.
+//! The page is printed piece by piece from what was gathered of Envoy's, so that it never is in memory as a text.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use catalogue::{Publisher, Stat};
+use catalogue::{Family, Publisher, Stat};
 
-use crate::convention::print_header;
-use crate::exposition::{Sample, split_name};
-use crate::gathered::{Gathered, places};
-
-/// Media type of the page.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::contents::{Contents, ContentsReader};
+use crate::foreign::print_open_metrics;
+use crate::format::Format;
 
 /// Prefix of families that only the sidecar publishes beside the catalogue's.
-pub const OWN_PREFIX: &str = "inpick_sidecar_";
+pub use crate::contents::OWN_PREFIX;
 
 /// A family whose values the sidecar itself knows.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,8 +31,8 @@ pub struct OwnFamily {
 pub enum Selection {
     /// All of Envoy's page and the sidecar's, as Envoy prints them.
     Everything,
-    /// The same, but Envoy's own families as `promtool check metrics` accepts them: with a help text, typed by what their name
-    /// says, and without the few whose very name breaks its rules.
+    /// The same, but Envoy's own families as `promtool check metrics` accepts them: typed by what their name says, and without the few
+    /// whose very name breaks its rules.
     Strict,
     /// Families of inpick alone.
     Inpick,
@@ -46,91 +41,137 @@ pub enum Selection {
 /// Merges. `envoy` is the body of Envoy's `/stats/prometheus`, empty when Envoy did not answer.
 ///
 /// Catalogued families come first, in the catalogue's order and each with its series sorted by label set; then the sidecar's;
-/// then all else that Envoy printed, unchanged and in Envoy's order. Of a series that Envoy prints twice the first stands. A
-/// histogram's label set that Envoy has only in part is left out until it is complete, so that a quantile over it never lies.
+/// then all else that Envoy printed, in Envoy's order. Of a series that Envoy prints twice the first stands. A histogram's label set
+/// that Envoy has only in part is left out until it is complete, so that a quantile over it never lies.
 #[must_use]
 pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
-    let mut gathered: Vec<Gathered> = std::iter::repeat_with(Gathered::default).take(Stat::ALL.len()).collect();
-    let mut foreign = Vec::with_capacity(if selection == Selection::Inpick { 0 } else { envoy.len() });
-    // The family of Envoy's own that the last header began, if it is printed.
-    let mut printing = true;
-    let mut seen_foreign: HashSet<&[u8]> = HashSet::new();
-    for line in envoy.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-        if line.is_empty() {
-            continue;
+    let mut reader = ContentsReader::default();
+    reader.feed(envoy);
+    let printer = Printer::new(Arc::new(reader.finish()), own.to_vec(), selection, Format::Text);
+    printer.flatten().collect()
+}
+
+/// Prints the page; each item is a piece of it. The pieces of two printers of the same contents are the same.
+#[derive(Debug)]
+pub struct Printer {
+    contents: Arc<Contents>,
+    own: Vec<OwnFamily>,
+    selection: Selection,
+    format: Format,
+    at: Place,
+}
+
+/// What is printed next.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// A label set of a catalogued family; the headers go before the first.
+    Catalogued {
+        stat: usize,
+        row: usize,
+    },
+    Own(usize),
+    /// Lines of a family of Envoy's own.
+    Foreign {
+        family: usize,
+        piece: usize,
+    },
+    End,
+}
+
+/// A piece is handed on once it has this many bytes.
+const PIECE_BYTES: usize = 32 * 1024;
+
+impl Iterator for Printer {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+        while out.len() < PIECE_BYTES && !matches!(self.at, Place::End) {
+            self.at = self.step(&mut out);
+            if matches!(self.at, Place::End) {
+                out.extend_from_slice(self.format.end());
+            }
         }
-        let name = match line.strip_prefix(b"# TYPE ").or_else(|| line.strip_prefix(b"# HELP ")) {
-            Some(header) => split_name(header).0,
-            None => split_name(line).0,
-        };
-        match places().get(name) {
-            Some(place) => {
-                if line.first() != Some(&b'#')
-                    && let Some(series) = gathered.get_mut(place.stat)
-                {
-                    series.add(place.part, line);
+        (!out.is_empty()).then_some(out)
+    }
+}
+
+impl Printer {
+    /// A printer of what was read from Envoy and of what the sidecar knows.
+    #[must_use]
+    pub const fn new(contents: Arc<Contents>, own: Vec<OwnFamily>, selection: Selection, format: Format) -> Self {
+        Self { contents, own, selection, format, at: Place::Catalogued { stat: 0, row: 0 } }
+    }
+
+    fn step(&self, out: &mut Vec<u8>) -> Place {
+        match self.at {
+            Place::Catalogued { stat, row } => match Stat::ALL.get(stat) {
+                Some(known) => self.print_catalogued(out, known.family(), stat, row),
+                None => Place::Own(0),
+            },
+            Place::Own(index) => match self.own.get(index) {
+                Some(family) => {
+                    if catalogue::find(family.name).is_none() {
+                        self.print_own(out, family);
+                    }
+                    Place::Own(index + 1)
+                }
+                None if self.selection == Selection::Inpick => Place::End,
+                None => Place::Foreign { family: 0, piece: 0 },
+            },
+            Place::Foreign { family, piece } => self.print_foreign(out, family, piece),
+            Place::End => Place::End,
+        }
+    }
+
+    fn print_catalogued(&self, out: &mut Vec<u8>, family: &'static Family, stat: usize, row: usize) -> Place {
+        let next = Place::Catalogued { stat: stat + 1, row: 0 };
+        if family.publisher != Publisher::Envoy {
+            // A value that the sidecar knows to be absent must not come from Envoy's memory.
+            if let Some(own) = self.own.iter().find(|own| own.name == family.name) {
+                self.print_own(out, own);
+            }
+            return next;
+        }
+        let Some(rows) = self.contents.rows(stat).filter(|rows| row < rows.len(family.kind)) else { return next };
+        if row == 0 {
+            self.format.print_headers(out, family.name, family.help, family.kind.as_str());
+        }
+        rows.print(out, row, family.name, family.kind, self.format);
+        Place::Catalogued { stat, row: row + 1 }
+    }
+
+    fn print_own(&self, out: &mut Vec<u8>, family: &OwnFamily) {
+        if family.lines.is_empty() {
+            return;
+        }
+        self.format.print_headers(out, family.name, family.help, family.kind);
+        match (self.format, family.kind) {
+            (Format::OpenMetrics, "histogram") => {
+                for line in family.lines.lines() {
+                    print_open_metrics(out, line.as_bytes(), b"le");
                 }
             }
-            None if name.starts_with(OWN_PREFIX.as_bytes())
-                || own.iter().any(|family| family.name.as_bytes() == name) => {}
-            None if selection == Selection::Inpick || !seen_foreign.insert(identity(line)) => {}
-            None if selection == Selection::Strict && line.starts_with(b"# HELP ") => {}
-            None if selection == Selection::Strict && line.starts_with(b"# TYPE ") => {
-                printing = print_header(&mut foreign, line);
-            }
-            None if !printing => {}
-            None => {
-                foreign.extend_from_slice(line);
-                foreign.push(b'\n');
-            }
+            _ => out.extend_from_slice(family.lines.as_bytes()),
         }
     }
-    let mut page = Vec::with_capacity(envoy.len() + 4096);
-    for (stat, series) in Stat::ALL.iter().zip(&gathered) {
-        let family = stat.family();
-        let published = own.iter().find(|own| own.name == family.name);
-        match (family.publisher, published) {
-            (Publisher::Sidecar | Publisher::Both, Some(own)) => {
-                print_family(&mut page, own.name, own.help, own.kind, own.lines.as_bytes());
-            }
-            (Publisher::Sidecar | Publisher::Both, None) => {}
-            (Publisher::Envoy, _) => {
-                print_family(
-                    &mut page,
-                    family.name,
-                    family.help,
-                    family.kind.as_str(),
-                    &series.lines(family.name, family.kind),
-                );
-            }
+
+    fn print_foreign(&self, out: &mut Vec<u8>, index: usize, piece: usize) -> Place {
+        let foreign = self.contents.foreign();
+        let next = Place::Foreign { family: index + 1, piece: 0 };
+        let Some(family) = foreign.get(index) else { return Place::End };
+        let strict = self.selection == Selection::Strict;
+        if (strict && !family.is_conventional()) || self.own.iter().any(|own| own.name == family.name()) {
+            return next;
+        }
+        if piece == 0 {
+            foreign.print_headers(out, family, strict, self.format);
+        }
+        match family.print_piece(out, piece, self.format) {
+            Some(()) => Place::Foreign { family: index, piece: piece + 1 },
+            None => next,
         }
     }
-    for family in own.iter().filter(|own| catalogue::find(own.name).is_none()) {
-        print_family(&mut page, family.name, family.help, family.kind, family.lines.as_bytes());
-    }
-    page.extend_from_slice(&foreign);
-    page
-}
-
-/// What must not appear twice: a header whole, a sample without its value.
-fn identity(line: &[u8]) -> &[u8] {
-    if line.first() == Some(&b'#') {
-        return line;
-    }
-    let (_, rest) = split_name(line);
-    Sample::split(rest).map_or(line, |sample| {
-        let end = line.len() - sample.tail.len();
-        line.get(..end).unwrap_or(line).trim_ascii_end()
-    })
-}
-
-fn print_family(page: &mut Vec<u8>, name: &str, help: &str, kind: &str, lines: &[u8]) {
-    if lines.is_empty() {
-        return;
-    }
-    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-    page.extend_from_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
-    page.extend_from_slice(lines);
 }
 
 #[cfg(test)]
@@ -144,6 +185,14 @@ mod tests {
 
     fn page(envoy: &str, own: &[OwnFamily]) -> String {
         String::from_utf8(merge(envoy.as_bytes(), own, Selection::Everything)).unwrap()
+    }
+
+    fn open_metrics(envoy: &str, own: &[OwnFamily]) -> String {
+        let mut reader = ContentsReader::default();
+        reader.feed(envoy.as_bytes());
+        let contents = Arc::new(reader.finish());
+        let printer = Printer::new(contents, own.to_vec(), Selection::Everything, Format::OpenMetrics);
+        String::from_utf8(printer.flatten().collect()).unwrap()
     }
 
     /// What Envoy prints for one label set of a histogram in seconds: every part a counter family, labels in Envoy's order.
@@ -266,17 +315,166 @@ mod tests {
     }
 
     #[test]
-    fn envoys_own_families_pass_unchanged_and_last() {
+    fn envoys_own_families_pass_with_all_their_samples_and_last() {
         let envoy = concat!(
             "# TYPE envoy_cluster_upstream_rq counter\nenvoy_cluster_upstream_rq{envoy_cluster_name=\"b\"} 1\n",
             "envoy_cluster_upstream_rq{envoy_cluster_name=\"a\"} 1\n",
             "# TYPE envoy_x_ms histogram\nenvoy_x_ms_bucket{le=\"0.5\"} 0\nenvoy_x_ms_bucket{le=\"1\"} 0\nenvoy_x_ms_sum{} 0\n",
         );
-        assert_eq!(page(envoy, &[]), envoy);
+        let help = |name| format!("# HELP {name} A statistic of Envoy's own.\n# TYPE {name} ");
+        let printed = ["envoy_cluster_upstream_rq", "envoy_x_ms"]
+            .into_iter()
+            .fold(envoy.to_owned(), |page, name| page.replace(&format!("# TYPE {name} "), &help(name)));
+        assert_eq!(page(envoy, &[]), printed);
+        assert_eq!(page(&printed, &[]), printed, "its own page passes unchanged");
         let mixed = format!("{envoy}inpick_vm_starts_total 1\n");
         let merged = page(&mixed, &[]);
-        assert!(merged.starts_with("# HELP inpick_vm_starts_total") && merged.ends_with(envoy));
+        assert!(merged.starts_with("# HELP inpick_vm_starts_total") && merged.ends_with(&printed));
         assert!(!merge(mixed.as_bytes(), &[], Selection::Inpick).windows(5).any(|bytes| bytes == b"envoy"));
+    }
+
+    #[test]
+    fn a_family_that_comes_in_parts_is_printed_in_one_and_what_no_scraper_reads_is_not() {
+        let envoy = concat!(
+            "# HELP a What\\nit \\\\ is.\n# TYPE a gauge\na 1\n# TYPE b counter\nb 2\n# a remark\na{x=\"1\"} 3 1700000000000\n",
+            "c{x=\"y} 1\nd{} one\n1e 2\ne{x=\"1\",x=\"2\"} 1\n",
+        );
+        let (text, open_metrics) = (page(envoy, &[]), open_metrics(envoy, &[]));
+        let b = "# HELP b A statistic of Envoy's own.\n# TYPE b counter\nb 2\n";
+        assert_eq!(
+            text,
+            format!("# HELP a What\\nit \\\\ is.\n# TYPE a gauge\na 1\na{{x=\"1\"}} 3 1700000000000\n{b}")
+        );
+        let b = b.replace(" counter", " unknown");
+        assert_eq!(
+            open_metrics,
+            format!("# HELP a What\\nit \\\\ is.\n# TYPE a gauge\na 1\na{{x=\"1\"}} 3\n{b}# EOF\n")
+        );
+    }
+
+    #[test]
+    fn open_metrics_names_counters_without_total_and_bounds_with_a_fraction() {
+        let own = [OwnFamily {
+            name: "inpick_sidecar_x",
+            help: "Says \"x\".",
+            kind: "histogram",
+            lines: "inpick_sidecar_x_bucket{le=\"1\"} 0\ninpick_sidecar_x_bucket{pool=\"p\",le=\"+Inf\"} 1\n"
+                .to_owned(),
+        }];
+        let envoy = format!(
+            "{}{}",
+            duration("model_name=\"m\"", None, 1),
+            concat!(
+                "inpick_vm_starts_total 3\n",
+                "# TYPE envoy_a_total counter\nenvoy_a_total{} 1\n",
+                "# TYPE envoy_b counter\nenvoy_b{} 1\n",
+                "# TYPE envoy_b_total counter\nenvoy_b_total{} 1\n",
+                "# TYPE envoy_t histogram\nenvoy_t_bucket{x=\"1\",le=\"5\"} 0\nenvoy_t_bucket{x=\"1\",le=\"+Inf\"} 0\n",
+                "# TYPE envoy_s summary\nenvoy_s{quantile=\"1\"} 0\n",
+            )
+        );
+        let text = open_metrics(&envoy, &own);
+        for line in [
+            &format!("# TYPE {DURATION} histogram"),
+            &format!("{DURATION}_bucket{{model_name=\"m\",le=\"3.0\"}} 3"),
+            &format!("{DURATION}_bucket{{model_name=\"m\",le=\"0.005\"}} 0"),
+            "# TYPE inpick_vm_starts counter",
+            "inpick_vm_starts_total 3",
+            "# HELP inpick_sidecar_x Says \\\"x\\\".",
+            "inpick_sidecar_x_bucket{le=\"1.0\"} 0",
+            "inpick_sidecar_x_bucket{pool=\"p\",le=\"+Inf\"} 1",
+            "# TYPE envoy_a counter",
+            "envoy_a_total 1",
+            "# TYPE envoy_b unknown",
+            "# TYPE envoy_b_total unknown",
+            "envoy_t_bucket{x=\"1\",le=\"5.0\"} 0",
+            "envoy_s{quantile=\"1.0\"} 0",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1);
+    }
+
+    #[test]
+    fn names_of_open_metrics_families_are_unique() {
+        let mut names = std::collections::BTreeSet::new();
+        for family in Stat::ALL.iter().map(|stat| stat.family()) {
+            let bare = Format::OpenMetrics.family(family.name, family.kind.as_str());
+            let suffixes: &[&str] = match family.kind {
+                catalogue::Kind::Counter => &["", "_total", "_created"],
+                catalogue::Kind::Gauge => &[""],
+                catalogue::Kind::Histogram(_) => &["", "_bucket", "_sum", "_count", "_created"],
+            };
+            for suffix in suffixes {
+                assert!(names.insert(format!("{bare}{suffix}")), "{bare}{suffix} is there twice");
+            }
+        }
+    }
+
+    /// The lines of `/stats` that are behind a page, and the page as it is without `stats_tags`.
+    fn without_tags(series: &[(&[(catalogue::Label, &str)], &str, u64)]) -> (String, String) {
+        let mut names: Vec<String> = Vec::new();
+        let mut garbled = String::new();
+        for (labels, name, value) in series {
+            let stat = catalogue::stat_name(name, "", labels);
+            let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '_' };
+            let bare: String = stat.chars().map(plain).collect();
+            garbled.push_str(&format!("# TYPE {bare} counter\n{bare}{{}} {value}\n"));
+            names.push(format!("wasmcustom.{stat}: {value}\n"));
+        }
+        names.sort();
+        (names.concat(), garbled)
+    }
+
+    #[test]
+    fn labels_are_read_from_the_names_of_stats_when_the_page_has_lost_them() {
+        use catalogue::Label::{ErrorCode, Le, ModelName, TargetModelName};
+        let bucket = format!("{DURATION}_bucket");
+        let (sum, count) = (format!("{DURATION}_sum_microseconds"), format!("{DURATION}_count"));
+        let pair = [(ModelName, "meta-llama/L-3.1:8b=x \"q\" \\"), (TargetModelName, "模型")];
+        let les: Vec<&str> = Bounds::LATENCY.le().chain(["+Inf"]).collect();
+        let buckets: Vec<_> = les.iter().map(|le| [(Le, *le), pair[0], pair[1]]).collect();
+        let mut series: Vec<(&[(catalogue::Label, &str)], &str, u64)> =
+            buckets.iter().map(|labels| (labels.as_slice(), bucket.as_str(), 2)).collect();
+        let error = [(ModelName, "m"), (TargetModelName, "t"), (ErrorCode, "Timeout")];
+        series.extend([
+            (pair.as_slice(), sum.as_str(), 1_500_000),
+            (&pair, &count, 2),
+            (&error, "inference_objective_request_error_total", 7),
+            (&[], "inpick_vm_starts_total", 1),
+        ]);
+        let (names, garbled) = without_tags(&series);
+        // A stat of somebody else that looks like one of ours stays.
+        let foreign = "# TYPE envoy_x counter\nenvoy_x{} 1\n# TYPE reason_of_inpick_panics_total counter\nreason_of_inpick_panics_total{} 1\n";
+        let envoy = format!("{garbled}{foreign}");
+        let mut reader = ContentsReader::default();
+        for piece in envoy.as_bytes().chunks(7) {
+            reader.feed(piece);
+        }
+        assert!(reader.wants_names());
+        for piece in names.as_bytes().chunks(11) {
+            reader.feed_names(piece);
+        }
+        let printer = Printer::new(Arc::new(reader.finish()), Vec::new(), Selection::Everything, Format::Text);
+        let text = String::from_utf8(printer.flatten().collect()).unwrap();
+
+        let labels = "model_name=\"meta-llama/L-3.1:8b=x \\\"q\\\" \\\\\",target_model_name=\"模型\"";
+        let mut tagged = String::new();
+        for le in les {
+            tagged.push_str(&format!("{bucket}{{le=\"{le}\",{labels}}} 2\n"));
+        }
+        tagged.push_str(&format!("{sum}{{{labels}}} 1500000\n{count}{{{labels}}} 2\n"));
+        tagged.push_str("inference_objective_request_error_total{model_name=\"m\",target_model_name=\"t\",error_code=\"Timeout\"} 7\n");
+        tagged.push_str("inpick_vm_starts_total 1\n");
+        assert_eq!(text, page(&format!("{tagged}{foreign}"), &[]));
+        assert!(text.contains("_sum{model_name=\"meta-llama") && text.contains("reason_of_inpick_panics_total{} 1\n"));
+    }
+
+    #[test]
+    fn a_page_with_labels_wants_no_names() {
+        let mut reader = ContentsReader::default();
+        reader.feed(b"inpick_picks_total{pool=\"p\",endpoint=\"e\",reason=\"r\"} 1\nenvoy_pool_x_inpick_picks_total 1\npool_x 1\n");
+        assert!(!reader.wants_names());
     }
 
     #[test]
@@ -300,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_series_that_envoy_repeats_is_printed_once() {
-        assert_eq!(page("envoy_x{a=\"1\"} 1\nenvoy_x{a=\"1\"} 2\n", &[]), "envoy_x{a=\"1\"} 1\n");
+        assert!(page("envoy_x{a=\"1\"} 1\nenvoy_x{a=\"1\"} 2\n", &[]).ends_with("untyped\nenvoy_x{a=\"1\"} 1\n"));
     }
 
     #[test]

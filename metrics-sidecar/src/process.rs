@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::flags::{EX_USAGE, Flags};
+use crate::profiling::profilers;
 use crate::sidecar::Sidecar;
 
 /// Runs until a signal ends it or it cannot go on. Prints where it listens, logs to standard error, and returns the process's exit code:
@@ -57,11 +58,12 @@ pub fn run(flags: &Flags) -> ExitCode {
 async fn serve(config: Config) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listen = config.listen;
-    let running = Sidecar::start(config)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))?;
+    let scheme = if config.access.tls.is_some() { "https" } else { "http" };
+    let running = Sidecar::start_profiled(config, profilers()).await?;
     println!("listening on http://{}", running.addr());
+    if let Some(address) = running.metrics_addr() {
+        println!("listening for scrapers on {scheme}://{address}");
+    }
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

@@ -6,7 +6,9 @@ use axum::handler::Handler;
 use axum::routing::{MethodRouter, get};
 
 use crate::envoy_page::EnvoyPages;
+pub(crate) use crate::gate::Access;
 use crate::live::stage::Stage;
+use crate::profilers::Profilers;
 use crate::shared::Shared;
 
 /// What every handler may ask for.
@@ -15,23 +17,12 @@ pub(crate) struct Served {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pages: EnvoyPages,
     pub(crate) stage: Stage,
-}
-
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Access {
-    /// Anyone: what probes ask for.
-    Anyone,
-    /// Envoy.
-    Envoy,
-    /// Scrapers and people.
-    Reader,
+    pub(crate) profilers: Profilers,
 }
 
 /// One path.
 pub(crate) struct Route {
     pub(crate) path: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is guarded yet"))]
     pub(crate) access: Access,
     pub(crate) handler: MethodRouter<Served>,
 }

@@ -1,33 +1,47 @@
 //! What the sidecar responds to requests.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
+use axum::extract::connect_info::Connected;
 use axum::extract::{RawQuery, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::{IncomingStream, Listener};
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
 use ::snapshot::{Tag, WATCHED_HEADER};
 
-use crate::envoy_page::{EnvoyPages, own_families};
+use crate::envoy_page::{self, Piece, Wanted, own_families};
+use crate::failures::Failures;
+use crate::format::{Format, takes_gzip};
+use crate::gate::{Gate, Guard, guard};
+use crate::listening::Peer;
 use crate::live;
-use crate::live::stage::Stage;
-use crate::page::{self, Selection, merge};
+use crate::page::Selection;
+use crate::profile_routes;
 use crate::published::known_tags;
 use crate::route::{Access, Route, Served};
-use crate::shared::{Shared, lock, wall_ms};
+use crate::shared::{lock, wall_ms};
 
 /// Longest wait that a reader of the snapshot may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// While a reader waits, the fleet is looked at this often: well below the poll interval, for microseconds of work.
 const WAIT_STEP: Duration = Duration::from_millis(5);
+
+/// A page of up to so many bytes is sent in one.
+const SHORT_PAGE: usize = 128 * 1024;
 
 /// Query for a page whose families of Envoy's own are made to pass `promtool check metrics`.
 const STRICT: &str = "families=strict";
@@ -47,26 +61,33 @@ fn routes() -> Vec<Route> {
         #[cfg(feature = "fault-injection")]
         Route::get(Access::Reader, "/fault", fault),
     ];
+    routes.extend(profile_routes::routes());
     routes.extend(live::routes::routes());
     routes
 }
 
+/// What a listener serves. `for_scrapers`: it is not Envoy's.
+pub(crate) fn router(served: Served, gate: &Arc<Gate>, for_scrapers: bool) -> Router {
+    let offered = routes().into_iter().filter(|route| !(for_scrapers && route.access == Access::Envoy));
+    let guarded = |router: Router<Served>, Route { path, access, handler }| {
+        let layer = from_fn_with_state(Guard { gate: Arc::clone(gate), access }, guard);
+        router.route(path, handler.layer(layer))
+    };
+    offered.fold(Router::new(), guarded).with_state(served)
+}
+
 /// Serves until `closed` turns true, then until the answers under way are sent.
-pub(crate) async fn run(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    pages: EnvoyPages,
-    mut closed: watch::Receiver<bool>,
-) {
-    let failures = shared.failures.clone();
-    let router = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
-    let stage = Stage::start(Arc::clone(&shared));
-    let router = router.with_state(Served { shared, pages, stage });
+pub(crate) async fn run<L>(listener: L, router: Router, failures: Failures, mut closed: watch::Receiver<bool>)
+where
+    L: Listener<Addr = SocketAddr>,
+    Peer: for<'a> Connected<IncomingStream<'a, L>>,
+{
     let closing = async move {
         // A sender that is gone means the same as one that says so.
         let _ = closed.wait_for(|closed| *closed).await;
     };
-    if let Err(problem) = axum::serve(listener, router).with_graceful_shutdown(closing).await {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    if let Err(problem) = axum::serve(listener, service).with_graceful_shutdown(closing).await {
         failures.report(format!("serving ended: {problem}"));
     }
 }
@@ -114,20 +135,61 @@ async fn snapshot(
 
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every
 /// counter, and an old one would show counters that stand still.
-async fn metrics(State(Served { shared, pages, .. }): State<Served>, RawQuery(query): RawQuery) -> Response {
+async fn metrics(
+    State(Served { shared, pages, .. }): State<Served>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let said = |name| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    };
+    let (format, gzip) = (Format::negotiate(&said(ACCEPT)), takes_gzip(&said(ACCEPT_ENCODING)));
+    let wanted = |selection| Wanted { selection, format, gzip };
     let selection = match query.as_deref() {
         Some(SIDECAR_ONLY) => {
-            let page = merge(b"", &own_families(&shared), Selection::Inpick);
-            return ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response();
+            let pieces = envoy_page::pieces(Arc::default(), own_families(&shared), wanted(Selection::Inpick));
+            return page(format, gzip, Body::from(pieces.flatten().collect::<Vec<u8>>()));
         }
         Some(INPICK_ONLY) => Selection::Inpick,
         Some(STRICT) => Selection::Strict,
         _ => Selection::Everything,
     };
-    match pages.merged(selection).await {
-        Ok(page) => ([(CONTENT_TYPE, page::CONTENT_TYPE)], page).into_response(),
+    match pages.merged(wanted(selection)).await {
+        Ok(pieces) => page(format, gzip, streamed(pieces).await),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+fn page(format: Format, gzip: bool, body: Body) -> Response {
+    let mut response =
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "accept, accept-encoding")], body).into_response();
+    if gzip {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// A page that is short is sent at once and with its length. One whose end does not come is broken off, so that nobody takes it for
+/// whole.
+async fn streamed(mut pieces: Receiver<Piece>) -> Body {
+    let mut first = Vec::new();
+    while first.len() < SHORT_PAGE {
+        match pieces.recv().await {
+            Some(Piece::Bytes(bytes)) => first.extend_from_slice(&bytes),
+            Some(Piece::End) => return Body::from(first),
+            None => break,
+        }
+    }
+    let rest = futures_util::stream::unfold(Some(pieces), async |pieces| {
+        let mut pieces = pieces?;
+        match pieces.recv().await {
+            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(pieces))),
+            Some(Piece::End) => None,
+            None => Some((Err(std::io::Error::other("the page broke off")), None)),
+        }
+    });
+    Body::from_stream(futures_util::stream::once(async { Ok(Bytes::from(first)) }).chain(rest))
 }
 
 /// Makes a task panic.
@@ -162,8 +224,11 @@ mod tests {
 
     #[test]
     fn probes_and_the_snapshot_are_no_readers_routes() {
-        let open: Vec<&str> =
-            routes().iter().filter(|route| route.access != Access::Reader).map(|route| route.path).collect();
+        let open: Vec<&str> = routes()
+            .iter()
+            .filter(|route| matches!(route.access, Access::Anyone | Access::Envoy))
+            .map(|route| route.path)
+            .collect();
         assert_eq!(open, ["/snapshot", "/healthz", "/readyz"]);
     }
 }

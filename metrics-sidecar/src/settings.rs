@@ -31,6 +31,10 @@ pub fn read(members: &Map<String, Value>) -> Result<Config, Vec<String>> {
         let texts = match (flag.get_action(), value) {
             (ArgAction::Append, Value::Array(items)) => items.iter().map(text).collect(),
             (ArgAction::Append, _) => None,
+            // What may stand without a value is a yes or no.
+            (_, Value::Bool(value)) if flag.get_num_args().is_some_and(|count| count.min_values() == 0) => {
+                Some(vec![value.to_string()])
+            }
             (_, value) => text(value).map(|text| vec![text]),
         };
         match texts {

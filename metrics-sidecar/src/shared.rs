@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::audience::Audience;
 use crate::config::{Admin, Config};
 use crate::endpoint::Transition;
 use crate::failures::Failures;
+pub(crate) use crate::failures::Task;
 use crate::fleet::Fleet;
 use crate::gauges::state_name;
 use crate::published::Published;
@@ -39,16 +39,6 @@ pub(crate) struct Shared {
     /// When the clock last ticked, in milliseconds since the start.
     ticked_ms: AtomicU64,
     started: Instant,
-}
-
-/// A task that ends when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Task(pub(crate) JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Shared {

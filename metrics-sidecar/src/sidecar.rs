@@ -12,10 +12,16 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, Source};
 use crate::envoy_page::EnvoyPages;
+use crate::gate::Gate;
+use crate::listening::TlsListener;
 use crate::listing::{watch_clusters, watch_name};
+use crate::live::stage::Stage;
 use crate::polling::take_targets;
+use crate::profilers::Profilers;
+use crate::route::Served;
 use crate::serve;
 use crate::shared::{Shared, Task, lock};
+use crate::tls_files::Certificates;
 use crate::tokens::watch_tokens;
 
 /// How often endpoints are looked at for staleness when nobody asks: well below the staleness limits in use.
@@ -32,8 +38,9 @@ pub struct Sidecar;
 #[derive(Debug)]
 pub struct Running {
     addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
     tasks: Vec<Task>,
-    server: JoinHandle<()>,
+    servers: Vec<JoinHandle<()>>,
     closing: watch::Sender<bool>,
     shared: Arc<Shared>,
 }
@@ -45,10 +52,21 @@ impl Running {
         self.addr
     }
 
+    /// Where it serves scrapers and people alone, if there is such a place.
+    #[must_use]
+    pub const fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
     /// Stops every task and closes every connection. Answers under way have a moment to finish.
     pub async fn stop(mut self) {
         let _ = self.closing.send(true);
-        let _ = tokio::time::timeout(GOODBYE, &mut self.server).await;
+        let servers = async {
+            for server in &mut self.servers {
+                let _ = server.await;
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, servers).await;
         self.tasks.clear();
     }
 
@@ -70,14 +88,28 @@ impl Drop for Running {
 }
 
 impl Sidecar {
+    /// The same as [`Self::start_profiled`] in a process of which nothing can be profiled.
+    ///
+    /// # Errors
+    ///
+    /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
+    pub async fn start(config: Config) -> std::io::Result<Running> {
+        Self::start_profiled(config, Profilers::default()).await
+    }
+
     /// Binds, and starts to discover, poll and serve on the current tokio runtime.
     ///
     /// # Errors
     ///
-    /// When the address to listen on cannot be bound.
-    pub async fn start(config: Config) -> std::io::Result<Running> {
-        let listener = TcpListener::bind(config.listen).await?;
+    /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
+    pub async fn start_profiled(config: Config, profilers: Profilers) -> std::io::Result<Running> {
+        let listener = bind(config.listen).await?;
         let addr = listener.local_addr()?;
+        let for_scrapers = match config.access.metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let metrics_addr = for_scrapers.as_ref().map(TcpListener::local_addr).transpose()?;
         let shared = Arc::new(Shared::new(config, SmallRng::from_os_rng().random()));
         let mut tasks = Vec::new();
         let mut clusters = Vec::new();
@@ -101,10 +133,33 @@ impl Sidecar {
         tasks.push(Task(shared.failures.spawn("the clock", tick(Arc::clone(&shared)))));
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
-        let serving = serve::run(listener, Arc::clone(&shared), pages, closed);
-        let server = shared.failures.spawn("the server", serving);
-        Ok(Running { addr, tasks, server, closing, shared })
+        let gate = Arc::new(Gate::new(&shared.config.access.readers));
+        let stage = Stage::start(Arc::clone(&shared));
+        let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
+        let failures = &shared.failures;
+        let router = serve::router(served.clone(), &gate, false);
+        let serving = serve::run(listener, router, failures.clone(), closed.clone());
+        let mut servers = vec![failures.spawn("the server", serving)];
+        if let Some(listener) = for_scrapers {
+            let router = serve::router(served, &gate, true);
+            let server = match &shared.config.access.tls {
+                None => failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed)),
+                Some(files) => {
+                    let certificates = Certificates::new(files.clone()).map_err(std::io::Error::other)?;
+                    let listener = TlsListener::new(listener, &certificates)?;
+                    tasks.push(Task(failures.spawn("the reader of certificates", certificates.watch())));
+                    failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed))
+                }
+            };
+            servers.push(server);
+        }
+        Ok(Running { addr, metrics_addr, tasks, servers, closing, shared })
     }
+}
+
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
 async fn tick(shared: Arc<Shared>) {

@@ -1,5 +1,8 @@
 //! Fake pods, a fake Envoy admin endpoint and a plain HTTP client.
 
+pub mod api_server;
+pub mod envoy;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,136 @@
+//! Profiles of the process, as `go tool pprof` reads them.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test should stop at what it did not expect"
+)]
+
+mod stage;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use stage::{Manner, Server, get, sidecar};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+const POOL: [&str; 2] = ["--pool", "p=static:127.0.0.1:1"];
+
+/// The sidecar's program, and where it listens.
+async fn process(flags: &[&str]) -> (Child, SocketAddr) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_metrics-sidecar"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap().parse().unwrap();
+    (child, address)
+}
+
+/// What `go tool pprof` makes of a profile; `None` where there is no Go.
+#[allow(clippy::explicit_write, reason = "`eprintln` would go to the test harness, which swallows it")]
+async fn read_with_go(profile: &[u8]) -> Option<String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(profile).unwrap();
+    let go = Command::new("go").args(["tool", "pprof", "-raw"]).arg(file.path()).output().await;
+    let Ok(read) = go else {
+        writeln!(std::io::stderr(), "SKIPPED reading a profile with go: it is not installed").unwrap();
+        return None;
+    };
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    Some(String::from_utf8(read.stdout).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cpu_of_the_process_is_profiled() {
+    let envoy = Server::start(&[("/stats/prometheus", Manner::Page(stage::envoy::tagged_page(20)))]).await;
+    let admin = format!("http://{}", envoy.address);
+    let (_child, address) = process(&[&["--envoy-admin", admin.as_str()], POOL.as_slice()].concat()).await;
+    let scrapes = tokio::spawn(async move {
+        loop {
+            assert_eq!(get(address, "/metrics", "").await.status, 200);
+        }
+    });
+    let profile = tokio::spawn(async move { get(address, "/debug/pprof/profile?seconds=3", "").await });
+    // One at a time.
+    let began = std::time::Instant::now();
+    while get(address, "/debug/pprof/profile?seconds=1", "").await.status != 409 {
+        assert!(began.elapsed().as_secs() < 2 || !profile.is_finished(), "two profiles were made at once");
+        if profile.is_finished() {
+            break;
+        }
+    }
+    let profile = profile.await.unwrap();
+    scrapes.abort();
+    assert_eq!(profile.status, 200, "{}", String::from_utf8_lossy(&profile.body));
+    assert_eq!(profile.header("content-type").as_deref(), Some("application/octet-stream"));
+    assert_eq!(profile.body[..2], [0x1f, 0x8b], "it is compressed");
+    if let Some(raw) = read_with_go(&profile.body).await {
+        assert!(raw.contains("PeriodType: cpu nanoseconds") && raw.contains("samples/count cpu/nanoseconds"), "{raw}");
+        assert!(raw.contains("metrics_sidecar::"), "no function of ours is in\n{raw}");
+    }
+}
+
+/// By `cargo test -p metrics-sidecar --features heap-profile --test profiles`.
+#[cfg(feature = "heap-profile")]
+#[tokio::test]
+async fn the_heap_of_the_process_is_profiled() {
+    let (_child, address) = process(&POOL).await;
+    let profile = get(address, "/debug/pprof/heap", "").await;
+    assert_eq!(profile.status, 200, "{}", String::from_utf8_lossy(&profile.body));
+    if let Some(raw) = read_with_go(&profile.body).await {
+        assert!(raw.contains("bytes"), "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_is_told_word_by_word() {
+    let (_child, address) = process(&POOL).await;
+    let reply = get(address, "/debug/pprof/cmdline", "").await;
+    let words: Vec<String> = reply.text().split('\0').map(str::to_owned).collect();
+    assert!(words[0].ends_with("metrics-sidecar"), "{words:?}");
+    assert_eq!(words[1..], ["--listen", "127.0.0.1:0", POOL[0], POOL[1]]);
+    assert!(get(address, "/debug/pprof/", "").await.text().contains("/debug/pprof/heap\n"));
+    assert_eq!(get(address, "/debug/pprof/goroutine", "").await.status, 404);
+    for seconds in ["0", "-1", "x", "301", "1.5", ""] {
+        assert_eq!(get(address, &format!("/debug/pprof/profile?seconds={seconds}"), "").await.status, 400, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn in_a_process_that_is_not_the_sidecars_own_there_are_no_profiles_and_it_is_said_why() {
+    let running = sidecar(&POOL).await;
+    for (path, word) in [("/debug/pprof/profile?seconds=1", "SIGPROF"), ("/debug/pprof/heap", "allocator")] {
+        let reply = get(running.addr(), path, "").await;
+        assert_eq!((reply.status, reply.text().contains(word)), (501, true), "{}", reply.text());
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn profiles_are_behind_the_token() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "scraper").unwrap();
+    let flags = ["--metrics-endpoint-token-file", file.path().to_str().unwrap()];
+    let (_child, address) = process(&[flags.as_slice(), &POOL].concat()).await;
+    let heap = if cfg!(feature = "heap-profile") { 200 } else { 501 };
+    for (path, status) in [
+        ("/debug/pprof/", 200),
+        ("/debug/pprof/profile?seconds=1", 200),
+        ("/debug/pprof/heap", heap),
+        ("/debug/pprof/cmdline", 200),
+    ] {
+        assert_eq!(get(address, path, "").await.status, 401, "{path}");
+        assert_eq!(get(address, path, "Authorization: Bearer scraper\r\n").await.status, status, "{path}");
+    }
+}
