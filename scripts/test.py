@@ -141,6 +141,8 @@ STEPS = [
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=15),
     Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
+    # Also `inpick top` in a terminal of its own.
+    Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=5),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 
