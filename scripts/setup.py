@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, browser, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -263,10 +263,20 @@ def setup_nightly():
 def setup_promtool():
     if shutil.which("promtool") or (TOOLS / "bin" / "promtool").exists():
         return
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Missing("promtool cannot be had here: there is no apt", optional=True)
     say("fetching promtool from the package prometheus, with apt")
-    # The package is only unpacked, in a state directory of our own: installing it would start a server on port 9090.
+    # The package is only unpacked: installing it would start a server on port 9090.
+    with unpacked("promtool", "download", "prometheus") as files:
+        (TOOLS / "bin").mkdir(exist_ok=True)
+        for tool in ("prometheus", "promtool"):
+            shutil.move(files / "usr" / "bin" / tool, TOOLS / "bin" / tool)
+
+
+@contextlib.contextmanager
+def unpacked(tool, *command):
+    """Packages that an apt command fetches, unpacked into one folder and not installed. apt keeps its state in a folder of our own, and
+    checks the packages' hashes and signatures."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise Missing(f"{tool} cannot be had here: there is no apt", optional=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
         state = Path(scratch)
         for folder in ("state/lists/partial", "cache/archives/partial"):
@@ -274,11 +284,33 @@ def setup_promtool():
         apt = ["apt-get", "-q", "-o", f"Dir::State={state}/state", "-o", f"Dir::Cache={state}/cache",
                "-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=2"]
         attempt("reading apt's lists", apt + ["update"], optional=True)
-        attempt("downloading the package prometheus", apt + ["download", "prometheus"], optional=True, cwd=scratch)
-        attempt("unpacking it", ["dpkg-deb", "-x", next(state.glob("prometheus_*.deb")), state / "unpacked"], attempts=1)
-        (TOOLS / "bin").mkdir(exist_ok=True)
-        for tool in ("prometheus", "promtool"):
-            shutil.move(state / "unpacked" / "usr" / "bin" / tool, TOOLS / "bin" / tool)
+        attempt(f"downloading {command[-1]}", apt + list(command), optional=True, cwd=scratch)
+        packages = [*state.glob("*.deb"), *(state / "cache" / "archives").glob("*.deb")]
+        for package in packages:
+            attempt(f"unpacking {package.name}", ["dpkg-deb", "-x", package, state / "unpacked"], attempts=1)
+        yield state / "unpacked"
+
+
+def browser_path():
+    """The browser that tests of pages run, or None."""
+    for name in ("chromium-headless-shell", "chromium", "google-chrome"):
+        if found := shutil.which(name):
+            return Path(found)
+    own = TOOLS / "browser" / "usr" / "lib" / "chromium" / "chromium-headless-shell"
+    return own if own.exists() else None
+
+
+def setup_browser():
+    install("browser.txt", "a client for what a browser is told to do")
+    if browser_path() is not None:
+        return
+    say("fetching chromium-headless-shell with apt, 100 MB")
+    # With the libraries that this machine lacks; unpacked, a browser needs no more than to be told where they are.
+    with unpacked("browser", "install", "--download-only", "--no-install-recommends", "-y", "chromium-headless-shell") as files:
+        if not list(files.rglob("chromium-headless-shell")):
+            raise Missing("the package chromium-headless-shell holds no browser", optional=True)
+        shutil.rmtree(TOOLS / "browser", ignore_errors=True)
+        shutil.move(files, TOOLS / "browser")
 
 
 SETUPS = {
@@ -289,6 +321,7 @@ SETUPS = {
     "node": setup_node,
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
+    "browser": setup_browser,
     "cargo-fuzz": setup_cargo_fuzz,
     "nightly": setup_nightly,
 }
@@ -298,14 +331,15 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "node") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "node", "browser") else tool):
             SETUPS[tool]()
 
 
 def environment():
     """This process's environment with the installed tools in reach. Tools of the machine go first, but for pinned ones."""
     path = os.pathsep.join([str(TOOLS / "bin"), os.environ.get("PATH", ""), str(VENV / "bin")])
-    return {**os.environ, "PATH": path, "ENVOY": str(envoy_path())}
+    browser = browser_path()
+    return {**os.environ, "PATH": path, "ENVOY": str(envoy_path()), **({"BROWSER_PATH": str(browser)} if browser else {})}
 
 
 def main(arguments):

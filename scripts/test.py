@@ -150,6 +150,8 @@ STEPS = [
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=20,
          again=lambda names: ["cargo", "test", "--package", "tests", "--", "--test-threads", "1", "--exact", *names]),
     Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
+    # Also `inpick top` in a terminal of its own.
+    Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=5),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 

@@ -217,8 +217,11 @@ impl Member {
         let mut host = Host { envoy, stats, pace, call, sidecar: sidecar.as_deref(), answered: &mut answered };
         instance.with_keeper(|picker| step(worker, picker, &mut host));
         if let Some(answer) = host.answered.take() {
-            let response =
-                answer.as_ref().map(|Answer { status, body }| SidecarResponse { status: status.as_bytes(), body });
+            let response = answer.as_ref().map(|Answer { status, body, is_watched }| SidecarResponse {
+                status: status.as_bytes(),
+                body,
+                is_watched: *is_watched,
+            });
             worker.handle_response(&mut host, response);
         }
     }
@@ -297,13 +300,13 @@ impl Binding for Host<'_, '_> {
 
     fn call(&mut self, request: &SidecarRequest) -> Result<(), String> {
         if let Some(sidecar) = self.sidecar {
-            *self.answered = Some(sidecar.fetch(&request.path, request.if_none_match.as_deref()));
+            *self.answered = Some(sidecar.fetch(request));
             return Ok(());
         }
         let headers: Vec<_> = request.headers().collect();
         let call = self
             .envoy
-            .call(&request.cluster, &headers, request.timeout_ms)
+            .call(&request.cluster, &headers, &request.body, request.timeout_ms)
             .map_err(|refused| format!("{refused:?}"))?;
         *self.call = Some(call);
         Ok(())

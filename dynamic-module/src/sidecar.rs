@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use catalogue::Stat;
 use endpoint_picker::ledger::Ledger;
-use metrics_sidecar::{Embedded, Vitals, settings};
+use endpoint_picker::snapshot_service::SidecarRequest;
+use metrics_sidecar::{Embedded, Fetched, Vitals, settings};
 use serde_json::{Map, Value};
 
 /// The sections of a document that may ask for one.
@@ -54,10 +55,11 @@ impl Sidecar {
         self.flags == *flags
     }
 
-    /// Status and body of its answer; `None`: it does not run.
-    pub(crate) fn fetch(&self, path: &str, if_none_match: Option<&str>) -> Option<Answer> {
-        let (status, body) = self.embedded.fetch(path, if_none_match)?;
-        Some(Answer { status: status.to_string(), body: body.into() })
+    /// Its answer; `None`: it does not run.
+    pub(crate) fn fetch(&self, request: &SidecarRequest) -> Option<Answer> {
+        let fetched = self.embedded.fetch(&request.path, request.if_none_match.as_deref(), &request.body)?;
+        let Fetched { status, body, is_watched } = fetched;
+        Some(Answer { status: status.to_string(), body: body.into(), is_watched })
     }
 }
 
@@ -66,6 +68,7 @@ impl Sidecar {
 pub(crate) struct Answer {
     pub(crate) status: String,
     pub(crate) body: Vec<u8>,
+    pub(crate) is_watched: bool,
 }
 
 /// What is told of the sidecars in this process, by the pools of those who ask them.

@@ -47,6 +47,12 @@ pub mod key {
         alloc::format!("inpick.prefixes.{worker:016x}")
     }
 
+    /// Where a worker keeps what it explained, see [`crate::recent_picks`].
+    #[must_use]
+    pub fn picks(worker: u64) -> String {
+        alloc::format!("inpick.picks.{worker:016x}")
+    }
+
     /// Where a worker posts.
     #[must_use]
     pub fn post(worker: u64) -> String {
@@ -75,6 +81,9 @@ pub struct Version {
     /// When the board was last renewed, on the same clock.
     #[prost(uint64, tag = "6")]
     pub board_renewed_at_micros: u64,
+    /// Until when somebody watches the sidecar's live page, on the same clock; 0: nobody does.
+    #[prost(uint64, tag = "7")]
+    pub watched_until_micros: u64,
 }
 
 impl Version {
@@ -435,6 +444,7 @@ impl Gatherer {
                 for worker in gone {
                     let _ = shared.set(&key::post(worker), b"", 0);
                     let _ = shared.set(&key::prefixes(worker), b"", 0);
+                    let _ = shared.set(&key::picks(worker), b"", 0);
                 }
             }
         }

@@ -11,6 +11,7 @@ use crate::flusher::{Flusher, HostStats};
 use crate::gauges::{Facts, Gauges};
 use crate::lease::{EXPIRE_AFTER_MICROS, Lease, Rank};
 use crate::ledger::Ledger;
+use crate::recent_picks::Courier;
 use crate::shared_data::SharedData;
 use crate::snapshot_service::{FetchOutcome, News, SidecarRequest, SidecarResponse, SnapshotService};
 use crate::time::Timestamp;
@@ -69,6 +70,7 @@ pub struct Holder {
 struct Duty {
     gatherer: Gatherer,
     gauges: Gauges,
+    courier: Courier,
     renewed_at: Timestamp,
 }
 
@@ -117,14 +119,18 @@ impl Holder {
         let duty = self.duty.get_or_insert_with(|| Duty {
             gatherer: Gatherer::default(),
             gauges: Gauges::new(host, self.build),
+            courier: Courier::default(),
             renewed_at: now,
         });
         duty.renewed_at = now;
-        if let Some(request) = self.service.poll_request(now)
-            && let Err(reason) = host.call(&request)
-        {
-            let concluded = self.service.handle_refusal(&reason);
-            conclude(&mut self.counters, host, concluded);
+        if let Some(mut request) = self.service.poll_request(now) {
+            if now.as_micros() < Version::read(host).watched_until_micros {
+                request.body = duty.courier.collect(host);
+            }
+            if let Err(reason) = host.call(&request) {
+                let concluded = self.service.handle_refusal(&reason);
+                conclude(&mut self.counters, host, concluded);
+            }
         }
         let (membership, loads) = self.service.snapshot();
         // Requests run, and memory is used, before any endpoint is known.

@@ -37,6 +37,7 @@ pub mod picker;
 pub mod pool;
 pub mod prefix_index;
 pub mod prefix_news;
+pub mod recent_picks;
 pub mod record;
 pub mod reply;
 pub mod rewrite;

@@ -17,6 +17,7 @@ use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion, Version};
 use crate::prefix_index::PrefixIndex;
+use crate::recent_picks::RecentPicks;
 use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
 pub use crate::routing::SentPrompt;
@@ -36,6 +37,7 @@ pub struct EndpointPicker {
     /// The routing in use; beside a shared one, what this thread knows by itself.
     routing: Routing,
     telemetry: Telemetry,
+    recent: RecentPicks,
     shared: Option<Shared>,
     /// Somebody wants to know of picks besides the access log.
     is_watched: bool,
@@ -75,6 +77,7 @@ impl EndpointPicker {
         Self {
             telemetry: Telemetry::new(&config),
             routing: Routing::new(seed),
+            recent: RecentPicks::default(),
             shared: None,
             is_watched: false,
             config,
@@ -155,6 +158,11 @@ impl EndpointPicker {
         &mut self.telemetry
     }
 
+    /// What is explained of exchanges that settled, for whoever watches.
+    pub const fn recent_picks_mut(&mut self) -> &mut RecentPicks {
+        &mut self.recent
+    }
+
     /// Takes over what changed for all threads; to be called when a request comes, and on the keeper's ticks. Nothing is to be done where
     /// the routing is the picker's own.
     pub fn catch_up(&mut self) {
@@ -199,7 +207,10 @@ impl EndpointPicker {
             let pool = self.routing.pool();
             match state.hear() {
                 None => return false,
-                Some(Note::Settled(record)) => self.telemetry.record(pool, record),
+                Some(Note::Settled(record)) => {
+                    self.recent.see(&record, pool, &self.config.pool);
+                    self.telemetry.record(pool, record);
+                }
                 Some(Note::Failed(endpoint, failure)) => self.telemetry.count_failure(pool, endpoint, failure),
                 Some(Note::Ejected(endpoint)) => self.telemetry.count_ejection(pool, endpoint),
                 Some(Note::Timed(time)) => self.telemetry.record_filter_time(&time),
@@ -471,7 +482,10 @@ impl EndpointPicker {
     /// Takes a request off the accounts and counts what it was.
     pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>, now: Timestamp) {
         match &self.shared {
-            None => self.telemetry.record(self.routing.pool(), record),
+            None => {
+                self.recent.see(&record, self.routing.pool(), &self.config.pool);
+                self.telemetry.record(self.routing.pool(), record);
+            }
             // Before its charge is taken off: an endpoint is known as long as it has some.
             Some(shared) => shared.state.tell(Note::Settled(record)),
         }

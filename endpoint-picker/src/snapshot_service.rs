@@ -2,7 +2,9 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
+pub use snapshot::WATCHED_HEADER;
 use snapshot::{DecodeError, Loads, LoadsDecoder, Membership, Snapshot, Tag};
 
 use crate::board::{Order, Version, key};
@@ -10,7 +12,7 @@ use crate::config::ServiceConfig;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
 
-/// A request to the sidecar, without a body.
+/// A request to the sidecar.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SidecarRequest {
     /// Envoy cluster that it goes to.
@@ -21,12 +23,15 @@ pub struct SidecarRequest {
     pub if_none_match: Option<String>,
     /// Milliseconds after which the host gives it up.
     pub timeout_ms: u64,
+    /// Recent picks, a JSON object a line; empty: none, and no body.
+    pub body: Vec<u8>,
 }
 
 impl SidecarRequest {
     /// Its headers, as a host sends them.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let always = [(":method", "GET"), (":path", self.path.as_str()), (":authority", self.cluster.as_str())];
+        let method = if self.body.is_empty() { "GET" } else { "POST" };
+        let always = [(":method", method), (":path", self.path.as_str()), (":authority", self.cluster.as_str())];
         always.into_iter().chain(self.if_none_match.as_deref().map(|tag| ("if-none-match", tag)))
     }
 }
@@ -38,6 +43,8 @@ pub struct SidecarResponse<'a> {
     pub status: &'a [u8],
     /// The body.
     pub body: &'a [u8],
+    /// It has the header [`snapshot::WATCHED_HEADER`].
+    pub is_watched: bool,
 }
 
 /// What came of a request, as `inpick_snapshot_fetches_total` spells it.
@@ -84,6 +91,9 @@ pub enum News {
     /// It does not: why.
     Failed(String),
 }
+
+/// How long what the sidecar said of those who watch is true: some requests.
+const WATCHED_MICROS: u64 = 2_000_000;
 
 /// The sidecar's client.
 #[derive(Debug)]
@@ -164,6 +174,7 @@ impl SnapshotService {
             path: format!("{}?wait_ms={}", self.config.path, self.config.wait_ms),
             if_none_match: self.tag.map(|tag| tag.to_string()),
             timeout_ms: self.config.timeout_ms,
+            body: Vec::new(),
         })
     }
 
@@ -187,7 +198,10 @@ impl SnapshotService {
         };
         match response.status {
             b"304" if self.tag.is_some() => {
-                let confirmed = Version::change(shared, |version| version.confirmed_at_micros = now.as_micros());
+                let confirmed = Version::change(shared, |version| {
+                    version.confirmed_at_micros = now.as_micros();
+                    version.watched_until_micros = watched_until(&response, now);
+                });
                 if confirmed {
                     self.conclude(FetchOutcome::Unchanged, "")
                 } else {
@@ -196,7 +210,7 @@ impl SnapshotService {
             }
             b"200" => match self.take(response.body) {
                 Ok((membership, loads)) => {
-                    if self.store(shared, membership, loads, now) {
+                    if self.store(shared, membership, loads, watched_until(&response, now), now) {
                         self.conclude(FetchOutcome::Changed, "")
                     } else {
                         // What is stored is not known any more, so all of it is asked for again.
@@ -232,6 +246,7 @@ impl SnapshotService {
         shared: &mut impl SharedData,
         membership: Option<Membership>,
         loads: Loads,
+        watched_until_micros: u64,
         now: Timestamp,
     ) -> bool {
         let mut written = true;
@@ -247,6 +262,7 @@ impl SnapshotService {
                 version.loads += 1;
                 version.confirmed_at_micros = now.as_micros();
                 version.loads_received_at_micros = now.as_micros();
+                version.watched_until_micros = watched_until_micros;
             });
         self.tag = written.then(|| loads.tag());
         if let Some(membership) = membership.filter(|new| self.membership.as_ref() != Some(new)) {
@@ -273,10 +289,14 @@ impl SnapshotService {
     }
 }
 
+/// What an answer says of those who watch, as [`Version`] has it.
+const fn watched_until(response: &SidecarResponse<'_>, now: Timestamp) -> u64 {
+    if response.is_watched { now.plus_micros(WATCHED_MICROS).as_micros() } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec;
-    use alloc::vec::Vec;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -315,10 +335,11 @@ mod tests {
     }
 
     fn ok(body: &[u8]) -> Option<SidecarResponse<'_>> {
-        Some(SidecarResponse { status: b"200", body })
+        Some(SidecarResponse { status: b"200", body, is_watched: false })
     }
 
-    const NOT_MODIFIED: Option<SidecarResponse<'static>> = Some(SidecarResponse { status: b"304", body: b"" });
+    const NOT_MODIFIED: Option<SidecarResponse<'static>> =
+        Some(SidecarResponse { status: b"304", body: b"", is_watched: false });
 
     #[test]
     fn one_request_at_a_time_and_no_more_often_than_the_interval() {
@@ -391,5 +412,32 @@ mod tests {
         assert_eq!(Version::read(&mut shared).membership, 1);
         assert!(matches!(service.handle_refusal("no such cluster"), (FetchOutcome::Refused, Some(News::Failed(_)))));
         assert_eq!(service.handle_refusal("no such cluster"), (FetchOutcome::Refused, None));
+    }
+
+    #[test]
+    fn workers_learn_whether_somebody_watches() {
+        let (mut service, mut shared) = (SnapshotService::new(config()), FakeSharedData::default());
+        let snapshot = snapshot(1, 1, true);
+        let mut until = |response: Option<SidecarResponse<'_>>, millis| {
+            service.handle_response(&mut shared, response, at(millis));
+            Version::read(&mut shared).watched_until_micros / 1_000
+        };
+        let watched =
+            |response: Option<SidecarResponse<'static>>| response.map(|it| SidecarResponse { is_watched: true, ..it });
+        assert_eq!(until(ok(&snapshot), 0), 0);
+        assert_eq!(until(watched(NOT_MODIFIED), 1_000), 3_000);
+        assert_eq!(until(Some(SidecarResponse { is_watched: true, status: b"200", body: &snapshot }), 1_500), 3_500);
+        assert_eq!(until(None, 2_000), 3_500);
+        assert_eq!(until(NOT_MODIFIED, 2_500), 0);
+    }
+
+    #[test]
+    fn a_request_with_picks_is_a_post() {
+        let mut service = SnapshotService::new(config());
+        let mut request = service.poll_request(at(0)).unwrap();
+        let method = |request: &SidecarRequest| request.headers().next().unwrap().1.to_string();
+        assert_eq!(method(&request), "GET");
+        request.body = b"{}\n".to_vec();
+        assert_eq!(method(&request), "POST");
     }
 }

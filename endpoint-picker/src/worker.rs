@@ -19,6 +19,7 @@ use crate::lease::Rank;
 use crate::picker::EndpointPicker;
 use crate::pool::EndpointId;
 use crate::prefix_news::Correspondent;
+use crate::recent_picks::Narrator;
 use crate::routing::Routing;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
@@ -52,6 +53,7 @@ pub struct Worker {
     posted: Option<Posted>,
     is_enrolled: bool,
     prefixes: Correspondent,
+    narrator: Narrator,
 }
 
 /// What was read of the others.
@@ -65,6 +67,8 @@ struct News {
     loads: LoadsDecoder,
     /// The others' counts are in use.
     others: bool,
+    /// [`Version::watched_until_micros`].
+    watched_until_micros: u64,
 }
 
 /// What this worker last told the others.
@@ -95,6 +99,7 @@ impl Worker {
             posted: None,
             is_enrolled: false,
             prefixes: Correspondent::default(),
+            narrator: Narrator::default(),
         }
     }
 
@@ -135,6 +140,12 @@ impl Worker {
         self.post(picker, host, now);
         // Also while it serves nothing: its first request may be the next turn of what another worker served.
         self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
+        let is_watched = now.as_micros() < self.news.watched_until_micros;
+        picker.set_watched(is_watched);
+        let recent = picker.recent_picks_mut();
+        let explained = recent.take();
+        recent.set_watched(is_watched, now);
+        self.narrator.tick(self.id, is_watched, explained, host);
         let interval_ms = picker.config().stats.flush_interval_ms;
         if self.flusher.is_due(interval_ms, now) {
             picker.telemetry_mut().derive();
@@ -301,6 +312,7 @@ impl News {
         now: Timestamp,
     ) {
         let version = Version::read(shared);
+        self.watched_until_micros = version.watched_until_micros;
         if version.membership != self.seen.membership {
             self.read_membership(picker, shared, version.membership);
         }

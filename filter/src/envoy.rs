@@ -9,7 +9,7 @@ use endpoint_picker::flusher::HostStats;
 use endpoint_picker::holder::Binding;
 use endpoint_picker::ledger::SinkKind;
 use endpoint_picker::shared_data::{SetError, SharedData};
-use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse};
+use endpoint_picker::snapshot_service::{News, SidecarRequest, SidecarResponse, WATCHED_HEADER};
 
 use crate::abi::{self, Buffer, Map};
 use crate::host::{self, Returned};
@@ -74,7 +74,7 @@ impl Binding for Envoy {
 
     fn call(&mut self, request: &SidecarRequest) -> Result<(), String> {
         let headers: Vec<_> = request.headers().collect();
-        host::call(&request.cluster, &headers, Duration::from_millis(request.timeout_ms))
+        host::call(&request.cluster, &headers, &request.body, Duration::from_millis(request.timeout_ms))
             .map_err(|refused| format!("{refused:?}"))
     }
 
@@ -97,5 +97,7 @@ pub(crate) fn with_response<T>(
     let Some((_, status)) = status else { return then(None) };
     let body =
         if body_size == 0 { Ok(Returned::default()) } else { host::buffer(Buffer::CallResponseBody, 0, body_size) };
-    then(Some(SidecarResponse { status, body: &body.unwrap_or_default() }))
+    let is_watched =
+        pairs.as_ref().is_some_and(|pairs| pairs.iter().any(|(name, _)| name == WATCHED_HEADER.as_bytes()));
+    then(Some(SidecarResponse { status, body: &body.unwrap_or_default(), is_watched }))
 }

@@ -351,7 +351,7 @@ pub(crate) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), R
 
 /// Starts a request without a body to a cluster; the answer comes to `proxy_on_http_call_response` of the root context whose callback this
 /// is.
-pub(crate) fn call(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<(), Refused> {
+pub(crate) fn call(cluster: &str, headers: &[(&str, &str)], body: &[u8], timeout: Duration) -> Result<(), Refused> {
     let headers = serialize_pairs(headers);
     let no_trailers = serialize_pairs(&[]);
     let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
@@ -363,8 +363,8 @@ pub(crate) fn call(cluster: &str, headers: &[(&str, &str)], timeout: Duration) -
             cluster.len(),
             headers.as_ptr(),
             headers.len(),
-            std::ptr::null(),
-            0,
+            body.as_ptr(),
+            body.len(),
             no_trailers.as_ptr(),
             no_trailers.len(),
             timeout,

@@ -105,7 +105,7 @@ fn check_shared_data(bytes: &[u8]) {
     for tick in 1..=TICKS {
         host.micros = tick * TICK_MICROS;
         worker.tick(&mut picker, &mut host);
-        let response = SidecarResponse { status: b"200", body: bytes };
+        let response = SidecarResponse { status: b"200", body: bytes, is_watched: false };
         worker.handle_response(&mut host, Some(response).filter(|_| tick % 2 == 0));
         pick(&mut picker, Timestamp::from_micros(host.micros));
     }

@@ -1,56 +1,124 @@
-//! The operator's command.
+//! The operator's command: runs the sidecar, shows pools in a terminal, checks what it is given, and prints what goes into configurations.
 //!
-//!     inpick config convert [FILE]    prints the endpoint picker's configuration as inpick's
-//!     inpick config check [FILE]      says what is wrong with either
-//!
-//! Without FILE, or with `-`, standard input is read. Notes and errors go to standard error, one a line; the exit code is 0 only
-//! when there is no error.
+//! Results go to standard output; notes, warnings and errors to standard error, one a line. The exit code is 0 only when there is no
+//! error, 2 for arguments that cannot be used, and of `run` 64 for flags that cannot.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod bootstrap;
+mod check;
+mod configuration;
+mod finding;
+mod page;
+mod source;
+mod state;
+mod table;
+mod top;
+
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use endpoint_picker_config::{Conversion, convert, is_endpoint_picker_config, parse, read};
-use serde_json::Value;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use metrics_sidecar::flags::Flags;
+use metrics_sidecar::process;
 
-/// Converts and checks configurations of inpick.
+use crate::source::{Access, Source};
+use crate::top::TopFlags;
+
+/// The endpoint picker inside Envoy, for operators.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "inpick", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
-    subject: Subject,
+    command: Subject,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  inpick run --pool default=envoy:pool-default     the sidecar beside an Envoy whose admin port is 9901
+  inpick top                                       its endpoints, live; the same is at http://127.0.0.1:9090/
+  inpick check envoy.yaml                          what is wrong with a bootstrap
+  inpick check http://10.0.0.7:8000/metrics        what a pod's metrics page lacks
+  inpick config convert epp.yaml > inpick.json     the endpoint picker's configuration as inpick's
+  inpick completions bash > /etc/bash_completion.d/inpick
+
+`inpick help COMMAND` says more of each.";
 
 #[derive(Debug, Subcommand)]
 enum Subject {
-    /// Configurations of the plugin.
+    /// Runs the metrics sidecar: reads pods, hands their load to Envoy, serves metrics and the live page
+    Run(Box<Flags>),
+    /// Shows endpoints, busiest or slowest first, live in the terminal
+    ///
+    /// Reads a sidecar's /api/state each second. Keys: arrows and page keys scroll, s sorts by the next column, r turns the order round, / filters,
+    /// p pauses, q ends it.
+    Top(TopFlags),
+    /// Says what is wrong with a configuration, an Envoy bootstrap or a metrics page
+    ///
+    /// What it is given it tells by its content: a configuration of inpick's or the endpoint picker's (EndpointPickerConfig), an Envoy
+    /// bootstrap with inpick's pieces, or a metrics page of a model server, of Envoy or of the sidecar; from files, from http:// or
+    /// https:// URLs, or from standard input. Each finding is a line: where it is, the field or the line, and the reason. Warnings do not change the exit code
+    /// unless --strict is given.
+    Check {
+        /// Files or URLs; `-` or nothing: standard input
+        #[arg(value_name = "CONFIG|PAGE|URL")]
+        sources: Vec<Source>,
+        /// Warnings are errors
+        #[arg(long)]
+        strict: bool,
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Prints the stats_tags that a bootstrap with the wasm filter needs, to stand below stats_config
+    StatsTags,
+    /// Converts and checks configurations of the plugin
     Config {
         #[command(subcommand)]
         action: Action,
+    },
+    /// Prints the completions of a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
     },
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Prints an EndpointPickerConfig, YAML or JSON, as inpick's JSON, which is YAML too and so fits into a bootstrap as it stands.
+    /// Prints an EndpointPickerConfig, YAML or JSON, as inpick's JSON, which is YAML too and so fits into a bootstrap as it stands
     Convert {
-        /// The file to read; `-` or nothing: standard input.
+        /// The file to read; `-` or nothing: standard input
         file: Option<PathBuf>,
     },
-    /// Says what is wrong with a configuration of inpick or of the endpoint picker.
+    /// Says what is wrong with a configuration of inpick or of the endpoint picker
     Check {
-        /// The file to read; `-` or nothing: standard input.
+        /// The file to read; `-` or nothing: standard input
         file: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
-    let Arguments { subject: Subject::Config { action } } = Arguments::parse();
-    let result = match &action {
-        Action::Convert { file } => bytes(file.as_deref()).and_then(|bytes| converted(&bytes)),
-        Action::Check { file } => bytes(file.as_deref()).and_then(|bytes| checked(&bytes)),
-    };
+    match Arguments::parse().command {
+        Subject::Run(flags) => process::run(&flags),
+        Subject::Top(flags) => result(top::run(&flags).map_err(|error| vec![error])),
+        Subject::Check { sources, strict, access } => check::run(&sources, strict, &access),
+        Subject::StatsTags => result(print(&bootstrap::stats_tags())),
+        Subject::Config { action: Action::Convert { file } } => result(configuration::convert(file.as_deref())),
+        Subject::Config { action: Action::Check { file } } => result(configuration::check(file.as_deref())),
+        Subject::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "inpick", &mut script);
+            result(print(&String::from_utf8_lossy(&script)))
+        }
+    }
+}
+
+/// Prints all of it; a reader that has gone is an error, and no panic.
+fn print(text: &str) -> Result<(), Vec<String>> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| vec![format!("standard output: {error}")])
+}
+
+fn result(result: Result<(), Vec<String>>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => {
@@ -62,37 +130,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn bytes(file: Option<&Path>) -> Result<Vec<u8>, Vec<String>> {
-    let mut bytes = Vec::new();
-    match file.filter(|file| *file != Path::new("-")) {
-        None => std::io::stdin()
-            .read_to_end(&mut bytes)
-            .map(|_| bytes)
-            .map_err(|error| vec![format!("standard input: {error}")]),
-        Some(file) => std::fs::read(file).map_err(|error| vec![format!("{}: {error}", file.display())]),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn converted(bytes: &[u8]) -> Result<(), Vec<String>> {
-    let document = read(bytes).map_err(|error| error.0)?;
-    if !is_endpoint_picker_config(&document) {
-        return Err(vec!["kind: missing: this is no EndpointPickerConfig".to_owned()]);
-    }
-    let Conversion { document, notes } = convert(document).map_err(|error| error.0)?;
-    tell(&notes);
-    println!("{:#}", Value::Object(document));
-    Ok(())
-}
-
-fn checked(bytes: &[u8]) -> Result<(), Vec<String>> {
-    let reading = parse(bytes).map_err(|error| error.0)?;
-    tell(&reading.notes);
-    println!("the configuration is valid");
-    Ok(())
-}
-
-fn tell(notes: &[String]) {
-    for note in notes {
-        eprintln!("note: {note}");
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
     }
 }

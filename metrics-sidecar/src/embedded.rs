@@ -48,6 +48,17 @@ pub struct Vitals {
     pub restarts: u64,
 }
 
+/// An answer of the sidecar.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fetched {
+    /// HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+    /// Somebody watches the live page.
+    pub is_watched: bool,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     /// The sidecar that runs now.
@@ -97,17 +108,22 @@ impl Embedded {
         Ok(Self { inner, stop })
     }
 
-    /// What the sidecar would answer to `GET path` with this `If-None-Match`: status and body. It waits for nothing, and not for news
+    /// What the sidecar would answer to a request for `path` with this `If-None-Match` and recent picks as its body. It waits for nothing, and not for news
     /// either, whatever `path` asks for. `None`: the sidecar does not run, or hangs.
     #[must_use]
-    pub fn fetch(&self, path: &str, if_none_match: Option<&str>) -> Option<(u16, Bytes)> {
+    pub fn fetch(&self, path: &str, if_none_match: Option<&str>, report: &[u8]) -> Option<Fetched> {
         let shared = try_lock(&self.inner.shared)?.clone()?;
         if shared.silent_for() > HANGS_AFTER {
             return None;
         }
         if path.split('?').next() != Some(SNAPSHOT_PATH) {
-            return Some((404, Bytes::new()));
+            return Some(Fetched { status: 404, body: Bytes::new(), is_watched: false });
         }
+        // Whoever is told something at this moment holds it for microseconds: picks are lost then, and asked for again.
+        let is_watched = try_lock(&shared.audience).is_some_and(|mut audience| {
+            audience.report(report, shared.now(), wall_ms());
+            audience.is_there(shared.now())
+        });
         let known: Vec<Tag> = if_none_match.into_iter().flat_map(known_tags).collect();
         let news = match news(&shared, &known) {
             Some(news) => news,
@@ -120,7 +136,7 @@ impl Embedded {
             None => (&shared.snapshots_unchanged, 304),
         };
         count.fetch_add(1, Ordering::Relaxed);
-        Some((status, news.unwrap_or_default()))
+        Some(Fetched { status, body: news.unwrap_or_default(), is_watched })
     }
 
     /// Whether the sidecar runs, and how often it had to be started anew.

@@ -28,6 +28,7 @@ pub mod models;
 pub mod outcome;
 pub mod page;
 pub mod pool;
+pub mod process;
 pub mod profilers;
 pub mod profiling;
 pub mod progress;
@@ -39,6 +40,7 @@ pub mod signals;
 pub mod tls;
 pub mod tls_files;
 
+mod audience;
 mod convention;
 #[cfg(feature = "cpu-profile")]
 mod cpu_profile;
@@ -54,6 +56,7 @@ mod heap_profile;
 mod lines;
 mod listening;
 mod listing;
+mod live;
 mod lora;
 mod polling;
 #[cfg(feature = "cpu-profile")]
@@ -69,5 +72,5 @@ mod sidecar;
 mod token_file;
 mod tokens;
 
-pub use embedded::{Embedded, Vitals};
+pub use embedded::{Embedded, Fetched, Vitals};
 pub use sidecar::{Running, Sidecar};

@@ -7,6 +7,7 @@ use axum::routing::{MethodRouter, get};
 
 use crate::envoy_page::EnvoyPages;
 pub(crate) use crate::gate::Access;
+use crate::live::stage::Stage;
 use crate::profilers::Profilers;
 use crate::shared::Shared;
 
@@ -15,6 +16,7 @@ use crate::shared::Shared;
 pub(crate) struct Served {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pages: EnvoyPages,
+    pub(crate) stage: Stage,
     pub(crate) profilers: Profilers,
 }
 

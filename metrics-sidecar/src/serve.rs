@@ -15,18 +15,20 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::serve::{IncomingStream, Listener};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
-use ::snapshot::Tag;
+use ::snapshot::{Tag, WATCHED_HEADER};
 
 use crate::envoy_page::{self, Piece, Wanted, own_families};
 use crate::failures::Failures;
 use crate::format::{Format, takes_gzip};
 use crate::gate::{Gate, Guard, guard};
 use crate::listening::Peer;
+use crate::live;
 use crate::page::Selection;
 use crate::profile_routes;
 use crate::published::known_tags;
@@ -51,7 +53,7 @@ const SIDECAR_ONLY: &str = "families=sidecar";
 /// Everything that is served. A new path is a line here.
 fn routes() -> Vec<Route> {
     let mut routes = vec![
-        Route::get(Access::Envoy, "/snapshot", snapshot),
+        Route { path: "/snapshot", access: Access::Envoy, handler: get(snapshot).post(snapshot) },
         Route::get(Access::Reader, "/metrics", metrics),
         Route::get(Access::Reader, "/stats/prometheus", metrics),
         Route::get(Access::Anyone, "/healthz", async || "ok\n"),
@@ -60,6 +62,7 @@ fn routes() -> Vec<Route> {
         Route::get(Access::Reader, "/fault", fault),
     ];
     routes.extend(profile_routes::routes());
+    routes.extend(live::routes::routes());
     routes
 }
 
@@ -91,12 +94,15 @@ where
 
 /// A reader that names the present membership in `If-None-Match` gets the loads alone, and `304` when these are known too. With
 /// `?wait_ms=N` the `304` is held back for up to N milliseconds, and given up for a snapshot as soon as the content changes: a
-/// reader then learns of a change at once and asks seldom while there is none.
+/// reader then learns of a change at once and asks seldom while there is none. The answer says whether somebody watches the live page;
+/// then the body of the next request may hold recent picks, a JSON object a line.
 async fn snapshot(
     State(Served { shared, .. }): State<Served>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
+    report: Bytes,
 ) -> Response {
+    lock(&shared.audience).report(&report, shared.now(), wall_ms());
     let wait = query
         .as_deref()
         .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("wait_ms=")))
@@ -113,9 +119,10 @@ async fn snapshot(
     let tag = fleet.tag();
     let published = lock(&shared.published).news(&fleet, shared.now(), wall_ms, &known);
     drop(fleet);
+    let watched = lock(&shared.audience).is_there(shared.now()).then_some([(WATCHED_HEADER, "1")]);
     let Some(bytes) = published else {
         shared.snapshots_unchanged.fetch_add(1, Ordering::Relaxed);
-        return (StatusCode::NOT_MODIFIED, [(ETAG, tag.to_string())]).into_response();
+        return (StatusCode::NOT_MODIFIED, watched, [(ETAG, tag.to_string())]).into_response();
     };
     shared.snapshots_sent.fetch_add(1, Ordering::Relaxed);
     let headers = [
@@ -123,13 +130,13 @@ async fn snapshot(
         (CACHE_CONTROL, "no-cache".to_owned()),
         (ETAG, tag.to_string()),
     ];
-    (headers, bytes).into_response()
+    (watched, headers, bytes).into_response()
 }
 
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every
 /// counter, and an old one would show counters that stand still.
 async fn metrics(
-    State(Served { shared, pages }): State<Served>,
+    State(Served { shared, pages, .. }): State<Served>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {

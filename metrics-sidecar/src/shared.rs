@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::info;
 
+use crate::audience::Audience;
 use crate::config::{Admin, Config};
 use crate::endpoint::Transition;
 use crate::failures::Failures;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) envoy_up: AtomicBool,
     pub(crate) envoy_page_failures: AtomicU64,
     pub(crate) published: Mutex<Published>,
+    /// Who looks at the live page.
+    pub(crate) audience: Mutex<Audience>,
     pub(crate) pollers: Mutex<HashMap<(usize, SocketAddr), Task>>,
     /// The bearer token of each pool's pages.
     pub(crate) tokens: Mutex<Vec<Option<Arc<str>>>>,
@@ -51,6 +54,7 @@ impl Shared {
             envoy_up: AtomicBool::new(false),
             envoy_page_failures: AtomicU64::new(0),
             published: Mutex::default(),
+            audience: Mutex::default(),
             pollers: Mutex::default(),
             started: Instant::now(),
             seed: epoch,

@@ -15,6 +15,7 @@ use crate::envoy_page::EnvoyPages;
 use crate::gate::Gate;
 use crate::listening::TlsListener;
 use crate::listing::{watch_clusters, watch_name};
+use crate::live::stage::Stage;
 use crate::polling::take_targets;
 use crate::profilers::Profilers;
 use crate::route::Served;
@@ -133,7 +134,8 @@ impl Sidecar {
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
         let gate = Arc::new(Gate::new(&shared.config.access.readers));
-        let served = Served { shared: Arc::clone(&shared), pages, profilers };
+        let stage = Stage::start(Arc::clone(&shared));
+        let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
         let failures = &shared.failures;
         let router = serve::router(served.clone(), &gate, false);
         let serving = serve::run(listener, router, failures.clone(), closed.clone());

@@ -66,6 +66,12 @@ impl Tls {
         Ok(Self::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
     }
 
+    /// The same for certificates of that name or address; without one of the two, of the peer's address.
+    #[must_use]
+    pub fn named(self, host: &str) -> Self {
+        Self { server_name: ServerName::try_from(host.to_owned()).ok(), ..self }
+    }
+
     fn new(config: ClientConfig) -> Self {
         Self { connector: TlsConnector::from(Arc::new(config)), server_name: None }
     }

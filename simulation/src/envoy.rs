@@ -304,7 +304,7 @@ impl Instance {
         self.asking = None;
         let (status, body): (&[u8], _) = if body.is_some() { (b"200", body) } else { (b"304", None) };
         let body = body.unwrap_or_default();
-        let response = SidecarResponse { status, body: &body };
+        let response = SidecarResponse { status, body: &body, is_watched: false };
         self.call(store, now, |worker, _, host| worker.handle_response(host, Some(response)));
     }
 }

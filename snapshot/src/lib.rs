@@ -33,6 +33,10 @@ use r#gen::v1 as wire;
 /// Media type under which a snapshot travels over HTTP.
 pub const CONTENT_TYPE: &str = "application/x-protobuf";
 
+/// Header of the sidecar's answer while somebody watches its live page: whoever asks for snapshots may send recent picks with the next
+/// request.
+pub const WATCHED_HEADER: &str = "x-inpick-watched";
+
 /// More endpoints than this are refused, over all pools: no known deployment comes near it, and it bounds what one decode may cost.
 pub const MAX_ENDPOINTS: usize = 10_000;
 

@@ -66,7 +66,7 @@ impl ExtensionConfig<'_> {
             MetricKind::Counter => abi::envoy_dynamic_module_callback_bootstrap_extension_config_define_counter,
             MetricKind::Gauge => abi::envoy_dynamic_module_callback_bootstrap_extension_config_define_gauge,
         };
-        // SAFETY: `raw` is the extension's configuration; Envoy copies the texts and writes the id during the call.
+        // SAFETY: `raw` is the extension's configuration; Envoy copies texts and body, and writes the id during the call.
         check(unsafe { define(self.raw, name, labels.as_ptr(), labels.len(), &raw mut id) })?;
         Ok(MetricId(id))
     }
@@ -130,7 +130,13 @@ impl ExtensionConfig<'_> {
     }
 
     /// Sends a request without a body to a cluster; the answer comes to a hook.
-    pub(crate) fn call(&mut self, cluster: &str, headers: &[(&str, &str)], millis: u64) -> Result<Callout, Refused> {
+    pub(crate) fn call(
+        &mut self,
+        cluster: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        millis: u64,
+    ) -> Result<Callout, Refused> {
         let headers: Vec<Header> =
             headers.iter().map(|(name, value)| Header::of(name.as_bytes(), value.as_bytes())).collect();
         let (cluster, mut id) = (Buffer::of(cluster.as_bytes()), 0);
@@ -142,7 +148,7 @@ impl ExtensionConfig<'_> {
                 cluster,
                 headers.as_ptr(),
                 headers.len(),
-                Buffer::NULL,
+                if body.is_empty() { Buffer::NULL } else { Buffer::of(body) },
                 millis,
             )
         })?;

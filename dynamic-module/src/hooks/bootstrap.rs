@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::ffi::{c_int, c_void};
 
-use endpoint_picker::snapshot_service::SidecarResponse;
+use endpoint_picker::snapshot_service::{SidecarResponse, WATCHED_HEADER};
 
 use super::{bytes, give, given, take_back};
 use crate::abi::{Buffer, Header, ShutdownDone};
@@ -180,8 +180,11 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_bootstrap_extension_http_callou
         #[cfg(feature = "fault-injection")]
         crate::fault::inject_if_ordered(Hook::CalloutDone);
         // SAFETY: names, values and bytes of the hook's own headers and chunks.
-        let (status, body) = unsafe { (status(headers), joined(chunks)) };
-        let response = status.filter(|_| result == ANSWERED).map(|status| SidecarResponse { status, body: &body });
+        let (status, watched, body) =
+            unsafe { (value(headers, b":status"), value(headers, WATCHED_HEADER.as_bytes()), joined(chunks)) };
+        let is_watched = watched.is_some();
+        let answered = status.filter(|_| result == ANSWERED);
+        let response = answered.map(|status| SidecarResponse { status, body: &body, is_watched });
         extension.main_thread.handle_response(&mut envoy, Callout(call), response);
     };
     guard(Hook::CalloutDone, run, || (), ());
@@ -246,19 +249,19 @@ const unsafe fn slice<'hook, T>(first: *const T, count: usize) -> &'hook [T] {
     unsafe { std::slice::from_raw_parts(first, count) }
 }
 
-/// The value of `:status`.
+/// The value of the first header of that name.
 ///
 /// # Safety
 ///
 /// The headers must be those of the current hook, which `'hook` must not outlive.
-unsafe fn status(headers: &[Header]) -> Option<&[u8]> {
+unsafe fn value<'a>(headers: &'a [Header], wanted: &[u8]) -> Option<&'a [u8]> {
     headers.iter().find_map(|header| {
         let Header { key_ptr, key_length, value_ptr, value_length } = *header;
         // SAFETY: see above.
         let (name, value) = unsafe {
             (bytes(Buffer { ptr: key_ptr, length: key_length }), bytes(Buffer { ptr: value_ptr, length: value_length }))
         };
-        (name == b":status").then_some(value)
+        (name == wanted).then_some(value)
     })
 }
 

@@ -127,9 +127,16 @@ impl Scheduler {
             let again = |entry| (entry + 1 < profile.ranked).then_some(first);
             return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
         }
-        let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default(), rating: seen(id) });
+        let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default() });
         let mut entries = entries.chain(left_out).take(profile.ranked.saturating_sub(1));
         let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
+        if request.is_explained {
+            for ((place, entry), rated) in self.ratings.iter_mut().zip(ranked.entries()).zip(positions) {
+                if rated.is_none() {
+                    *place = rating(pool, pool.endpoint(entry.id), 0.0, None, now);
+                }
+            }
+        }
         if let Some(parameters) = profile.no_hit_lru()
             && cold::is_cold(&self.candidates)
         {

@@ -242,7 +242,7 @@ impl Instance {
             let tag: Option<Tag> = request.if_none_match.and_then(|tag| tag.parse().ok());
             let body = if tag == Some(snapshot.loads.tag()) { Vec::new() } else { snapshot.encode() };
             let status: &[u8] = if body.is_empty() { b"304" } else { b"200" };
-            let response = Some(SidecarResponse { status, body: &body });
+            let response = Some(SidecarResponse { status, body: &body, is_watched: false });
             match &mut self.role {
                 Role::Filter(worker, _) => worker.handle_response(&mut self.eye, response),
                 Role::Singleton(holder) => {

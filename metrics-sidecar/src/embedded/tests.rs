@@ -30,7 +30,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 #[test]
 fn snapshots_come_through_memory_as_they_would_over_http() {
     let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
-    let (status, body) = eventually("a snapshot", || embedded.fetch("/snapshot?wait_ms=200", None));
+    let Fetched { status, body, .. } = eventually("a snapshot", || embedded.fetch("/snapshot?wait_ms=200", None, b""));
     assert_eq!(status, 200);
     let whole = Snapshot::decode(&body).unwrap();
     assert_eq!(whole.membership.as_ref().unwrap().pools[0].endpoints.len(), 2);
@@ -38,14 +38,17 @@ fn snapshots_come_through_memory_as_they_would_over_http() {
 
     // Once both pods are known to be out of reach nothing changes any more.
     let settled = eventually("a 304", || {
-        let (_, body) = embedded.fetch("/snapshot", None)?;
+        let Fetched { body, .. } = embedded.fetch("/snapshot", None, b"")?;
         let tag = Snapshot::decode(&body).unwrap().loads.tag().to_string();
         std::thread::sleep(Duration::from_millis(100));
-        let (status, body) = embedded.fetch("/snapshot", Some(&format!("\"other\", {tag}")))?;
+        let Fetched { status, body, .. } = embedded.fetch("/snapshot", Some(&format!("\"other\", {tag}")), b"")?;
         (status == 304).then_some(body)
     });
     assert!(settled.is_empty());
-    assert_eq!(embedded.fetch("/metrics", None), Some((404, Bytes::new())));
+    assert_eq!(
+        embedded.fetch("/metrics", None, b""),
+        Some(Fetched { status: 404, body: Bytes::new(), is_watched: false })
+    );
 }
 
 #[test]
@@ -54,10 +57,10 @@ fn a_taken_address_is_tried_again_until_it_is_free() {
     let address = taken.local_addr().unwrap();
     let embedded = Embedded::start(config(&address.to_string())).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(embedded.fetch("/snapshot", None), None);
+    assert_eq!(embedded.fetch("/snapshot", None, b""), None);
     assert!(!embedded.vitals().is_up);
     drop(taken);
-    eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    eventually("a snapshot", || embedded.fetch("/snapshot", None, b""));
     assert!(embedded.vitals().is_up);
     assert!(embedded.vitals().restarts >= 1);
 }
@@ -65,12 +68,12 @@ fn a_taken_address_is_tried_again_until_it_is_free() {
 #[test]
 fn a_panic_of_a_task_starts_the_sidecar_anew() {
     let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
-    eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    eventually("a snapshot", || embedded.fetch("/snapshot", None, b""));
     let shared = lock(&embedded.inner.shared).clone().unwrap();
     shared.failures.report("a poller panicked".to_owned());
     drop(shared);
-    eventually("it is down", || embedded.fetch("/snapshot", None).is_none().then_some(()));
-    eventually("it is up again", || embedded.fetch("/snapshot", None));
+    eventually("it is down", || embedded.fetch("/snapshot", None, b"").is_none().then_some(()));
+    eventually("it is up again", || embedded.fetch("/snapshot", None, b""));
     assert_eq!(embedded.vitals(), Vitals { is_up: true, restarts: 1 });
 }
 
@@ -87,7 +90,7 @@ fn errors_and_panics_are_followed_by_a_restart_and_an_end_is_not() {
     eventually("two restarts", || (embedded.vitals().restarts == 2).then_some(()));
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(LIVES.load(Ordering::Relaxed), 3);
-    assert_eq!(embedded.fetch("/snapshot", None), None);
+    assert_eq!(embedded.fetch("/snapshot", None, b""), None);
 }
 
 #[test]
@@ -101,19 +104,22 @@ fn pauses_double_up_to_half_a_minute_and_a_good_run_ends_that() {
 #[test]
 fn a_reader_does_not_wait_for_the_fleet() {
     let embedded = Embedded::start(config("127.0.0.1:0")).unwrap();
-    let (_, body) = eventually("a snapshot", || embedded.fetch("/snapshot", None));
+    let Fetched { body, .. } = eventually("a snapshot", || embedded.fetch("/snapshot", None, b""));
     let tag = Snapshot::decode(&body).unwrap().loads.tag().to_string();
     let shared = lock(&embedded.inner.shared).clone().unwrap();
     let busy = shared.fleet_as_it_is();
     let start = Instant::now();
-    assert_eq!(embedded.fetch("/snapshot", None), None);
-    assert_eq!(embedded.fetch("/snapshot", Some(&tag)), Some((304, Bytes::new())));
+    assert_eq!(embedded.fetch("/snapshot", None, b""), None);
+    assert_eq!(
+        embedded.fetch("/snapshot", Some(&tag), b""),
+        Some(Fetched { status: 304, body: Bytes::new(), is_watched: false })
+    );
     assert!(start.elapsed() < Duration::from_millis(500), "it waited");
     // One that never gets on is as good as dead.
     std::thread::sleep(HANGS_AFTER + Duration::from_millis(200));
-    assert_eq!(embedded.fetch("/snapshot", Some(&tag)), None);
+    assert_eq!(embedded.fetch("/snapshot", Some(&tag), b""), None);
     drop(busy);
-    eventually("it goes on", || embedded.fetch("/snapshot", Some(&tag)));
+    eventually("it goes on", || embedded.fetch("/snapshot", Some(&tag), b""));
 }
 
 #[test]

@@ -1,0 +1,44 @@
+//! `inpick config`: the plugin's document, converted and checked.
+
+use std::path::Path;
+
+use endpoint_picker_config::{Conversion, is_endpoint_picker_config, parse, read};
+use serde_json::Value;
+
+use crate::source::read_file;
+
+/// Prints the endpoint picker's configuration as inpick's.
+///
+/// # Errors
+///
+/// All that is wrong with it.
+pub(crate) fn convert(file: Option<&Path>) -> Result<(), Vec<String>> {
+    let bytes = read_file(file).map_err(|error| vec![error])?;
+    let document = read(&bytes).map_err(|error| error.0)?;
+    if !is_endpoint_picker_config(&document) {
+        return Err(vec!["kind: missing: this is no EndpointPickerConfig".to_owned()]);
+    }
+    let Conversion { document, notes } = endpoint_picker_config::convert(document).map_err(|error| error.0)?;
+    tell(&notes);
+    println!("{:#}", Value::Object(document));
+    Ok(())
+}
+
+/// Says what is wrong with a configuration.
+///
+/// # Errors
+///
+/// All of that.
+pub(crate) fn check(file: Option<&Path>) -> Result<(), Vec<String>> {
+    let bytes = read_file(file).map_err(|error| vec![error])?;
+    let reading = parse(&bytes).map_err(|error| error.0)?;
+    tell(&reading.notes);
+    println!("the configuration is valid");
+    Ok(())
+}
+
+fn tell(notes: &[String]) {
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+}
