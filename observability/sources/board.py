@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL, and the legend of its series: `{{label}}` stands for a label's value."""
+    """PromQL, and the legend of its series: `{{label}}` stands for a label's value. `empty` is as in a panel."""
 
     expr: str
     legend: str
+    empty: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Dashboard:
 
 
 def panel(title, unit, *queries, **options):
-    """A panel of (PromQL, legend) pairs."""
+    """A panel of (PromQL, legend) pairs; a third text is the query's `empty`."""
     return Panel(title, unit, tuple(Query(*query) for query in queries), **options)
 
 

@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""Runs a whole gateway with traffic, has the real Prometheus scrape it, and looks at every panel.
+
+    rehearsal.py [--mode wasm|native-sidecar|native] [--seconds N] [--draw FOLDER]
+
+It ends as soon as each query of each dashboard has data, or with exit code 1 and a list of those that have none after --longest seconds.
+A panel or query that may rightly be empty says why in sources/. With --draw it runs for at least --seconds and draws each
+dashboard with what it saw. `make` names the programs: INPICK_BIN_DIR, INPICK_WASM, INPICK_NATIVE, ENVOY.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+import drawing
+from prometheus_server import PrometheusServer
+from sources import DASHBOARDS
+from traffic import ADAPTER, ALIAS, BASE, RARE, Clients
+
+HERE = Path(__file__).resolve().parent
+SCRAPE_SECONDS = 1
+# As Grafana computes it for so short an interval: four scrapes, and some more for a loaded machine.
+RATE_INTERVAL = "8s"
+START_SECONDS = 120
+LOOK_EVERY = 5
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+# Small pods, so that requests wait now and then, with answers long enough to be left.
+POD_ARGUMENTS = (
+    "--runner", "any", "--served-model-name", f"{BASE},{ALIAS}", "--lora-modules", f"{ADAPTER},{RARE}", "--max-loras", "2",
+    "--enable-prompt-tokens-details", "--max-num-seqs", "4",
+)
+# One place fewer than there are names, to see what has no place.
+PLUGIN_CONFIG = {"metrics": {"max_models": 3}}
+FAULTS = (
+    (0, {"kind": "status", "status": 503, "probability": 0.03}),
+    (0, {"kind": "cut", "probability": 0.02}),
+    (1, {"kind": "status", "probability": 0.03}),
+)
+# Seconds from the start at which the last pod cannot be reached, and how long for.
+AWAY_AT, AWAY_FOR_MS = 10, 5000
+
+
+class Stack:
+    """`run`, with the addresses that it prints."""
+
+    def __init__(self, mode, folder):
+        binary = Path(os.environ["INPICK_BIN_DIR"]) / "run"
+        pods = [argument for word in POD_ARGUMENTS for argument in ("--pod-arg", word)]
+        self.output = Path(folder) / "run.txt"
+        self.command = [str(binary), "--ephemeral", "--mode", mode, "--plugin-config", json.dumps(PLUGIN_CONFIG), *pods]
+
+    def __enter__(self):
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + START_SECONDS
+        while "Ctrl-C stops everything" not in self.output.read_text():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise RuntimeError("the stack does not start:\n" + self.output.read_text()[-3000:])
+            time.sleep(0.2)
+        text = self.output.read_text()
+        address = r"([\d.]+:\d+)"
+        self.gateway = re.search(rf"gateway +http://{address}", text).group(1)
+        self.sidecar = re.search(rf"metrics +http://{address}", text).group(1)
+        self.admin = re.search(rf"admin +http://{address}", text).group(1)
+        self.pods = re.findall(address, re.search(r"pods +(.+)", text).group(1))
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                # What it started is ended by its own watcher.
+                self.process.kill()
+                self.process.wait()
+
+    def fault(self, pod, fault):
+        request = urllib.request.Request(f"http://{self.pods[pod]}/sim/fault", json.dumps(fault).encode())
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+def local(stack):
+    """prometheus.yml with this stack's addresses, scraped more often."""
+    configuration = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    addresses = {"inpick": [stack.sidecar], "vllm": stack.pods}
+    for job in configuration["scrape_configs"]:
+        job |= {"scrape_interval": f"{SCRAPE_SECONDS}s", "static_configs": [{"targets": addresses[job["job_name"]]}]}
+    return configuration | {"global": {"evaluation_interval": "2s"}}
+
+
+def cluster(stack, folder):
+    """prometheus-kubernetes.yml with pods told by a file as Kubernetes would tell them. Only Envoy's own page can be scraped."""
+    (Path(folder) / "token").write_text("secret")
+    text = (HERE / "prometheus-kubernetes.yml").read_text().replace(TOKEN, str(Path(folder) / "token"))
+    configuration = yaml.safe_load(text)
+    pods = Path(folder) / "pods.json"
+    pods.write_text(json.dumps([
+        {"targets": [address], "labels": {f"__meta_kubernetes_{name}": value for name, value in labels.items()}}
+        for address, labels, _ in cluster_pods(stack)
+    ]))
+    for job in configuration["scrape_configs"]:
+        job["scrape_interval"] = f"{SCRAPE_SECONDS}s"
+        job["file_sd_configs"] = [{"files": [str(pods)]}]
+        del job["kubernetes_sd_configs"]
+    return configuration
+
+
+def cluster_pods(stack):
+    """Address, labels as Kubernetes gives them, and job and URL of the target that is to come of it."""
+    managed = {"pod_label_app_kubernetes_io_managed_by": "envoy-gateway", "namespace": "envoy-gateway-system", "pod_name": "envoy-1"}
+    # Nothing listens there.
+    closed = "127.0.0.1:9"
+    return (
+        (stack.admin, {**managed, "pod_container_port_name": "metrics"}, ("inpick-envoy", f"http://{stack.admin}/stats/prometheus")),
+        (closed, {**managed, "pod_container_port_name": "http-80"}, None),
+        (stack.admin, {"pod_container_port_name": "metrics", "namespace": "other", "pod_name": "other-1"}, None),
+        (closed, {"pod_container_port_name": "inpick-metrics", "namespace": "a", "pod_name": "gateway-1"}, ("inpick", f"http://{closed}/metrics")),
+        ("127.0.0.1:10", {"pod_container_port_name": "inpick-metrics", "pod_annotation_prometheus_io_scheme": "https", "namespace": "a",
+                          "pod_name": "gateway-2"}, ("inpick", "https://127.0.0.1:10/metrics")),
+        ("127.0.0.1:11", {"pod_container_port_name": "inpick-metrics", "pod_phase": "Succeeded", "namespace": "a", "pod_name": "old"}, None),
+        ("127.0.0.1:12", {"pod_label_app": "vllm-llama", "namespace": "a", "pod_name": "vllm-1"}, ("vllm", "http://127.0.0.1:12/metrics")),
+    )
+
+
+def concrete(expression, seconds):
+    """PromQL of a panel as Grafana sends it: its intervals, and all values of each variable."""
+    expression = expression.replace("$__rate_interval", RATE_INTERVAL).replace("$__range", f"{max(int(seconds), 1)}s")
+    return re.sub(r"\$\w+", ".*", expression)
+
+
+class Looks:
+    """What one Prometheus has for each panel since a start."""
+
+    def __init__(self, server, start):
+        self.server, self.start = server, start
+
+    def panel(self, panel, step=1):
+        """The series of each query: legend, and points."""
+        end = time.time()
+        for query in panel.queries:
+            found = []
+            for labels, points in self.server.series(concrete(query.expr, end - self.start), self.start, end, step):
+                found.append((re.sub(r"\{\{(\w+)\}\}", lambda named: labels.get(named.group(1), ""), query.legend), labels, points))
+            yield query, found
+
+    def faults(self, boards):
+        """What is wrong with the panels of these dashboards."""
+        for board in boards:
+            for panel in board.panels():
+                where = f"{board.title}: {panel.title}"
+                for query, found in self.panel(panel):
+                    may_be_empty = panel.empty or query.empty
+                    if not found and not may_be_empty:
+                        yield f"{where}: no data: {query.expr}"
+                    for named in re.findall(r"\{\{(\w+)\}\}", query.legend):
+                        if not all(named in labels for _, labels, _ in found):
+                            yield f"{where}: its legend names {named}, which no result has: {query.expr}"
+
+
+def rule_faults(server):
+    """Rules that could not be evaluated."""
+    for group in server.get("rules")["groups"]:
+        for rule in group["rules"]:
+            if rule["health"] == "err":
+                yield f"rule {rule['name']}: {rule['lastError']}"
+
+
+def scrape_faults(server):
+    for target in server.get("targets", state="active")["activeTargets"]:
+        if target["health"] == "down":
+            yield f"{target['scrapeUrl']}: {target['lastError']}"
+
+
+def cluster_faults(server, stack):
+    """Whether the Kubernetes jobs took the pods that they should, with their labels, and kept what they should of Envoy's page."""
+    expected = {target: labels for _, labels, target in cluster_pods(stack) if target}
+    active = {(target["labels"]["job"], target["scrapeUrl"]): target["labels"] for target in server.get("targets", state="active")["activeTargets"]}
+    if set(active) != set(expected):
+        yield f"Kubernetes: the targets are {sorted(active)}, not {sorted(expected)}"
+    for target, labels in active.items():
+        told = expected.get(target, {})
+        if (labels.get("kubernetes_namespace"), labels.get("pod")) != (told.get("namespace"), told.get("pod_name")):
+            yield f"Kubernetes: {target} has the labels {labels}"
+    configuration = yaml.safe_load((HERE / "prometheus-kubernetes.yml").read_text())
+    (job,) = [job for job in configuration["scrape_configs"] if job["job_name"] == "inpick-envoy"]
+    keep = re.compile(job["metric_relabel_configs"][0]["regex"])
+    with urllib.request.urlopen(f"http://{stack.admin}/stats/prometheus", timeout=30) as page:
+        names = set(re.findall(r"^(\w+)[{ ]", page.read().decode(), re.M))
+    kept = set(server.get("label/__name__/values", **{"match[]": '{job="inpick-envoy"}'}))
+    # Of each scrape Prometheus itself says how it went.
+    kept = {name for name in kept if not name.startswith(("scrape_", "up"))}
+    wanted = {name for name in names if keep.fullmatch(name)}
+    if kept - wanted or len(wanted - kept) > len(wanted) // 10:
+        yield f"Envoy's page: kept beside what the expression says {sorted(kept - wanted)}, missing {sorted(wanted - kept)}"
+
+
+def rehearse(arguments, folder):
+    """Every fault that is left at the end."""
+    boards = {board.uid: board for board in DASHBOARDS}
+    # What Envoy's page alone has all of.
+    of_envoy = [boards[uid] for uid in ("inpick-envoy-global", "inpick-envoy-clusters", "inpick-gen-ai")]
+    with Stack(arguments.mode, folder) as stack:
+        rules = HERE / "rules.yml"
+        with PrometheusServer(folder / "local", local(stack), rules) as server, \
+                PrometheusServer(folder / "cluster", cluster(stack, folder), rules) as second:
+            for pod, fault in FAULTS:
+                stack.fault(pod, fault)
+            host, port = stack.gateway.split(":")
+            start = time.time()
+            looks = Looks(server, start)
+            with Clients((host, int(port))) as clients:
+                time.sleep(AWAY_AT)
+                stack.fault(len(stack.pods) - 1, {"kind": "refuse", "duration_ms": AWAY_FOR_MS})
+                while True:
+                    time.sleep(LOOK_EVERY)
+                    seconds = time.time() - start
+                    found = [*looks.faults(DASHBOARDS), *rule_faults(server), *scrape_faults(server)]
+                    found += [f"from Envoy's page alone: {fault}" for fault in Looks(second, start).faults(of_envoy)]
+                    found += cluster_faults(second, stack)
+                    if (not found and seconds >= arguments.seconds) or seconds > arguments.longest:
+                        break
+            print(f"{arguments.mode}: {clients.served} requests served in {seconds:.0f} s, {sum(len(board.panels()) for board in DASHBOARDS)} panels")
+            if arguments.draw:
+                for board in DASHBOARDS:
+                    file = arguments.draw / f"{board.uid}.svg"
+                    file.write_text(drawing.board_svg(board, looks, start, time.time()))
+            return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--mode", default="wasm", choices=("wasm", "native-sidecar", "native"))
+    parser.add_argument("--seconds", type=int, default=0, help="of traffic, at least")
+    parser.add_argument("--longest", type=int, default=90, help="seconds of traffic after which what is missing counts as missing")
+    parser.add_argument("--draw", type=Path, help="folder for a picture of each dashboard")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="inpick-rehearsal-") as folder:
+        found = rehearse(arguments, Path(folder))
+    print("".join(f"  {fault}\n" for fault in found), end="")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
