@@ -52,6 +52,39 @@ impl Bounds {
     /// Bytes of a prompt that an endpoint should have cached.
     pub const PREFIX_BYTES: Self = Self::units("0 16 32 64 128 256 512 1024 2048 4096 8192 16384 32768 65536");
 
+    /// Duration of a request, of the GenAI conventions.
+    pub const GEN_AI_DURATION: Self =
+        Self::seconds("0.01 0.02 0.04 0.08 0.16 0.32 0.64 1.28 2.56 5.12 10.24 20.48 40.96 81.92");
+    /// Tokens of a request, of the GenAI conventions.
+    pub const GEN_AI_TOKENS: Self =
+        Self::units("1 4 16 64 256 1024 4096 16384 65536 262144 1048576 4194304 16777216 67108864");
+    /// Time to the first token, of the GenAI conventions.
+    pub const GEN_AI_FIRST_TOKEN: Self =
+        Self::seconds("0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10");
+    /// Time for one output token, of the GenAI conventions.
+    pub const GEN_AI_TIME_PER_TOKEN: Self = Self::seconds("0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5");
+
+    /// Time to the first token, in the picker's newest spelling.
+    pub const LLM_D_FIRST_TOKEN: Self =
+        Self::seconds("0.005 0.025 0.05 0.1 0.2 0.4 0.6 0.8 1 1.25 1.5 2 3 4 5 6 8 10 15 20 30 45 60 120");
+    /// Time for one output token of a stream, in the picker's newest spelling.
+    pub const LLM_D_TIME_PER_TOKEN: Self =
+        Self::seconds("0.0005 0.00205 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.125 0.15 0.2 0.3 0.4 0.5 0.6 0.8 1 2");
+    /// Time between two pieces of a stream.
+    pub const INTER_TOKEN: Self = Self::seconds("0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.15 0.2 0.3 0.5 0.75 1 2");
+    /// From a request's headers until it is sent on.
+    pub const REQUEST_PROCESSING: Self =
+        Self::seconds("0.0005 0.001 0.002 0.005 0.01 0.015 0.025 0.04 0.06 0.1 0.25 0.5 1 2.5 5 10");
+    /// Time spent on an answer.
+    pub const RESPONSE_PROCESSING: Self =
+        Self::seconds("0.0001 0.00025 0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5");
+
+    /// Time that the filter takes for one phase of a request, microseconds.
+    pub const FILTER_TIME: Self = Self::units("1 2 5 10 20 50 100 200 500 1000 2000 5000 10000");
+    /// What came divided by what was predicted.
+    pub const PREDICTION_RATIO: Self =
+        Self { le: "0.1 0.25 0.5 0.67 0.8 0.9 1 1.1 1.25 1.5 2 3 5 10 30", scale: Scale::Millionths };
+
     const fn seconds(le: &'static str) -> Self {
         Self { le, scale: Scale::Microseconds }
     }
@@ -85,7 +118,18 @@ impl Bounds {
 mod tests {
     use super::*;
 
-    const ALL: [Bounds; 10] = [
+    const ALL: [Bounds; 21] = [
+        Bounds::GEN_AI_DURATION,
+        Bounds::GEN_AI_TOKENS,
+        Bounds::GEN_AI_FIRST_TOKEN,
+        Bounds::GEN_AI_TIME_PER_TOKEN,
+        Bounds::LLM_D_FIRST_TOKEN,
+        Bounds::LLM_D_TIME_PER_TOKEN,
+        Bounds::INTER_TOKEN,
+        Bounds::REQUEST_PROCESSING,
+        Bounds::RESPONSE_PROCESSING,
+        Bounds::FILTER_TIME,
+        Bounds::PREDICTION_RATIO,
         Bounds::PREFIX_RATIO,
         Bounds::PREFIX_BYTES,
         Bounds::LATENCY,

@@ -65,6 +65,10 @@ pub enum Switch {
     Objective,
     /// The older spelling `inference_model_*`, off by default.
     Model,
+    /// OpenTelemetry's `gen_ai_*`, on by default.
+    GenAi,
+    /// The newest spelling `llm_d_epp_*`, off by default.
+    LlmD,
 }
 
 /// One family of series.
@@ -134,6 +138,8 @@ families! {
         "Seconds from the request's headers to the first event with content of a streamed response, measured in the proxy.";
     ObjectiveRequestTpotSeconds = "inference_objective_request_tpot_seconds", Histogram(Bounds::TIME_PER_TOKEN), [ModelName, TargetModelName], Objective, Envoy,
         "Seconds for each generated token after the first of a streamed response.";
+    NormalizedTimePerOutputToken = "normalized_time_per_output_token_seconds", Histogram(Bounds::NORMALIZED_TIME), [ModelName, TargetModelName], Objective, Envoy,
+        "Spelling without a prefix of inference_objective_normalized_time_per_output_token_seconds.";
     ObjectiveRunningRequests = "inference_objective_running_requests", Gauge, [ModelName], Objective, Envoy,
         "Requests that were sent to an endpoint and have not finished.";
 
@@ -156,6 +162,84 @@ families! {
         "Older spelling of inference_objective_normalized_time_per_output_token_seconds.";
     ModelRunningRequests = "inference_model_running_requests", Gauge, [ModelName], Model, Envoy,
         "Older spelling of inference_objective_running_requests.";
+
+    // The GenAI families of OpenTelemetry's semantic conventions, in Prometheus spelling.
+    GenAiClientOperationDuration = "gen_ai_client_operation_duration_seconds", Histogram(Bounds::GEN_AI_DURATION), [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel, ErrorType], GenAi, Envoy,
+        "Seconds from the request's headers to the end of its response, failures included, measured in the proxy.";
+    GenAiServerRequestDuration = "gen_ai_server_request_duration_seconds", Histogram(Bounds::GEN_AI_DURATION), [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel, ErrorType], GenAi, Envoy,
+        "The same of requests that were sent to a model server.";
+    GenAiClientTokenUsage = "gen_ai_client_token_usage", Histogram(Bounds::GEN_AI_TOKENS), [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel, GenAiTokenType], GenAi, Envoy,
+        "Tokens of a request as the model server counted them: input with cached ones, output with reasoning.";
+    GenAiInputTokensTotal = "gen_ai_client_inference_usage_input_tokens_total", Counter, [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Input tokens, cached ones included.";
+    GenAiOutputTokensTotal = "gen_ai_client_inference_usage_output_tokens_total", Counter, [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Output tokens, those of reasoning included.";
+    GenAiCacheReadInputTokensTotal = "gen_ai_client_inference_usage_cache_read_input_tokens_total", Counter, [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Input tokens that the model server took from its prefix cache.";
+    GenAiReasoningOutputTokensTotal = "gen_ai_client_inference_usage_reasoning_output_tokens_total", Counter, [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Output tokens spent on reasoning.";
+    GenAiServerTimeToFirstToken = "gen_ai_server_time_to_first_token_seconds", Histogram(Bounds::GEN_AI_FIRST_TOKEN), [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Seconds from the request's headers to the first event with content of a streamed response, measured in the proxy.";
+    GenAiServerTimePerOutputToken = "gen_ai_server_time_per_output_token_seconds", Histogram(Bounds::GEN_AI_TIME_PER_TOKEN), [GenAiOperationName, GenAiProviderName, GenAiRequestModel, GenAiResponseModel], GenAi, Envoy,
+        "Seconds for each generated token after the first of a streamed response.";
+
+    // The picker's newest spelling.
+    LlmDRequestTotal = "llm_d_epp_request_total", Counter, [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_request_total.";
+    LlmDRequestErrorTotal = "llm_d_epp_request_error_total", Counter, [ModelName, TargetModelName, Priority, ErrorCode, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_request_error_total.";
+    LlmDRequestRunning = "llm_d_epp_request_running", Gauge, [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_running_requests.";
+    LlmDRequestDuration = "llm_d_epp_request_duration_seconds", Histogram(Bounds::LATENCY), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_request_duration_seconds.";
+    LlmDRequestTtft = "llm_d_epp_request_ttft_seconds", Histogram(Bounds::LLM_D_FIRST_TOKEN), [ModelName, TargetModelName, Priority, FairnessId, Streaming], LlmD, Envoy,
+        "Seconds to the first event with content of a streamed response, and to the end of any other.";
+    LlmDRequestStreamingTpot = "llm_d_epp_request_streaming_tpot_seconds", Histogram(Bounds::LLM_D_TIME_PER_TOKEN), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_request_tpot_seconds.";
+    LlmDRequestStreamingItl = "llm_d_epp_request_streaming_itl_seconds", Histogram(Bounds::INTER_TOKEN), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Seconds between pieces of a streamed response that carry content.";
+    LlmDRequestNtpot = "llm_d_epp_request_ntpot_seconds", Histogram(Bounds::NORMALIZED_TIME), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_normalized_time_per_output_token_seconds.";
+    LlmDRequestInputTokens = "llm_d_epp_request_input_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_input_tokens.";
+    LlmDRequestOutputTokens = "llm_d_epp_request_output_tokens", Histogram(Bounds::OUTPUT_TOKENS), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_output_tokens.";
+    LlmDRequestSizeBytes = "llm_d_epp_request_size_bytes", Histogram(Bounds::REQUEST_BYTES), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_request_sizes.";
+    LlmDResponseSizeBytes = "llm_d_epp_response_size_bytes", Histogram(Bounds::RESPONSE_BYTES), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_response_sizes.";
+    LlmDRequestProcessingDuration = "llm_d_epp_request_processing_duration_seconds", Histogram(Bounds::REQUEST_PROCESSING), [], LlmD, Envoy,
+        "Seconds from a request's headers until it was sent on or refused: its body is waited for, read, and an endpoint picked.";
+    LlmDResponseProcessingDuration = "llm_d_epp_response_processing_duration_seconds", Histogram(Bounds::RESPONSE_PROCESSING), [], LlmD, Envoy,
+        "Seconds that the filter took for a response, all its pieces together, of the requests that are timed.";
+    LlmDSchedulerAttemptsTotal = "llm_d_epp_scheduler_attempts_total", Counter, [Status, TargetModelName, EndpointName, Namespace, Port], LlmD, Envoy,
+        "Newest spelling of inference_extension_scheduler_attempts_total.";
+    LlmDSchedulerE2eDuration = "llm_d_epp_scheduler_e2e_duration_seconds", Histogram(Bounds::SCHEDULER), [], LlmD, Envoy,
+        "Newest spelling of inference_extension_scheduler_e2e_duration_seconds.";
+    LlmDPrefixIndexerSize = "llm_d_epp_prefix_indexer_size", Gauge, [PluginName, PluginType], LlmD, Envoy,
+        "Newest spelling of inference_extension_prefix_indexer_size.";
+    LlmDPrefixIndexerHitRatio = "llm_d_epp_prefix_indexer_hit_ratio", Histogram(Bounds::PREFIX_RATIO), [PluginName, PluginType], LlmD, Envoy,
+        "Newest spelling of inference_extension_prefix_indexer_hit_ratio.";
+    LlmDPrefixIndexerHitBytes = "llm_d_epp_prefix_indexer_hit_bytes", Histogram(Bounds::PREFIX_BYTES), [PluginName, PluginType], LlmD, Envoy,
+        "Newest spelling of inference_extension_prefix_indexer_hit_bytes.";
+    LlmDAverageKvCacheUtilization = "llm_d_epp_average_kv_cache_utilization", Gauge, [Name], LlmD, Sidecar,
+        "Newest spelling of inference_pool_average_kv_cache_utilization.";
+    LlmDAverageQueueSize = "llm_d_epp_average_queue_size", Gauge, [Name], LlmD, Sidecar,
+        "Newest spelling of inference_pool_average_queue_size.";
+    LlmDAverageRunningRequests = "llm_d_epp_average_running_requests", Gauge, [Name], LlmD, Sidecar,
+        "Newest spelling of inference_pool_average_running_requests.";
+    LlmDStdDevKvCacheUtilization = "llm_d_epp_std_dev_kv_cache_utilization", Gauge, [Name], LlmD, Sidecar,
+        "Standard deviation of KV cache use over the pool's fresh endpoints.";
+    LlmDStdDevQueueSize = "llm_d_epp_std_dev_queue_size", Gauge, [Name], LlmD, Sidecar,
+        "Standard deviation of the number of requests waiting over the pool's fresh endpoints.";
+    LlmDStdDevRunningRequests = "llm_d_epp_std_dev_running_requests", Gauge, [Name], LlmD, Sidecar,
+        "Standard deviation of the number of requests running over the pool's fresh endpoints.";
+    LlmDReadyEndpoints = "llm_d_epp_ready_endpoints", Gauge, [Name], LlmD, Sidecar,
+        "Newest spelling of inference_pool_ready_pods.";
+    LlmDPerEndpointQueueSize = "llm_d_epp_per_endpoint_queue_size", Gauge, [Name, ModelServerEndpoint], LlmD, Sidecar,
+        "Newest spelling of inference_pool_per_pod_queue_size.";
+    LlmDInfo = "llm_d_epp_info", Gauge, [Commit, BuildRef], LlmD, Sidecar,
+        "Newest spelling of inference_extension_info.";
 
     // Pools.
     PoolAverageKvCacheUtilization = "inference_pool_average_kv_cache_utilization", Gauge, [Name], Always, Sidecar,
@@ -218,6 +302,16 @@ families! {
         "Prompt tokens that the endpoint was predicted to have in its cache, of answers that reported how many it had.";
     PrefixReportedTokensTotal = "inpick_prefix_reported_tokens_total", Counter, [Pool], Always, Envoy,
         "Prompt tokens that these answers reported as cached.";
+    TtftRatio = "inpick_ttft_ratio", Histogram(Bounds::PREDICTION_RATIO), [Pool], Always, Envoy,
+        "Time from sending a streamed request to its first token, divided by what the pick predicted: above 1 it took longer.";
+    FilterTime = "inpick_filter_time_microseconds", Histogram(Bounds::FILTER_TIME), [Phase], Always, Envoy,
+        "Microseconds that the filter took for one phase of a request, all callbacks of the phase together, of one request in 16.";
+    SignalAge = "inpick_signal_age_milliseconds", Gauge, [Pool, Endpoint], Always, Envoy,
+        "Milliseconds since the page that the load of the endpoint in use is from.";
+    MissingSignals = "inpick_missing_signals", Gauge, [Pool, Engine, Signal], Always, Sidecar,
+        "Endpoints of that engine whose last page lacks the signal.";
+    LabelOverflowsTotal = "inpick_label_overflows_total", Counter, [Overflown], Always, Envoy,
+        "Times that a value of that label became `other` because there was no place for it.";
     LearnedFixedTime = "inpick_learned_fixed_time_millionths", Gauge, [Pool, Endpoint], Always, Envoy,
         "Time to the first token of a request that needs no prefill, in millionths of a second, as learned from the endpoint's answers.";
     LearnedPrefillRate = "inpick_learned_prefill_tokens_per_second", Gauge, [Pool, Endpoint], Always, Envoy,

@@ -114,8 +114,8 @@ mod tests {
     fn a_regex_admits_only_labels_that_can_stand_before() {
         assert_eq!(tag_regex(Label::Le), r"^wasmcustom\.(le=([^;]*);)");
         assert_eq!(
-            tag_regex(Label::Priority),
-            r"^wasmcustom\.(?:model_name=[^;]*;)?(?:target_model_name=[^;]*;)?(priority=([^;]*);)"
+            tag_regex(Label::TargetModel),
+            r"^wasmcustom\.(?:model_rewrite_name=[^;]*;)?(?:model_name=[^;]*;)?(target_model=([^;]*);)"
         );
     }
 }

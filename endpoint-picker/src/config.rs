@@ -32,6 +32,8 @@ pub const DEFAULT_MAX_MODELS: usize = 1_000;
 /// Distinct endpoints, and pods, that get series of their own; later ones share the name `other`. Pods come and go, and Envoy never
 /// frees a stat: room for a pool of a hundred pods that is replaced twenty times.
 pub const DEFAULT_MAX_ENDPOINTS: usize = 2_000;
+/// Who makes the model servers, unless the configuration says otherwise.
+pub const DEFAULT_GEN_AI_PROVIDER: &str = "vllm";
 /// The cluster of the metrics sidecar in the bootstraps.
 pub const DEFAULT_SIDECAR_CLUSTER: &str = "inpick-sidecar";
 /// Statistics reach Envoy this often. A second is far below any scrape interval and costs nothing to speak of.
@@ -73,6 +75,8 @@ pub struct Config {
     pub objectives: BTreeMap<String, i64>,
     /// Which families are published, and their bounds.
     pub stats: StatsConfig,
+    /// `gen_ai_provider_name`, who makes the model servers.
+    pub gen_ai_provider: String,
     /// Where snapshots come from while no singleton service fetches them.
     pub sidecar: ServiceConfig,
 }
@@ -102,6 +106,10 @@ pub struct StatsConfig {
     pub objective: bool,
     /// `inference_model_*`, the older spelling.
     pub model: bool,
+    /// `gen_ai_*`.
+    pub gen_ai: bool,
+    /// `llm_d_epp_*`, the newest spelling.
+    pub llm_d: bool,
     /// Distinct model names with series of their own, in the whole Envoy.
     pub max_models: usize,
     /// Distinct endpoints and pods with series of their own, in the whole Envoy.
@@ -115,6 +123,8 @@ impl Default for StatsConfig {
         Self {
             objective: true,
             model: false,
+            gen_ai: true,
+            llm_d: false,
             max_models: DEFAULT_MAX_MODELS,
             max_endpoints: DEFAULT_MAX_ENDPOINTS,
             flush_interval_ms: DEFAULT_FLUSH_INTERVAL_MS,
@@ -289,6 +299,8 @@ impl Config {
         let stats = StatsConfig {
             objective: metrics.boolean("objective", errors).unwrap_or(defaults.objective),
             model: metrics.boolean("model", errors).unwrap_or(defaults.model),
+            gen_ai: metrics.boolean("gen_ai", errors).unwrap_or(defaults.gen_ai),
+            llm_d: metrics.boolean("llm_d", errors).unwrap_or(defaults.llm_d),
             max_models: metrics
                 .integer("max_models", 1..=100_000, errors)
                 .and_then(|count| usize::try_from(count).ok())
@@ -301,10 +313,12 @@ impl Config {
                 .integer("flush_interval_ms", 10..=60_000, errors)
                 .unwrap_or(defaults.flush_interval_ms),
         };
+        let gen_ai_provider = metrics.text("gen_ai_provider", errors);
         metrics.finish(errors);
         let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
         let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
-        Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, sidecar }
+        let gen_ai_provider = gen_ai_provider.unwrap_or_else(|| DEFAULT_GEN_AI_PROVIDER.to_owned());
+        Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, gen_ai_provider, sidecar }
     }
 }
 
@@ -410,7 +424,7 @@ mod tests {
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
-                "metrics": {"objective": false, "model": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
+                "metrics": {"objective": false, "model": true, "gen_ai": false, "gen_ai_provider": "sglang", "llm_d": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
         );
         assert_eq!(config.pool, "llama");
         assert_eq!(config.profile.scorers, [(Scorer::RunningRequests, 0.5)]);
@@ -433,9 +447,16 @@ mod tests {
         assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
         assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
         assert_eq!(config.objectives["batch"], -1);
-        let stats =
-            StatsConfig { objective: false, model: true, max_models: 5, max_endpoints: 6, flush_interval_ms: 100 };
-        assert_eq!(config.stats, stats);
+        let stats = StatsConfig {
+            objective: false,
+            model: true,
+            gen_ai: false,
+            llm_d: true,
+            max_models: 5,
+            max_endpoints: 6,
+            flush_interval_ms: 100,
+        };
+        assert_eq!((config.stats, config.gen_ai_provider.as_str()), (stats, "sglang"));
     }
 
     fn scorers(json: &str) -> Vec<(Scorer, f64)> {

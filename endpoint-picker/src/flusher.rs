@@ -63,12 +63,18 @@ pub struct Flusher {
 }
 
 impl Flusher {
+    /// Whether the next [`Self::tick`] begins a flush.
+    #[must_use]
+    pub const fn is_due(&self, interval_ms: u64, now: Timestamp) -> bool {
+        !self.unfinished && now.millis_since(self.last) >= interval_ms
+    }
+
     /// Defines what is new and, every `interval_ms`, flushes what was recorded.
     pub fn tick(&mut self, ledger: &mut Ledger, host: &mut impl HostStats, interval_ms: u64, now: Timestamp) {
         if ledger.undefined() > 0 {
             ledger.define(&mut Budget::begin(host));
         }
-        if !self.unfinished && now.millis_since(self.last) >= interval_ms {
+        if self.is_due(interval_ms, now) {
             self.last = now;
             ledger.begin_flush();
             self.unfinished = true;

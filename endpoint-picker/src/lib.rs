@@ -20,6 +20,7 @@ pub mod affinity;
 pub mod board;
 pub mod config;
 mod ending;
+pub mod error_type;
 pub mod exchange;
 pub mod flusher;
 pub mod gauges;

@@ -368,6 +368,7 @@ impl EndpointPicker {
         sent_marks: usize,
         now: Timestamp,
     ) {
+        record.times.whole = Some(now);
         let streams = record.request.stream;
         let upload =
             Upload { prompt_bytes: record.request.prompt_bytes, model: &record.target_model, sent_marks, streams };

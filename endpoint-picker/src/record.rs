@@ -38,6 +38,8 @@ pub struct ExchangeRecord {
     pub served: Option<Served>,
     /// The answer of the endpoint; `None`: there was none.
     pub response: Option<ResponseSummary>,
+    /// The model that the answer names.
+    pub response_model: Option<String>,
     /// When what happened.
     pub times: Times,
     /// How it ended.
@@ -201,6 +203,10 @@ pub enum ResponseOutcome {
 }
 
 impl ResponseOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 7] =
+        [Self::Opaque, Self::Parsed, Self::Error, Self::Encoded, Self::Malformed, Self::Truncated, Self::Unreadable];
+
     /// The label's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -223,6 +229,8 @@ pub struct Times {
     pub started: Timestamp,
     /// It was sent to an endpoint.
     pub sent: Option<Timestamp>,
+    /// The last of it was sent, where that was later.
+    pub whole: Option<Timestamp>,
     /// The first event with content came.
     pub first_content: Option<Timestamp>,
     /// The last one.
@@ -257,6 +265,7 @@ impl ExchangeRecord {
             failed: [None; MAX_RANKED],
             served: None,
             response: None,
+            response_model: None,
             times: Times { started: now, ..Times::default() },
             end: End::Complete,
         }

@@ -136,6 +136,9 @@ impl Worker {
         // Also while it serves nothing: its first request may be the next turn of what another worker served.
         self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
         let interval_ms = picker.config().stats.flush_interval_ms;
+        if self.flusher.is_due(interval_ms, now) {
+            picker.telemetry_mut().derive();
+        }
         self.flusher.tick(picker.telemetry_mut().ledger_mut(), host, interval_ms, now);
         self.keep_pace(picker, host);
     }
@@ -152,7 +155,7 @@ impl Worker {
         while picker.hear() {}
         admit(picker, host);
         picker.settle_pending();
-        self.flusher.finish(picker.telemetry_mut().ledger_mut(), host);
+        self.flusher.finish(picker.telemetry_mut().derive(), host);
         self.holder.finish(host);
     }
 

@@ -159,7 +159,7 @@ impl Scene {
         assert_eq!(self.in_flight(), 0);
         assert_eq!(self.picker.accounts().running().count(), 0);
         self.admit();
-        let stats = Stats::of(self.picker.telemetry_mut().ledger_mut());
+        let stats = Stats::of(self.picker.telemetry_mut().derive());
         stats.0.into_iter().filter(|(_, value)| *value > 0).collect()
     }
 }

@@ -65,9 +65,15 @@ fn shared(one: &str, other: &str) -> usize {
 fn line(first: &Family, row: &[&Family]) -> String {
     let prefix = row.iter().skip(1).map(|family| shared(first.name, family.name)).min().unwrap_or(0);
     let others = row.iter().skip(1).map(|family| format!(", `…{}`", family.name.get(prefix..).unwrap_or(family.name)));
-    let publisher = if matches!(first.publisher, Publisher::Sidecar) { ", sidecar only" } else { "" };
+    let mut kind = first.kind.as_str().to_owned();
+    if matches!(first.publisher, Publisher::Sidecar) {
+        kind.push_str(", sidecar only");
+    }
+    if first.switch == Switch::LlmD {
+        kind.push_str(", with `metrics.llm_d`");
+    }
     let labels = names(first.labels);
-    format!("| `{}`{} | {}{publisher} | {labels} |", first.name, others.collect::<String>(), first.kind.as_str())
+    format!("| `{}`{} | {kind} | {labels} |", first.name, others.collect::<String>())
 }
 
 /// The row of the older spelling: which families it lacks, and whose labels differ.

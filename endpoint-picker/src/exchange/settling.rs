@@ -34,6 +34,7 @@ pub(super) fn finish(picker: &mut EndpointPicker, answering: Answering, end: End
         usage,
         complete,
     });
+    record.response_model = facts.model;
     let end = match (end, verdict.failure) {
         (End::Complete, Some((code, _))) => End::Failed(code),
         (end, _) => end,

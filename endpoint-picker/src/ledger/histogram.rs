@@ -46,6 +46,16 @@ impl Histogram {
         self.sum = self.sum.saturating_add(sample);
     }
 
+    /// Takes samples by finer buckets, each of which falls into the bucket that `places` says.
+    pub(super) fn add(&mut self, counts: &[u32], places: &[u8], sum: u64) {
+        for (&count, &place) in counts.iter().zip(places) {
+            if let Some(held) = self.counts.get_mut(usize::from(place)) {
+                *held += u64::from(count);
+            }
+        }
+        self.sum = self.sum.saturating_add(sum);
+    }
+
     /// What to add to each slot, in the slots' order: buckets, sum, count, and the sum in microseconds where the sum is in seconds.
     /// Nothing is left behind but the carry.
     pub(super) fn take(&mut self, deltas: &mut Vec<u64>) {

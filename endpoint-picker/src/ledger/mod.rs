@@ -5,6 +5,7 @@
 //! classic histograms, at a price that does not depend on the number of requests. Seconds are counted in microseconds; the
 //! whole-second `_sum` carries its remainder, so that it never drifts, and a twin in microseconds is exact.
 
+mod accumulator;
 mod histogram;
 mod series;
 mod sink;
@@ -16,9 +17,11 @@ use alloc::vec::Vec;
 use catalogue::{Label, Stat, Switch, label_value};
 use hashbrown::HashMap;
 
+use self::accumulator::Target;
 use self::series::{Pending, Series};
 use crate::config::StatsConfig;
 
+pub use accumulator::{Accumulator, Limits};
 pub use sink::{SinkKind, StatSink};
 
 /// A series in a ledger.
@@ -59,16 +62,6 @@ impl Ledger {
         }
     }
 
-    /// A series that feeds several families of the same kind and labels, as far as their switches are on; `None` when none is. Each call
-    /// makes a new one: callers keep it.
-    pub fn spelled(&mut self, stats: &[Stat], values: &[&str]) -> Option<SeriesId> {
-        let stats: Vec<Stat> = stats.iter().copied().filter(|stat| self.is_on(*stat)).collect();
-        let family = stats.first()?.family();
-        let labels =
-            family.labels.iter().copied().zip(values.iter().map(|value| label_value(value).into_owned())).collect();
-        Some(self.new_series(stats, labels))
-    }
-
     /// Adds 1 to a counter. Values stand in the order of the family's labels.
     pub fn count(&mut self, stat: Stat, values: &[&str]) {
         self.add(stat, values, 1);
@@ -103,7 +96,7 @@ impl Ledger {
             return Some(id);
         }
         let labels = stat.family().labels.iter().copied().zip(key.values.iter().cloned()).collect();
-        let id = self.new_series(alloc::vec![stat], labels);
+        let id = self.new_series(stat, labels);
         self.by_key.insert(key, id);
         Some(id)
     }
@@ -158,17 +151,21 @@ impl Ledger {
         true
     }
 
-    fn is_on(&self, stat: Stat) -> bool {
+    /// Whether a family is published.
+    #[must_use]
+    pub const fn is_on(&self, stat: Stat) -> bool {
         match stat.family().switch {
             Switch::Always => true,
             Switch::Objective => self.config.objective,
             Switch::Model => self.config.model,
+            Switch::GenAi => self.config.gen_ai,
+            Switch::LlmD => self.config.llm_d,
         }
     }
 
-    fn new_series(&mut self, stats: Vec<Stat>, labels: Vec<(Label, String)>) -> SeriesId {
+    fn new_series(&mut self, stat: Stat, labels: Vec<(Label, String)>) -> SeriesId {
         let id = SeriesId(self.series.len());
-        self.series.push(Series::new(stats, labels));
+        self.series.push(Series::new(stat, labels));
         self.undefined.push_back(id);
         id
     }
@@ -179,6 +176,29 @@ impl Ledger {
             histogram.record(sample);
             self.mark(id);
         }
+    }
+
+    /// Gives what an accumulator holds to the series that are derived from it.
+    pub fn absorb(&mut self, accumulator: &mut Accumulator) {
+        let (counts, sum, targets) = accumulator.take();
+        let number: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        if number > 0 {
+            for target in targets {
+                let (id, counter) = match target {
+                    Target::Samples(id, places) => {
+                        if let Some(Series { value: Pending::Histogram(histogram), .. }) = self.series.get_mut(id.0) {
+                            histogram.add(counts, places, sum);
+                            self.mark(*id);
+                        }
+                        continue;
+                    }
+                    Target::Number(id) => (*id, number),
+                    Target::Sum(id) => (*id, sum),
+                };
+                self.add_to(id, counter);
+            }
+        }
+        counts.fill(0);
     }
 
     fn mark(&mut self, id: SeriesId) {

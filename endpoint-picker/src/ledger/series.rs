@@ -13,11 +13,10 @@ const REFUSED: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) struct Series {
-    /// The same samples under each of these families.
-    stats: Vec<Stat>,
+    stat: Stat,
     labels: Vec<(Label, String)>,
     pub(super) value: Pending,
-    /// Host ids by family and slot; complete once `defined`.
+    /// Host ids by slot; complete once `defined`.
     ids: Vec<u32>,
     pub(super) defined: bool,
     pub(super) dirty: bool,
@@ -32,14 +31,14 @@ pub(super) enum Pending {
 }
 
 impl Series {
-    /// A series of families of one kind and one set of labels.
-    pub(super) fn new(stats: Vec<Stat>, labels: Vec<(Label, String)>) -> Self {
-        let value = match stats.first().map(|stat| stat.family().kind) {
-            Some(Kind::Histogram(bounds)) => Pending::Histogram(Histogram::new(bounds)),
-            Some(Kind::Gauge) => Pending::Gauge(0),
-            Some(Kind::Counter) | None => Pending::Counter(0),
+    /// A series of a family with those labels.
+    pub(super) fn new(stat: Stat, labels: Vec<(Label, String)>) -> Self {
+        let value = match stat.family().kind {
+            Kind::Histogram(bounds) => Pending::Histogram(Histogram::new(bounds)),
+            Kind::Gauge => Pending::Gauge(0),
+            Kind::Counter => Pending::Counter(0),
         };
-        Self { stats, labels, value, ids: Vec::new(), defined: false, dirty: false }
+        Self { stat, labels, value, ids: Vec::new(), defined: false, dirty: false }
     }
 
     /// Stats that the host does not have yet.
@@ -76,16 +75,14 @@ impl Series {
             }
             Pending::Histogram(histogram) => histogram.take(deltas),
         }
-        for ids in self.ids.chunks(deltas.len().max(1)) {
-            for (&id, &delta) in ids.iter().zip(deltas.iter()) {
-                if delta > 0 && id != REFUSED {
-                    sink.add(id, delta);
-                }
+        for (&id, &delta) in self.ids.iter().zip(deltas.iter()) {
+            if delta > 0 && id != REFUSED {
+                sink.add(id, delta);
             }
         }
     }
 
-    fn slots_per_family(&self) -> usize {
+    fn slots(&self) -> usize {
         match &self.value {
             Pending::Counter(_) | Pending::Gauge(_) => 1,
             // Sum, count, and the exact twin of a sum of seconds.
@@ -93,20 +90,15 @@ impl Series {
         }
     }
 
-    fn slots(&self) -> usize {
-        self.slots_per_family() * self.stats.len()
-    }
-
     fn define_slot(&self, sink: &mut impl StatSink, slot: usize) -> Option<u32> {
-        let per_family = self.slots_per_family();
-        let family = self.stats.get(slot / per_family)?.family().name;
+        let family = self.stat.family().name;
         let plain = self.labels.iter().map(|(label, value)| (*label, value.as_str()));
         let histogram = match &self.value {
             Pending::Counter(_) => return sink.define(SinkKind::Counter, family, "", &plain.collect::<Vec<_>>()),
             Pending::Gauge(_) => return sink.define(SinkKind::Gauge, family, "", &plain.collect::<Vec<_>>()),
             Pending::Histogram(histogram) => histogram,
         };
-        let (slot, buckets) = (slot % per_family, histogram.buckets());
+        let buckets = histogram.buckets();
         if slot < buckets {
             let labels: Vec<(Label, &str)> = core::iter::once((Label::Le, histogram.le(slot))).chain(plain).collect();
             return sink.define(SinkKind::Counter, family, "_bucket", &labels);

@@ -1,6 +1,9 @@
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::sync::Arc;
+
+use catalogue::{Bounds, Kind};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -51,9 +54,8 @@ impl StatSink for Host {
     }
 }
 
-const INPUT: &[Stat] = &[Stat::ObjectiveInputTokens, Stat::ModelInputTokens];
-const OUTPUT: &[Stat] = &[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens];
-const DURATION: &[Stat] = &[Stat::ObjectiveRequestDurationSeconds, Stat::ModelRequestDurationSeconds];
+const INPUT: Stat = Stat::ObjectiveInputTokens;
+const DURATION: Stat = Stat::ObjectiveRequestDurationSeconds;
 
 fn ledger(model: bool) -> Ledger {
     Ledger::new(StatsConfig { model, ..StatsConfig::default() })
@@ -69,7 +71,7 @@ fn settle(ledger: &mut Ledger, host: &mut Host) {
 #[test]
 fn a_histogram_becomes_cumulative_counters_with_exact_sums() {
     let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-    let id = ledger.spelled(INPUT, &["m", "t"]).unwrap();
+    let id = ledger.labelled(INPUT, &["m", "t"]).unwrap();
     for tokens in [1, 8, 9, 32_778, 32_779, 2_000_000] {
         ledger.sample(id, tokens);
     }
@@ -85,7 +87,7 @@ fn a_histogram_becomes_cumulative_counters_with_exact_sums() {
 #[test]
 fn seconds_are_carried_so_that_the_sum_never_drifts() {
     let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-    let id = ledger.spelled(DURATION, &["m", "m"]).unwrap();
+    let id = ledger.labelled(DURATION, &["m", "m"]).unwrap();
     for _ in 0..10 {
         ledger.sample(id, 350_000);
         settle(&mut ledger, &mut host);
@@ -98,21 +100,46 @@ fn seconds_are_carried_so_that_the_sum_never_drifts() {
 }
 
 #[test]
-fn one_record_feeds_every_spelling() {
+fn one_accumulator_feeds_every_spelling() {
     let (mut ledger, mut host) = (ledger(true), Host::with_time(0));
-    let id = ledger.spelled(OUTPUT, &["m", "m"]).unwrap();
-    ledger.sample(id, 5);
-    settle(&mut ledger, &mut host);
-    for family in ["inference_objective_output_tokens", "inference_model_output_tokens"] {
-        assert_eq!(host.value(&format!("model_name=m;target_model_name=m;{family}_sum")), 5);
-        assert_eq!(host.value(&format!("le=8;model_name=m;target_model_name=m;{family}_bucket")), 1);
+    let (short, long) = (Bounds::OUTPUT_TOKENS, Bounds::GEN_AI_TOKENS);
+    let mut accumulator = Accumulator::new(Arc::new(Limits::of([short, long].into_iter())));
+    for (stat, labels) in [
+        (Stat::ObjectiveOutputTokens, &["m", "m"][..]),
+        (Stat::ModelOutputTokens, &["m", "m"]),
+        (Stat::GenAiClientTokenUsage, &["chat", "vllm", "m", "m", "output"]),
+    ] {
+        let Kind::Histogram(bounds) = stat.family().kind else { panic!("{stat:?}") };
+        accumulator.give_samples(ledger.labelled(stat, labels).unwrap(), bounds);
+    }
+    accumulator.give_sum(ledger.labelled(Stat::GenAiOutputTokensTotal, &["chat", "vllm", "m", "m"]).unwrap());
+    accumulator.give_number(ledger.labelled(Stat::ModelRequestTotal, &["m", "m"]).unwrap());
+    for round in 1..=2 {
+        for tokens in [4, 5, 65, 8_192, 8_193] {
+            accumulator.record(tokens);
+        }
+        ledger.absorb(&mut accumulator);
+        settle(&mut ledger, &mut host);
+        let value = |name: &str| host.value(name) / round;
+        for family in ["inference_objective_output_tokens", "inference_model_output_tokens"] {
+            let bucket = |le: &str| format!("le={le};model_name=m;target_model_name=m;{family}_bucket");
+            let counts = ["1", "8", "64", "128", "8192", "+Inf"].map(|le| value(&bucket(le)));
+            assert_eq!(counts, [0, 2, 2, 3, 4, 5]);
+            assert_eq!(value(&format!("model_name=m;target_model_name=m;{family}_sum")), 16_459);
+        }
+        let labels =
+            "gen_ai_operation_name=chat;gen_ai_provider_name=vllm;gen_ai_request_model=m;gen_ai_response_model=m;";
+        let bucket = |le: &str| format!("le={le};{labels}gen_ai_token_type=output;gen_ai_client_token_usage_bucket");
+        assert_eq!(["1", "4", "16", "64", "4096", "16384"].map(|le| value(&bucket(le))), [0, 1, 2, 2, 3, 5]);
+        assert_eq!(value(&format!("{labels}gen_ai_client_inference_usage_output_tokens_total")), 16_459);
+        assert_eq!(value("model_name=m;target_model_name=m;inference_model_request_total"), 5);
     }
 }
 
 #[test]
 fn definitions_are_spread_and_nothing_counted_meanwhile_is_lost() {
     let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
-    let id = ledger.spelled(INPUT, &["m", "m"]).unwrap();
+    let id = ledger.labelled(INPUT, &["m", "m"]).unwrap();
     ledger.sample(id, 5);
     let mut rounds = 0;
     while ledger.undefined() > 0 {
@@ -149,7 +176,7 @@ fn a_flush_that_runs_out_of_time_goes_on_where_it_stopped() {
 fn a_switched_off_family_is_never_defined() {
     let config = StatsConfig { objective: false, ..StatsConfig::default() };
     let (mut ledger, mut host) = (Ledger::new(config), Host::with_time(0));
-    assert_eq!(ledger.spelled(DURATION, &["m", "m"]), None);
+    assert_eq!(ledger.labelled(DURATION, &["m", "m"]), None);
     ledger.count(Stat::ObjectiveRequestTotal, &["m", "m", "0"]);
     settle(&mut ledger, &mut host);
     assert!(host.names.is_empty());
@@ -168,9 +195,9 @@ fn a_gauge_is_set_to_its_last_value() {
 fn a_refused_stat_is_asked_for_once_and_left_out() {
     let (mut ledger, mut host) = (ledger(true), Host::with_time(0));
     host.refused = Some("inference_objective_input_tokens".to_string());
-    let id = ledger.spelled(INPUT, &["m", "m"]).unwrap();
+    let ids = [INPUT, Stat::ModelInputTokens].map(|stat| ledger.labelled(stat, &["m", "m"]).unwrap());
     for round in 1..=2 {
-        ledger.sample(id, 5);
+        ids.map(|id| ledger.sample(id, 5));
         settle(&mut ledger, &mut host);
         assert_eq!(host.value("model_name=m;target_model_name=m;inference_model_input_tokens_count"), round);
     }

@@ -124,7 +124,7 @@ pub(crate) fn reply(directive: Directive) -> (LocalReply, serde_json::Value) {
 /// Every stat that is not 0.
 pub(crate) fn stats(picker: &mut EndpointPicker) -> Vec<(String, u64)> {
     picker.settle_pending();
-    Stats::of(picker.telemetry_mut().ledger_mut()).0.into_iter().filter(|(_, value)| *value > 0).collect()
+    Stats::of(picker.telemetry_mut().derive()).0.into_iter().filter(|(_, value)| *value > 0).collect()
 }
 
 #[track_caller]

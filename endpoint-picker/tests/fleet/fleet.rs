@@ -287,7 +287,7 @@ impl Fleet {
     pub(crate) fn stats(&mut self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for picker in self.gateways.iter_mut().flat_map(|gateway| &mut gateway.workers) {
-            let stats = Stats::of(picker.telemetry_mut().ledger_mut());
+            let stats = Stats::of(picker.telemetry_mut().derive());
             for (name, value) in stats.0 {
                 *sums.entry(name).or_default() += value;
             }

@@ -1,5 +1,8 @@
 //! Statistics from records: every family that a settled exchange feeds, under each spelling that is switched on.
 
+mod measure;
+mod rows;
+
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -7,96 +10,36 @@ use alloc::vec::Vec;
 use catalogue::Stat;
 use hashbrown::HashMap;
 
+use self::measure::{Ending, Measure};
+use self::rows::{RowId, RowKey, Rows};
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
 use crate::config::Config;
+use crate::error_type::ErrorType;
 use crate::learning::Forecast;
 use crate::ledger::{Ledger, SeriesId};
 use crate::pool::{EndpointId, Pool};
-use crate::record::{End, ExchangeRecord, Pick, ResponseSummary, Served};
-use crate::reply::ErrorCode;
+use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, ResponseOutcome, ResponseSummary, Served};
 use crate::scheduling::{Failure, Reason};
 
 /// Records that wait for their model's name to be admitted, at most: those of one tick. More are counted under [`OTHER`].
 const MAX_PENDING: usize = 1_024;
 
-/// What is measured once a request and model, and published under every spelling that is switched on.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum Measure {
-    /// Request headers to end of response, microseconds.
-    RequestDuration,
-    /// Request body, bytes.
-    RequestSize,
-    /// Response body, bytes.
-    ResponseSize,
-    /// Prompt tokens.
-    InputTokens,
-    /// Generated tokens.
-    OutputTokens,
-    /// Prompt tokens from the prefix cache.
-    CachedTokens,
-    /// Duration for each generated token, microseconds.
-    NormalizedTimePerOutputToken,
-    /// Request headers to first content, microseconds.
-    TimeToFirstToken,
-    /// Time for each token after the first, microseconds.
-    TimePerOutputToken,
-}
+/// Picks, under each spelling.
+const ATTEMPTS: [Stat; 2] = [Stat::SchedulerAttemptsTotal, Stat::LlmDSchedulerAttemptsTotal];
+/// Names of models that responses to requests for one model may have as labels: a server that makes names up takes no more.
+const MAX_RESPONSE_MODELS: usize = 8;
 
-impl Measure {
-    const COUNT: usize = 9;
-
-    const fn stats(self) -> &'static [Stat] {
-        match self {
-            Self::RequestDuration => &[Stat::ObjectiveRequestDurationSeconds, Stat::ModelRequestDurationSeconds],
-            Self::RequestSize => &[Stat::ObjectiveRequestSizes, Stat::ModelRequestSizes],
-            Self::ResponseSize => &[Stat::ObjectiveResponseSizes, Stat::ModelResponseSizes],
-            Self::InputTokens => &[Stat::ObjectiveInputTokens, Stat::ModelInputTokens],
-            Self::OutputTokens => &[Stat::ObjectiveOutputTokens, Stat::ModelOutputTokens],
-            Self::CachedTokens => &[Stat::ObjectivePromptCachedTokens],
-            Self::NormalizedTimePerOutputToken => {
-                &[Stat::ObjectiveNormalizedTimePerOutputToken, Stat::ModelNormalizedTimePerOutputToken]
-            }
-            Self::TimeToFirstToken => &[Stat::ObjectiveRequestTtftSeconds],
-            Self::TimePerOutputToken => &[Stat::ObjectiveRequestTpotSeconds],
-        }
-    }
-}
-
-/// The labels of a record.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// The labels of a record's models.
+#[derive(Clone, Copy, Debug)]
 struct Models {
-    model: Admitted,
-    target: Admitted,
-}
-
-/// The series of one pair of model names, found once.
-#[derive(Debug, Default)]
-struct Row {
-    measures: [Option<SeriesId>; Measure::COUNT],
-    /// Request counters by priority. Few: priorities come from the configuration.
-    requests: Vec<(i64, [Option<SeriesId>; 2])>,
-    errors: Vec<(ErrorCode, [Option<SeriesId>; 2])>,
+    model: Option<Admitted>,
+    target: Option<Admitted>,
+    response: Option<Admitted>,
 }
 
 impl Models {
-    fn or_other(model: Option<Admitted>, target: Option<Admitted>) -> Self {
-        Self { model: model.unwrap_or(Admitted::OTHER), target: target.unwrap_or(Admitted::OTHER) }
-    }
-
-    fn texts(self, admission: &Admission) -> [&str; 2] {
-        [self.model, self.target].map(|name| admission.text(Subject::Model, name))
-    }
-}
-
-impl Row {
-    fn sample(&mut self, ledger: &mut Ledger, admission: &Admission, models: Models, measure: Measure, value: u64) {
-        let Some(place) = self.measures.get_mut(measure as usize) else { return };
-        if place.is_none() {
-            *place = ledger.spelled(measure.stats(), &models.texts(admission));
-        }
-        if let Some(series) = *place {
-            ledger.sample(series, value);
-        }
+    const fn is_missing(self) -> bool {
+        self.model.is_none() || self.target.is_none() || self.response.is_none()
     }
 }
 
@@ -107,16 +50,15 @@ pub struct Telemetry {
     admission: Admission,
     pool: String,
     rules: Vec<String>,
-    rows: HashMap<Models, Box<Row>>,
-    attempts: HashMap<(Admitted, EndpointId), Option<SeriesId>>,
+    rows: Rows,
+    /// Models that responses to requests for a model and target named, where it was neither of them.
+    response_models: HashMap<(Admitted, Admitted), Vec<Admitted>>,
+    attempts: HashMap<(Admitted, EndpointId), [Option<SeriesId>; 2]>,
     picks: HashMap<(EndpointId, Reason), Option<SeriesId>>,
-    /// Counters with one label of a fixed set of values.
-    outcomes: HashMap<(Stat, &'static str), Option<SeriesId>>,
+    request_bodies: [Option<SeriesId>; BodyOutcome::ALL.len()],
+    response_bodies: [Option<SeriesId>; ResponseOutcome::ALL.len()],
     /// Served requests for names that are not admitted yet.
     pending: Vec<ExchangeRecord>,
-    pick_duration: Option<SeriesId>,
-    hit_ratio: Option<SeriesId>,
-    hit_bytes: Option<SeriesId>,
     /// Tokens that were predicted to be cached, and that were reported.
     prefix_tokens: [Option<SeriesId>; 2],
 }
@@ -130,25 +72,30 @@ impl Telemetry {
             .iter()
             .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
         let caps = Caps { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
-        let mut ledger = Ledger::new(config.stats);
+        let ledger = Ledger::new(config.stats);
         Self {
-            pick_duration: ledger.labelled(Stat::SchedulerE2eDurationSeconds, &[]),
-            hit_ratio: ledger.labelled(Stat::PrefixIndexerHitRatio, &[]),
-            hit_bytes: ledger.labelled(Stat::PrefixIndexerHitBytes, &[]),
+            rows: Rows::new(config, &ledger),
             ledger,
             admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
             rules: config.rewrites.iter().map(|rule| rule.name.clone()).collect(),
             prefix_tokens: [None; 2],
-            rows: HashMap::new(),
+            response_models: HashMap::new(),
             attempts: HashMap::new(),
             picks: HashMap::new(),
-            outcomes: HashMap::new(),
+            request_bodies: [None; BodyOutcome::ALL.len()],
+            response_bodies: [None; ResponseOutcome::ALL.len()],
             pending: Vec::new(),
         }
     }
 
-    /// The statistics on their way to the host.
+    /// Makes every family of what was measured: the statistics, whole, on their way to the host.
+    pub fn derive(&mut self) -> &mut Ledger {
+        self.rows.derive(&mut self.ledger);
+        &mut self.ledger
+    }
+
+    /// The statistics on their way to the host, without what came since the last [`Self::derive`].
     pub const fn ledger_mut(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
@@ -172,9 +119,7 @@ impl Telemetry {
 
     /// Records how long one pick took.
     pub fn record_pick_duration(&mut self, micros: u64) {
-        if let Some(series) = self.pick_duration {
-            self.ledger.sample(series, micros);
-        }
+        self.sample(Measure::PickDuration, micros);
     }
 
     /// Models that endpoints list: they may have labels.
@@ -216,36 +161,42 @@ impl Telemetry {
     /// Counts an exchange that has settled. One that was served under a name, or from an address, that may still be admitted waits for
     /// that.
     pub fn record(&mut self, pool: &Pool, record: Box<ExchangeRecord>) {
-        let (model, target) = self.labels(&record);
-        let is_missing = model.is_none() || target.is_none() || self.lacks_address(&record);
+        let models = self.labels(&record);
+        let is_missing = models.is_missing() || self.lacks_address(&record);
         if is_missing && record.is_served() && self.pending.len() < MAX_PENDING {
             self.admission.propose(Subject::Model, &record.model);
             self.admission.propose(Subject::Model, &record.target_model);
+            if let Some(model) = &record.response_model {
+                self.admission.propose(Subject::Model, model);
+            }
             if let Some(Served { address, endpoint: None, .. }) = record.served {
                 self.admission.propose(Subject::Endpoint, &address.to_string());
             }
             self.pending.push(*record);
         } else {
-            self.count(pool, &record, Models::or_other(model, target));
+            self.count(pool, &record, models);
         }
     }
 
     /// Counts what waited: the names were admitted, or will not be.
     pub fn settle_pending(&mut self, pool: &Pool) {
         for record in core::mem::take(&mut self.pending) {
-            let (model, target) = self.labels(&record);
-            self.count(pool, &record, Models::or_other(model, target));
+            let models = self.labels(&record);
+            self.count(pool, &record, models);
         }
     }
 
-    /// The labels of a record's model and target, as far as they are admitted.
-    fn labels(&self, record: &ExchangeRecord) -> (Option<Admitted>, Option<Admitted>) {
-        let model = self.admission.find(Subject::Model, &record.model);
-        if record.target_model == record.model {
-            (model, model)
-        } else {
-            (model, self.admission.find(Subject::Model, &record.target_model))
-        }
+    /// The labels of a record's models, as far as they are admitted.
+    fn labels(&self, record: &ExchangeRecord) -> Models {
+        let find = |name: &str| self.admission.find(Subject::Model, name);
+        let model = find(&record.model);
+        let target = if record.target_model == record.model { model } else { find(&record.target_model) };
+        let response = match record.response_model.as_deref() {
+            None => Some(Admitted::NONE),
+            Some(name) if name == record.target_model => target,
+            Some(name) => find(name),
+        };
+        Models { model, target, response }
     }
 
     /// It was served from an address outside the pool that has no label yet.
@@ -259,65 +210,55 @@ impl Telemetry {
     }
 
     fn count(&mut self, pool: &Pool, record: &ExchangeRecord, models: Models) {
+        let target = models.target.unwrap_or(Admitted::OTHER);
         if let Some(outcome) = record.request.outcome {
-            self.count_outcome(Stat::RequestBodiesTotal, outcome.as_str());
+            let Self { request_bodies, ledger, .. } = self;
+            count_one_of(request_bodies, outcome as usize, ledger, Stat::RequestBodiesTotal, outcome.as_str());
         }
-        self.count_pick(pool, record, models.target);
-        if let Some(response) = record.response {
-            self.count_outcome(Stat::ResponseBodiesTotal, response.outcome.as_str());
+        self.count_pick(pool, record, target);
+        if let Some(ResponseSummary { outcome, .. }) = record.response {
+            let Self { response_bodies, ledger, .. } = self;
+            count_one_of(response_bodies, outcome as usize, ledger, Stat::ResponseBodiesTotal, outcome.as_str());
         }
         if record.api.is_none() {
             let outcome = match record.end {
                 End::Complete => "complete",
                 End::Failed(code) => code.as_str(),
             };
-            self.count_outcome(Stat::LoadOnlyRequestsTotal, outcome);
+            self.ledger.count(Stat::LoadOnlyRequestsTotal, &[outcome]);
             return;
         }
-        self.count_request(record, models);
+        let model = models.model.unwrap_or(Admitted::OTHER);
         if let Some(rule) = record.rewrite_rule.and_then(|rule| self.rules.get(rule)) {
-            let [model, target] = models.texts(&self.admission);
+            let [model, target] = [model, target].map(|name| self.admission.text(Subject::Model, name));
             self.ledger.count(Stat::ModelRewriteDecisionsTotal, &[rule, model, target]);
         }
-        if record.request.bytes > 0 {
-            let Self { ledger, admission, rows, .. } = self;
-            let row = rows.entry(models).or_default();
-            row.sample(ledger, admission, models, Measure::RequestSize, record.request.bytes);
-        }
-        if let Some(response) = record.response.filter(|response| response.complete) {
-            self.measure(record, &response, models);
-        }
+        let response = self.response_model(model, target, models.response.unwrap_or(Admitted::OTHER));
+        let key = RowKey {
+            model,
+            target,
+            response,
+            api: record.api,
+            priority: record.priority,
+            streamed: record.response.is_some_and(|response| response.streamed),
+        };
+        self.measure(record, key);
     }
 
-    fn count_outcome(&mut self, stat: Stat, outcome: &'static str) {
-        let ledger = &mut self.ledger;
-        let series = *self.outcomes.entry((stat, outcome)).or_insert_with(|| ledger.labelled(stat, &[outcome]));
-        self.add([series]);
-    }
-
-    fn count_request(&mut self, record: &ExchangeRecord, models: Models) {
-        let priority = record.priority;
-        let known = self.row(models).requests.iter().find(|(other, _)| *other == priority).map(|&(_, series)| series);
-        let series = known.unwrap_or_else(|| {
-            let [model, target] = models.texts(&self.admission);
-            let series = [
-                self.ledger.labelled(Stat::ObjectiveRequestTotal, &[model, target, &priority.to_string()]),
-                self.ledger.labelled(Stat::ModelRequestTotal, &[model, target]),
-            ];
-            self.row(models).requests.push((priority, series));
-            series
-        });
-        self.add(series);
-        let End::Failed(code) = record.end else { return };
-        let known = self.row(models).errors.iter().find(|(other, _)| *other == code).map(|&(_, series)| series);
-        let series = known.unwrap_or_else(|| {
-            let [model, target] = models.texts(&self.admission);
-            let series = [Stat::ObjectiveRequestErrorTotal, Stat::ModelRequestErrorTotal]
-                .map(|stat| self.ledger.labelled(stat, &[model, target, code.as_str()]));
-            self.row(models).errors.push((code, series));
-            series
-        });
-        self.add(series);
+    /// The label of the model that a response names, of which there are only so many for each model.
+    fn response_model(&mut self, model: Admitted, target: Admitted, response: Admitted) -> Admitted {
+        if [target, model, Admitted::NONE, Admitted::OTHER].contains(&response) {
+            return response;
+        }
+        let known = self.response_models.entry((model, target)).or_default();
+        if known.contains(&response) {
+            response
+        } else if known.len() < MAX_RESPONSE_MODELS {
+            known.push(response);
+            response
+        } else {
+            Admitted::OTHER
+        }
     }
 
     fn count_pick(&mut self, pool: &Pool, record: &ExchangeRecord, target: Admitted) {
@@ -325,7 +266,9 @@ impl Telemetry {
             Pick::None => {}
             Pick::NoEndpoint => {
                 let target = self.admission.text(Subject::Model, target);
-                self.ledger.count(Stat::SchedulerAttemptsTotal, &["failure", target, "", "", ""]);
+                for stat in ATTEMPTS {
+                    self.ledger.count(stat, &["failure", target, "", "", ""]);
+                }
             }
             Pick::Ranked(ranked, _) => {
                 let key = (target, ranked.first());
@@ -337,7 +280,7 @@ impl Telemetry {
                         series
                     }
                 };
-                self.add([series]);
+                self.add(series);
                 self.count_hit(&record.forecast(Some(ranked.first())));
             }
         }
@@ -367,11 +310,9 @@ impl Telemetry {
     fn count_hit(&mut self, forecast: &Forecast) {
         let known = u64::from(forecast.guess.known_tokens);
         let prompt = u64::from(forecast.uncached_tokens.saturating_add(forecast.cached_tokens));
-        if let (Some(ratio), Some(bytes), Some(millionths)) =
-            (self.hit_ratio, self.hit_bytes, (known * 1_000_000).checked_div(prompt))
-        {
-            self.ledger.sample(ratio, millionths);
-            self.ledger.sample(bytes, u64::from(forecast.matched_bytes));
+        if let Some(millionths) = (known * 1_000_000).checked_div(prompt) {
+            self.sample(Measure::HitRatio, millionths);
+            self.sample(Measure::HitBytes, u64::from(forecast.matched_bytes));
         }
     }
 
@@ -393,25 +334,45 @@ impl Telemetry {
         }
     }
 
-    fn measure(&mut self, record: &ExchangeRecord, response: &ResponseSummary, models: Models) {
+    fn measure(&mut self, record: &ExchangeRecord, key: RowKey) {
+        self.measure_prediction(record);
         let Self { ledger, admission, rows, .. } = self;
-        let row = rows.entry(models).or_default();
-        let mut sample = |measure, value| row.sample(ledger, admission, models, measure, value);
+        let row = rows.find(key);
         let times = &record.times;
         let duration = times.ended.micros_since(times.started);
-        sample(Measure::RequestDuration, duration);
+        let complete = record.response.filter(|response| response.complete);
+        let ending = Ending {
+            failure: match record.end {
+                End::Complete => None,
+                End::Failed(code) => ErrorType::of_record(record).map(|kind| (code, kind)),
+            },
+            is_complete: complete.is_some(),
+            is_sent: times.sent.is_some(),
+        };
+        rows.sample_duration(row, ending, duration, ledger, admission);
+        let processed = times.sent.unwrap_or(times.ended).micros_since(times.started);
+        rows.sample(RowId::COMMON, Measure::RequestProcessing, processed, ledger, admission);
+        let mut sample = |measure, value| rows.sample(row, measure, value, ledger, admission);
+        if record.request.bytes > 0 {
+            sample(Measure::RequestSize, record.request.bytes);
+        }
+        let Some(response) = complete else { return };
         sample(Measure::ResponseSize, response.bytes);
+        let usage = &response.usage;
         // A count of 0 says that there was nothing of the kind (no output of an embedding), not that a sample of 0 was taken.
-        if let Some(tokens) = response.usage.prompt_tokens.filter(|&tokens| tokens > 0) {
+        if let Some(tokens) = usage.prompt_tokens.filter(|&tokens| tokens > 0) {
             sample(Measure::InputTokens, tokens);
         }
-        if let Some(tokens) = response.usage.cached_tokens {
+        if let Some(tokens) = usage.cached_tokens {
             sample(Measure::CachedTokens, tokens);
         }
-        let generated = response.usage.completion_tokens.filter(|&tokens| tokens > 0);
+        if let Some(tokens) = usage.reasoning_tokens {
+            sample(Measure::ReasoningTokens, tokens);
+        }
+        let generated = usage.completion_tokens.filter(|&tokens| tokens > 0);
         if let Some(tokens) = generated {
             sample(Measure::OutputTokens, tokens);
-            sample(Measure::NormalizedTimePerOutputToken, duration / tokens);
+            sample(Measure::NormalizedTime, duration / tokens);
         }
         if let (true, Some(first), Some(last)) = (response.streamed, times.first_content, times.last_content) {
             sample(Measure::TimeToFirstToken, first.micros_since(times.started));
@@ -421,7 +382,26 @@ impl Telemetry {
         }
     }
 
-    fn attempt_series(&mut self, pool: &Pool, target: Admitted, id: EndpointId) -> Option<SeriesId> {
+    /// How much longer the first token took than the pick predicted, where the first endpoint that was tried served it.
+    fn measure_prediction(&mut self, record: &ExchangeRecord) {
+        let times = &record.times;
+        let Some((first, sent)) = times.first_content.zip(times.whole.or(times.sent)) else { return };
+        if record.failed.iter().any(Option::is_some) {
+            return;
+        }
+        let predicted = u64::from(record.forecast(record.served.and_then(|served| served.endpoint)).ttft_micros);
+        if let Some(ratio) = first.micros_since(sent).saturating_mul(1_000_000).checked_div(predicted) {
+            self.sample(Measure::TtftRatio, ratio);
+        }
+    }
+
+    /// Takes a sample of what is measured of all requests together.
+    fn sample(&mut self, measure: Measure, value: u64) {
+        let Self { ledger, admission, rows, .. } = self;
+        rows.sample(RowId::COMMON, measure, value, ledger, admission);
+    }
+
+    fn attempt_series(&mut self, pool: &Pool, target: Admitted, id: EndpointId) -> [Option<SeriesId>; 2] {
         let target = self.admission.text(Subject::Model, target);
         let endpoint = pool.endpoint(id);
         let admitted = endpoint.filter(|endpoint| {
@@ -433,7 +413,7 @@ impl Telemetry {
             _ => [OTHER, "", ""],
         };
         let [pod, namespace, port] = values;
-        self.ledger.labelled(Stat::SchedulerAttemptsTotal, &["success", target, pod, namespace, port])
+        ATTEMPTS.map(|stat| self.ledger.labelled(stat, &["success", target, pod, namespace, port]))
     }
 
     fn endpoint_label(&self, pool: &Pool, id: EndpointId) -> String {
@@ -442,13 +422,20 @@ impl Telemetry {
         self.admission.text(Subject::Endpoint, label.unwrap_or(Admitted::OTHER)).to_string()
     }
 
-    fn row(&mut self, models: Models) -> &mut Row {
-        self.rows.entry(models).or_default()
-    }
-
     fn add<const N: usize>(&mut self, series: [Option<SeriesId>; N]) {
         for id in series.into_iter().flatten() {
             self.ledger.add_to(id, 1);
         }
+    }
+}
+
+/// Counts one of a fixed set of outcomes, whose series are found once.
+fn count_one_of(series: &mut [Option<SeriesId>], place: usize, ledger: &mut Ledger, stat: Stat, outcome: &'static str) {
+    let Some(known) = series.get_mut(place) else { return };
+    if known.is_none() {
+        *known = ledger.labelled(stat, &[outcome]);
+    }
+    if let Some(id) = *known {
+        ledger.add_to(id, 1);
     }
 }
