@@ -55,20 +55,25 @@ def variable(source):
 
 
 def laid_out(dashboard):
-    """Rows and panels with their places: panels from left to right, and below when a line is full."""
-    placed, y = [], 0
+    """Rows and panels with their places: panels from left to right, and below when a line is full. A closed row holds its panels."""
+    placed, y, number = [], 0, 0
     for row in dashboard.rows:
-        placed.append({"type": "row", "id": len(placed) + 1, "title": row.title, "collapsed": False, "panels": [],
-                       "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": ROW_HEIGHT}})
+        number += 1
+        heading = {"type": "row", "id": number, "title": row.title, "collapsed": row.is_closed(), "panels": [],
+                   "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": ROW_HEIGHT}}
+        placed.append(heading)
         y += ROW_HEIGHT
         x = tallest = 0
+        top = y
         for panel in row.panels:
             if x + panel.width > WIDTH:
-                x, y, tallest = 0, y + tallest, 0
-            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
-            placed.append(panel_json(panel, len(placed) + 1, place))
+                x, top, tallest = 0, top + tallest, 0
+            number += 1
+            place = {"x": x, "y": top, "w": panel.width, "h": panel.height}
+            (heading["panels"] if row.is_closed() else placed).append(panel_json(panel, number, place))
             x, tallest = x + panel.width, max(tallest, panel.height)
-        y += tallest
+        if not row.is_closed():
+            y = top + tallest
     return placed
 
 

@@ -45,9 +45,11 @@ FAULTS = (
     (0, {"kind": "status", "status": 503, "probability": 0.03}),
     (0, {"kind": "cut", "probability": 0.02}),
     (1, {"kind": "status", "probability": 0.03}),
+    # A page without figures, for some seconds.
+    (0, {"kind": "disable_log_stats", "target": "metrics", "count": 60}),
 )
-# Seconds from the start at which the last pod cannot be reached, and how long for.
-AWAY_AT, AWAY_FOR_MS = 10, 5000
+# Seconds from the start at which two of three pods cannot be reached, and how long for: more than may be left out.
+AWAY_AT, AWAY_FOR_MS = 12, 4000
 
 
 class Stack:
@@ -145,9 +147,11 @@ class Looks:
 
     def __init__(self, server, start):
         self.server, self.start = server, start
+        # Panels that have shown what they should are not looked at again.
+        self.seen = set()
 
     def panel(self, panel, step=1):
-        """The series of each query: legend, and points."""
+        """The series of each query: legend, labels and points."""
         end = time.time()
         for query in panel.queries:
             found = []
@@ -160,13 +164,24 @@ class Looks:
         for board in boards:
             for panel in board.panels():
                 where = f"{board.title}: {panel.title}"
-                for query, found in self.panel(panel):
-                    may_be_empty = panel.empty or query.empty
-                    if not found and not may_be_empty:
-                        yield f"{where}: no data: {query.expr}"
-                    for named in re.findall(r"\{\{(\w+)\}\}", query.legend):
-                        if not all(named in labels for _, labels, _ in found):
-                            yield f"{where}: its legend names {named}, which no result has: {query.expr}"
+                if where in self.seen:
+                    continue
+                faults = list(self.panel_faults(panel))
+                if not faults:
+                    self.seen.add(where)
+                yield from (f"{where}: {fault}" for fault in faults)
+
+    def panel_faults(self, panel):
+        moves = False
+        for query, found in self.panel(panel):
+            if not found and not panel.empty and not query.empty:
+                yield f"no data: {query.expr}"
+            for named in re.findall(r"\{\{(\w+)\}\}", query.legend):
+                if found and not any(named in labels for _, labels, _ in found):
+                    yield f"its legend names {named}, which no result has: {query.expr}"
+            moves |= any(value != 0 for _, _, points in found for _, value in points)
+        if not moves and not panel.empty and not panel.quiet:
+            yield "nothing but zeros"
 
 
 def rule_faults(server):
@@ -222,7 +237,8 @@ def rehearse(arguments, folder):
             looks = Looks(server, start)
             with Clients((host, int(port))) as clients:
                 time.sleep(AWAY_AT)
-                stack.fault(len(stack.pods) - 1, {"kind": "refuse", "duration_ms": AWAY_FOR_MS})
+                for pod in (1, 2):
+                    stack.fault(pod, {"kind": "refuse", "duration_ms": AWAY_FOR_MS})
                 while True:
                     time.sleep(LOOK_EVERY)
                     seconds = time.time() - start

@@ -83,6 +83,12 @@ def observability():
     yield ["python", "-m", "unittest", "discover", "-s", "observability/tests", "-p", "*_test.py"]
 
 
+def dashboards():
+    """Every panel of every dashboard against a real Prometheus that scrapes a running gateway, in both bindings."""
+    for mode in ("wasm", "native"):
+        yield ["python", "observability/rehearsal.py", "--mode", mode]
+
+
 def imports():
     yield [sys.executable, str(ROOT / "scripts" / "wasm_imports.py"), str(wasm()), str(ROOT / "filter" / "imports.txt")]
 
@@ -147,6 +153,7 @@ STEPS = [
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("observability", observability, ("promtool", "observability-env"), minutes=3),
+    Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=6),
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.
     Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=15),
     Step("soak", soak, ("wasm-target", "envoy"), minutes=10),

@@ -18,7 +18,7 @@ class Panel:
 
     `kind` is `timeseries` or `stat`, which shows last values in large. `width` and `height` are in Grafana's grid of 24 columns.
     The axis begins at 0 unless values are `signed`.
-    `empty` says why the panel rightly shows nothing on a healthy demo; a panel without it must have data there.
+    `empty` says why the panel rightly shows nothing in a rehearsal, `quiet` why nothing but zeros; a panel without them must show more there.
     """
 
     title: str
@@ -31,14 +31,18 @@ class Panel:
     signed: bool = False
     description: str = ""
     empty: str = ""
+    quiet: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A heading and the panels below it, laid out from left to right."""
+    """A heading and the panels below it, laid out from left to right; closed at first if all of them are empty."""
 
     title: str
     panels: tuple
+
+    def is_closed(self):
+        return all(panel.empty for panel in self.panels)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ DASHBOARD = Dashboard(
         row(
             "Signals",
             panel("Signal Age", "ms", (f"max by (endpoint) (inpick_signal_age_milliseconds{{{POOL}}})", "{{endpoint}}"), description="Since the page that the load in use is from."),
-            panel("Snapshot Age", "s", ("max by (instance) (inpick_snapshot_age_seconds)", "{{instance}}"), description="Whole seconds since the sidecar last confirmed it."),
+            panel("Snapshot Age", "s", ("max by (instance) (inpick_snapshot_age_seconds)", "{{instance}}"), description="Whole seconds since the sidecar last confirmed it.", quiet="it is confirmed many times a second"),
             panel("Snapshot Fetches / s", "reqps", (rate("inpick_snapshot_fetches_total", "outcome", ""), "{{outcome}}")),
             panel("Missing Signals", "short", (f"max by (engine, signal) (inpick_missing_signals{{{POOL}}})", "{{engine}} {{signal}}"), width=12, description="Endpoints whose page lacks a signal."),
             panel("Label Overflows / s", "short", (rate("inpick_label_overflows_total", "label", ""), "{{label}}"), width=12, description="Values that became `other` because there was no place for them."),

@@ -40,8 +40,8 @@ DASHBOARD = Dashboard(
             ),
             panel("Request Time", "ms", *quantiles(f"envoy_cluster_upstream_rq_time_bucket{{{CLUSTER}}}", (0.5, 0.95, 0.99), ("envoy_cluster_name",), " " + NAME)),
             panel("Active Requests", "short", (now("envoy_cluster_upstream_rq_active"), NAME)),
-            panel("Pending Requests", "short", (now("envoy_cluster_upstream_rq_pending_active"), NAME), description="Requests that wait for a connection."),
-            panel("Requests without a Connection / s", "reqps", (rate("envoy_cluster_upstream_rq_pending_overflow"), NAME), description="Refused because a circuit breaker was open."),
+            panel("Pending Requests", "short", (now("envoy_cluster_upstream_rq_pending_active"), NAME), description="Requests that wait for a connection.", quiet="connections are quick on one machine"),
+            panel("Requests without a Connection / s", "reqps", (rate("envoy_cluster_upstream_rq_pending_overflow"), NAME), description="Refused because a circuit breaker was open.", quiet="no circuit breaker opens under so little"),
         ),
         row(
             "Retries and failures",
@@ -56,8 +56,8 @@ DASHBOARD = Dashboard(
                 "Timeouts and Resets / s",
                 "reqps",
                 (rate("envoy_cluster_upstream_rq_timeout"), "timeouts " + NAME),
-                (rate("envoy_cluster_upstream_rq_rx_reset"), "reset by the endpoint " + NAME),
-                (rate("envoy_cluster_upstream_rq_tx_reset"), "reset here " + NAME),
+                (rate("envoy_cluster_upstream_cx_destroy_remote_with_active_rq"), "broken off there " + NAME),
+                (rate("envoy_cluster_upstream_cx_destroy_local_with_active_rq"), "given up here " + NAME),
             ),
             panel(
                 "Failed Connections / s",

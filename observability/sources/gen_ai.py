@@ -3,6 +3,8 @@
 from .board import Dashboard, Variable, panel, quantiles, row
 
 MODEL = 'gen_ai_request_model=~"$model"'
+# Without the requests whose model could not be read.
+NAMED = MODEL + ', gen_ai_request_model!=""'
 BY_MODEL = "sum by (gen_ai_request_model)"
 SHARES = (0.5, 0.95, 0.99)
 
@@ -21,6 +23,7 @@ def tokens(kind):
 
 REQUESTS = "gen_ai_client_operation_duration_seconds_count"
 FAILED = MODEL + ', error_type!=""'
+NAMED_FAILED = NAMED + ', error_type!=""'
 
 DASHBOARD = Dashboard(
     uid="inpick-gen-ai",
@@ -66,11 +69,11 @@ DASHBOARD = Dashboard(
         ),
         row(
             "Requests and errors",
-            panel("Requests by Model", "reqps", (f"{BY_MODEL} ({rate(REQUESTS)})", "{{gen_ai_request_model}}"), stacked=True),
+            panel("Requests by Model", "reqps", (f"{BY_MODEL} ({rate(REQUESTS, NAMED)})", "{{gen_ai_request_model}}"), stacked=True),
             panel("Requests by Operation", "reqps", (f"sum by (gen_ai_operation_name) ({rate(REQUESTS)})", "{{gen_ai_operation_name}}"), stacked=True),
             panel("Errors by Type", "reqps", (f"sum by (error_type) ({rate(REQUESTS, FAILED)})", "{{error_type}}"), stacked=True),
-            panel("Error Ratio by Model", "percentunit", (f"{BY_MODEL} ({rate(REQUESTS, FAILED)}) / {BY_MODEL} ({rate(REQUESTS)})", "{{gen_ai_request_model}}"), width=12),
-            panel("Errors by Model and Type", "reqps", (f"sum by (gen_ai_request_model, error_type) ({rate(REQUESTS, FAILED)})", "{{gen_ai_request_model}} {{error_type}}"), width=12),
+            panel("Error Ratio by Model", "percentunit", (f"{BY_MODEL} ({rate(REQUESTS, NAMED_FAILED)}) / {BY_MODEL} ({rate(REQUESTS, NAMED)})", "{{gen_ai_request_model}}"), width=12),
+            panel("Errors by Model and Type", "reqps", (f"sum by (gen_ai_request_model, error_type) ({rate(REQUESTS, NAMED_FAILED)})", "{{gen_ai_request_model}} {{error_type}}"), width=12),
         ),
     ),
 )
