@@ -36,7 +36,7 @@ class Box:
 def board_svg(board, looks, start, end):
     """A dashboard with what `looks` has for its panels between two times."""
     # As many points as can be told apart.
-    step = max(1, round((end - start) / 90))
+    step = max(1, round((end - start) / 75))
     placed = grafana.laid_out(board)
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in placed)
     width, height = grafana.WIDTH * COLUMN + 2 * MARGIN, HEADER + bottom * UNIT + MARGIN
@@ -44,7 +44,7 @@ def board_svg(board, looks, start, end):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"><style>{STYLE}</style>',
         f'<rect width="{width}" height="{height}" fill="#f4f5f7"/>',
         label(MARGIN, 28, board.title, "h"),
-        label(MARGIN, 46, f"{board.description} A rehearsal of {end - start:.0f} s, scraped each second.", "n"),
+        label(MARGIN, 46, f"{board.description} A rehearsal of {end - start:.0f} s.", "n"),
     ]
     rows = iter(board.rows)
     for place in placed:
@@ -58,7 +58,7 @@ def board_svg(board, looks, start, end):
                 parts.append(label(box.x + 9 * (len(row.title) + 2), box.y + 19, f"{len(row.panels)} panels, closed: {row.panels[0].empty}", "n"))
             continue
         panel = next(panels)
-        found = [(legend, points) for _, series in looks.panel(panel, step) for legend, _, points in series]
+        found = [(legend, points) for _, series in looks.panel(panel, step, end) for legend, _, points in series]
         parts += panel_parts(panel, box, found, start, end, step)
     return "\n".join((*parts, "</svg>\n"))
 

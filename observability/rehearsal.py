@@ -28,8 +28,9 @@ from sources import DASHBOARDS
 from traffic import ADAPTER, ALIAS, BASE, RARE, Clients
 
 HERE = Path(__file__).resolve().parent
-SCRAPE_SECONDS = 1
-# As Grafana computes it for so short an interval: four scrapes, and some more for a loaded machine.
+# A page must be there within the interval, on a loaded machine too.
+SCRAPE_SECONDS = 2
+# Four scrapes, as Grafana computes it.
 RATE_INTERVAL = "8s"
 START_SECONDS = 120
 LOOK_EVERY = 5
@@ -150,9 +151,9 @@ class Looks:
         # Panels that have shown what they should are not looked at again.
         self.seen = set()
 
-    def panel(self, panel, step=1):
-        """The series of each query: legend, labels and points."""
-        end = time.time()
+    def panel(self, panel, step=1, end=None):
+        """The series of each query until an end, which is now if none is given: legend, labels and points."""
+        end = end or time.time()
         for query in panel.queries:
             found = []
             for labels, points in self.server.series(concrete(query.expr, end - self.start), self.start, end, step):
@@ -250,8 +251,7 @@ def rehearse(arguments, folder):
             print(f"{arguments.mode}: {clients.served} requests served in {seconds:.0f} s, {sum(len(board.panels()) for board in DASHBOARDS)} panels")
             if arguments.draw:
                 for board in DASHBOARDS:
-                    file = arguments.draw / f"{board.uid}.svg"
-                    file.write_text(drawing.board_svg(board, looks, start, time.time()))
+                    (arguments.draw / f"{board.uid}.svg").write_text(drawing.board_svg(board, looks, start, start + seconds))
             return found
 
 
