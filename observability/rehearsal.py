@@ -73,10 +73,9 @@ class Stack:
             time.sleep(0.2)
         text = self.output.read_text()
         address = r"([\d.]+:\d+)"
-        self.gateway = re.search(rf"gateway +http://{address}", text).group(1)
-        self.sidecar = re.search(rf"metrics +http://{address}", text).group(1)
-        self.admin = re.search(rf"admin +http://{address}", text).group(1)
-        self.pods = re.findall(address, re.search(r"pods +(.+)", text).group(1))
+        lines = dict(re.findall(r"^  (\w+) +(.+)$", text, re.M))
+        self.gateway, self.sidecar, self.admin = (re.search(address, lines[name]).group(1) for name in ("gateway", "metrics", "admin"))
+        self.pods = re.findall(address, lines["pods"])
         return self
 
     def __exit__(self, *_):
