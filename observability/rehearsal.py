@@ -47,7 +47,7 @@ FAULTS = (
     (0, {"kind": "cut", "probability": 0.02}),
     (1, {"kind": "status", "probability": 0.03}),
     # A page without figures, for some seconds.
-    (0, {"kind": "disable_log_stats", "target": "metrics", "count": 60}),
+    (0, {"kind": "disable_log_stats", "target": "metrics", "count": 120}),
 )
 # Seconds from the start at which two of three pods cannot be reached, and how long for: more than may be left out.
 AWAY_AT, AWAY_FOR_MS = 12, 4000
@@ -185,11 +185,13 @@ class Looks:
 
 
 def rule_faults(server):
-    """Rules that could not be evaluated."""
+    """Rules that could not be evaluated, and recording rules that have nothing to record."""
     for group in server.get("rules")["groups"]:
         for rule in group["rules"]:
             if rule["health"] == "err":
                 yield f"rule {rule['name']}: {rule['lastError']}"
+            elif rule["type"] == "recording" and not server.get("query", query=rule["name"])["result"]:
+                yield f"rule {rule['name']}: records nothing"
 
 
 def scrape_faults(server):
