@@ -202,6 +202,8 @@ families! {
         "Newest spelling of inference_objective_normalized_time_per_output_token_seconds.";
     LlmDRequestInputTokens = "llm_d_epp_request_input_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
         "Newest spelling of inference_objective_input_tokens.";
+    LlmDRequestCachedTokens = "llm_d_epp_request_cached_tokens", Histogram(Bounds::INPUT_TOKENS), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
+        "Newest spelling of inference_objective_prompt_cached_tokens.";
     LlmDRequestOutputTokens = "llm_d_epp_request_output_tokens", Histogram(Bounds::OUTPUT_TOKENS), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
         "Newest spelling of inference_objective_output_tokens.";
     LlmDRequestSizeBytes = "llm_d_epp_request_size_bytes", Histogram(Bounds::REQUEST_BYTES), [ModelName, TargetModelName, Priority, FairnessId], LlmD, Envoy,
@@ -216,6 +218,8 @@ families! {
         "Newest spelling of inference_extension_scheduler_attempts_total.";
     LlmDSchedulerE2eDuration = "llm_d_epp_scheduler_e2e_duration_seconds", Histogram(Bounds::SCHEDULER), [], LlmD, Envoy,
         "Newest spelling of inference_extension_scheduler_e2e_duration_seconds.";
+    LlmDModelRewriteDecisionsTotal = "llm_d_epp_model_rewrite_decisions_total", Counter, [ModelRewriteName, ModelName, TargetModel], LlmD, Envoy,
+        "Newest spelling of inference_extension_model_rewrite_decisions_total.";
     LlmDPrefixIndexerSize = "llm_d_epp_prefix_indexer_size", Gauge, [PluginName, PluginType], LlmD, Envoy,
         "Newest spelling of inference_extension_prefix_indexer_size.";
     LlmDPrefixIndexerHitRatio = "llm_d_epp_prefix_indexer_hit_ratio", Histogram(Bounds::PREFIX_RATIO), [PluginName, PluginType], LlmD, Envoy,

@@ -2,11 +2,12 @@
 //!
 //! Envoy can run another hook of the same stream while it answers the client, so nothing is borrowed or locked then.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
+use endpoint_picker::filter_time::{self, FilterTime, Sampler};
 use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead};
 use endpoint_picker::load_report;
 use endpoint_picker::openai::Api;
@@ -40,6 +41,12 @@ pub(crate) enum Verdict {
 pub(crate) struct Stream {
     instance: Arc<Instance>,
     state: RefCell<State>,
+    /// `None`: it is not timed.
+    time: Cell<Option<FilterTime>>,
+}
+
+thread_local! {
+    static TIMED: Cell<Sampler> = const { Cell::new(Sampler::new()) };
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +70,25 @@ enum Phase {
 impl Stream {
     pub(crate) fn new(instance: Arc<Instance>) -> Self {
         instance.with_picker(EndpointPicker::catch_up);
-        Self { instance, state: RefCell::default() }
+        let mut timed = TIMED.get();
+        let time = Cell::new(timed.begin());
+        TIMED.set(timed);
+        Self { instance, state: RefCell::default(), time }
+    }
+
+    /// Runs a hook, and notes how long it takes where the stream is timed.
+    pub(crate) fn timed<T>(&self, phase: filter_time::Phase, run: impl FnOnce() -> T) -> T {
+        if self.time.get().is_none() {
+            return run();
+        }
+        let began = clock::now();
+        let result = run();
+        // The stream may have come to its end meanwhile.
+        if let Some(mut time) = self.time.get() {
+            time.add(phase, clock::now().micros_since(began));
+            self.time.set(Some(time));
+        }
+        result
     }
 
     pub(crate) fn request_headers(&self, envoy: &mut HttpStream<'_>, end: bool) -> Verdict {
@@ -180,6 +205,9 @@ impl Stream {
 
     pub(crate) fn stream_complete(&self, envoy: &HttpStream<'_>) {
         self.observe(envoy, |exchange, picker, envoy| exchange.on_log(picker, &mut Info(envoy)));
+        if let Some(time) = self.time.take() {
+            self.instance.with_picker(|picker| picker.record_filter_time(time));
+        }
     }
 
     /// A hook panicked: the exchange is settled as a fault of ours, and what is left of the request goes nowhere.

@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 pub struct Charge {
     /// `None`: it went to an address outside the pool.
     endpoint: Option<EndpointId>,
-    model: Option<Admitted>,
+    running: Option<Running>,
     sent_at: Timestamp,
     /// When the last of it was sent, as far as that is known.
     whole_at: Timestamp,
@@ -53,7 +53,7 @@ impl Charge {
     /// after [`crate::pool::TRIAL_MICROS`].
     pub(crate) fn begun(endpoint: Option<EndpointId>, forecast: Forecast, burden: Burden, now: Timestamp) -> Self {
         let prefill = endpoint.zip(burden.streams).map(|(_, streams)| prefill(&forecast, streams, now));
-        Self { endpoint, model: burden.model, sent_at: now, whole_at: now, is_trial: false, forecast, prefill }
+        Self { endpoint, running: burden.running, sent_at: now, whole_at: now, is_trial: false, forecast, prefill }
     }
 
     /// The charge that [`Accounts::transfer`] will make of it, but for a trial's mark.
@@ -94,11 +94,22 @@ const fn prefill(forecast: &Forecast, streams: bool, now: Timestamp) -> Prefill 
     Prefill { tokens: forecast.uncached_tokens, expected_at, is_told: streams }
 }
 
+/// What tells running requests from one another.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Running {
+    /// The model that the client asked for.
+    pub model: Admitted,
+    /// The model that was asked for upstream.
+    pub target: Admitted,
+    /// The request's priority.
+    pub priority: i64,
+}
+
 /// What a request burdens its endpoint with, beside its prompt.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Burden {
     /// What runs, where the request is one for a model.
-    pub model: Option<Admitted>,
+    pub running: Option<Running>,
     /// Whether its first token will tell when its prompt was computed. `None`: its prompt is still coming, see
     /// [`Accounts::became_whole`].
     pub streams: Option<bool>,
@@ -107,7 +118,7 @@ pub struct Burden {
 /// What one worker has in flight.
 #[derive(Debug, Default)]
 pub struct Accounts {
-    running: HashMap<Admitted, u32>,
+    running: HashMap<Running, u32>,
     revision: u64,
 }
 
@@ -127,12 +138,12 @@ impl Accounts {
             pool.prefill_began(id, prefill, now);
             prefill
         });
-        if let Some(model) = burden.model {
-            let count = self.running.entry(model).or_default();
+        if let Some(running) = burden.running {
+            let count = self.running.entry(running).or_default();
             *count = count.saturating_add(1);
         }
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint, model: burden.model, sent_at: now, whole_at: now, is_trial, forecast, prefill }
+        Charge { endpoint, running: burden.running, sent_at: now, whole_at: now, is_trial, forecast, prefill }
     }
 
     /// The last of a request was sent whose prompt was still coming when it was charged; now `forecast` is expected of it.
@@ -173,7 +184,7 @@ impl Accounts {
         if charge.endpoint == to {
             return charge;
         }
-        let Charge { endpoint, model, sent_at, whole_at, is_trial, prefill, .. } = charge;
+        let Charge { endpoint, running, sent_at, whole_at, is_trial, prefill, .. } = charge;
         if let Some(from) = endpoint {
             if let Some(prefill) = prefill {
                 pool.prefill_ended(from, prefill, now);
@@ -187,7 +198,7 @@ impl Accounts {
         });
         let is_trial = to.is_some_and(|id| pool.request_sent(id, sent_at));
         self.revision = self.revision.wrapping_add(1);
-        Charge { endpoint: to, model, sent_at, whole_at, is_trial, forecast, prefill }
+        Charge { endpoint: to, running, sent_at, whole_at, is_trial, forecast, prefill }
     }
 
     /// Takes a request off all accounts.
@@ -196,12 +207,12 @@ impl Accounts {
         if let Some(endpoint) = charge.endpoint {
             pool.request_finished(endpoint, charge.sent_at, charge.is_trial, now);
         }
-        if let Some(model) = charge.model
-            && let Some(count) = self.running.get_mut(&model)
+        if let Some(running) = charge.running
+            && let Some(count) = self.running.get_mut(&running)
         {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.running.remove(&model);
+                self.running.remove(&running);
             }
         }
         self.revision = self.revision.wrapping_add(1);
@@ -213,9 +224,9 @@ impl Accounts {
         self.revision
     }
 
-    /// Requests running by model; those without any are left out.
-    pub fn running(&self) -> impl Iterator<Item = (Admitted, u32)> {
-        self.running.iter().map(|(&model, &count)| (model, count))
+    /// Requests running, by what tells them apart.
+    pub fn running(&self) -> impl Iterator<Item = (Running, u32)> {
+        self.running.iter().map(|(&running, &count)| (running, count))
     }
 }
 
@@ -247,13 +258,13 @@ mod tests {
     fn a_charge_is_in_one_place_until_it_is_finished() {
         let (mut pool, mut accounts) = (pool(), Accounts::default());
         let (first, second) = (pool.members()[0], pool.members()[1]);
-        let model = Admitted::at(0);
+        let running = Running { model: Admitted::at(0), target: Admitted::at(1), priority: -1 };
         let now = Timestamp::from_micros(5);
         let forecast = Forecast { uncached_tokens: 9, ..Forecast::default() };
         let tokens = |pool: &Pool| -> Vec<u64> {
             pool.members().iter().map(|&id| pool.endpoint(id).unwrap().prefill().own_tokens(now)).collect()
         };
-        let burden = Burden { model: Some(model), streams: Some(true) };
+        let burden = Burden { running: Some(running), streams: Some(true) };
         let charge = accounts.charge(&mut pool, Some(first), forecast, burden, now);
         assert_eq!(tokens(&pool), [9, 0]);
         assert_eq!(in_flight(&pool), [1, 0]);
@@ -264,7 +275,7 @@ mod tests {
         let charge = accounts.transfer(&mut pool, charge, None, forecast, now);
         assert_eq!(tokens(&pool), [0, 0]);
         assert_eq!(in_flight(&pool), [0, 0]);
-        assert_eq!(accounts.running().collect::<Vec<_>>(), [(model, 1)]);
+        assert_eq!(accounts.running().collect::<Vec<_>>(), [(running, 1)]);
         let before = accounts.revision();
         accounts.finish(&mut pool, charge, now);
         assert_eq!(accounts.running().count(), 0);

@@ -85,6 +85,8 @@ pub struct Admission {
     pods: Values,
     /// Proposed values; `true`: configured, and so admitted beyond the bound.
     proposals: Vec<(Subject, String, bool)>,
+    /// Times that an endpoint, and a pod, found no place.
+    overflows: [u64; 2],
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +114,7 @@ impl Admission {
             endpoints: Values::default(),
             pods: Values::default(),
             proposals: Vec::new(),
+            overflows: [0; 2],
         };
         for name in configured {
             admission.add_proposal(Subject::Model, name, true);
@@ -136,8 +139,10 @@ impl Admission {
 
     /// Asks for a place for a value.
     pub fn propose(&mut self, subject: Subject, value: &str) {
-        if self.find(subject, value).is_none() {
-            self.add_proposal(subject, value, false);
+        match self.find(subject, value) {
+            None => self.add_proposal(subject, value, false),
+            Some(Admitted::OTHER) if value != OTHER => self.note_overflow(subject),
+            Some(_) => {}
         }
     }
 
@@ -182,7 +187,7 @@ impl Admission {
         if has_grown {
             Some(grown.encode_to_vec())
         } else {
-            self.proposals.clear();
+            self.conclude();
             None
         }
     }
@@ -192,7 +197,30 @@ impl Admission {
         if let Ok(table) = Table::decode(stored) {
             self.adopt(&table);
         }
-        self.proposals.clear();
+        self.conclude();
+    }
+
+    /// How many endpoints, and pods, found no place since this was last asked; one that is proposed again counts again.
+    pub fn take_overflows(&mut self) -> [u64; 2] {
+        core::mem::take(&mut self.overflows)
+    }
+
+    /// What was proposed is in the table, or has no place there.
+    fn conclude(&mut self) {
+        for (subject, text, _) in core::mem::take(&mut self.proposals) {
+            if !self.values(subject).by_text.contains_key(&text) {
+                self.note_overflow(subject);
+            }
+        }
+    }
+
+    const fn note_overflow(&mut self, subject: Subject) {
+        match subject {
+            // Those are counted by the requests that they concern.
+            Subject::Model => {}
+            Subject::Endpoint => self.overflows[0] += 1,
+            Subject::Pod => self.overflows[1] += 1,
+        }
     }
 
     /// Gives up what was proposed: the table cannot be stored.
@@ -329,5 +357,10 @@ mod tests {
         let table = Table::decode(stored.unwrap().as_slice()).unwrap();
         assert_eq!([table.models.len(), table.endpoints.len(), table.pods.len()], [3, 2, 2]);
         assert_eq!(admission.find(Subject::Pod, "3"), Some(Admitted::OTHER));
+        assert_eq!(admission.take_overflows(), [1, 1]);
+        for value in ["2", "3", OTHER] {
+            admission.propose(Subject::Pod, value);
+        }
+        assert_eq!((admission.take_overflows(), admission.has_proposals()), ([0, 1], false));
     }
 }

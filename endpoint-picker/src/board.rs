@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use prost::Message;
 use snapshot::Membership;
 
+use crate::accounts::Running;
 use crate::admission::{Admitted, OTHER, Table};
 use crate::pool::Suspicion;
 use crate::shared_data::{SharedData, update};
@@ -172,6 +173,9 @@ pub struct Post {
     /// What the worker learned of endpoints that answered it.
     #[prost(message, repeated, tag = "16")]
     pub lessons: Vec<Lesson>,
+    /// `llm_d_epp_request_running` is published.
+    #[prost(bool, tag = "17")]
+    pub llm_d: bool,
 }
 
 /// What a worker learned of an endpoint, see [`crate::learning::Rates`].
@@ -220,27 +224,33 @@ pub struct RunningModel {
     /// How many.
     #[prost(uint32, tag = "2")]
     pub count: u32,
+    /// The label of the model that was asked for upstream, written as that of the model.
+    #[prost(uint32, tag = "3")]
+    pub target: u32,
+    /// Their priority.
+    #[prost(sint64, tag = "4")]
+    pub priority: i64,
 }
 
 impl RunningModel {
-    /// So many of that label.
+    /// So many of those.
     #[must_use]
-    pub fn of(model: Admitted, count: u32) -> Self {
-        let model = match model.index() {
+    pub fn of(running: Running, count: u32) -> Self {
+        let number = |label: Admitted| match label.index() {
             Some(index) => index.saturating_add(2),
-            None => u32::from(model == Admitted::OTHER),
+            None => u32::from(label == Admitted::OTHER),
         };
-        Self { model, count }
+        Self { model: number(running.model), count, target: number(running.target), priority: running.priority }
     }
 
-    /// The label's value in that table.
+    /// The values of the labels of model and target in that table.
     #[must_use]
-    pub fn text<'a>(&self, table: &'a Table) -> &'a str {
-        match self.model.checked_sub(2) {
+    pub fn texts<'a>(&self, table: &'a Table) -> [&'a str; 2] {
+        [self.model, self.target].map(|number| match number.checked_sub(2) {
             Some(index) => table.models.get(index as usize).map_or(OTHER, String::as_str),
-            None if self.model == 0 => "",
+            None if number == 0 => "",
             None => OTHER,
-        }
+        })
     }
 }
 

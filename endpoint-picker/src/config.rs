@@ -315,7 +315,13 @@ impl Config {
         };
         let gen_ai_provider = metrics.text("gen_ai_provider", errors);
         metrics.finish(errors);
-        let sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
+        let mut sidecar = ServiceConfig::read(root.object("sidecar", errors).unwrap_or_default(), errors);
+        if stats.llm_d
+            && let Some(flags) = &mut sidecar.embedded
+        {
+            // The sidecar publishes the pool's gauges of that spelling.
+            flags.entry("llm-d").or_insert_with(|| "on".into());
+        }
         let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         let gen_ai_provider = gen_ai_provider.unwrap_or_else(|| DEFAULT_GEN_AI_PROVIDER.to_owned());
         Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, gen_ai_provider, sidecar }

@@ -18,13 +18,14 @@ use crate::config::StatsConfig;
 use crate::flusher::{Flusher, HostStats};
 use crate::ledger::Ledger;
 use crate::shared_data::{SharedData, update};
+use crate::telemetry::{FAIRNESS_ID, PREFIX_PLUGIN};
 use crate::time::Timestamp;
 
 /// Gauges are computed and reach Envoy this often, like the workers' counters by default.
 const INTERVAL_MS: u64 = 1_000;
 
 /// The labelled gauges, by their number in shared data: only ever appended to.
-const LABELLED: [Stat; 12] = [
+const LABELLED: [Stat; 15] = [
     Stat::ObjectiveRunningRequests,
     Stat::ModelRunningRequests,
     Stat::InFlightRequests,
@@ -37,6 +38,9 @@ const LABELLED: [Stat; 12] = [
     Stat::LearnedPrefillRate,
     Stat::LearnedSlotTime,
     Stat::LearnedSlots,
+    Stat::LlmDRequestRunning,
+    Stat::LlmDPrefixIndexerSize,
+    Stat::SignalAge,
 ];
 
 /// Every labelled gauge that was ever set.
@@ -68,6 +72,8 @@ pub struct Facts<'a> {
     pub board: &'a Board,
     /// Milliseconds since the sidecar last confirmed the loads; `None`: it never did.
     pub snapshot_age_ms: Option<u64>,
+    /// Milliseconds since these loads came.
+    pub loads_age_ms: Option<u64>,
 }
 
 /// The gauges on their way to the host.
@@ -84,7 +90,7 @@ impl Gauges {
     /// Gauges of an instance that has just taken the lease. `build` are the values of `inference_extension_info`.
     pub fn new(shared: &mut impl SharedData, build: [&str; 2]) -> Self {
         // Which spellings are published is each worker's own setting, and comes with its posts.
-        let stats = StatsConfig { objective: true, model: true, ..StatsConfig::default() };
+        let stats = StatsConfig { objective: true, model: true, llm_d: true, ..StatsConfig::default() };
         let mut ledger = Ledger::new(stats);
         ledger.set(Stat::ExtensionInfo, &build, 1);
         let listed = shared.get(key::SERIES).and_then(|(bytes, _)| SeriesList::decode(bytes.as_slice()).ok());
@@ -115,6 +121,9 @@ impl Gauges {
             memory_bytes += post.memory_bytes;
             // All workers know nearly the same.
             prefix_entries = prefix_entries.max(post.prefix_entries);
+            if post.llm_d {
+                values.raise(Stat::LlmDPrefixIndexerSize, &[PREFIX_PLUGIN, PREFIX_PLUGIN], post.prefix_entries);
+            }
             values.add_running(post);
             lessons.add(post);
         }
@@ -124,7 +133,7 @@ impl Gauges {
         self.ledger.set(Stat::PrefixIndexerSize, &[], prefix_entries);
         values.add_in_flight(facts.board, facts.membership);
         if let Some(membership) = facts.membership {
-            values.add_pools(membership, facts.loads);
+            values.add_pools(membership, facts);
         }
         self.list(shared, &values.values);
         for key in &self.listed {
@@ -213,6 +222,13 @@ impl Values {
         }
     }
 
+    /// Makes it at least that.
+    fn raise(&mut self, stat: Stat, labels: &[&str], least: u64) {
+        if let Some(value) = self.value(stat, labels) {
+            *value = least.max(*value);
+        }
+    }
+
     fn add_running(&mut self, post: &Post) {
         // Every name that has a label shows a value, 0 too.
         for model in self.table.models.clone().iter().map(String::as_str).chain([OTHER]) {
@@ -225,7 +241,12 @@ impl Values {
             }
         }
         for running in &post.running {
-            let model = running.text(&self.table).to_owned();
+            let [model, target] = running.texts(&self.table).map(ToOwned::to_owned);
+            if post.llm_d {
+                let priority = running.priority.to_string();
+                let labels = [model.as_str(), target.as_str(), &priority, FAIRNESS_ID];
+                self.add(Stat::LlmDRequestRunning, &labels, u64::from(running.count));
+            }
             for (stat, is_on) in
                 [(Stat::ObjectiveRunningRequests, post.objective), (Stat::ModelRunningRequests, post.model)]
             {
@@ -273,8 +294,10 @@ impl Values {
         }
     }
 
-    fn add_pools(&mut self, membership: &Membership, loads: &Loads) {
+    fn add_pools(&mut self, membership: &Membership, facts: &Facts<'_>) {
+        let loads = facts.loads;
         let admitted: HashSet<String> = self.table.pods.iter().cloned().collect();
+        let addresses: HashSet<String> = self.table.endpoints.iter().cloned().collect();
         let mut loads = loads.endpoints.iter().filter(|_| loads.belong_to(membership));
         for pool in &membership.pools {
             for state in ["fresh", "stale", "unknown", "sleeping", "unready", "frozen"] {
@@ -287,6 +310,15 @@ impl Values {
                 let name = label_value(&name);
                 let pod = if admitted.contains(name.as_ref()) { name.as_ref() } else { OTHER };
                 self.add_load(&pool.name, pod, load);
+                // What is fresh was read again whenever the sidecar confirmed it; the rest is as old as the loads.
+                let since = if load.state == State::Fresh { facts.snapshot_age_ms } else { facts.loads_age_ms };
+                if let (Some(age_ms), Some(since)) = (load.age_ms, since) {
+                    let address = endpoint.address.to_string();
+                    let address = label_value(&address);
+                    let address = if addresses.contains(address.as_ref()) { address.as_ref() } else { OTHER };
+                    // Endpoints that share a label show the oldest of them.
+                    self.raise(Stat::SignalAge, &[&pool.name, address], age_ms.saturating_add(since));
+                }
             }
         }
     }
@@ -312,9 +344,7 @@ impl Values {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a ratio: 0 to 1000")]
             let permille = (usage * 1000.0 + 0.5) as u64;
             // Pods that share a label show the fullest of them.
-            if let Some(value) = self.value(Stat::PoolKvCacheUtilizationPermille, &[pool, pod]) {
-                *value = permille.max(*value);
-            }
+            self.raise(Stat::PoolKvCacheUtilizationPermille, &[pool, pod], permille);
         }
     }
 }

@@ -137,6 +137,8 @@ impl Holder {
                 loads,
                 board: duty.gatherer.board(),
                 snapshot_age_ms: (version.loads > 0).then(|| now.millis_since(confirmed_at)),
+                loads_age_ms: (version.loads > 0)
+                    .then(|| now.millis_since(Timestamp::from_micros(version.loads_received_at_micros))),
             };
             duty.gauges.compute(host, &facts, duty.gatherer.posts(), now);
         }

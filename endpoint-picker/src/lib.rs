@@ -22,6 +22,7 @@ pub mod config;
 mod ending;
 pub mod error_type;
 pub mod exchange;
+pub mod filter_time;
 pub mod flusher;
 pub mod gauges;
 pub mod head;

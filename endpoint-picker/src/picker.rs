@@ -11,6 +11,7 @@ use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Burden, Charge};
 use crate::config::Config;
+use crate::filter_time::FilterTime;
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
@@ -172,6 +173,7 @@ impl EndpointPicker {
                 Some(Note::Settled(record)) => self.telemetry.record(pool, record),
                 Some(Note::Failed(endpoint, failure)) => self.telemetry.count_failure(pool, endpoint, failure),
                 Some(Note::Ejected(endpoint)) => self.telemetry.count_ejection(pool, endpoint),
+                Some(Note::Timed(time)) => self.telemetry.record_filter_time(&time),
                 Some(Note::Picked(micros)) => self.telemetry.record_pick_duration(micros),
                 Some(Note::Alone) => self.telemetry.count_lone_pick(),
             }
@@ -281,6 +283,14 @@ impl EndpointPicker {
         match &self.shared {
             None => self.telemetry.record_pick_duration(micros),
             Some(shared) => shared.state.tell(Note::Picked(micros)),
+        }
+    }
+
+    /// Records what the filter took for one request.
+    pub fn record_filter_time(&mut self, time: FilterTime) {
+        match &self.shared {
+            None => self.telemetry.record_filter_time(&time),
+            Some(shared) => shared.state.tell(Note::Timed(time)),
         }
     }
 
@@ -533,6 +543,6 @@ fn note_forecast(charge: &Charge, record: &mut ExchangeRecord) {
 
 /// What a request burdens an endpoint with.
 fn burden(telemetry: &Telemetry, record: &ExchangeRecord, is_whole: bool) -> Burden {
-    let model = record.api.map(|_| telemetry.running_label(&record.model));
-    Burden { model, streams: is_whole.then_some(record.request.stream) }
+    let running = record.api.map(|_| telemetry.running(record));
+    Burden { running, streams: is_whole.then_some(record.request.stream) }
 }

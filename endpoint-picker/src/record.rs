@@ -1,5 +1,6 @@
 //! What an exchange was, complete at its end: the one value from which every statistic, log line and page is made.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
 
@@ -42,6 +43,8 @@ pub struct ExchangeRecord {
     pub response_model: Option<String>,
     /// When what happened.
     pub times: Times,
+    /// Times between pieces of a streamed response, where a family shows them.
+    pub intervals: Option<Box<Intervals>>,
     /// How it ended.
     pub end: End,
 }
@@ -239,6 +242,35 @@ pub struct Times {
     pub ended: Timestamp,
 }
 
+/// Upper limits of the buckets of [`Intervals`], in microseconds: those of [`catalogue::Bounds::INTER_TOKEN`].
+const INTERVAL_LIMITS: [u64; 15] = [
+    1_000, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 300_000, 500_000, 750_000,
+    1_000_000, 2_000_000,
+];
+
+/// Times between pieces with content, sorted into buckets as they come: a stream has thousands.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Intervals {
+    counts: [u32; INTERVAL_LIMITS.len() + 1],
+    sum_micros: u64,
+}
+
+impl Intervals {
+    /// A piece came so many microseconds after the one before.
+    pub fn add(&mut self, micros: u64) {
+        if let Some(count) = self.counts.get_mut(INTERVAL_LIMITS.partition_point(|&limit| limit < micros)) {
+            *count = count.saturating_add(1);
+        }
+        self.sum_micros = self.sum_micros.saturating_add(micros);
+    }
+
+    /// How many by bucket, the last without a limit, and their sum in microseconds.
+    #[must_use]
+    pub const fn samples(&self) -> (&[u32], u64) {
+        (&self.counts, self.sum_micros)
+    }
+}
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum End {
@@ -267,6 +299,7 @@ impl ExchangeRecord {
             response: None,
             response_model: None,
             times: Times { started: now, ..Times::default() },
+            intervals: None,
             end: End::Complete,
         }
     }
@@ -323,6 +356,17 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+
+    #[test]
+    fn intervals_have_the_buckets_of_the_family_that_shows_them() {
+        assert_eq!(INTERVAL_LIMITS.as_slice(), catalogue::Bounds::INTER_TOKEN.limits());
+        let mut intervals = Intervals::default();
+        for micros in [1_000, 1_001, 3_000_000] {
+            intervals.add(micros);
+        }
+        let (counts, sum) = intervals.samples();
+        assert_eq!((counts[0], counts[1], counts[15], sum), (1, 1, 1, 3_002_001));
+    }
 
     #[test]
     fn a_request_id_is_kept_whole_or_not_at_all() {

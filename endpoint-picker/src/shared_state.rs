@@ -10,6 +10,7 @@ use core::fmt::Debug;
 
 use snapshot::Loads;
 
+use crate::filter_time::FilterTime;
 use crate::pool::{EndpointId, Pool};
 use crate::record::ExchangeRecord;
 use crate::routing::Routing;
@@ -30,6 +31,8 @@ pub enum Note {
     Ejected(EndpointId),
     /// A pick took so many microseconds.
     Picked(u64),
+    /// What the filter took for a request.
+    Timed(FilterTime),
     /// A pick was made without the shared routing, which another thread held.
     Alone,
 }

@@ -220,6 +220,7 @@ impl Posted {
             worker,
             objective: config.stats.objective,
             model: config.stats.model,
+            llm_d: config.stats.llm_d,
             pool: config.pool.clone(),
             ..Post::default()
         };
@@ -254,7 +255,7 @@ impl Posted {
         }));
         post.prefix_entries = routing.prefix_index().len() as u64;
         post.running.clear();
-        post.running.extend(routing.accounts().running().map(|(model, count)| RunningModel::of(model, count)));
+        post.running.extend(routing.accounts().running().map(|(running, count)| RunningModel::of(running, count)));
         post.suspects.clear();
         post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
         let mut counts = if self.remembered.len() >= MAX_REMEMBERED {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use endpoint_picker::filter_time::{Phase, Sampler};
+
 use crate::abi::Action;
+use crate::host;
 use crate::picker::SharedPicker;
 use crate::plugin::Root;
 use crate::stream::Stream;
@@ -15,6 +18,7 @@ const MAX_SPARE: usize = 64;
 pub(crate) struct Dispatcher {
     /// Few: those plugins that name the same `vm_id`.
     roots: Vec<(u32, Root)>,
+    timed: Sampler,
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
     #[allow(clippy::vec_box, reason = "a box goes from here to the table and back, without a copy of the stream")]
     #[allow(clippy::vec_box, reason = "streams move between the map and the spare ones: a pointer, not a kilobyte")]
@@ -24,7 +28,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) const fn new() -> Self {
         let streams = HashMap::with_hasher(BuildHasherDefault::new());
-        Self { roots: Vec::new(), streams, spare: Vec::new() }
+        Self { roots: Vec::new(), timed: Sampler::new(), streams, spare: Vec::new() }
     }
 
     /// A context begins: a plugin instance (`parent` 0) or a stream of the instance `parent`.
@@ -32,7 +36,8 @@ impl Dispatcher {
         if parent == 0 {
             self.roots.push((context, Root::default()));
         } else if let Some(picker) = self.root(parent).and_then(Root::stream_came) {
-            let stream = self.stream_of(picker);
+            let mut stream = self.stream_of(picker);
+            stream.time(self.timed.begin());
             self.streams.insert(context, stream);
         }
     }
@@ -57,8 +62,20 @@ impl Dispatcher {
     }
 
     /// Runs one callback of a stream. One that is not known, because its plugin is no filter, passes.
-    pub(crate) fn stream(&mut self, context: u32, callback: impl FnOnce(&mut Stream) -> Action) -> Action {
-        self.streams.get_mut(&context).map_or(Action::Continue, |stream| callback(stream))
+    pub(crate) fn stream(
+        &mut self,
+        context: u32,
+        phase: Phase,
+        callback: impl FnOnce(&mut Stream) -> Action,
+    ) -> Action {
+        let Some(stream) = self.streams.get_mut(&context) else { return Action::Continue };
+        if !stream.is_timed() {
+            return callback(stream);
+        }
+        let began = host::now();
+        let action = callback(stream);
+        stream.took(phase, host::now().micros_since(began));
+        action
     }
 
     /// A context is over: settles a stream, whichever way it ended, and lets a plugin instance do what is left.

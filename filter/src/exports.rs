@@ -8,6 +8,8 @@
 
 use std::cell::RefCell;
 
+use endpoint_picker::filter_time::Phase;
+
 use crate::abi::Action;
 use crate::dispatcher::Dispatcher;
 use crate::log_sink;
@@ -77,7 +79,7 @@ pub(crate) extern "C" fn proxy_on_http_call_response(context: u32, _: u32, heade
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_request_headers(context: u32, count: usize, end: u32) -> Action {
     dispatch(Action::Continue, |dispatcher| {
-        dispatcher.stream(context, |stream| stream.on_http_request_headers(count, end != 0))
+        dispatcher.stream(context, Phase::RequestHeaders, |stream| stream.on_http_request_headers(count, end != 0))
     })
 }
 
@@ -85,21 +87,23 @@ pub(crate) extern "C" fn proxy_on_request_headers(context: u32, count: usize, en
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_request_body(context: u32, size: usize, end: u32) -> Action {
     dispatch(Action::Continue, |dispatcher| {
-        dispatcher.stream(context, |stream| stream.on_http_request_body(size, end != 0))
+        dispatcher.stream(context, Phase::RequestBody, |stream| stream.on_http_request_body(size, end != 0))
     })
 }
 
 /// A request's trailers.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_request_trailers(context: u32, count: usize) -> Action {
-    dispatch(Action::Continue, |dispatcher| dispatcher.stream(context, |stream| stream.on_http_request_trailers(count)))
+    dispatch(Action::Continue, |dispatcher| {
+        dispatcher.stream(context, Phase::RequestBody, |stream| stream.on_http_request_trailers(count))
+    })
 }
 
 /// A response's headers.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_response_headers(context: u32, count: usize, end: u32) -> Action {
     dispatch(Action::Continue, |dispatcher| {
-        dispatcher.stream(context, |stream| stream.on_http_response_headers(count, end != 0))
+        dispatcher.stream(context, Phase::ResponseHeaders, |stream| stream.on_http_response_headers(count, end != 0))
     })
 }
 
@@ -107,7 +111,7 @@ pub(crate) extern "C" fn proxy_on_response_headers(context: u32, count: usize, e
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_response_body(context: u32, size: usize, end: u32) -> Action {
     dispatch(Action::Continue, |dispatcher| {
-        dispatcher.stream(context, |stream| stream.on_http_response_body(size, end != 0))
+        dispatcher.stream(context, Phase::ResponseBody, |stream| stream.on_http_response_body(size, end != 0))
     })
 }
 
@@ -115,7 +119,7 @@ pub(crate) extern "C" fn proxy_on_response_body(context: u32, size: usize, end: 
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn proxy_on_response_trailers(context: u32, count: usize) -> Action {
     dispatch(Action::Continue, |dispatcher| {
-        dispatcher.stream(context, |stream| stream.on_http_response_trailers(count))
+        dispatcher.stream(context, Phase::ResponseBody, |stream| stream.on_http_response_trailers(count))
     })
 }
 

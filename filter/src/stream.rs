@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
+use endpoint_picker::filter_time::{FilterTime, Phase};
 use endpoint_picker::head::{DESTINATION_HEADER, RequestHead, ResponseHead, SERVED_HEADER};
 use endpoint_picker::load_report;
 use endpoint_picker::reply::LocalReply;
@@ -23,16 +24,34 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
+    /// `None`: it is not timed.
+    time: Option<FilterTime>,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default() }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), time: None }
     }
 
     /// Begins another stream in the memory of one that is over.
     pub(crate) fn begin(&mut self, picker: SharedPicker) {
         self.picker = picker;
+    }
+
+    /// Whether, and where, the time that its callbacks take is noted.
+    pub(crate) const fn time(&mut self, time: Option<FilterTime>) {
+        self.time = time;
+    }
+
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.time.is_some()
+    }
+
+    /// A callback took so many microseconds.
+    pub(crate) fn took(&mut self, phase: Phase, micros: u64) {
+        if let Some(time) = &mut self.time {
+            time.add(phase, micros);
+        }
     }
 
     /// Forgets the stream, which is over.
@@ -282,11 +301,17 @@ impl Stream {
 
     /// The stream is over.
     pub(crate) fn end(&mut self) {
-        if self.exchange.is_settled() {
+        let (time, is_settled) = (self.time.take(), self.exchange.is_settled());
+        if is_settled && time.is_none() {
             return;
         }
         if let Ok(mut picker) = self.picker.try_borrow_mut() {
-            self.exchange.on_log(&mut picker, &mut EnvoyStream::default());
+            if !is_settled {
+                self.exchange.on_log(&mut picker, &mut EnvoyStream::default());
+            }
+            if let Some(time) = time {
+                picker.record_filter_time(time);
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub max_envoy_page_bytes: usize,
     /// Threads of the runtime; not zero.
     pub threads: usize,
+    /// The pool's gauges are published as `llm_d_epp_*` too.
+    pub llm_d: bool,
     /// Label `commit`.
     pub commit: String,
     /// Label `build_ref`.

@@ -85,6 +85,7 @@ pub(crate) fn own_families(shared: &Shared) -> Vec<OwnFamily> {
     let about = About {
         commit: &shared.config.commit,
         build_ref: &shared.config.build_ref,
+        llm_d: shared.config.llm_d,
         envoy_up: shared.envoy_up.load(Ordering::Relaxed),
         envoy_page_failures: shared.envoy_page_failures.load(Ordering::Relaxed),
         snapshots_sent: shared.snapshots_sent.load(Ordering::Relaxed),

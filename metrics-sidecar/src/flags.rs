@@ -89,6 +89,9 @@ pub struct Flags {
     /// Threads; one reads thousands of pages a second
     #[arg(long, default_value = "1", value_name = "N")]
     threads: String,
+    /// Whether the pool's gauges are published as llm_d_epp_* too, as the filter publishes its families with metrics.llm_d
+    #[arg(long, default_value = "off", value_name = "on|off", value_parser = ["on", "off"])]
+    llm_d: String,
     /// Label commit of inference_extension_info
     #[arg(long, default_value = option_env!("INPICK_COMMIT").unwrap_or("unknown"), value_name = "TEXT")]
     commit: String,
@@ -295,6 +298,7 @@ impl Flags {
                 envoy_page_timeout,
                 max_envoy_page_bytes,
                 threads,
+                llm_d: self.llm_d == "on",
                 commit: self.commit.clone(),
                 build_ref: self.build_ref.clone(),
             }),

@@ -1,6 +1,6 @@
 //! The sidecar's own families: pool gauges from the pods' pages, and its own health. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use catalogue::{Family, Stat};
@@ -37,6 +37,8 @@ pub struct About<'a> {
     pub commit: &'a str,
     /// Label `build_ref`.
     pub build_ref: &'a str,
+    /// The pool's gauges are published as `llm_d_epp_*` too.
+    pub llm_d: bool,
     /// Whether Envoy's last page was read.
     pub envoy_up: bool,
     /// Pages of Envoy that could not be read.
@@ -52,11 +54,14 @@ pub struct About<'a> {
 pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     let pools = fleet.pools();
     let build = [("build_ref", about.build_ref), ("commit", about.commit)];
-    let mut families = vec![
-        mean(Stat::PoolAverageKvCacheUtilization, pools, |signals| signals.kv_cache_usage),
-        mean(Stat::PoolAverageQueueSize, pools, |signals| signals.waiting.map(f64::from)),
-        mean(Stat::PoolAverageRunningRequests, pools, |signals| signals.running.map(f64::from)),
-    ];
+    let mut families = Vec::new();
+    for (means, newest_means, deviations, signal) in SPREADS {
+        families.push(spread(means, pools, signal, mean));
+        if about.llm_d {
+            families.push(spread(newest_means, pools, signal, mean));
+            families.push(spread(deviations, pools, signal, deviation));
+        }
+    }
     let mut ready = Lines::of(Stat::PoolReadyPods.family());
     let mut queues = Lines::of(Stat::PoolPerPodQueueSize.family());
     let mut info = Lines::of(Stat::ExtensionInfo.family());
@@ -80,6 +85,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         "gauge",
         "1 for each signal that the last page of an endpoint did not carry.",
     );
+    let mut lacking = Lines::of(Stat::MissingSignals.family());
     let mut discovery = Lines::new(
         "inpick_sidecar_discovery_failures_total",
         "counter",
@@ -95,15 +101,17 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         "gauge",
         "Models of the pool that the snapshot leaves out: lists, or names in them, that are too long.",
     );
+    let mut newest =
+        [Stat::LlmDReadyEndpoints, Stat::LlmDPerEndpointQueueSize, Stat::LlmDInfo].map(|stat| Lines::of(stat.family()));
+    let [newest_ready, newest_queues, newest_info] = &mut newest;
+    newest_info.add("", &build, 1);
     for pool in pools {
         let name = pool.name.as_str();
         models_failures.add("", &[("pool", name)], pool.models_failures);
         models_left_out.add("", &[("pool", name)], pool.models_left_out);
-        ready.add(
-            "",
-            &[("name", name)],
-            pool.endpoints().iter().filter(|endpoint| endpoint.state == State::Fresh).count(),
-        );
+        let fresh = pool.endpoints().iter().filter(|endpoint| endpoint.state == State::Fresh).count();
+        ready.add("", &[("name", name)], fresh);
+        newest_ready.add("", &[("name", name)], fresh);
         discovery.add("", &[("pool", name)], pool.discovery_failures);
         for (state, state_name) in STATES {
             let count = pool.endpoints().iter().filter(|endpoint| endpoint.state == state).count();
@@ -116,11 +124,15 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
                 engines.add("", &[("engine", engine.map_or("unknown", EngineKind::as_str)), ("pool", name)], count);
             }
         }
+        for ((engine, signal), count) in lacking_signals(pool) {
+            lacking.add("", &[("engine", engine), ("pool", name), ("signal", signal)], count);
+        }
         for (endpoint, pod) in pool.endpoints().iter().zip(pod_labels(pool.endpoints())) {
             let address = endpoint.target.address.to_string();
             if let Some(signals) = endpoint.page.as_ref().map(|page| &page.signals) {
                 if let Some(waiting) = signals.waiting {
                     queues.add("", &[("model_server_pod", &pod), ("name", name)], waiting);
+                    newest_queues.add("", &[("model_server_endpoint", &pod), ("name", name)], waiting);
                 }
                 for signal in signals.missing() {
                     missing.add("", &[("endpoint", &address), ("pool", name), ("signal", signal)], 1);
@@ -169,6 +181,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         states,
         engines,
         missing,
+        lacking,
         discovery,
         models_failures,
         models_left_out,
@@ -178,7 +191,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         envoy_failures,
         build_info,
     ];
-    families.extend(rest.into_iter().map(|lines| lines.0));
+    families.extend(rest.into_iter().chain(newest.into_iter().filter(|_| about.llm_d)).map(|lines| lines.0));
     families
 }
 
@@ -213,19 +226,62 @@ impl Lines {
     }
 }
 
-/// Mean over the fresh endpoints that carry the signal. A pool without any has no series: a remembered mean would hide that
-/// nobody knows, while an absent one can be alerted on.
-fn mean(stat: Stat, pools: &[PoolState], signal: impl Fn(&Signals) -> Option<f64>) -> OwnFamily {
+type Signal = fn(&Signals) -> Option<f64>;
+
+/// Signals whose mean, and with the newest spelling whose standard deviation, a pool shows.
+const SPREADS: [(Stat, Stat, Stat, Signal); 3] = [
+    (
+        Stat::PoolAverageKvCacheUtilization,
+        Stat::LlmDAverageKvCacheUtilization,
+        Stat::LlmDStdDevKvCacheUtilization,
+        |signals| signals.kv_cache_usage,
+    ),
+    (Stat::PoolAverageQueueSize, Stat::LlmDAverageQueueSize, Stat::LlmDStdDevQueueSize, |signals| {
+        signals.waiting.map(f64::from)
+    }),
+    (Stat::PoolAverageRunningRequests, Stat::LlmDAverageRunningRequests, Stat::LlmDStdDevRunningRequests, |signals| {
+        signals.running.map(f64::from)
+    }),
+];
+
+/// What a pool's fresh endpoints that carry the signal make together. A pool without any has no series: a remembered mean would hide
+/// that nobody knows, while an absent one can be alerted on.
+fn spread(stat: Stat, pools: &[PoolState], signal: Signal, of: fn(&[f64]) -> f64) -> OwnFamily {
     let mut lines = Lines::of(stat.family());
     for pool in pools {
         let values: Vec<f64> =
-            pool.endpoints().iter().filter_map(EndpointState::fresh_signals).filter_map(&signal).collect();
+            pool.endpoints().iter().filter_map(EndpointState::fresh_signals).filter_map(signal).collect();
         if !values.is_empty() {
-            #[allow(clippy::cast_precision_loss, reason = "pools have far fewer than 2^52 endpoints")]
-            lines.add("", &[("name", &pool.name)], values.iter().sum::<f64>() / values.len() as f64);
+            lines.add("", &[("name", &pool.name)], of(&values));
         }
     }
     lines.0
+}
+
+/// The mean of values that are not none.
+#[allow(clippy::cast_precision_loss, reason = "pools have far fewer than 2^52 endpoints")]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The standard deviation of a sample, as the picker whose spelling it is estimates it; 0 of one value.
+#[allow(clippy::cast_precision_loss, reason = "pools have far fewer than 2^52 endpoints")]
+fn deviation(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / values.len().saturating_sub(1).max(1) as f64).sqrt()
+}
+
+/// How many endpoints of each engine have pages that lack a signal.
+fn lacking_signals(pool: &PoolState) -> BTreeMap<(&'static str, &'static str), u64> {
+    let mut counts = BTreeMap::new();
+    for page in pool.endpoints().iter().filter_map(|endpoint| endpoint.page.as_ref()) {
+        let engine = page.signals.engine.map_or("unknown", EngineKind::as_str);
+        for signal in page.signals.missing() {
+            *counts.entry((engine, signal)).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// What names each endpoint in `model_server_pod`: its pod, or its address where no pod is known. Several ports of one pod are
@@ -262,6 +318,7 @@ mod tests {
     const ABOUT: About<'_> = About {
         commit: "c",
         build_ref: "b",
+        llm_d: true,
         envoy_up: false,
         envoy_page_failures: 0,
         snapshots_sent: 1,
@@ -294,6 +351,13 @@ mod tests {
         let text = text(&fleet(&[("a", Some(3)), ("b", Some(4)), ("c", None)]));
         for line in [
             "inference_pool_average_queue_size{name=\"p\\\"1\"} 3.5",
+            "llm_d_epp_average_queue_size{name=\"p\\\"1\"} 3.5",
+            "llm_d_epp_std_dev_queue_size{name=\"p\\\"1\"} 0.7071067811865476",
+            "llm_d_epp_std_dev_kv_cache_utilization{name=\"p\\\"1\"} 0",
+            "llm_d_epp_ready_endpoints{name=\"p\\\"1\"} 2",
+            "llm_d_epp_per_endpoint_queue_size{model_server_endpoint=\"b\",name=\"p\\\"1\"} 4",
+            "llm_d_epp_info{build_ref=\"b\",commit=\"c\"} 1",
+            "inpick_missing_signals{engine=\"unknown\",pool=\"p\\\"1\",signal=\"running\"} 2",
             "inference_pool_average_kv_cache_utilization{name=\"p\\\"1\"} 0.25",
             "inference_pool_ready_pods{name=\"p\\\"1\"} 2",
             "inference_pool_per_pod_queue_size{model_server_pod=\"b\",name=\"p\\\"1\"} 4",

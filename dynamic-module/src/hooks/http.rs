@@ -5,6 +5,8 @@
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
+use endpoint_picker::filter_time::Phase;
+
 use super::{bytes, give, given, take_back};
 use crate::abi::{Buffer, Header};
 use crate::envoy::HttpStream;
@@ -89,6 +91,16 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
     guard(Hook::Stream, run, std::ptr::null, std::ptr::null())
 }
 
+/// The phase of a stream whose time a hook takes.
+const fn phase_of(hook: Hook) -> Phase {
+    match hook {
+        Hook::RequestHeaders => Phase::RequestHeaders,
+        Hook::RequestBody | Hook::RequestTrailers => Phase::RequestBody,
+        Hook::ResponseHeaders => Phase::ResponseHeaders,
+        _ => Phase::ResponseBody,
+    }
+}
+
 /// Runs a hook on the request's way in. If it panics, the client gets 500.
 ///
 /// # Safety
@@ -107,7 +119,7 @@ unsafe fn inward(
     let run = || {
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
-        run(stream, &mut envoy)
+        stream.timed(phase_of(hook), || run(stream, &mut envoy))
     };
     let recover = || {
         stream.abandon();
@@ -136,7 +148,7 @@ unsafe fn outward(
     let run = || {
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(hook, &envoy);
-        run(stream, &mut envoy);
+        stream.timed(phase_of(hook), || run(stream, &mut envoy));
         Verdict::Go
     };
     let recover = || {

@@ -312,9 +312,13 @@ impl Exchange {
         if has_content && answering.streamed {
             let now = info.now();
             let Sent { record, charge, .. } = &mut answering.sent;
-            record.times.last_content = Some(now);
+            let before = record.times.last_content.replace(now);
+            if let (Some(before), Some(intervals)) = (before, &mut record.intervals) {
+                intervals.add(now.micros_since(before));
+            }
             if record.times.first_content.is_none() {
                 record.times.first_content = Some(now);
+                record.intervals = picker.config().stats.llm_d.then(Box::default);
                 picker.first_token_came(charge, record, now);
             }
         }

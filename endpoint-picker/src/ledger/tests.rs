@@ -197,7 +197,9 @@ fn a_refused_stat_is_asked_for_once_and_left_out() {
     host.refused = Some("inference_objective_input_tokens".to_string());
     let ids = [INPUT, Stat::ModelInputTokens].map(|stat| ledger.labelled(stat, &["m", "m"]).unwrap());
     for round in 1..=2 {
-        ids.map(|id| ledger.sample(id, 5));
+        for id in ids {
+            ledger.sample(id, 5);
+        }
         settle(&mut ledger, &mut host);
         assert_eq!(host.value("model_name=m;target_model_name=m;inference_model_input_tokens_count"), round);
     }

@@ -3,6 +3,7 @@
 use catalogue::Stat;
 
 use crate::error_type::ErrorType;
+use crate::filter_time::Phase;
 use crate::reply::ErrorCode;
 
 macro_rules! measures {
@@ -39,6 +40,8 @@ measures! {
     TimeToFirstToken,
     /// Time for each token after the first.
     TimePerOutputToken,
+    /// Time between two pieces of a stream.
+    InterTokenTime,
     /// One pick, of whatever request.
     PickDuration,
     /// Part of a prompt that the picked endpoint should have, in millionths.
@@ -49,6 +52,13 @@ measures! {
     TtftRatio,
     /// Request headers to the moment at which it is sent on or refused.
     RequestProcessing,
+    /// What the filter took for a response.
+    ResponseProcessing,
+    /// What the filter took for a phase of a request.
+    RequestHeadersTime,
+    RequestBodyTime,
+    ResponseHeadersTime,
+    ResponseBodyTime,
 }
 
 /// What a family takes of a measure's samples.
@@ -100,6 +110,15 @@ const fn sum(stat: Stat) -> Spelling {
 }
 
 impl Measure {
+    /// In the order of [`Phase::ALL`].
+    pub(super) const FILTER_TIMES: [Self; Phase::ALL.len()] =
+        [Self::RequestHeadersTime, Self::RequestBodyTime, Self::ResponseHeadersTime, Self::ResponseBodyTime];
+
+    /// The phase whose time it is.
+    pub(super) fn phase(self) -> Option<Phase> {
+        Self::FILTER_TIMES.iter().position(|time| *time == self).and_then(|place| Phase::ALL.get(place)).copied()
+    }
+
     /// The families that show it.
     pub(super) const fn spellings(self) -> &'static [Spelling] {
         match self {
@@ -151,7 +170,13 @@ impl Measure {
                 }
             }
             Self::CachedTokens => {
-                const { &[samples(Stat::ObjectivePromptCachedTokens), sum(Stat::GenAiCacheReadInputTokensTotal)] }
+                const {
+                    &[
+                        samples(Stat::ObjectivePromptCachedTokens),
+                        samples(Stat::LlmDRequestCachedTokens),
+                        sum(Stat::GenAiCacheReadInputTokensTotal),
+                    ]
+                }
             }
             Self::OutputTokens => {
                 const {
@@ -193,6 +218,7 @@ impl Measure {
                     ]
                 }
             }
+            Self::InterTokenTime => const { &[samples(Stat::LlmDRequestStreamingItl)] },
             Self::PickDuration => {
                 const { &[samples(Stat::SchedulerE2eDurationSeconds), samples(Stat::LlmDSchedulerE2eDuration)] }
             }
@@ -204,6 +230,10 @@ impl Measure {
             }
             Self::TtftRatio => const { &[samples(Stat::TtftRatio)] },
             Self::RequestProcessing => const { &[samples(Stat::LlmDRequestProcessingDuration)] },
+            Self::ResponseProcessing => const { &[samples(Stat::LlmDResponseProcessingDuration)] },
+            Self::RequestHeadersTime | Self::RequestBodyTime | Self::ResponseHeadersTime | Self::ResponseBodyTime => {
+                const { &[samples(Stat::FilterTime)] }
+            }
         }
     }
 }

@@ -7,14 +7,17 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use catalogue::Stat;
+use catalogue::{Label, Stat};
 use hashbrown::HashMap;
 
 use self::measure::{Ending, Measure};
+pub(crate) use self::rows::{FAIRNESS_ID, PREFIX_PLUGIN};
 use self::rows::{RowId, RowKey, Rows};
+use crate::accounts::Running;
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
 use crate::config::Config;
 use crate::error_type::ErrorType;
+use crate::filter_time::{FilterTime, Phase};
 use crate::learning::Forecast;
 use crate::ledger::{Ledger, SeriesId};
 use crate::pool::{EndpointId, Pool};
@@ -91,6 +94,9 @@ impl Telemetry {
 
     /// Makes every family of what was measured: the statistics, whole, on their way to the host.
     pub fn derive(&mut self) -> &mut Ledger {
+        for (label, count) in [Label::Endpoint, Label::PodName].into_iter().zip(self.admission.take_overflows()) {
+            self.count_overflows(label, count);
+        }
         self.rows.derive(&mut self.ledger);
         &mut self.ledger
     }
@@ -111,15 +117,31 @@ impl Telemetry {
         &mut self.admission
     }
 
-    /// The label under which a request for that model runs.
+    /// What a request runs under.
     #[must_use]
-    pub fn running_label(&self, model: &str) -> Admitted {
-        self.admission.find(Subject::Model, model).unwrap_or(Admitted::OTHER)
+    pub fn running(&self, record: &ExchangeRecord) -> Running {
+        let label = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
+        let model = label(&record.model);
+        let target = if record.target_model == record.model { model } else { label(&record.target_model) };
+        Running { model, target, priority: record.priority }
     }
 
     /// Records how long one pick took.
     pub fn record_pick_duration(&mut self, micros: u64) {
         self.sample(Measure::PickDuration, micros);
+    }
+
+    /// Records what the filter took for one request.
+    pub fn record_filter_time(&mut self, time: &FilterTime) {
+        for (phase, measure) in Phase::ALL.into_iter().zip(Measure::FILTER_TIMES) {
+            if let Some(micros) = time.micros(phase) {
+                self.sample(measure, micros);
+            }
+        }
+        let response = [Phase::ResponseHeaders, Phase::ResponseBody].map(|phase| time.micros(phase));
+        if response.iter().any(Option::is_some) {
+            self.sample(Measure::ResponseProcessing, response.into_iter().flatten().sum());
+        }
     }
 
     /// Models that endpoints list: they may have labels.
@@ -231,8 +253,11 @@ impl Telemetry {
         let model = models.model.unwrap_or(Admitted::OTHER);
         if let Some(rule) = record.rewrite_rule.and_then(|rule| self.rules.get(rule)) {
             let [model, target] = [model, target].map(|name| self.admission.text(Subject::Model, name));
-            self.ledger.count(Stat::ModelRewriteDecisionsTotal, &[rule, model, target]);
+            for stat in [Stat::ModelRewriteDecisionsTotal, Stat::LlmDModelRewriteDecisionsTotal] {
+                self.ledger.count(stat, &[rule, model, target]);
+            }
         }
+        self.count_model_overflows(record, models);
         let response = self.response_model(model, target, models.response.unwrap_or(Admitted::OTHER));
         let key = RowKey {
             model,
@@ -257,7 +282,31 @@ impl Telemetry {
             known.push(response);
             response
         } else {
+            self.count_overflows(Label::GenAiResponseModel, 1);
             Admitted::OTHER
+        }
+    }
+
+    /// Counts names of models that would have had a label if there were a place for one.
+    fn count_model_overflows(&mut self, record: &ExchangeRecord, models: Models) {
+        let is_other = |label: Option<Admitted>, name: &str| label == Some(Admitted::OTHER) && name != OTHER;
+        let response = record.response_model.as_deref().unwrap_or(OTHER);
+        let (model, target) = (record.model.as_str(), record.target_model.as_str());
+        let overflown = [
+            (Label::ModelName, is_other(models.model, model)),
+            (Label::TargetModelName, target != model && is_other(models.target, target)),
+            (Label::GenAiResponseModel, response != target && is_other(models.response, response)),
+        ];
+        if overflown.iter().any(|(_, is_overflown)| *is_overflown) && record.is_served() {
+            for (label, is_overflown) in overflown {
+                self.count_overflows(label, u64::from(is_overflown));
+            }
+        }
+    }
+
+    fn count_overflows(&mut self, label: Label, count: u64) {
+        if count > 0 {
+            self.ledger.add(Stat::LabelOverflowsTotal, &[label.as_str()], count);
         }
     }
 
@@ -369,6 +418,13 @@ impl Telemetry {
         if let Some(tokens) = usage.reasoning_tokens {
             sample(Measure::ReasoningTokens, tokens);
         }
+        if let Some(intervals) = &record.intervals {
+            let (counts, sum) = intervals.samples();
+            if let Some(accumulator) = rows.accumulator(row, Measure::InterTokenTime, ledger, admission) {
+                accumulator.add(counts, sum);
+            }
+        }
+        let mut sample = |measure, value| rows.sample(row, measure, value, ledger, admission);
         let generated = usage.completion_tokens.filter(|&tokens| tokens > 0);
         if let Some(tokens) = generated {
             sample(Measure::OutputTokens, tokens);

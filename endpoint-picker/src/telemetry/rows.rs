@@ -12,13 +12,14 @@ use hashbrown::HashMap;
 use super::measure::{Ending, Measure, Takes};
 use crate::admission::{Admission, Admitted, Subject};
 use crate::config::Config;
+use crate::filter_time::Phase;
 use crate::ledger::{Accumulator, Ledger, Limits};
 use crate::openai::Api;
 
 /// The flow of every request, as the picker whose spelling it is names it: there is no flow control here.
-const FAIRNESS_ID: &str = "default-flow";
+pub(crate) const FAIRNESS_ID: &str = "default-flow";
 /// What that picker calls the plugin that its dashboards know the prefix index by.
-const PREFIX_PLUGIN: &str = "approx-prefix-cache-producer";
+pub(crate) const PREFIX_PLUGIN: &str = "approx-prefix-cache-producer";
 
 /// What the labels of a request are made of.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -128,22 +129,32 @@ impl Rows {
         ledger: &mut Ledger,
         admission: &Admission,
     ) {
+        if let Some(accumulator) = self.accumulator(id, measure, ledger, admission) {
+            accumulator.record(value);
+        }
+    }
+
+    /// The accumulator of a measure, which is to take a sample; `None`: no family shows it.
+    pub(super) fn accumulator(
+        &mut self,
+        id: RowId,
+        measure: Measure,
+        ledger: &mut Ledger,
+        admission: &Admission,
+    ) -> Option<&mut Accumulator> {
         let Self { rows, limits, dirty, pool, provider, .. } = self;
-        let names = Names { pool, provider, admission };
-        let Some(row) = rows.get_mut(id.0) else { return };
-        let Some(cell) = row.cells.get_mut(measure as usize) else { return };
-        let accumulator = match cell {
-            Some(accumulator) => accumulator,
-            None => {
-                let Some(Some(limits)) = limits.get(measure as usize) else { return };
-                cell.insert(Box::new(names.accumulator(limits, row.key, measure, Ending::SERVED, ledger)))
-            }
-        };
-        accumulator.record(value);
+        let row = rows.get_mut(id.0)?;
+        let cell = row.cells.get_mut(measure as usize)?;
+        if cell.is_none() {
+            let limits = limits.get(measure as usize)?.as_ref()?;
+            let names = Names { pool, provider, admission };
+            *cell = Some(Box::new(names.accumulator(limits, row.key, measure, Ending::SERVED, ledger)));
+        }
         if !row.is_dirty {
             row.is_dirty = true;
             dirty.push(id);
         }
+        cell.as_deref_mut()
     }
 
     /// Takes the duration of a request that ended so.
@@ -244,6 +255,7 @@ impl<'a> Names<'a> {
             Label::GenAiTokenType => "output",
             Label::PluginName | Label::PluginType => PREFIX_PLUGIN,
             Label::Pool => self.pool,
+            Label::Phase => measure.phase().map_or("", Phase::as_str),
             _ => "",
         })
     }

@@ -16,6 +16,7 @@ mod early_pick;
 mod embedded;
 mod endings;
 mod failover;
+mod gen_ai;
 mod health;
 mod lease;
 mod local_replies;
