@@ -72,7 +72,8 @@ def observability():
     with tempfile.TemporaryDirectory(prefix="inpick-observability-") as scratch:
         folder = Path(shutil.copytree(ROOT / "observability", Path(scratch) / "observability"))
         token = folder / "token"
-        token.touch()
+        for named in (token, folder / "ca.crt"):
+            named.touch()
         for file in sorted(folder.rglob("*.y*ml")):
             # Debian's promtool is built without Kubernetes, and looks for the files that a configuration names.
             text = file.read_text().replace("/var/run/secrets/kubernetes.io/serviceaccount/token", str(token))

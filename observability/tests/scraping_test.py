@@ -58,7 +58,7 @@ class Jobs(unittest.TestCase):
     def test_names_of_jobs_are_those_that_the_alert_on_lost_targets_knows(self):
         (alert,) = [rule for rule in rules() if rule.get("alert") == "InpickTargetDown"]
         known = re.compile(re.search(r'job=~"([^"]+)"', alert["expr"]).group(1))
-        for file in ("prometheus.yml", "prometheus-kubernetes.yml"):
+        for file in ("prometheus.yml", "prometheus-tls.yml", "prometheus-kubernetes.yml"):
             for scraped in load(file)["scrape_configs"]:
                 self.assertEqual(bool(known.fullmatch(scraped["job_name"])), scraped["job_name"] != "vllm")
 
