@@ -249,7 +249,8 @@ def rehearse(arguments, folder):
                     found += cluster_faults(second, stack)
                     if (not found and seconds >= arguments.seconds) or seconds > arguments.longest:
                         break
-            print(f"{arguments.mode}: {clients.served} requests served in {seconds:.0f} s, {sum(len(board.panels()) for board in DASHBOARDS)} panels")
+            panels = sum(len(board.panels()) for board in DASHBOARDS)
+            print(f"{arguments.mode}: {clients.served} requests served in {seconds:.0f} s; of {panels} panels {len(looks.seen)} passed")
             if arguments.draw:
                 for board in DASHBOARDS:
                     (arguments.draw / f"{board.uid}.svg").write_text(drawing.board_svg(board, looks, start, start + seconds))
