@@ -162,14 +162,14 @@ class Looks:
     def faults(self, boards):
         """What is wrong with the panels of these dashboards."""
         for board in boards:
-            for panel in board.panels():
-                where = f"{board.title}: {panel.title}"
-                if where in self.seen:
+            for number, panel in enumerate(board.panels()):
+                # Titles may be there twice.
+                if (board.uid, number) in self.seen:
                     continue
                 faults = list(self.panel_faults(panel))
                 if not faults:
-                    self.seen.add(where)
-                yield from (f"{where}: {fault}" for fault in faults)
+                    self.seen.add((board.uid, number))
+                yield from (f"{board.title}: {panel.title}: {fault}" for fault in faults)
 
     def panel_faults(self, panel):
         moves = False
@@ -252,6 +252,7 @@ def rehearse(arguments, folder):
             panels = sum(len(board.panels()) for board in DASHBOARDS)
             print(f"{arguments.mode}: {clients.served} requests served in {seconds:.0f} s; of {panels} panels {len(looks.seen)} passed")
             if arguments.draw:
+                arguments.draw.mkdir(parents=True, exist_ok=True)
                 for board in DASHBOARDS:
                     (arguments.draw / f"{board.uid}.svg").write_text(drawing.board_svg(board, looks, start, start + seconds))
             return found

@@ -5,7 +5,7 @@ import unittest
 import files  # noqa: F401
 import drawing
 import rehearsal
-from sources.board import panel
+from sources.board import Dashboard, panel, row
 
 MOVING = [({"model": "m"}, [(0, 0.0), (1, 2.0)])]
 STANDING = [({"model": "m"}, [(0, 0.0), (1, 0.0)])]
@@ -47,6 +47,13 @@ class Panels(unittest.TestCase):
         server = Server(MOVING)
         list(rehearsal.Looks(server, 0).panel_faults(panel("p", "s", ('rate(a{b=~"$c"}[$__rate_interval])', "x"))))
         self.assertEqual(server.asked, [f'rate(a{{b=~".*"}}[{rehearsal.RATE_INTERVAL}])'])
+
+
+    def test_each_panel_is_looked_at_though_two_have_one_title(self):
+        looks = rehearsal.Looks(Server(MOVING), 0)
+        board = Dashboard("u", "b", "", (row("r", panel("p", "s", ("a", "x")), panel("p", "s", ("a", "{{pod}}"))),))
+        self.assertEqual(len(list(looks.faults([board]))), 1)
+        self.assertEqual(len(looks.seen), 1)
 
 
 class Pictures(unittest.TestCase):
