@@ -118,6 +118,7 @@ pub struct Burden {
 /// What one worker has in flight.
 #[derive(Debug, Default)]
 pub struct Accounts {
+    /// With those of which none runs any more: labels are bounded.
     running: HashMap<Running, u32>,
     revision: u64,
 }
@@ -211,9 +212,6 @@ impl Accounts {
             && let Some(count) = self.running.get_mut(&running)
         {
             *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.running.remove(&running);
-            }
         }
         self.revision = self.revision.wrapping_add(1);
     }
@@ -224,8 +222,13 @@ impl Accounts {
         self.revision
     }
 
-    /// Requests running, by what tells them apart.
+    /// Requests running, by what tells them apart; those of which none runs are left out.
     pub fn running(&self) -> impl Iterator<Item = (Running, u32)> {
+        self.ran().filter(|(_, count)| *count > 0)
+    }
+
+    /// The same with 0 for those that ran and do not run any more.
+    pub fn ran(&self) -> impl Iterator<Item = (Running, u32)> {
         self.running.iter().map(|(&running, &count)| (running, count))
     }
 }
@@ -279,6 +282,7 @@ mod tests {
         let before = accounts.revision();
         accounts.finish(&mut pool, charge, now);
         assert_eq!(accounts.running().count(), 0);
+        assert_eq!(accounts.ran().collect::<Vec<_>>(), [(running, 0)]);
         assert_ne!(accounts.revision(), before);
     }
 }

@@ -146,7 +146,7 @@ pub struct Post {
     /// Requests in flight to endpoints that have left the pool.
     #[prost(message, repeated, tag = "7")]
     pub departed: Vec<Departed>,
-    /// Requests running by model, those without any left out.
+    /// Requests running by model; those without any are there only where a gauge shows them.
     #[prost(message, repeated, tag = "8")]
     pub running: Vec<RunningModel>,
     /// `inference_objective_running_requests` is published.

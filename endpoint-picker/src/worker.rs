@@ -255,7 +255,10 @@ impl Posted {
         }));
         post.prefix_entries = routing.prefix_index().len() as u64;
         post.running.clear();
-        post.running.extend(routing.accounts().running().map(|(running, count)| RunningModel::of(running, count)));
+        // Where a gauge of them is published, it shows 0 for what does not run any more.
+        let is_told = |count: u32| count > 0 || post.llm_d;
+        let ran = routing.accounts().ran().filter(|(_, count)| is_told(*count));
+        post.running.extend(ran.map(|(running, count)| RunningModel::of(running, count)));
         post.suspects.clear();
         post.suspects.extend(pool.suspicions(now).map(|(place, suspicion)| Suspect::of(place, suspicion)));
         let mut counts = if self.remembered.len() >= MAX_REMEMBERED {

@@ -14,7 +14,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use catalogue::{Label, Stat, Switch, label_value};
+use catalogue::{Kind, Label, Stat, Switch, label_value};
 use hashbrown::HashMap;
 
 use self::accumulator::Target;
@@ -34,7 +34,8 @@ pub struct Ledger {
     config: StatsConfig,
     series: Vec<Series>,
     by_key: HashMap<Key, SeriesId>,
-    undefined: VecDeque<SeriesId>,
+    /// Counters and gauges, of one stat each, and behind them histograms, of dozens: totals are there first.
+    undefined: [VecDeque<SeriesId>; 2],
     dirty: VecDeque<SeriesId>,
     flushing: usize,
     /// Memory of a flush, kept for the next one.
@@ -55,7 +56,7 @@ impl Ledger {
             config,
             series: Vec::new(),
             by_key: HashMap::new(),
-            undefined: VecDeque::new(),
+            undefined: [const { VecDeque::new() }; 2],
             dirty: VecDeque::new(),
             flushing: 0,
             deltas: Vec::new(),
@@ -112,18 +113,20 @@ impl Ledger {
     /// Stats that wait to be defined.
     #[must_use]
     pub fn undefined(&self) -> usize {
-        self.undefined.iter().filter_map(|id| self.series.get(id.0)).map(Series::undefined).sum()
+        self.undefined.iter().flatten().filter_map(|id| self.series.get(id.0)).map(Series::undefined).sum()
     }
 
     /// Defines what is new, as far as there is time. A series counts in the host only once all its stats exist, so that a
     /// histogram never shows half its buckets.
     pub fn define(&mut self, sink: &mut impl StatSink) {
-        while let Some(&id) = self.undefined.front() {
-            let Some(series) = self.series.get_mut(id.0) else { return };
-            if !series.define(sink) {
-                return;
+        for queue in &mut self.undefined {
+            while let Some(&id) = queue.front() {
+                let Some(series) = self.series.get_mut(id.0) else { return };
+                if !series.define(sink) {
+                    return;
+                }
+                queue.pop_front();
             }
-            self.undefined.pop_front();
         }
     }
 
@@ -166,7 +169,9 @@ impl Ledger {
     fn new_series(&mut self, stat: Stat, labels: Vec<(Label, String)>) -> SeriesId {
         let id = SeriesId(self.series.len());
         self.series.push(Series::new(stat, labels));
-        self.undefined.push_back(id);
+        let [single, histograms] = &mut self.undefined;
+        let queue = if matches!(stat.family().kind, Kind::Histogram(_)) { histograms } else { single };
+        queue.push_back(id);
         id
     }
 

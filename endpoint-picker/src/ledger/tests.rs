@@ -156,6 +156,15 @@ fn definitions_are_spread_and_nothing_counted_meanwhile_is_lost() {
 }
 
 #[test]
+fn totals_are_defined_before_histograms_that_came_earlier() {
+    let (mut ledger, mut host) = (ledger(false), Host::with_time(3));
+    ledger.labelled(INPUT, &["m", "m"]).unwrap();
+    ledger.count(Stat::ObjectiveRequestTotal, &["m", "m", "0"]);
+    ledger.define(&mut host);
+    assert_eq!(host.names[0], "model_name=m;target_model_name=m;priority=0;inference_objective_request_total");
+}
+
+#[test]
 fn a_flush_that_runs_out_of_time_goes_on_where_it_stopped() {
     let (mut ledger, mut host) = (ledger(false), Host::with_time(usize::MAX));
     for outcome in ["a", "b", "c", "d"] {

@@ -27,6 +27,7 @@ mod page;
 mod picking;
 mod prefix_affinity;
 mod protocols;
+mod reasons;
 mod responses;
 mod rewriting;
 mod trust;

@@ -5,11 +5,11 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use local_stack::Page;
-use serde_json::json;
-use tests::{Gateway, MODEL, Mode, builder, chat_body, figure};
+use serde_json::{Value, json};
+use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+    both: [families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -43,11 +43,12 @@ fn is_newest(name: &str) -> bool {
     name.starts_with("llm_d_epp_")
 }
 
-/// A gateway after traffic that leaves a trace in every family.
-async fn used_gateway(mode: Mode) -> Gateway {
-    let config = json!({"metrics": {"model": true, "llm_d": true}, "model_rewrites": [{"name": "r", "model": "alias", "targets": [{"model": MODEL}]}]});
+/// A gateway after traffic that leaves a trace in every family that is published, those of that spelling among them.
+async fn used_gateway(mode: Mode, spelling: &str, metrics: Value) -> Gateway {
+    let config =
+        json!({"metrics": metrics, "model_rewrites": [{"name": "r", "model": "alias", "targets": [{"model": MODEL}]}]});
     let mut stack = builder(mode, 2, config).vllm_sim_args(["--enable-prompt-tokens-details"]);
-    if mode != Mode::Native {
+    if mode != Mode::Native && metrics["llm_d"] == true {
         // The sidecar inside Envoy is told by the filter's document.
         stack = stack.sidecar_args(["--llm-d", "on"]);
     }
@@ -60,11 +61,12 @@ async fn used_gateway(mode: Mode) -> Gateway {
     for body in ["{", "", "{}", "[]"] {
         gateway.post(CHAT, body).await;
     }
+    let family = |suffix: &str| format!("{spelling}_request_{suffix}");
     gateway
         .shows(&[
-            figure("inference_objective_request_total", &[], 10),
-            figure("inference_objective_request_error_total", &[], 6),
-            figure("inference_objective_request_duration_seconds_count", &[], 4),
+            figure(&family("total"), &[], 10),
+            figure(&family("error_total"), &[], 6),
+            figure(&family("duration_seconds_count"), &[], 4),
         ])
         .await;
     gateway
@@ -98,36 +100,54 @@ fn shapes(page: &Page) -> BTreeMap<String, Shape> {
     shapes
 }
 
-async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
-    let theirs = shapes(&Page::parse(CAPTURE).unwrap());
-    let gateway = used_gateway(mode).await;
-    let ours = shapes(&gateway.sidecar_page().await.unwrap());
-    let mut compared = Vec::new();
-    for (name, shape) in &theirs {
-        let ours_too = [
-            "inference_objective_",
-            "inference_pool_",
-            "inference_extension_scheduler_",
-            "inference_extension_info",
-            "llm_d_epp_",
-        ];
-        if !ours_too.iter().any(|prefix| name.starts_with(prefix)) || NOT_THERE.contains(&name.as_str()) {
-            continue;
-        }
-        let own = ours.get(name).unwrap_or_else(|| panic!("{name} is not on our page"));
-        assert_eq!(own, shape, "{name}");
-        compared.push(name);
+/// Compares the wanted families of their page with ours; gives how many they are.
+fn compare(
+    ours: &BTreeMap<String, Shape>,
+    theirs: &BTreeMap<String, Shape>,
+    is_wanted: impl Fn(&str) -> bool,
+) -> usize {
+    let wanted: Vec<_> = theirs.iter().filter(|(name, _)| is_wanted(name)).collect();
+    for (name, shape) in &wanted {
+        let own = ours.get(*name).unwrap_or_else(|| panic!("{name} is not on our page"));
+        assert_eq!(own, *shape, "{name}");
     }
-    assert_eq!(compared.len(), 17 + 28, "{compared:?}");
+    wanted.len()
+}
+
+async fn families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
+    let theirs = shapes(&Page::parse(CAPTURE).unwrap());
+    let metrics = json!({"llm_d": true, "objective": false, "gen_ai": false});
+    let gateway = used_gateway(mode, "llm_d_epp", metrics).await;
+    let ours = eventually("the page is whole", async || {
+        let ours = shapes(&gateway.sidecar_page().await.map_err(|error| error.to_string())?);
+        let families = catalogue::Stat::ALL.iter().map(|stat| stat.family());
+        let missing: Vec<_> =
+            families.filter(|family| is_newest(family.name) && !ours.contains_key(family.name)).collect();
+        if missing.is_empty() { Ok(ours) } else { Err(format!("without {missing:?}")) }
+    })
+    .await;
+    assert_eq!(compare(&ours, &theirs, |name| is_newest(name) && !NOT_THERE.contains(&name)), 28);
     for name in NOT_THERE {
         assert!(!ours.contains_key(name), "{name} is on our page");
     }
-    for family in catalogue::Stat::ALL.iter().map(|stat| stat.family()).filter(|family| is_newest(family.name)) {
-        // Of its sources alone, which show it once a prompt is cached or a model is rewritten.
-        let is_of_source = ["_request_cached_tokens", "_model_rewrite_decisions_total"];
-        let is_known = theirs.contains_key(family.name) || is_of_source.iter().any(|end| family.name.ends_with(end));
-        assert!(is_known && ours.contains_key(family.name), "{}", family.name);
+    // Two that the other page has only once a prompt is cached and a model is rewritten.
+    let of_its_sources = ["llm_d_epp_request_cached_tokens", "llm_d_epp_model_rewrite_decisions_total"];
+    for name in ours.keys().filter(|name| is_newest(name)) {
+        assert!(theirs.contains_key(name) || of_its_sources.contains(&name.as_str()), "{name}");
     }
+}
+
+async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
+    let theirs = shapes(&Page::parse(CAPTURE).unwrap());
+    let gateway = used_gateway(mode, "inference_objective", json!({"model": true})).await;
+    let ours = shapes(&gateway.sidecar_page().await.unwrap());
+    let compared = compare(&ours, &theirs, |name| {
+        ["inference_objective_", "inference_pool_", "inference_extension_scheduler_", "inference_extension_info"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    });
+    assert_eq!(compared, 17);
+    assert!(!ours.keys().any(|name| is_newest(name)), "the newest spelling is off by default");
     // The older spelling differs in its prefix alone, and has no priority.
     for suffix in [
         "request_duration_seconds",
@@ -147,7 +167,7 @@ async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its
 }
 
 async fn the_page_is_well_formed_and_its_histograms_are_consistent(mode: Mode) {
-    let gateway = used_gateway(mode).await;
+    let gateway = used_gateway(mode, "inference_objective", json!({"model": true})).await;
     let text = gateway.client.get(&format!("http://{}/metrics", gateway.sidecar)).await.unwrap().text();
     let page = Page::parse(&text).unwrap();
 
@@ -210,7 +230,7 @@ async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
             .unwrap();
         return;
     };
-    let gateway = used_gateway(mode).await;
+    let gateway = used_gateway(mode, "inference_objective", json!({"model": true})).await;
     // Families that Envoy has of its own come without help texts, which promtool takes amiss: the strict page helps.
     let text = gateway.client.get(&format!("http://{}/metrics?families=strict", gateway.sidecar)).await.unwrap().text();
     assert!(text.contains("inference_objective_request_total{"));
@@ -230,8 +250,10 @@ const NATIVE_ONLY: [&str; 3] =
 fn published(page: &Page) -> BTreeSet<(String, Vec<String>)> {
     let ours = page.samples().iter().filter(|sample| {
         let name = sample.name.as_str();
-        let is_ours = ["inference_", "inpick_", "gen_ai_", "llm_d_", "normalized_"].iter();
-        is_ours.clone().any(|prefix| name.starts_with(prefix)) && !NATIVE_ONLY.contains(&name)
+        let mut prefixes = ["inference_", "inpick_", "gen_ai_", "llm_d_", "normalized_"].iter();
+        // What has no labels is there from the start natively, at 0, though its family is switched off.
+        let is_idle = is_newest(name) && sample.labels.is_empty() && sample.value == 0.0;
+        prefixes.any(|prefix| name.starts_with(prefix)) && !is_idle && !NATIVE_ONLY.contains(&name)
     });
     ours.map(|sample| {
         let is_decided = |label: &str| label == "le" || is_of_requests(&sample.name);
@@ -245,9 +267,7 @@ fn published(page: &Page) -> BTreeSet<(String, Vec<String>)> {
 }
 
 fn is_of_requests(name: &str) -> bool {
-    ["inference_objective_", "inference_model_", "gen_ai_", "normalized_", "llm_d_epp_request_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    ["inference_objective_", "inference_model_", "gen_ai_", "normalized_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// What must be the same number whoever counts: all that is counted of requests but for times, and for what differs by the words that a pod
@@ -272,10 +292,10 @@ fn counted(page: &Page) -> BTreeMap<String, f64> {
 #[tokio::test]
 async fn both_bindings_publish_the_same_names_labels_bounds_and_counts() {
     let pages = async |mode| {
-        let gateway = used_gateway(mode).await;
+        let gateway = used_gateway(mode, "inference_objective", json!({"model": true})).await;
         // Stats are defined some at a time: the page is whole when it stays the same.
         let mut before = BTreeSet::new();
-        tests::eventually("a page that is whole", async || {
+        eventually("a page that is whole", async || {
             let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
             let now = published(&page);
             let is_whole = !now.is_empty() && now == std::mem::replace(&mut before, now.clone());
