@@ -3,7 +3,7 @@
 import re
 import unittest
 
-from files import OBSERVABILITY, alerts, load, rules
+from files import DASHBOARDS, OBSERVABILITY, alerts, load, rules
 
 # Name, severity, impact, title and description of the endpoint picker's alerts.
 ENDPOINT_PICKERS = (
@@ -64,6 +64,11 @@ class Alerts(unittest.TestCase):
             with self.subTest(name):
                 self.assertEqual(re.findall(r"\*\*(.+?)\*\*", text), ["Means.", "Look at.", "Do."])
                 self.assertGreater(len(text.split()), 40)
+
+    def test_the_runbook_names_dashboards_that_exist(self):
+        named = set(re.findall(r"(?<!\*)\*([A-Z][\w ]+)\*(?!\*)", (OBSERVABILITY / "runbook.md").read_text()))
+        self.assertLessEqual(named, {board.title for board in DASHBOARDS})
+        self.assertGreater(len(named), 3)
 
     def test_the_endpoint_pickers_alerts_are_as_written_there(self):
         known = {alert["alert"]: alert for alert in alerts()}
