@@ -46,11 +46,12 @@ FAULTS = (
     (0, {"kind": "status", "status": 503, "probability": 0.03}),
     (0, {"kind": "cut", "probability": 0.02}),
     (1, {"kind": "status", "probability": 0.03}),
-    # A page without figures, for some seconds.
-    (0, {"kind": "disable_log_stats", "target": "metrics", "count": 120}),
+    # Pages without figures.
+    (0, {"kind": "disable_log_stats", "target": "metrics", "probability": 0.2}),
 )
-# Seconds from the start at which two of three pods cannot be reached, and how long for: more than may be left out.
-AWAY_AT, AWAY_FOR_MS = 12, 4000
+# Seconds from the start at which two of three pods cannot be reached, how long for, and after how many seconds again: more than may be
+# left out.
+AWAY_AT, AWAY_FOR_MS, AWAY_EVERY = 12, 4000, 40
 
 
 class Stack:
@@ -238,12 +239,14 @@ def rehearse(arguments, folder):
             start = time.time()
             looks = Looks(server, start)
             with Clients((host, int(port))) as clients:
-                time.sleep(AWAY_AT)
-                for pod in (1, 2):
-                    stack.fault(pod, {"kind": "refuse", "duration_ms": AWAY_FOR_MS})
+                away = AWAY_AT
                 while True:
                     time.sleep(LOOK_EVERY)
                     seconds = time.time() - start
+                    if seconds >= away:
+                        away += AWAY_EVERY
+                        for pod in (1, 2):
+                            stack.fault(pod, {"kind": "refuse", "duration_ms": AWAY_FOR_MS})
                     found = [*looks.faults(DASHBOARDS), *rule_faults(server), *scrape_faults(server)]
                     found += [f"from Envoy's page alone: {fault}" for fault in Looks(second, start).faults(of_envoy)]
                     found += cluster_faults(second, stack)
