@@ -12,7 +12,7 @@ NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
-.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz sanitize soak fmt lint check-wasm check-native stats-tags metrics-table ci
+.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz sanitize soak fmt lint check-wasm check-native stats-tags metrics-table dashboards pictures ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -112,6 +112,14 @@ stats-tags: ## Writes the stats_tags of the bootstraps from the catalogue
 
 metrics-table: ## Writes the README's table of metrics from the catalogue
 	cargo run --quiet --package catalogue --bin metrics-table README.md
+
+dashboards: ## Writes the Grafana dashboards from observability/sources, and the Helm values
+	python3 observability/generate.py
+
+pictures: wasm build ## Draws each dashboard with what a minute of a running gateway shows, into docs/dashboards
+	@$(SETUP) envoy promtool observability-env
+	PATH="$(CURDIR)/.tools/bin:$$PATH" INPICK_WASM=$(abspath $(WASM)) INPICK_BIN_DIR=$(abspath $(BIN)) \
+	  .tools/venv/bin/python3 observability/rehearsal.py --seconds 75 --longest 120 --draw docs/dashboards
 
 ci: ## What CI runs: a skipped check is a failure
 	@bash .ci/run

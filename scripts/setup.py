@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, node, wasm-bindgen, promtool, browser, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -200,6 +200,10 @@ def setup_python_env():
     install("clients.txt", "the OpenAI client and pytest")
 
 
+def setup_observability_env():
+    install("observability.txt", "a YAML reader and Grafana's model of a dashboard")
+
+
 def setup_node():
     node = shutil.which("node")
     major = re.match(r"v(\d+)", query(node, "--version") or "") if node else None
@@ -318,6 +322,7 @@ SETUPS = {
     "wasm-target": setup_wasm_target,
     "clippy": setup_clippy,
     "python-env": setup_python_env,
+    "observability-env": setup_observability_env,
     "node": setup_node,
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
@@ -331,7 +336,7 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "node", "browser") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser") else tool):
             SETUPS[tool]()
 
 

@@ -622,7 +622,7 @@ impl Scene {
 
     fn flush(&mut self, budget: u8) {
         self.stats.budget = Some(u32::from(budget));
-        let ledger = self.picker.telemetry_mut().ledger_mut();
+        let ledger = self.picker.telemetry_mut().derive();
         ledger.define(&mut self.stats);
         ledger.begin_flush();
         ledger.flush(&mut self.stats);

@@ -53,7 +53,7 @@ impl Stats {
     /// Carries everything over.
     pub(crate) fn take(&mut self, picker: &mut EndpointPicker) {
         self.budget = None;
-        let ledger = picker.telemetry_mut().ledger_mut();
+        let ledger = picker.telemetry_mut().derive();
         ledger.define(self);
         assert_eq!(ledger.undefined(), 0);
         ledger.begin_flush();

@@ -85,7 +85,7 @@ impl Keeper {
     fn stats(mut self) -> BTreeMap<String, u64> {
         self.picker.catch_up();
         self.hear();
-        let stats = Stats::of(self.picker.telemetry_mut().ledger_mut());
+        let stats = Stats::of(self.picker.telemetry_mut().derive());
         stats.0.into_iter().filter(|(_, value)| *value > 0).collect()
     }
 }

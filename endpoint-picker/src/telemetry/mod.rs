@@ -495,3 +495,6 @@ fn count_one_of(series: &mut [Option<SeriesId>], place: usize, ledger: &mut Ledg
         ledger.add_to(id, 1);
     }
 }
+
+#[cfg(test)]
+mod tests;

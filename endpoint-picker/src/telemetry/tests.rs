@@ -1,0 +1,209 @@
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use std::collections::BTreeMap;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+use crate::config::Plugin;
+use crate::ledger::{SinkKind, StatSink};
+use crate::openai::{Api, Usage};
+use crate::reply::ErrorCode;
+use crate::time::Timestamp;
+
+/// Envoy's stats by name.
+#[derive(Default)]
+struct Stats {
+    names: Vec<String>,
+    values: BTreeMap<String, u64>,
+}
+
+impl StatSink for Stats {
+    fn define(&mut self, _: SinkKind, family: &str, suffix: &str, labels: &[(Label, &str)]) -> Option<u32> {
+        let name = catalogue::stat_name(family, suffix, labels);
+        assert!(!self.values.contains_key(&name), "{name} defined twice");
+        self.values.insert(name.clone(), 0);
+        self.names.push(name);
+        u32::try_from(self.names.len() - 1).ok()
+    }
+
+    fn add(&mut self, id: u32, delta: u64) {
+        *self.values.get_mut(&self.names[id as usize]).unwrap() += delta;
+    }
+
+    fn set(&mut self, id: u32, value: u64) {
+        self.values.insert(self.names[id as usize].clone(), value);
+    }
+
+    fn has_time(&mut self) -> bool {
+        true
+    }
+}
+
+impl Stats {
+    fn carry(&mut self, telemetry: &mut Telemetry) {
+        let ledger = telemetry.derive();
+        ledger.define(self);
+        ledger.begin_flush();
+        assert!(ledger.flush(self));
+    }
+
+    /// The sum over all series of a stat whose labels contain these.
+    fn sum(&self, stat: &str, labels: &[(&str, &str)]) -> u64 {
+        let of_stat = |name: &&String| name.rsplit(';').next() == Some(stat);
+        let has =
+            |name: &str| labels.iter().all(|(label, value)| format!(";{name}").contains(&format!(";{label}={value};")));
+        self.values.iter().filter(|(name, _)| of_stat(name) && has(name)).map(|(_, value)| value).sum()
+    }
+}
+
+fn telemetry(json: &str) -> Telemetry {
+    let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
+    let mut telemetry = Telemetry::new(&config);
+    telemetry.propose_models(["m", "t"].into_iter());
+    admit(&mut telemetry);
+    telemetry
+}
+
+/// What a tick does with what was proposed.
+fn admit(telemetry: &mut Telemetry) {
+    let admission = telemetry.admission_mut();
+    let known = crate::admission::Table {
+        models: ["m", "t", "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9"].map(String::from).to_vec(),
+        ..crate::admission::Table::default()
+    };
+    admission.learn(&prost::Message::encode_to_vec(&known));
+}
+
+fn served(api: Api, target: &str, response: &str, streamed: bool, priority: i64) -> Box<ExchangeRecord> {
+    let mut record = Box::new(ExchangeRecord::begin(Timestamp::from_micros(1_000)));
+    record.api = Some(api);
+    record.priority = priority;
+    record.model = "m".into();
+    record.target_model = target.into();
+    record.response_model = Some(response.into());
+    record.request.bytes = 100;
+    record.times.sent = Some(Timestamp::from_micros(2_000));
+    record.times.ended = Timestamp::from_micros(301_000);
+    let usage = Usage {
+        prompt_tokens: Some(50),
+        completion_tokens: Some(20),
+        cached_tokens: Some(16),
+        reasoning_tokens: Some(5),
+        total_tokens: None,
+    };
+    if streamed {
+        record.times.first_content = Some(Timestamp::from_micros(51_000));
+        record.times.last_content = Some(Timestamp::from_micros(241_000));
+    }
+    let outcome = ResponseOutcome::Parsed;
+    record.response = Some(ResponseSummary { status: 200, bytes: 300, streamed, outcome, usage, complete: true });
+    record
+}
+
+#[test]
+fn one_record_is_told_by_every_spelling() {
+    let mut telemetry = telemetry(r#"{"metrics": {"model": true, "llm_d": true}}"#);
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    for round in 1..=2 {
+        // What no label tells apart shares the series of the families without it.
+        for (streamed, priority) in [(false, 0), (true, 0), (true, 7)] {
+            telemetry.record(&pool, served(Api::ChatCompletions, "t", "t", streamed, priority));
+        }
+        stats.carry(&mut telemetry);
+        for (spelling, total) in [("inference_objective", 3), ("inference_model", 3)] {
+            assert_eq!(stats.sum(&format!("{spelling}_request_total"), &[]), round * total);
+            assert_eq!(stats.sum(&format!("{spelling}_request_duration_seconds_count"), &[]), round * 3);
+            assert_eq!(stats.sum(&format!("{spelling}_input_tokens_sum"), &[("model_name", "m")]), round * 150);
+        }
+        let genai = [("gen_ai_operation_name", "chat"), ("gen_ai_request_model", "m"), ("gen_ai_response_model", "t")];
+        let usage = "gen_ai_client_inference_usage";
+        for (kind, tokens) in [("input", 150), ("output", 60), ("cache_read_input", 48), ("reasoning_output", 15)] {
+            assert_eq!(stats.sum(&format!("{usage}_{kind}_tokens_total"), &genai), round * tokens, "{kind}");
+        }
+        let of = |family: &str, le: &str| stats.sum(&format!("{family}_bucket"), &[("le", le)]);
+        let duration = "gen_ai_client_operation_duration_seconds";
+        assert_eq!(["0.16", "0.32"].map(|le| of(duration, le)), [0, round * 3]);
+        assert_eq!(["0.2", "0.4"].map(|le| of("llm_d_epp_request_duration_seconds", le)), [0, round * 3]);
+        assert_eq!(stats.sum("llm_d_epp_request_total", &[("priority", "7"), ("fairness_id", "default-flow")]), round);
+        assert_eq!(stats.sum("llm_d_epp_request_ttft_seconds_count", &[("streaming", "false")]), round);
+        assert_eq!(stats.sum("llm_d_epp_request_ttft_seconds_count", &[("streaming", "true")]), round * 2);
+        assert_eq!(["0.04", "0.06"].map(|le| of("gen_ai_server_time_to_first_token_seconds", le)), [0, round * 2]);
+        let tpot = "gen_ai_server_time_per_output_token_seconds_sum_microseconds";
+        assert_eq!(stats.sum(tpot, &[]), round * 2 * 10_000);
+        assert_eq!(
+            stats.sum("normalized_time_per_output_token_seconds_count", &[("target_model_name", "t")]),
+            round * 3
+        );
+    }
+}
+
+#[test]
+fn a_failure_has_a_duration_of_its_type_alone() {
+    let mut telemetry = telemetry("");
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    // An answer of 500, a client that left before any, and a refusal.
+    for (code, status, is_sent) in [
+        (ErrorCode::ModelServerError, Some(500), true),
+        (ErrorCode::Cancelled, None, true),
+        (ErrorCode::BadRequest, None, false),
+    ] {
+        let mut record = served(Api::Completions, "m", "m", false, 0);
+        record.end = End::Failed(code);
+        record.response_model = None;
+        record.times.sent = record.times.sent.filter(|_| is_sent);
+        let usage = Usage::default();
+        record.response =
+            record.response.zip(status).map(|(response, status)| ResponseSummary { status, usage, ..response });
+        telemetry.record(&pool, record);
+    }
+    stats.carry(&mut telemetry);
+    for (kind, code) in [("500", "ModelServerError"), ("cancelled", "Cancelled"), ("invalid_request", "BadRequest")] {
+        let labels =
+            [("error_type", kind), ("gen_ai_operation_name", "text_completion"), ("gen_ai_response_model", "")];
+        assert_eq!(stats.sum("gen_ai_client_operation_duration_seconds_count", &labels), 1, "{kind}");
+        assert_eq!(stats.sum("inference_objective_request_error_total", &[("error_code", code)]), 1, "{code}");
+    }
+    assert_eq!(stats.sum("gen_ai_server_request_duration_seconds_count", &[]), 2);
+    assert_eq!(stats.sum("inference_objective_request_total", &[]), 3);
+    assert_eq!(stats.sum("inference_objective_request_duration_seconds_count", &[]), 1);
+}
+
+#[test]
+fn a_server_that_makes_names_up_takes_few_labels() {
+    let mut telemetry = telemetry("");
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    for number in 0..10 {
+        telemetry.record(&pool, served(Api::ChatCompletions, "m", &format!("r{number}"), false, 0));
+    }
+    stats.carry(&mut telemetry);
+    let total = "gen_ai_client_inference_usage_output_tokens_total";
+    assert_eq!(stats.sum(total, &[("gen_ai_response_model", "r7")]), 20);
+    assert_eq!(stats.sum(total, &[("gen_ai_response_model", "other")]), 40);
+    assert_eq!(stats.sum("inpick_label_overflows_total", &[("label", "gen_ai_response_model")]), 2);
+}
+
+#[test]
+fn what_never_had_a_sample_is_not_defined() {
+    let mut telemetry = telemetry(r#"{"metrics": {"llm_d": true}}"#);
+    let mut stats = Stats::default();
+    stats.carry(&mut telemetry);
+    assert!(stats.names.is_empty(), "{:?}", stats.names);
+    let mut record = served(Api::Embeddings, "m", "m", false, 0);
+    if let Some(response) = &mut record.response {
+        response.usage = Usage { prompt_tokens: Some(3), ..Usage::default() };
+    }
+    telemetry.record(&Pool::default(), record);
+    stats.carry(&mut telemetry);
+    for absent in [
+        "output_tokens",
+        "ttft_seconds_sum{streaming=true",
+        "cached_tokens",
+        "reasoning",
+        "per_output_token",
+        "token_type=output",
+    ] {
+        assert!(!stats.names.iter().any(|name| name.contains(absent)), "{absent}");
+    }
+}

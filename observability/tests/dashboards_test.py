@@ -1,0 +1,93 @@
+"""Whether the committed dashboards are what their sources say, and what Grafana reads."""
+
+import json
+import re
+import unittest
+
+from files import DASHBOARDS, dashboard, generate, rules, series
+
+# Rows and panels of the Endpoint Picker's dashboard.
+ENDPOINT_PICKERS = {
+    "Inference Pool": ["Average KV Cache Utilization", "Average Queue Size", "Queue Size Per Pod"],
+    "Inference Objective": ["E2E Request Latency", "Request / s", "Request Error / s", "Request Size", "Response Size",
+                            "Input Token Count", "Output Token Count"],
+    "vLLM": ["Token Throughput", "E2E Request Latency", "Time Per Output Token Latency", "Time To First Token Latency"],
+    "Body Based Router": ["BBR Request Outcomes / s", "BBR Plugin Processing Latency", "BBR Plugin Processing Latency by Plugin"],
+    "Flow Control Layer": ["Pool Saturation", "Net Queue Flow", "Request Arrival Rate", "Queue Depth", "Queue Memory Mass",
+                           "Dispatch Outcomes", "Wait Time (P99)", "Internal Processing Latency (P99)", "Fairness Sharing Rate"],
+}
+OURS = re.compile(r"(?<![\w:])((?:inference|inpick|gen_ai|llm_d_epp)_\w+)(?=[\[{()\s,]|$)")
+
+
+def names(expression):
+    """Series of ours in PromQL: words before a selector, but for labels."""
+    without_labels = re.sub(r"\b(?:by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}|label_values\([^)]*\)", " ", expression)
+    return set(OURS.findall(without_labels))
+
+
+class Dashboards(unittest.TestCase):
+    def test_files_are_what_the_sources_say(self):
+        self.assertEqual(generate.main(["--check"]), 0)
+
+    def test_the_endpoint_pickers_rows_and_panels_are_there(self):
+        (board,) = [board for board in DASHBOARDS if board.title == "Inference Gateway"]
+        self.assertEqual({row.title: [panel.title for panel in row.panels] for row in board.rows}, ENDPOINT_PICKERS)
+
+    def test_series_of_panels_and_rules_are_in_the_catalogue(self):
+        known = series()
+        for board in DASHBOARDS:
+            for panel in board.panels():
+                for query in panel.queries if "flow control" not in panel.empty else ():
+                    with self.subTest(f"{board.title}: {panel.title}"):
+                        self.assertEqual(names(query.expr) - known, set())
+            for variable in board.variables:
+                self.assertEqual(names(variable.metric.split(":")[0]) - known, set())
+        for rule in rules():
+            with self.subTest(rule.get("alert", rule.get("record"))):
+                self.assertEqual(names(rule["expr"]) - known, set())
+
+    def test_rates_are_over_grafanas_interval(self):
+        for board in DASHBOARDS:
+            for panel in board.panels():
+                for query in panel.queries:
+                    self.assertEqual(set(re.findall(r"\[(.+?)\]", query.expr)) - {"$__rate_interval", "$__range"}, set(), query.expr)
+
+    def test_panels_have_places_of_their_own(self):
+        for board in DASHBOARDS:
+            taken = set()
+            for panel in dashboard(board)["panels"]:
+                place = panel["gridPos"]
+                cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+                self.assertFalse(cells & taken, f"{board.title}: {panel['title']}")
+                self.assertLessEqual(max(x for x, _ in cells), 23)
+                taken |= cells
+            identities = [panel["id"] for panel in dashboard(board)["panels"]]
+            self.assertEqual(len(identities), len(set(identities)))
+
+    def test_grafanas_own_model_knows_every_field(self):
+        try:
+            from grafana_foundation_sdk.cog.encoder import JSONEncoder
+            from grafana_foundation_sdk.cog.plugins import register_default_plugins
+            from grafana_foundation_sdk.models.dashboard import Dashboard
+        except ImportError as missing:
+            self.skipTest(f"it needs Python 3.11: {missing}")
+        register_default_plugins()
+        for board in DASHBOARDS:
+            written = dashboard(board)
+            understood = json.loads(json.dumps(Dashboard.from_json(written), cls=JSONEncoder))
+            with self.subTest(board.title):
+                self.assertEqual(lost(written, understood), [])
+
+
+def lost(written, understood, path=""):
+    """Where what Grafana's model understood differs from what is written. It may add its defaults."""
+    if isinstance(written, dict) and isinstance(understood, dict):
+        return [place for key in written for place in lost(written[key], understood.get(key), f"{path}/{key}")]
+    if isinstance(written, list) and isinstance(understood, list) and len(written) == len(understood):
+        return [place for index, pair in enumerate(zip(written, understood)) for place in lost(*pair, f"{path}/{index}")]
+    # Empty values are left out.
+    return [] if written == understood or (not written and understood is None) else [f"{path}: {written!r} became {understood!r}"]
+
+
+if __name__ == "__main__":
+    unittest.main()
