@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn edits_of_several_kinds_keep_apart_and_only_the_beginning_changes() {
         let body = br#"{"model":"old","stream":true}"#;
-        let mut splice = Splice::rename(vec![9..14], "new", Notation::Json);
+        let name = 9..14;
+        let mut splice = Splice::rename([name].into(), "new", Notation::Json);
         splice.add(&Edit { range: 1..1, text: r#""a":1,"# });
         splice.add(&Edit { range: 24..28, text: "false" });
         let spliced = splice.apply(body);
