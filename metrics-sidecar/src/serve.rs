@@ -129,7 +129,7 @@ async fn snapshot(
 /// The merged page. Without Envoy's page it is `503` and says why: a page without Envoy's series would make Prometheus forget every
 /// counter, and an old one would show counters that stand still.
 async fn metrics(
-    State(Served { shared, pages }): State<Served>,
+    State(Served { shared, pages, .. }): State<Served>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
