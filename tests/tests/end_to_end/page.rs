@@ -277,7 +277,14 @@ async fn a_bootstrap_without_stats_tags_gives_the_same_page(mode: Mode) {
         let removed = bootstrap["stats_config"].as_object_mut().and_then(|config| config.remove("stats_tags"));
         assert!(removed.is_some(), "the bootstrap has stats_tags");
     });
-    let untagged = Gateway::start(untagged).await;
+    // Whether it has a snapshot is told by a label, which Envoy's page lacks there.
+    let untagged = Gateway::start(untagged.wait_for_snapshot(false)).await;
+    tests::eventually("a snapshot", async || {
+        let page = untagged.sidecar_page().await.map_err(|error| error.to_string())?;
+        let fresh = page.sum("inpick_endpoints", &[("state", "fresh")]);
+        if fresh >= 2.0 { Ok(()) } else { Err(format!("{fresh} fresh endpoints")) }
+    })
+    .await;
     send_traffic(&tagged).await;
     send_traffic(&untagged).await;
     let (with, without) = (whole_page(&tagged).await, whole_page(&untagged).await);
