@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use catalogue::Publisher;
-use local_stack::{Builder, Page};
+use local_stack::{Builder, Page, repository};
 use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [nothing_of_envoys_own_page_is_lost, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+    both: [nothing_of_envoys_own_page_is_lost, prometheus_scrapes_the_page_as_openmetrics, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
     // Natively, labels are labels.
     wasm: [a_bootstrap_without_stats_tags_gives_the_same_page],
 }
@@ -253,6 +253,51 @@ async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
     assert!(checked.status.success(), "{}: {said}", checked.status);
 }
 
+#[allow(clippy::explicit_write, reason = "`eprintln` would go to the test harness, which swallows it")]
+async fn prometheus_scrapes_the_page_as_openmetrics(mode: Mode) {
+    let own = repository().join(".tools/bin/prometheus");
+    let program = if own.exists() { own } else { "prometheus".into() };
+    let gateway = used_gateway(mode).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [
+        {"job_name": "inpick", "static_configs": [{"targets": [gateway.sidecar.to_string()]}]},
+    ]});
+    // YAML is a superset of JSON.
+    std::fs::write(folder.path().join("prometheus.yml"), config.to_string()).unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let started = tokio::process::Command::new(program)
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", &format!("--web.listen-address={address}")])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(_prometheus) = started else {
+        writeln!(std::io::stderr(), "SKIPPED prometheus_scrapes_the_page_as_openmetrics: prometheus is not installed")
+            .unwrap();
+        return;
+    };
+    let ask = async |path: &str| -> Result<Value, String> {
+        let answer = gateway.client.get(&format!("http://{address}/api/v1/{path}")).await;
+        serde_json::from_str(&answer.map_err(|error| error.to_string())?.text()).map_err(|error| error.to_string())
+    };
+    let requests = tests::eventually("Prometheus has scraped", async || {
+        let answer = ask("query?query=sum(inference_objective_request_total)").await?;
+        let value = answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned);
+        value.ok_or_else(|| answer.to_string())
+    })
+    .await;
+    assert_eq!(requests, "10");
+    let buckets = ask("query?query=count(inference_objective_request_duration_seconds_bucket)").await.unwrap();
+    assert!(buckets["data"]["result"][0]["value"][1].as_str().is_some_and(|count| count.len() >= 2), "{buckets}");
+    // Only OpenMetrics names a counter's family without `_total`.
+    let about = ask("targets/metadata?metric=inference_objective_request").await.unwrap();
+    assert_eq!(about["data"][0]["type"], "counter", "{about}");
+    let targets = ask("targets").await.unwrap();
+    let target = &targets["data"]["activeTargets"][0];
+    assert_eq!((&target["health"], &target["lastError"]), (&json!("up"), &json!("")), "{targets}");
+}
+
 /// Samples of a page by name and labels.
 fn series(page: &Page, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let samples = page.samples().iter().filter(|sample| wanted(&sample.name));
@@ -299,7 +344,14 @@ async fn a_bootstrap_without_stats_tags_gives_the_same_page(mode: Mode) {
         let removed = bootstrap["stats_config"].as_object_mut().and_then(|config| config.remove("stats_tags"));
         assert!(removed.is_some(), "the bootstrap has stats_tags");
     });
-    let untagged = Gateway::start(untagged).await;
+    // Whether it has a snapshot is told by a label, which Envoy's page lacks there.
+    let untagged = Gateway::start(untagged.wait_for_snapshot(false)).await;
+    tests::eventually("a snapshot", async || {
+        let page = untagged.sidecar_page().await.map_err(|error| error.to_string())?;
+        let fresh = page.sum("inpick_endpoints", &[("state", "fresh")]);
+        if fresh >= 2.0 { Ok(()) } else { Err(format!("{fresh} fresh endpoints")) }
+    })
+    .await;
     send_traffic(&tagged).await;
     send_traffic(&untagged).await;
     let (with, without) = (whole_page(&tagged).await, whole_page(&untagged).await);
