@@ -257,7 +257,7 @@ async fn promtool_finds_no_fault_with_the_page(mode: Mode) {
 async fn prometheus_scrapes_the_page_as_openmetrics(mode: Mode) {
     let own = repository().join(".tools/bin/prometheus");
     let program = if own.exists() { own } else { "prometheus".into() };
-    let gateway = used_gateway(mode).await;
+    let gateway = used_gateway(mode, "inference_objective", json!({"model": true})).await;
     let folder = tempfile::tempdir().unwrap();
     let config = json!({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [
         {"job_name": "inpick", "static_configs": [{"targets": [gateway.sidecar.to_string()]}]},
