@@ -79,7 +79,7 @@ enum Place {
 }
 
 /// A piece is handed on once it has this many bytes.
-const PIECE_BYTES: usize = 128 * 1024;
+const PIECE_BYTES: usize = 32 * 1024;
 
 impl Iterator for Printer {
     type Item = Vec<u8>;
