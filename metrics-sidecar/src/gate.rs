@@ -39,6 +39,22 @@ pub(crate) enum Access {
     Profiler,
 }
 
+/// Why a request is refused.
+#[derive(Debug)]
+enum Refusal {
+    /// Only loopback may.
+    Elsewhere,
+    NoToken,
+    /// Nobody's token.
+    Unknown,
+    /// Somebody's who may not; their name.
+    Forbidden(String),
+    /// It cannot be known.
+    Failed,
+    /// Too many tokens that nobody knows.
+    Busy,
+}
+
 /// Lets callers in.
 #[derive(Debug)]
 pub(crate) struct Gate(Asks);
@@ -67,7 +83,7 @@ pub(crate) async fn guard(
     let verb = request.method().as_str().to_ascii_lowercase();
     match gate.admit(access, peer, request.headers(), &verb, request.uri().path()).await {
         Ok(()) => next.run(request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -88,7 +104,7 @@ impl Gate {
         headers: &HeaderMap,
         verb: &str,
         path: &str,
-    ) -> Result<(), Response> {
+    ) -> Result<(), Refusal> {
         let is_open = match access {
             Access::Anyone => true,
             // Where nobody asks, an Envoy may be anywhere.
@@ -99,30 +115,44 @@ impl Gate {
         if is_open {
             return Ok(());
         }
-        let token = || bearer(headers).ok_or_else(|| unauthorized("a bearer token is wanted\n"));
+        let token = || bearer(headers).ok_or(Refusal::NoToken);
         match &self.0 {
             Asks::Nobody { .. } if peer.is_loopback() => Ok(()),
-            Asks::Nobody { .. } => Err((StatusCode::FORBIDDEN, LOOPBACK_ONLY).into_response()),
+            Asks::Nobody { .. } => Err(Refusal::Elsewhere),
             Asks::TokenFile(tokens) => match tokens.have(token()?, Instant::now()) {
                 Ok(true) => Ok(()),
-                Ok(false) => Err(unauthorized("nobody's token\n")),
+                Ok(false) => Err(Refusal::Unknown),
                 Err(problem) => {
                     warn!(file = %tokens.file.display(), problem, "tokens cannot be read");
-                    Err((StatusCode::INTERNAL_SERVER_ERROR, "Authentication failed\n").into_response())
+                    Err(Refusal::Failed)
                 }
             },
             Asks::Kubernetes(reviews) => match reviews.judge(token()?, verb, path).await {
                 Verdict::Allowed => Ok(()),
-                Verdict::Unknown => Err(unauthorized("nobody's token\n")),
-                Verdict::Forbidden(user) => {
-                    Err((StatusCode::FORBIDDEN, format!("Authorization denied for user {user}\n")).into_response())
-                }
-                Verdict::Failed => Err((StatusCode::INTERNAL_SERVER_ERROR, "Authentication failed\n").into_response()),
-                Verdict::Busy => {
-                    let retry = [(RETRY_AFTER, "1")];
-                    Err((StatusCode::TOO_MANY_REQUESTS, retry, "too many tokens that nobody knows\n").into_response())
-                }
+                Verdict::Unknown => Err(Refusal::Unknown),
+                Verdict::Forbidden(user) => Err(Refusal::Forbidden(user)),
+                Verdict::Failed => Err(Refusal::Failed),
+                Verdict::Busy => Err(Refusal::Busy),
             },
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let challenge = [(WWW_AUTHENTICATE, "Bearer")];
+        match self {
+            Self::Elsewhere => (StatusCode::FORBIDDEN, LOOPBACK_ONLY).into_response(),
+            Self::NoToken => (StatusCode::UNAUTHORIZED, challenge, "a bearer token is wanted\n").into_response(),
+            Self::Unknown => (StatusCode::UNAUTHORIZED, challenge, "nobody's token\n").into_response(),
+            Self::Forbidden(user) => {
+                (StatusCode::FORBIDDEN, format!("Authorization denied for user {user}\n")).into_response()
+            }
+            Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "Authentication failed\n").into_response(),
+            Self::Busy => {
+                let retry = [(RETRY_AFTER, "1")];
+                (StatusCode::TOO_MANY_REQUESTS, retry, "too many tokens that nobody knows\n").into_response()
+            }
         }
     }
 }
@@ -136,16 +166,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then_some(token)
 }
 
-fn unauthorized(why: &'static str) -> Response {
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], why).into_response()
-}
-
 /// Tokens in a file, of which digests are kept.
 #[derive(Debug)]
 struct TokenFile {
     file: PathBuf,
-    read: Mutex<Option<(Instant, Result<Vec<[u8; 32]>, String>)>>,
+    read: Mutex<Option<(Instant, Digests)>>,
 }
+
+/// Digests of the tokens, or why there are none.
+type Digests = Result<Vec<[u8; 32]>, String>;
 
 impl TokenFile {
     /// Whether the token is one of the file's. How long that takes tells nothing of them.
@@ -179,7 +208,7 @@ mod tests {
             headers.append(AUTHORIZATION, value.parse().unwrap());
         }
         let admitted = gate.admit(access, Peer(peer.parse().unwrap()), &headers, "get", "/metrics").await;
-        admitted.err().map_or(200, |refusal| refusal.status().as_u16())
+        admitted.err().map_or(200, |refusal| refusal.into_response().status().as_u16())
     }
 
     #[tokio::test]

@@ -79,7 +79,7 @@ enum Place {
 }
 
 /// A piece is handed on once it has this many bytes.
-const PIECE_BYTES: usize = 128 * 1024;
+const PIECE_BYTES: usize = 32 * 1024;
 
 impl Iterator for Printer {
     type Item = Vec<u8>;
@@ -411,8 +411,11 @@ mod tests {
         }
     }
 
+    /// A stat: its labels, its name and its value.
+    type Stated<'a> = (&'a [(catalogue::Label, &'a str)], &'a str, u64);
+
     /// The lines of `/stats` that are behind a page, and the page as it is without `stats_tags`.
-    fn without_tags(series: &[(&[(catalogue::Label, &str)], &str, u64)]) -> (String, String) {
+    fn without_tags(series: &[Stated<'_>]) -> (String, String) {
         let mut names: Vec<String> = Vec::new();
         let mut garbled = String::new();
         for (labels, name, value) in series {
@@ -434,7 +437,7 @@ mod tests {
         let pair = [(ModelName, "meta-llama/L-3.1:8b=x \"q\" \\"), (TargetModelName, "模型")];
         let les: Vec<&str> = Bounds::LATENCY.le().chain(["+Inf"]).collect();
         let buckets: Vec<_> = les.iter().map(|le| [(Le, *le), pair[0], pair[1]]).collect();
-        let mut series: Vec<(&[(catalogue::Label, &str)], &str, u64)> =
+        let mut series: Vec<Stated<'_>> =
             buckets.iter().map(|labels| (labels.as_slice(), bucket.as_str(), 2)).collect();
         let error = [(ModelName, "m"), (TargetModelName, "t"), (ErrorCode, "Timeout")];
         series.extend([

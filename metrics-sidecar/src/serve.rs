@@ -183,6 +183,8 @@ async fn streamed(mut pieces: Receiver<Piece>) -> Body {
     }
     let rest = futures_util::stream::unfold(Some(pieces), async |pieces| {
         let mut pieces = pieces?;
+        // A reader that takes all at once must not hold up the polling of pods.
+        tokio::task::yield_now().await;
         match pieces.recv().await {
             Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(pieces))),
             Some(Piece::End) => None,
