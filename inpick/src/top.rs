@@ -149,13 +149,13 @@ fn show(
         let lines = shown.lines(usize::from(height));
         draw(&mut io::stdout().lock(), &lines, usize::from(width), usize::from(height))?;
         if poll(due.saturating_duration_since(Instant::now()))? {
-            match read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if shown.press(key, usize::from(height)) == Next::End {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            let pressed = match read()? {
+                Event::Key(key) if key.kind != KeyEventKind::Release => shown.press(key, usize::from(height)),
+                // The terminal has another size, or was pasted into.
+                _ => Next::Draw,
+            };
+            if pressed == Next::End {
+                return Ok(());
             }
         }
         if Instant::now() >= due {

@@ -469,7 +469,7 @@ function drawPick({ at_ms, pick }) {
   if (pick.cached_tokens) tokens.push(`${count(pick.cached_tokens)} cached`);
   if (pick.output_tokens !== undefined) tokens.push(`${count(pick.output_tokens)} out`);
   head.append(
-    make("span", { className: "muted", textContent: [pick.model, ...tokens].filter(Boolean).join(" · ") }),
+    make("span", { className: "muted", title: pick.model, textContent: [...tokens, pick.model].filter(Boolean).join(" · ") }),
     make("span", { className: "muted right", textContent: pick.ttft_ms === undefined ? time(pick.duration_ms) : `TTFT ${time(pick.ttft_ms)}` }));
   const item = make("details", {}, head);
   item.addEventListener("toggle", () => {

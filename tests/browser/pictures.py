@@ -18,8 +18,9 @@ def main(folder):
     gateway = Gateway("wasm", 6)
     browser = Chromium()
     try:
-        page = browser.page(gateway.page, height=860)
+        page = browser.page(gateway.page, height=720)
         time.sleep(SECONDS)
+        page.press("p")
         page.run("document.querySelector('#pick-list summary').click()")
         time.sleep(1)
         for theme in ("light", "dark"):

@@ -118,7 +118,10 @@ impl Figures {
 
 /// Figures, and how they were within the last seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Readings(VecDeque<(Duration, Figures)>);
+pub(crate) struct Readings(VecDeque<Reading>);
+
+/// Figures and when they were read.
+type Reading = (Duration, Figures);
 
 impl Readings {
     /// Takes a page that was read at that time.
@@ -167,7 +170,7 @@ impl Readings {
         self.window().map_or(0, |((_, first), (_, last))| last.picks(pool).saturating_sub(first.picks(pool)))
     }
 
-    fn window(&self) -> Option<(&(Duration, Figures), &(Duration, Figures))> {
+    fn window(&self) -> Option<(&Reading, &Reading)> {
         if self.0.len() < 2 { None } else { self.0.front().zip(self.0.back()) }
     }
 }
