@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 pub struct Charge {
     /// `None`: it went to an address outside the pool.
     endpoint: Option<EndpointId>,
-    running: Option<Running>,
+    running: Option<RunningLabels>,
     sent_at: Timestamp,
     /// When the last of it was sent, as far as that is known.
     whole_at: Timestamp,
@@ -96,7 +96,7 @@ const fn prefill(forecast: &Forecast, streams: bool, now: Timestamp) -> Prefill 
 
 /// What tells running requests from one another.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Running {
+pub struct RunningLabels {
     /// The model that the client asked for.
     pub model: Admitted,
     /// The model that was asked for upstream.
@@ -109,7 +109,7 @@ pub struct Running {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Burden {
     /// What runs, where the request is one for a model.
-    pub running: Option<Running>,
+    pub running: Option<RunningLabels>,
     /// Whether its first token will tell when its prompt was computed. `None`: its prompt is still coming, see
     /// [`Accounts::became_whole`].
     pub streams: Option<bool>,
@@ -119,7 +119,7 @@ pub struct Burden {
 #[derive(Debug, Default)]
 pub struct Accounts {
     /// With those of which none runs any more: labels are bounded.
-    running: HashMap<Running, u32>,
+    running: HashMap<RunningLabels, u32>,
     revision: u64,
 }
 
@@ -223,12 +223,12 @@ impl Accounts {
     }
 
     /// Requests running, by what tells them apart; those of which none runs are left out.
-    pub fn running(&self) -> impl Iterator<Item = (Running, u32)> {
+    pub fn running(&self) -> impl Iterator<Item = (RunningLabels, u32)> {
         self.ran().filter(|(_, count)| *count > 0)
     }
 
     /// The same with 0 for those that ran and do not run any more.
-    pub fn ran(&self) -> impl Iterator<Item = (Running, u32)> {
+    pub fn ran(&self) -> impl Iterator<Item = (RunningLabels, u32)> {
         self.running.iter().map(|(&running, &count)| (running, count))
     }
 }
@@ -261,7 +261,7 @@ mod tests {
     fn a_charge_is_in_one_place_until_it_is_finished() {
         let (mut pool, mut accounts) = (pool(), Accounts::default());
         let (first, second) = (pool.members()[0], pool.members()[1]);
-        let running = Running { model: Admitted::at(0), target: Admitted::at(1), priority: -1 };
+        let running = RunningLabels { model: Admitted::at(0), target: Admitted::at(1), priority: -1 };
         let now = Timestamp::from_micros(5);
         let forecast = Forecast { uncached_tokens: 9, ..Forecast::default() };
         let tokens = |pool: &Pool| -> Vec<u64> {

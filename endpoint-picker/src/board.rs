@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use prost::Message;
 use snapshot::Membership;
 
-use crate::accounts::Running;
+use crate::accounts::RunningLabels;
 use crate::admission::{Admitted, OTHER, Table};
 use crate::pool::Suspicion;
 use crate::shared_data::{SharedData, update};
@@ -235,7 +235,7 @@ pub struct RunningModel {
 impl RunningModel {
     /// So many of those.
     #[must_use]
-    pub fn of(running: Running, count: u32) -> Self {
+    pub fn of(running: RunningLabels, count: u32) -> Self {
         let number = |label: Admitted| match label.index() {
             Some(index) => index.saturating_add(2),
             None => u32::from(label == Admitted::OTHER),

@@ -165,6 +165,7 @@ fn own_families() -> &'static [OwnFamily] {
         let about = About {
             commit: "c",
             build_ref: "b",
+            llm_d: true,
             envoy_up: true,
             envoy_page_failures: 0,
             snapshots_sent: 1,

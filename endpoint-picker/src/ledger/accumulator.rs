@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use catalogue::Bounds;
 
-use super::SeriesId;
+use super::series::SeriesId;
 
 /// Limits fine enough for each of several families' buckets.
 #[derive(Debug, Default, Eq, PartialEq)]

@@ -22,11 +22,8 @@ use self::series::{Pending, Series};
 use crate::config::StatsConfig;
 
 pub use accumulator::{Accumulator, Limits};
+pub use series::SeriesId;
 pub use sink::{SinkKind, StatSink};
-
-/// A series in a ledger.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct SeriesId(usize);
 
 /// Statistics on their way to the host.
 #[derive(Debug)]

@@ -11,6 +11,10 @@ use super::sink::{SinkKind, StatSink};
 /// No host gives this id: it would need four billion stats.
 const REFUSED: u32 = u32::MAX;
 
+/// A series in a ledger.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SeriesId(pub(super) usize);
+
 #[derive(Debug)]
 pub(super) struct Series {
     stat: Stat,

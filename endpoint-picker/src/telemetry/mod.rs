@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use self::measure::{Ending, Measure};
 pub(crate) use self::rows::{FAIRNESS_ID, PREFIX_PLUGIN};
 use self::rows::{RowId, RowKey, Rows};
-use crate::accounts::Running;
+use crate::accounts::RunningLabels;
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
 use crate::config::Config;
 use crate::error_type::ErrorType;
@@ -119,11 +119,11 @@ impl Telemetry {
 
     /// What a request runs under.
     #[must_use]
-    pub fn running(&self, record: &ExchangeRecord) -> Running {
+    pub fn running(&self, record: &ExchangeRecord) -> RunningLabels {
         let label = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
         let model = label(&record.model);
         let target = if record.target_model == record.model { model } else { label(&record.target_model) };
-        Running { model, target, priority: record.priority }
+        RunningLabels { model, target, priority: record.priority }
     }
 
     /// Records how long one pick took.

@@ -40,9 +40,9 @@ impl Tally {
             Some(number("/input_tokens")? + apart.into_iter().flatten().sum::<u64>())
         });
         self.requests += 1;
-        input.filter(|&tokens| tokens > 0).map(|tokens| self.input.push(tokens));
+        self.input.0.extend(input.filter(|&tokens| tokens > 0));
         let output = number("/completion_tokens").or(number("/output_tokens")).filter(|&tokens| tokens > 0);
-        output.map(|tokens| self.output.push(tokens));
+        self.output.0.extend(output);
         let cached =
             ["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens", "/cache_read_input_tokens"];
         self.cached += cached.into_iter().find_map(number).unwrap_or(0);
