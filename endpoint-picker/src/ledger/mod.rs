@@ -31,8 +31,9 @@ pub struct Ledger {
     config: StatsConfig,
     series: Vec<Series>,
     by_key: HashMap<Key, SeriesId>,
-    /// Counters and gauges, of one stat each, and behind them histograms, of dozens: totals are there first.
-    undefined: [VecDeque<SeriesId>; 2],
+    /// Counters and gauges, of one stat each; behind them histograms, of dozens; and last those of the GenAI conventions, which alerts do
+    /// not wait for.
+    undefined: [VecDeque<SeriesId>; 3],
     dirty: VecDeque<SeriesId>,
     flushing: usize,
     /// Memory of a flush, kept for the next one.
@@ -53,7 +54,7 @@ impl Ledger {
             config,
             series: Vec::new(),
             by_key: HashMap::new(),
-            undefined: [const { VecDeque::new() }; 2],
+            undefined: [const { VecDeque::new() }; 3],
             dirty: VecDeque::new(),
             flushing: 0,
             deltas: Vec::new(),
@@ -166,8 +167,12 @@ impl Ledger {
     fn new_series(&mut self, stat: Stat, labels: Vec<(Label, String)>) -> SeriesId {
         let id = SeriesId(self.series.len());
         self.series.push(Series::new(stat, labels));
-        let [single, histograms] = &mut self.undefined;
-        let queue = if matches!(stat.family().kind, Kind::Histogram(_)) { histograms } else { single };
+        let [single, histograms, gen_ai] = &mut self.undefined;
+        let queue = match (stat.family().kind, stat.family().switch) {
+            (Kind::Counter | Kind::Gauge, _) => single,
+            (Kind::Histogram(_), Switch::GenAi) => gen_ai,
+            (Kind::Histogram(_), _) => histograms,
+        };
         queue.push_back(id);
         id
     }
