@@ -193,7 +193,6 @@ fn own_families() -> &'static [OwnFamily] {
             llm_d: true,
             envoy_up: true,
             envoy_page_failures: 0,
-            llm_d: true,
             snapshots_sent: 1,
             snapshots_unchanged: 2,
         };

@@ -287,14 +287,24 @@ impl Histogram {
     }
 
     fn print(&self, out: &mut Vec<u8>, name: &str, bounds: Bounds, labels: &[u8], format: Format) {
-        // Envoy reads its counters while workers add to them, so a page may show a bucket ahead of the next larger one. Each of
-        // them only grows, so the running maximum does too, and is never below what was counted.
-        let mut least = 0;
-        let total = self.buckets.iter().copied().chain([self.count]).flatten().max().unwrap_or(0);
-        for (index, le) in bounds.le().chain(["+Inf"]).enumerate() {
-            least = self.buckets.get(index).copied().flatten().unwrap_or(0).max(least);
+        // Envoy reads its counters one after the other while workers add to them, so a page may show a bucket without a sample that a
+        // smaller one has. A sample counts once every larger bucket and the count have it: of counters that only grow, the least does too.
+        // Taking the most instead would put what the smaller buckets miss beyond the largest bound, where a quantile then looks.
+        let mut at_most = self.count.unwrap_or(0);
+        let mut counts: Vec<u64> = self
+            .buckets
+            .iter()
+            .rev()
+            .map(|bucket| {
+                at_most = at_most.min(bucket.unwrap_or(0));
+                at_most
+            })
+            .collect();
+        let total = counts.first().copied().unwrap_or(0);
+        counts.reverse();
+        for (le, count) in bounds.le().chain(["+Inf"]).zip(counts) {
             print_series(out, name, "_bucket", labels, Some(&format.bound(le)));
-            print_whole(out, if le == "+Inf" { total } else { least });
+            print_whole(out, count);
         }
         print_series(out, name, "_sum", labels, None);
         match (self.sum_microseconds, &self.sum) {

@@ -281,7 +281,7 @@ async fn prometheus_scrapes_the_page_as_openmetrics(mode: Mode) {
         let answer = gateway.client.get(&format!("http://{address}/api/v1/{path}")).await;
         serde_json::from_str(&answer.map_err(|error| error.to_string())?.text()).map_err(|error| error.to_string())
     };
-    let requests = tests::eventually("Prometheus has scraped", async || {
+    let requests = eventually("Prometheus has scraped", async || {
         let answer = ask("query?query=sum(inference_objective_request_total)").await?;
         let value = answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned);
         value.ok_or_else(|| answer.to_string())
@@ -326,7 +326,7 @@ async fn nothing_of_envoys_own_page_is_lost(mode: Mode) {
 /// The sidecar's page once it has counted the traffic and has stopped to grow.
 async fn whole_page(gateway: &Gateway) -> Page {
     let mut before = BTreeSet::new();
-    tests::eventually("a page that is whole", async || {
+    eventually("a page that is whole", async || {
         let page = gateway.sidecar_page().await.map_err(|error| error.to_string())?;
         let counted = page.sum("inference_objective_request_total", &[]);
         let ended = page.sum("inference_objective_request_duration_seconds_count", &[]);
@@ -346,7 +346,7 @@ async fn a_bootstrap_without_stats_tags_gives_the_same_page(mode: Mode) {
     });
     // Whether it has a snapshot is told by a label, which Envoy's page lacks there.
     let untagged = Gateway::start(untagged.wait_for_snapshot(false)).await;
-    tests::eventually("a snapshot", async || {
+    eventually("a snapshot", async || {
         let page = untagged.sidecar_page().await.map_err(|error| error.to_string())?;
         let fresh = page.sum("inpick_endpoints", &[("state", "fresh")]);
         if fresh >= 2.0 { Ok(()) } else { Err(format!("{fresh} fresh endpoints")) }
