@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import re
+import time
 import urllib.request
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+DEADLINE = 20
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
@@ -25,15 +28,22 @@ def use(gateway):
     for _ in range(3):
         request = urllib.request.Request(f"{gateway.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         urllib.request.urlopen(request, timeout=30).close()
+    # Statistics are a fraction of a second behind, and stats are defined some at a time.
+    end = time.monotonic() + DEADLINE
+    while gateway.total("inference_objective_request_duration_seconds_count") < 3:
+        assert time.monotonic() < end, "the requests are not counted"
+        time.sleep(0.1)
 
 
 def series(families):
-    """Each series with its labels; bounds as numbers, which the two formats spell differently."""
+    """Each series with its labels; bounds as numbers, which the two formats spell differently, and counters without `_total`, which the
+    reader of the older format adds to each of them."""
     found = set()
     for family in families:
         for sample in family.samples:
             labels = {name: float(value) if name in ("le", "quantile") else value for name, value in sample.labels.items()}
-            found.add((sample.name, tuple(sorted(labels.items(), key=str))))
+            name = sample.name[: -len("_total")] if sample.name.endswith("_total") else sample.name
+            found.add((name, tuple(sorted(labels.items(), key=str))))
     return found
 
 
@@ -41,7 +51,9 @@ def test_the_reference_parser_reads_the_page(gateway):
     use(gateway)
     kind, text = fetch(gateway.metrics, Accept=OPENMETRICS, **{"Accept-Encoding": "gzip"})
     assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    assert text.endswith("\n# EOF\n") and "_created" not in text
+    assert text.endswith("\n# EOF\n")
+    # Envoy has statistics of that name.
+    assert not re.search(r"^(inference|inpick)_\w*_created", text, re.MULTILINE)
     families = {family.name: family for family in read_openmetrics(text)}
     assert families["inference_objective_request"].type == "counter"
     assert families["inference_objective_request_duration_seconds"].type == "histogram"
@@ -56,5 +68,4 @@ def test_the_reference_parser_reads_the_page(gateway):
     # Envoy defines more stats meanwhile, and never fewer.
     lost = series(families.values()) - series(read_text(plain))
     assert not lost, sorted(lost)[:10]
-    first = {name for name, _ in series(families.values())}
-    assert first == {name for name, _ in series(read_text(plain)) if name in first} and len(first) > 500
+    assert len(series(families.values())) > 1000
