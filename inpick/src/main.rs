@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use lora_syncer::SyncerFlags;
 use metrics_sidecar::flags::Flags;
 use metrics_sidecar::process;
 
@@ -76,6 +77,11 @@ enum Subject {
         #[command(subcommand)]
         action: Action,
     },
+    /// Keeps the LoRA adapters of a vLLM server as a file says, and publishes lora_syncer_adapter_status
+    ///
+    /// File, flags and metric are those of the Gateway API Inference Extension's lora-syncer: below vLLMLoRAConfig the file has host and port of the server,
+    /// and ensureExist and ensureNotExist with the adapters to load and to unload.
+    LoraSyncer(SyncerFlags),
     /// Prints the completions of a shell
     Completions {
         /// Which shell
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Subject::Run(flags) => process::run(&flags),
         Subject::Top(flags) => result(top::run(&flags).map_err(|error| vec![error])),
         Subject::Check { sources, strict, access } => check::run(&sources, strict, &access),
+        Subject::LoraSyncer(flags) => lora_syncer::process::run(&flags),
         Subject::StatsTags => result(print(&bootstrap::stats_tags())),
         Subject::Config { action: Action::Convert { file } } => result(configuration::convert(file.as_deref())),
         Subject::Config { action: Action::Check { file } } => result(configuration::check(file.as_deref())),
