@@ -15,6 +15,8 @@ const UNHASHED: &str = r#"{"scheduling":{"scorers":[{"name":"queue-scorer"}]}}"#
 const EARLY: &str = r#"{"missing_model":"pass","unknown_model":"pass"}"#;
 /// What comes after the pick is not even read.
 const UNREAD: &str = r#"{"early_pick_rest":"pass"}"#;
+/// Nobody reads what the filter would tell the access log.
+const UNLOGGED: &str = r#"{"access_log":false}"#;
 const HTTP_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const POOL: &str = "/static_resources/clusters/0";
 const HTTP_OPTIONS: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -40,10 +42,12 @@ pub(crate) enum Piece {
     Early,
     /// With [`Self::Early`]: their rest is not read.
     Unread,
+    /// The access log, and what the filter tells it.
+    Log,
 }
 
 impl Piece {
-    const ALL: [(Self, &str); 9] = [
+    const ALL: [(Self, &str); 10] = [
         (Self::Tags, "tags"),
         (Self::Service, "service"),
         (Self::Filter, "filter"),
@@ -53,11 +57,12 @@ impl Piece {
         (Self::LocalReply, "local-reply"),
         (Self::Early, "early"),
         (Self::Unread, "unread"),
+        (Self::Log, "log"),
     ];
     /// Those that an Envoy without inpick has too.
     const OF_PLAIN: [Self; 2] = [Self::Retry, Self::LocalReply];
-    /// Those that no shipped bootstrap has.
-    const ADDED: [Self; 2] = [Self::Early, Self::Unread];
+    /// Those that an arm has only if they are named: no shipped bootstrap has the first two, and what a log costs depends on its format.
+    const ADDED: [Self; 3] = [Self::Early, Self::Unread, Self::Log];
 
     fn shipped() -> BTreeSet<Self> {
         Self::ALL.iter().map(|(piece, _)| *piece).filter(|piece| !Self::ADDED.contains(piece)).collect()
@@ -93,6 +98,7 @@ impl Piece {
             }
             Self::Strip => drop_key(tree, &format!("{POOL}{HTTP_OPTIONS}"), "http_filters"),
             Self::Retry => drop_key(tree, &format!("{HTTP_MANAGER}/route_config/virtual_hosts/0"), "retry_policy"),
+            Self::Log => drop_key(tree, HTTP_MANAGER, "access_log"),
             Self::Early | Self::Unread => {}
         }
     }
@@ -269,6 +275,9 @@ impl Arm {
         if !self.hashes_prompts {
             added.push(UNHASHED);
         }
+        if !self.pieces.contains(&Piece::Log) {
+            added.push(UNLOGGED);
+        }
         if self.pieces.contains(&Piece::Early) {
             added.push(EARLY);
         }
@@ -342,7 +351,7 @@ mod tests {
 
     #[test]
     fn modules_come_with_their_shipped_bootstraps() {
-        assert_eq!(tree("wasm"), shipped(&"wasm".parse().unwrap()));
+        assert_eq!(tree("wasm+log"), shipped(&"wasm".parse().unwrap()));
         for arm in ["native", "embedded"] {
             let native = tree(arm).to_string();
             assert!(native.contains("libinpick.so") && !native.contains("filter.wasm"), "{native}");

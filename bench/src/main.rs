@@ -37,7 +37,7 @@ struct Arguments {
     /// A smoke test: every arm serves every workload for a moment, and the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// What is compared: plain, nothing, floor, unhashed (wasm with a profile that needs no hashes of prompts), wasm, native, embedded; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE. +early lets long requests go on before their end, +early+unread does not read the rest
+    /// What is compared: plain, nothing, floor, unhashed (wasm with a profile that needs no hashes of prompts), wasm, native, embedded; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE. +early lets long requests go on before their end, +early+unread does not read the rest, +log adds the shipped access log
     #[arg(long, value_delimiter = ',', default_value = "plain,floor,wasm,wasm+early,native,native+early,embedded")]
     arms: Vec<Arm>,
     /// Of "1 KB", "64 KB", "400 KB", "stream", "idle" and "study"; all if none is named

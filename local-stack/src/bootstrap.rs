@@ -342,13 +342,18 @@ mod tests {
         bootstrap.merge_plugin_config(&json!({"metrics": {"llm_d": true}})).unwrap();
         assert_eq!(
             configs(&bootstrap, &FILTERS),
-            [json!({"pool": "default", "served_endpoint": "header", "metrics": {"model": true, "llm_d": true}})]
+            [
+                json!({"pool": "default", "served_endpoint": "header", "access_log": true, "metrics": {"model": true, "llm_d": true}})
+            ]
         );
         bootstrap.merge_service_config(&json!({"snapshot_service": {"interval_ms": 10}})).unwrap();
         assert_eq!(configs(&bootstrap, &SERVICES)[0]["snapshot_service"]["interval_ms"], 10);
         assert_eq!(configs(&bootstrap, &SERVICES)[0]["snapshot_service"]["cluster"], "inpick-sidecar");
         bootstrap.merge_plugin_config(&json!({"metrics": null})).unwrap();
-        assert_eq!(configs(&bootstrap, &FILTERS), [json!({"pool": "default", "served_endpoint": "header"})]);
+        assert_eq!(
+            configs(&bootstrap, &FILTERS),
+            [json!({"pool": "default", "served_endpoint": "header", "access_log": true})]
+        );
     }
 
     #[test]

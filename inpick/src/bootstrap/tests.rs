@@ -109,7 +109,7 @@ fn a_piece_of_the_native_module_that_is_missing_or_wrong_is_named() {
         ("bootstrap.v3", "bootstrap.v3", ""),
         ("dynamic_modules_strip_custom_stat_prefix: true", "other: true", "layered_runtime.layers: no layer sets"),
         ("key: x-gateway-destination-endpoint", "key: x-other", "override_host_sources: no source {metadata: "),
-        ("\"pool\": \"default\", \"sidecar\"", "\"pool\": \"\", \"sidecar\"", "filter_config.value: pool: "),
+        ("\"pool\": \"default\", \"access_log\"", "\"pool\": \"\", \"access_log\"", "filter_config.value: pool: "),
         ("\"embedded\": {\"pool\"", "\"cluster\": \"nobody\", \"unheard\": {\"pool\"", "filter_config.value: sidecar."),
         ("DynamicModuleBootstrapExtension", "Other", "bootstrap_extensions: no DynamicModuleBootstrapExtension"),
     ];
