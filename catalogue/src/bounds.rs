@@ -79,8 +79,9 @@ impl Bounds {
     pub const RESPONSE_PROCESSING: Self =
         Self::seconds("0.0001 0.00025 0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5");
 
-    /// Time that the filter takes for one phase of a request, microseconds.
-    pub const FILTER_TIME: Self = Self::units("1 2 5 10 20 50 100 200 500 1000 2000 5000 10000");
+    /// Time that the filter takes for one phase of a request.
+    pub const FILTER_TIME: Self =
+        Self::seconds("0.000001 0.000002 0.000005 0.00001 0.00002 0.00005 0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01");
     /// What came divided by what was predicted.
     pub const PREDICTION_RATIO: Self =
         Self { le: "0.1 0.25 0.5 0.67 0.8 0.9 1 1.1 1.25 1.5 2 3 5 10 30", scale: Scale::Millionths };

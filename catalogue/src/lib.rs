@@ -308,9 +308,9 @@ families! {
         "Prompt tokens that these answers reported as cached.";
     TtftRatio = "inpick_ttft_ratio", Histogram(Bounds::PREDICTION_RATIO), [Pool], Always, Envoy,
         "Time from sending a streamed request to its first token, divided by what the pick predicted: above 1 it took longer.";
-    FilterTime = "inpick_filter_time_microseconds", Histogram(Bounds::FILTER_TIME), [Phase], Always, Envoy,
-        "Microseconds that the filter took for one phase of a request, all callbacks of the phase together, of one request in 16.";
-    SignalAge = "inpick_signal_age_milliseconds", Gauge, [Pool, Endpoint], Always, Envoy,
+    FilterTime = "inpick_filter_time_seconds", Histogram(Bounds::FILTER_TIME), [Phase], Always, Envoy,
+        "Seconds that the filter took for one phase of a request, all callbacks of the phase together, of one request in 16.";
+    SignalAge = "inpick_signal_age_thousandths", Gauge, [Pool, Endpoint], Always, Envoy,
         "Milliseconds since the page that the load of the endpoint in use is from.";
     MissingSignals = "inpick_missing_signals", Gauge, [Pool, Engine, Signal], Always, Sidecar,
         "Endpoints of that engine whose last page lacks the signal.";

@@ -53,7 +53,7 @@ DASHBOARD = Dashboard(
         ),
         row(
             "Signals",
-            panel("Signal Age", "ms", (f"max by (endpoint) (inpick_signal_age_milliseconds{{{POOL}}})", "{{endpoint}}"), description="Since the page that the load in use is from."),
+            panel("Signal Age", "ms", (f"max by (endpoint) (inpick_signal_age_thousandths{{{POOL}}})", "{{endpoint}}"), description="Since the page that the load in use is from."),
             panel("Snapshot Age", "s", ("max by (instance) (inpick_snapshot_age_seconds)", "{{instance}}"), description="Whole seconds since the sidecar last confirmed it.", quiet="it is confirmed many times a second"),
             panel("Snapshot Fetches / s", "reqps", (rate("inpick_snapshot_fetches_total", "outcome", ""), "{{outcome}}")),
             panel("Missing Signals", "short", (f"max by (engine, signal) (inpick_missing_signals{{{POOL}}})", "{{engine}} {{signal}}"), width=12, description="Endpoints whose page lacks a signal."),
@@ -62,7 +62,7 @@ DASHBOARD = Dashboard(
         row(
             "The filter's work",
             panel("Time of a Pick", "s", *quantiles("inference_extension_scheduler_e2e_duration_seconds_bucket", (0.5, 0.99))),
-            panel("Time in the Filter by Phase", "µs", *quantiles("inpick_filter_time_microseconds_bucket", (0.5, 0.99), ("phase",), " {{phase}}"), description="All callbacks of the phase together, of one request in 16."),
+            panel("Time in the Filter by Phase", "s", *quantiles("inpick_filter_time_seconds_bucket", (0.5, 0.99), ("phase",), " {{phase}}"), description="All callbacks of the phase together, of one request in 16."),
             panel("Request Bodies", "reqps", (rate("inpick_request_bodies_total", "outcome", ""), "{{outcome}}"), stacked=True),
             panel("Responses", "reqps", (rate("inpick_response_bodies_total", "outcome", ""), "{{outcome}}"), stacked=True),
             panel("Routed by Load Alone", "reqps", (rate("inpick_load_only_requests_total", "outcome", ""), "{{outcome}}"), description="Requests without a model to read."),

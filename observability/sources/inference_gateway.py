@@ -87,8 +87,8 @@ DASHBOARD = Dashboard(
                 ('sum(rate(inpick_request_bodies_total{outcome!~"parsed|missing_model|unread"}[$__rate_interval]))', "Model Not Parsed"),
                 description="Bodies that the filter read, that named no model, and that it could not read.",
             ),
-            panel("BBR Plugin Processing Latency", "s", *spread("inpick_filter_time_microseconds", scale=" / 1e6"), description="Time in the filter, of one request in 16."),
-            panel("BBR Plugin Processing Latency by Plugin", "s", *spread("inpick_filter_time_microseconds", ("phase",), " {{phase}}", " / 1e6"), description="Time in the filter by phase of the request."),
+            panel("BBR Plugin Processing Latency", "s", *spread("inpick_filter_time_seconds"), description="Time in the filter, of one request in 16."),
+            panel("BBR Plugin Processing Latency by Plugin", "s", *spread("inpick_filter_time_seconds", ("phase",), " {{phase}}"), description="Time in the filter by phase of the request."),
         ),
         row(
             "Flow Control Layer",

@@ -110,11 +110,10 @@ async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not(m
 /// The compressor as envoy/README.md shows it.
 fn documented_compressor() -> Value {
     let page = std::fs::read_to_string(repository().join("envoy/README.md")).unwrap();
-    let (_, rest) = page.split_once("```yaml\n").unwrap();
-    let (block, _) = rest.split_once("```").unwrap();
-    let compressor = Bootstrap::parse(block).unwrap().tree_mut()[0].clone();
-    assert_eq!(compressor["name"], "envoy.filters.http.compressor");
-    compressor
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let (block, _) =
+        blocks.into_iter().find(|(block, _)| block.starts_with("- name: envoy.filters.http.compressor")).unwrap();
+    Bootstrap::parse(block).unwrap().tree_mut()[0].clone()
 }
 
 async fn envoy_compresses_for_a_client_what_the_filter_reads_plain(mode: Mode) {

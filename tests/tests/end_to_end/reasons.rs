@@ -17,21 +17,21 @@ async fn predictions_signals_and_the_filters_own_time_are_told(mode: Mode) {
     }
     let phases = ["request_headers", "request_body", "response_headers", "response_body"];
     let mut figures: Vec<_> =
-        phases.iter().map(|phase| figure("inpick_filter_time_microseconds_count", &[("phase", *phase)], 2)).collect();
+        phases.iter().map(|phase| figure("inpick_filter_time_seconds_count", &[("phase", *phase)], 2)).collect();
     figures.push(figure("inpick_ttft_ratio_count", &[("pool", "default")], 17));
     figures.push(figure("inpick_label_overflows_total", &[], 0));
     gateway.shows(&figures).await;
     let page = gateway.sidecar_page().await.unwrap();
     // Reading a body, hashing its prompt and picking is work; a callback of a second would be a fault.
-    let spent = page.sum("inpick_filter_time_microseconds_sum", &[("phase", "request_body")]);
-    assert!(spent > 0.0 && spent < 2e6, "{spent}");
+    let spent = page.sum("inpick_filter_time_seconds_sum", &[("phase", "request_body")]);
+    assert!(spent > 0.0 && spent < 2.0, "{spent}");
     assert_eq!(page.kind("inpick_ttft_ratio"), Some("histogram"));
     // Signals are read every 50 ms, however slow the machine: their age is below what makes them stale, and told for each pod.
     for pod in &gateway.pods {
         eventually("the age of its signals is told", async || {
             let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
             let labels = [("pool", "default"), ("endpoint", pod.addr.as_str())];
-            let ages = page.select("inpick_signal_age_milliseconds", &labels).map(|sample| sample.value);
+            let ages = page.select("inpick_signal_age_thousandths", &labels).map(|sample| sample.value);
             match ages.collect::<Vec<_>>().as_slice() {
                 [age] if *age < 60_000.0 => Ok(()),
                 other => Err(format!("{other:?}")),

@@ -18,8 +18,17 @@ const RESPONSE_HEADERS_NOT_COMPARED: &[&str] = &[
 const REQUEST_HEADERS_NOT_COMPARED: &[&str] = &["x-script", "x-stream", "connection", "transfer-encoding"];
 
 /// Parts of names of stats that tell of time, of chance, or of the whole process.
-const STATS_NOT_COMPARED: &[&str] =
-    &["_seconds", "_microseconds", "running_requests", "in_flight_requests", "inpick_learned_", "wasm.envoy."];
+const STATS_NOT_COMPARED: &[&str] = &[
+    "_seconds",
+    "_microseconds",
+    "running_requests",
+    "in_flight_requests",
+    "inpick_learned_",
+    "inpick_signal_age_",
+    "inpick_filter_time_",
+    "inpick_ttft_ratio",
+    "wasm.envoy.",
+];
 
 /// What one side of a stream got from the proxy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -45,7 +45,7 @@ fn one_request_in_sixteen_looks_at_the_clock_around_its_callbacks() {
     }
     let stats = world::settled(&host);
     for phase in ["request_headers", "request_body", "response_headers", "response_body"] {
-        let name = format!("phase={phase};inpick_filter_time_microseconds_count");
+        let name = format!("phase={phase};inpick_filter_time_seconds_count");
         let count = stats.iter().find(|(other, _)| other.ends_with(&name)).map(|(_, count)| *count);
         assert_eq!(count, Some(2), "{phase}");
     }
