@@ -7,6 +7,7 @@ mod bootstrap;
 mod check;
 mod configuration;
 mod finding;
+mod lora_syncer;
 mod page;
 mod source;
 mod state;
@@ -17,9 +18,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::lora_syncer::SyncerFlags;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use lora_syncer::SyncerFlags;
 use metrics_sidecar::flags::Flags;
 use metrics_sidecar::process;
 
@@ -108,7 +109,7 @@ fn main() -> ExitCode {
         Subject::Run(flags) => process::run(&flags),
         Subject::Top(flags) => result(top::run(&flags).map_err(|error| vec![error])),
         Subject::Check { sources, strict, access } => check::run(&sources, strict, &access),
-        Subject::LoraSyncer(flags) => lora_syncer::process::run(&flags),
+        Subject::LoraSyncer(flags) => lora_syncer::run(flags),
         Subject::StatsTags => result(print(&bootstrap::stats_tags())),
         Subject::Config { action: Action::Convert { file } } => result(configuration::convert(file.as_deref())),
         Subject::Config { action: Action::Check { file } } => result(configuration::check(file.as_deref())),

@@ -9,7 +9,6 @@ pub mod config;
 pub mod flags;
 pub mod model_server;
 pub mod plan;
-pub mod process;
 pub mod status;
 pub mod syncer;
 

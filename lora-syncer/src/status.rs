@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::config::Config;
+use crate::plan::{Listing, statuses};
+
 /// Media type of the page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -45,10 +48,10 @@ impl SyncerStatus {
         *self.operations.entry((operation, is_success)).or_default() += 1;
     }
 
-    /// The server does not answer: nothing is known to be loaded.
-    pub fn lose_server(&mut self) {
-        self.is_server_healthy = false;
-        self.adapters.values_mut().for_each(|loaded| *loaded = false);
+    /// Takes in what the server lists; `None`: it does not answer, and nothing is known to be loaded.
+    pub fn take_listing(&mut self, config: &Config, listing: Option<&Listing>) {
+        self.is_server_healthy = listing.is_some();
+        self.adapters = statuses(config, listing.unwrap_or(&Listing::default()));
     }
 
     /// The page.
@@ -121,7 +124,8 @@ mod tests {
         ] {
             assert!(page.lines().any(|other| other == line), "{line} in {page}");
         }
-        status.lose_server();
+        let config = Config::parse("vLLMLoRAConfig: {ensureExist: {models: [{id: a, source: a}]}}").unwrap();
+        status.take_listing(&config, None);
         assert!(status.page().contains("lora_syncer_adapter_status{adapter_name=\"a\"} 0"));
     }
 }

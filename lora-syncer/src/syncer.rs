@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::flags::SyncerFlags;
 use crate::model_server::ModelServer;
-use crate::plan::{Rests, plan, statuses};
+use crate::plan::{Rests, plan};
 use crate::status::{self, Operation, SyncerStatus};
 
 /// The file is read again after this.
@@ -167,7 +167,7 @@ impl Work {
         let listing = match server.look().await {
             Ok(listing) => listing,
             Err(problem) => {
-                self.lose(&server, &problem.to_string());
+                self.lose(config, &server, &problem.to_string());
                 return false;
             }
         };
@@ -211,13 +211,11 @@ impl Work {
         let listing = if is_idle { Ok(listing) } else { server.list().await };
         match listing {
             Ok(listing) => {
-                let mut status = lock(&self.status);
-                status.is_server_healthy = true;
-                status.adapters = statuses(config, &listing);
+                lock(&self.status).take_listing(config, Some(&listing));
                 true
             }
             Err(problem) => {
-                self.lose(&server, &problem.to_string());
+                self.lose(config, &server, &problem.to_string());
                 false
             }
         }
@@ -238,11 +236,8 @@ impl Work {
         }
     }
 
-    fn lose(&mut self, server: &ModelServer, problem: &str) {
-        if let Some(config) = &self.config {
-            lock(&self.status).adapters = statuses(config, &crate::plan::Listing::default());
-        }
-        lock(&self.status).lose_server();
+    fn lose(&mut self, config: &Config, server: &ModelServer, problem: &str) {
+        lock(&self.status).take_listing(config, None);
         let (since, was_told) = *self.away.get_or_insert_with(|| {
             warn!(server = server.base(), problem, "the model server is not healthy, it is waited for");
             (Instant::now(), false)

@@ -1,5 +1,6 @@
 //! The sidecar as a process: logging, signals and exit codes.
 
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -24,11 +25,7 @@ pub fn run(flags: &Flags) -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
-        .init();
+    start_logging();
     let mut builder = if config.threads > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -46,6 +43,36 @@ pub fn run(flags: &Flags) -> ExitCode {
         }
         Err(error) => Err(error),
     };
+    exit_code(result)
+}
+
+/// Logs to standard error, what `RUST_LOG` says or `info` and above.
+pub fn start_logging() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .init();
+}
+
+/// Returns a future that is there with the first SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Signals cannot be had.
+pub fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Tells an error, and gives the exit code of the process.
+pub fn exit_code(result: Result<(), impl Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,8 +83,7 @@ pub fn run(flags: &Flags) -> ExitCode {
 }
 
 async fn serve(config: Config) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = signals()?;
     let scheme = if config.access.tls.is_some() { "https" } else { "http" };
     let running = Sidecar::start_profiled(config, profilers()).await?;
     println!("listening on http://{}", running.addr());
@@ -65,8 +91,7 @@ async fn serve(config: Config) -> std::io::Result<()> {
         println!("listening for scrapers on {scheme}://{address}");
     }
     let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = stop => None,
         failure = running.failed() => Some(failure),
     };
     running.stop().await;
