@@ -39,8 +39,6 @@ pub struct EndpointPicker {
     telemetry: Telemetry,
     recent: RecentPicks,
     shared: Option<Shared>,
-    /// Somebody wants to know of picks besides the access log.
-    is_watched: bool,
 }
 
 /// A thread's part in a process that shares its routing.
@@ -79,7 +77,6 @@ impl EndpointPicker {
             routing: Routing::new(seed),
             recent: RecentPicks::default(),
             shared: None,
-            is_watched: false,
             config,
         }
     }
@@ -101,12 +98,7 @@ impl EndpointPicker {
     /// Whether what endpoints are rated by is noted with each pick: the access log shows it, or somebody watches.
     #[must_use]
     pub fn explains_picks(&self) -> bool {
-        self.is_watched || self.config.rules.access_log
-    }
-
-    /// Somebody begins or ends to watch picks as they are made.
-    pub const fn set_watched(&mut self, is_watched: bool) {
-        self.is_watched = is_watched;
+        self.recent.is_watched() || self.config.rules.access_log
     }
 
     /// The settings in force.

@@ -46,6 +46,12 @@ impl RecentPicks {
         }
     }
 
+    /// Whether somebody watches.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+
     /// Takes in an exchange that has settled.
     pub fn see(&mut self, record: &ExchangeRecord, pool: &Pool, pool_name: &str) {
         if !self.is_watched {

@@ -141,7 +141,6 @@ impl Worker {
         // Also while it serves nothing: its first request may be the next turn of what another worker served.
         self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
         let is_watched = now.as_micros() < self.news.watched_until_micros;
-        picker.set_watched(is_watched);
         let recent = picker.recent_picks_mut();
         let explained = recent.take();
         recent.set_watched(is_watched, now);
