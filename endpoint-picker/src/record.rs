@@ -8,6 +8,7 @@ use crate::learning::Forecast;
 use crate::openai::{Api, Usage};
 use crate::pool::EndpointId;
 use crate::reply::ErrorCode;
+use crate::queue_outcome::Queued;
 use crate::scheduling::{Failure, MAX_RANKED, Ranked, Ratings, Reason};
 use crate::time::Timestamp;
 
@@ -45,6 +46,8 @@ pub struct ExchangeRecord {
     pub response: Option<ResponseSummary>,
     /// The model that the answer names.
     pub response_model: Option<String>,
+    /// What flow control did with it; `None`: it is off, or the request none of its business.
+    pub queued: Option<Box<Queued>>,
     /// When what happened.
     pub times: Times,
     /// Times between pieces of a streamed response, where a family shows them.
@@ -304,6 +307,7 @@ impl ExchangeRecord {
             served: None,
             response: None,
             response_model: None,
+            queued: None,
             times: Times { started: now, ..Times::default() },
             intervals: None,
             end: End::Complete,
