@@ -14,13 +14,13 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use crate::flow_control::FlowSettings;
 use crate::head::{
-    DESTINATION_HEADER, EXPLAIN_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS,
-    SELECTION_HEADER, SUBSET_HEADER,
+    DESTINATION_HEADER, EXPLAIN_HEADER, FAIRNESS_HEADER, FAIRNESS_HEADER_LLM_D, OBJECTIVE_HEADER,
+    OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS, SELECTION_HEADER, SUBSET_HEADER,
 };
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
-use crate::flow_control::FlowSettings;
 use crate::rewrite::{Rule, Target};
 use crate::rules::{Destination, Rules, SubsetHint};
 use crate::scheduling::Profile;

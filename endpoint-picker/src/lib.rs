@@ -38,7 +38,6 @@ pub mod picker;
 pub mod pool;
 pub mod prefix_index;
 pub mod prefix_news;
-mod queue_outcome;
 pub mod recent_picks;
 pub mod record;
 pub mod reply;

@@ -368,9 +368,8 @@ impl EndpointPicker {
         let ticket = match &self.shared {
             None => flow_control.poll_wake(Some(&mut self.routing), profile, now),
             Some(shared) => {
-                let woken = run(&*shared.state, |routing: &mut Routing| {
-                    flow_control.poll_wake(Some(routing), profile, now)
-                });
+                let woken =
+                    run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(Some(routing), profile, now));
                 match woken {
                     (Some(ticket), _) => ticket,
                     // Another thread holds the routing: who waits too long does not need it.

@@ -4,11 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
 
+use crate::flow_control::Queued;
 use crate::learning::Forecast;
 use crate::openai::{Api, Usage};
 use crate::pool::EndpointId;
 use crate::reply::ErrorCode;
-use crate::queue_outcome::Queued;
 use crate::scheduling::{Failure, MAX_RANKED, Ranked, Ratings, Reason};
 use crate::time::Timestamp;
 
@@ -32,6 +32,8 @@ pub struct ExchangeRecord {
     pub priority: i64,
     /// The request's body.
     pub request: RequestSummary,
+    /// Its time in flow control; `None`: that is off, or the request ended before it was ready to be sent.
+    pub queued: Option<Queued>,
     /// What the pick gave.
     pub pick: Pick,
     /// What the endpoints of the ranked list were rated by, where somebody may want to know.
@@ -46,8 +48,6 @@ pub struct ExchangeRecord {
     pub response: Option<ResponseSummary>,
     /// The model that the answer names.
     pub response_model: Option<String>,
-    /// What flow control did with it; `None`: it is off, or the request none of its business.
-    pub queued: Option<Box<Queued>>,
     /// When what happened.
     pub times: Times,
     /// Times between pieces of a streamed response, where a family shows them.
@@ -300,6 +300,7 @@ impl ExchangeRecord {
             rewrite_rule: None,
             priority: 0,
             request: RequestSummary::default(),
+            queued: None,
             pick: Pick::None,
             ratings: None,
             attempts: 0,
@@ -307,7 +308,6 @@ impl ExchangeRecord {
             served: None,
             response: None,
             response_model: None,
-            queued: None,
             times: Times { started: now, ..Times::default() },
             intervals: None,
             end: End::Complete,

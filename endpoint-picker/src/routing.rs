@@ -147,9 +147,16 @@ impl Routing {
 
     /// Microseconds to the first token of a request where it would go; `None`: nobody has the room that it asks for. Where nothing is
     /// predicted, all take the same.
-    pub(crate) fn predicted_micros(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> Option<u32> {
+    pub(crate) fn predicted_micros(
+        &mut self,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        now: Timestamp,
+    ) -> Option<u32> {
         match self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now) {
-            Decision::Picked(ranked, _) => Some(ranked.forecast(ranked.first()).map_or(0, |forecast| forecast.ttft_micros)),
+            Decision::Picked(ranked, _) => {
+                Some(ranked.forecast(ranked.first()).map_or(0, |forecast| forecast.ttft_micros))
+            }
             Decision::NoEndpoint => None,
         }
     }

@@ -35,13 +35,13 @@ pub use stream_info::StreamInfo;
 
 use crate::config::scan_options;
 use crate::explanation::Explanation;
+use crate::flow_control::QueueOutcome;
 use crate::head::{EXPLANATION_HEADER, RequestHead, Route};
 use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
 use crate::picker::{Choice, EndpointPicker};
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::queue_outcome::QueueOutcome;
 use crate::scheduling::{Decision, Failure, PickRequest, Room};
 use crate::session;
 use crate::shared_data::SharedData;

@@ -11,9 +11,9 @@ use crate::reply::{ErrorCode, LocalReply};
 use crate::scheduling::PickRequest;
 use crate::time::Timestamp;
 
+use super::Exchange;
 use super::directive::Directive;
 use super::states::{Parked, Ready, State};
-use super::Exchange;
 
 /// A longer id is cut: it becomes a label's value.
 const MAX_FAIRNESS_ID_BYTES: usize = 128;
@@ -43,7 +43,7 @@ pub(super) fn leave(picker: &mut EndpointPicker, parked: Parked, end: End, now: 
     }
     let mut record = ready.request.record;
     if let Some(queued) = &mut record.queued {
-        queued.left = now;
+        queued.waited_micros = now.micros_since(queued.enqueued_at);
         queued.outcome = match end {
             End::Failed(ErrorCode::Cancelled) => QueueOutcome::EvictedContextCancelled,
             _ => QueueOutcome::EvictedOther,
@@ -64,8 +64,15 @@ impl Exchange {
         let bytes = request.record.request.bytes;
         let priority = request.record.priority;
         let outcome = QueueOutcome::Dispatched;
-        request.record.queued =
-            Some(Box::new(Queued { fairness_id: fairness_id.clone(), priority, came: now, left: now, bytes, outcome }));
+        request.record.queued = Some(Queued {
+            fairness_id: fairness_id.clone(),
+            priority,
+            enqueued_at: now,
+            enqueue_micros: 0,
+            waited_micros: 0,
+            bytes,
+            outcome,
+        });
         let asked = PickRequest {
             target_model: &request.record.target_model,
             prompt: Some(prompt),
@@ -122,13 +129,13 @@ impl Exchange {
         }
         let State::Parked(parked) = self.take() else { return Directive::Continue };
         let Parked { mut ready, ticket } = *parked;
-        let came = ready.request.record.queued.as_ref().map_or(now, |queued| queued.came);
+        let came = ready.request.record.queued.as_ref().map_or(now, |queued| queued.enqueued_at);
         let (held, is_expired, room) = match picker.flow_control_mut() {
             Some(flow_control) => (flow_control.take(ticket), flow_control.is_expired(came, now), flow_control.room()),
             None => return Directive::Continue,
         };
         if let Some(queued) = &mut ready.request.record.queued {
-            queued.left = now;
+            queued.waited_micros = now.micros_since(queued.enqueued_at);
         }
         if let Some(held) = held {
             ready.prompt = held.prompt;
@@ -138,7 +145,7 @@ impl Exchange {
             let mut record = ready.request.record;
             let outcome = match picker.pool().members() {
                 [] => QueueOutcome::EvictedNoEndpoints,
-                _ => QueueOutcome::EvictedTtl,
+                _ => QueueOutcome::EvictedTTL,
             };
             note(&mut record, outcome);
             let reply = LocalReply::waited_too_long(record.api);

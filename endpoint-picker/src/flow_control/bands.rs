@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use super::outcome::FlowSize;
 use super::settings::{Fairness, FlowSettings, Ordering};
 use crate::time::Timestamp;
 
@@ -82,19 +83,6 @@ impl<T> Default for Bands<T> {
     fn default() -> Self {
         Self { bands: Vec::new(), next: 0, requests: 0, bytes: 0, ages: VecDeque::new() }
     }
-}
-
-/// How many wait in a flow, and the bytes of their bodies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct QueueSize<'a> {
-    /// The flow.
-    pub fairness_id: &'a str,
-    /// Its band.
-    pub priority: i64,
-    /// Requests that wait.
-    pub requests: u64,
-    /// Bytes of their bodies.
-    pub bytes: u64,
 }
 
 impl<T> Bands<T> {
@@ -216,20 +204,14 @@ impl<T> Bands<T> {
     }
 
     /// How many wait in each flow.
-    pub(super) fn sizes(&self) -> impl Iterator<Item = QueueSize<'_>> {
+    pub(super) fn sizes(&self) -> impl Iterator<Item = FlowSize<'_>> {
         self.bands.iter().flat_map(|band| {
-            band.flows.iter().map(|flow| QueueSize {
+            band.flows.iter().map(|flow| FlowSize {
                 fairness_id: &flow.fairness_id,
                 priority: band.priority,
                 requests: flow.waiting.len() as u64,
                 bytes: flow.bytes,
             })
         })
-    }
-
-    /// The flow of a request that waits.
-    pub(super) fn fairness_id(&self, ticket: Ticket) -> Option<&str> {
-        let band = self.bands.iter().find(|band| band.priority == ticket.priority)?;
-        band.flows.iter().find(|flow| flow.number == ticket.flow).map(|flow| &*flow.fairness_id)
     }
 }

@@ -5,19 +5,20 @@
 //! a band share it, and of a flow the request goes that takes the least time where there is room, because its prompt is in the cache there.
 
 mod bands;
+mod outcome;
 mod pace;
 mod settings;
 
 use alloc::string::String;
 
-pub use bands::{QueueSize, Ticket};
+pub use bands::Ticket;
+pub use outcome::{FlowSize, QueueOutcome, Queued};
 pub use settings::{
     DEFAULT_BAND_BYTES, DEFAULT_BAND_REQUESTS, DEFAULT_KV_CACHE_USAGE, DEFAULT_MAX_BYTES, DEFAULT_MAX_OVERTAKEN_MS,
     DEFAULT_MAX_REQUESTS, DEFAULT_QUEUE_DEPTH, DEFAULT_TTL_MS, Dispatch, Fairness, FlowSettings, Ordering,
 };
 
 use crate::openai::PromptDigest;
-pub use crate::queue_outcome::{QueueOutcome, Queued};
 use crate::pool::{EndpointId, Pool};
 use crate::routing::Routing;
 use crate::scheduling::{PickRequest, Profile, Room, Subset};
@@ -92,7 +93,7 @@ impl FlowControl {
     }
 
     /// How many wait in each flow where somebody does.
-    pub fn sizes(&self) -> impl Iterator<Item = QueueSize<'_>> {
+    pub fn sizes(&self) -> impl Iterator<Item = FlowSize<'_>> {
         self.bands.sizes()
     }
 
@@ -128,8 +129,7 @@ impl FlowControl {
     /// Takes in a request; the ticket finds it again. `None`: there is no room, for the client to come again after so many seconds:
     /// [`Self::retry_after`].
     pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Result<Ticket, Held> {
-        let arrival =
-            Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
+        let arrival = Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
         if !self.bands.has_room(&self.settings, &arrival) {
             return Err(held);
         }
@@ -166,7 +166,12 @@ impl FlowControl {
 
     /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. The same one is not named twice: where the host
     /// does not know it any more, it is forgotten.
-    pub(crate) fn poll_wake(&mut self, routing: Option<&mut Routing>, profile: &Profile, now: Timestamp) -> Option<Ticket> {
+    pub(crate) fn poll_wake(
+        &mut self,
+        routing: Option<&mut Routing>,
+        profile: &Profile,
+        now: Timestamp,
+    ) -> Option<Ticket> {
         if let Some(ticket) = self.woken.take() {
             self.bands.remove(ticket);
         }
@@ -196,7 +201,8 @@ impl FlowControl {
         for flows in self.bands.bands(self.settings.fairness) {
             for flow in flows {
                 let is_overdue = |came: Timestamp| now.micros_since(came) >= self.settings.max_overtaken_micros;
-                let in_order = self.settings.dispatch == Dispatch::First || flow.front().is_some_and(|first| is_overdue(first.came));
+                let in_order = self.settings.dispatch == Dispatch::First
+                    || flow.front().is_some_and(|first| is_overdue(first.came));
                 let mut best = None;
                 for waiting in flow.iter().take(LOOKED_AT) {
                     let Some(micros) = routing.predicted_micros(profile, &waiting.held.request(room), now) else {
