@@ -151,6 +151,7 @@ impl Gateway for Envoys {
             path: b"/v1/chat/completions",
             content_type: Some(b"application/json"),
             content_length: Some(chat.body().len() as u64),
+            objective: chat.sender.objective.as_deref().map(str::as_bytes),
             ..RequestHead::default()
         };
         let picker = &mut instance.picker;

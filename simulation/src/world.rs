@@ -21,6 +21,7 @@ const PATIENCE_MICROS: u64 = 1_800_000_000;
 /// What happened to one request, in microseconds of virtual time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
+    pub(crate) ticket: Ticket,
     pub(crate) sent_at: u64,
     pub(crate) first_token: Option<u64>,
     pub(crate) done: Option<u64>,
@@ -201,6 +202,7 @@ impl<'a> World<'a> {
         let prompt = chat.prompt(self.tokenizer);
         let index = self.requests.len();
         self.outcomes.push(Outcome {
+            ticket,
             sent_at: self.now,
             first_token: None,
             done: None,
