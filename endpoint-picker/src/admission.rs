@@ -48,10 +48,26 @@ impl Admitted {
         self.0.checked_sub(Self::FIRST)
     }
 
+    /// The label as posts carry it: 0 is no name, 1 stands for all that have no label of their own, others are their place plus 2.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     /// The value at that place.
     #[must_use]
     pub const fn at(index: u32) -> Self {
         Self(index.saturating_add(Self::FIRST))
+    }
+}
+
+/// What the label of a number shows, by the values of its subject in the table; see [`Admitted::number`].
+#[must_use]
+pub fn text_of(number: u32, values: &[String]) -> &str {
+    match number.checked_sub(Admitted::FIRST) {
+        Some(place) => values.get(place as usize).map_or(OTHER, String::as_str),
+        None if number == 0 => "",
+        None => OTHER,
     }
 }
 

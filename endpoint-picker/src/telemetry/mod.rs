@@ -132,7 +132,9 @@ impl Telemetry {
         let label = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
         let model = label(&record.model);
         let target = if record.target_model == record.model { model } else { label(&record.target_model) };
-        RunningLabels { model, target, priority: record.priority }
+        let queued = record.queued.as_ref().filter(|_| self.has_llm_d);
+        let fairness_id = queued.map(|queued| self.fairness_label(&queued.fairness_id));
+        RunningLabels { model, target, priority: record.priority, fairness_id }
     }
 
     /// Records how long one pick took.
@@ -143,6 +145,12 @@ impl Telemetry {
     /// Records how long one look for requests to send took.
     pub fn record_dispatch_cycle(&mut self, micros: u64) {
         self.sample(Measure::DispatchCycle, micros);
+    }
+
+    /// The label of a fairness id.
+    #[must_use]
+    pub fn fairness_label(&self, id: &str) -> Admitted {
+        self.admission.find(Subject::Fairness, id).unwrap_or(Admitted::OTHER)
     }
 
     /// A request of that fairness id waits: it may have a label.
