@@ -86,9 +86,9 @@ fn shown(gauges: &mut Gauges, shared: &mut FakeSharedData, host: &mut Host, post
     };
     let now = Timestamp::from_micros(second * 1_000_000);
     gauges.compute(shared, &facts, posts.iter(), now);
-    // A tick defines 16 stats at most.
-    for _ in 0..4 {
-        gauges.flush(host, now);
+    // A tick defines 16 stats at most, and what was not defined is told with the next flush.
+    for tick in 0..4 {
+        gauges.flush(host, Timestamp::from_micros((second * 10 + tick) * 1_000_000));
     }
 }
 
