@@ -24,6 +24,7 @@ pub mod error_type;
 pub mod exchange;
 pub mod explanation;
 pub mod filter_time;
+pub mod flow_control;
 pub mod flusher;
 pub mod gauges;
 pub mod head;

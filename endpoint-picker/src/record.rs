@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
 
+use crate::flow_control::Queued;
 use crate::learning::Forecast;
 use crate::openai::{Api, Usage};
 use crate::pool::EndpointId;
@@ -31,6 +32,8 @@ pub struct ExchangeRecord {
     pub priority: i64,
     /// The request's body.
     pub request: RequestSummary,
+    /// Its time in flow control; `None`: that is off, or the request ended before it was ready to be sent.
+    pub queued: Option<Queued>,
     /// What the pick gave.
     pub pick: Pick,
     /// What the endpoints of the ranked list were rated by, where somebody may want to know.
@@ -362,6 +365,7 @@ impl ExchangeRecord {
             rewrite_rule: None,
             priority: 0,
             request: RequestSummary::default(),
+            queued: None,
             pick: Pick::None,
             ratings: None,
             attempts: 0,
