@@ -52,73 +52,8 @@ pub struct ExchangeRecord {
     pub times: Times,
     /// Times between pieces of a streamed response, where a family shows them.
     pub intervals: Option<Box<Intervals>>,
-    /// Its time in flow control; `None`: flow control is off, or it did not come that far.
-    pub queued: Option<Box<Queued>>,
     /// How it ended.
     pub end: End,
-}
-
-/// A request's time in flow control.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Queued {
-    /// Whom it was fair to: the flow is that of this id and of the request's priority.
-    pub fairness_id: String,
-    /// Microseconds from its arrival there to its outcome.
-    pub waited_micros: u64,
-    /// Microseconds that putting it into its queue, or refusing it there, took.
-    pub enqueue_micros: u64,
-    /// How it ended there.
-    pub outcome: QueueOutcome,
-}
-
-/// How a request's time in flow control ended: each has one of these.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum QueueOutcome {
-    /// It was sent on.
-    Dispatched,
-    /// There was no room for it.
-    RejectedCapacity,
-    /// There was no room for it, and no endpoint.
-    RejectedNoEndpoints,
-    /// It was refused for another reason.
-    RejectedOther,
-    /// It waited for as long as it may.
-    EvictedTtl,
-    /// It waited for as long as it may without an endpoint.
-    EvictedNoEndpoints,
-    /// Its client left.
-    EvictedContextCancelled,
-    /// It could wait no longer for another reason.
-    EvictedOther,
-}
-
-impl QueueOutcome {
-    /// Every outcome.
-    pub const ALL: [Self; 8] = [
-        Self::Dispatched,
-        Self::RejectedCapacity,
-        Self::RejectedNoEndpoints,
-        Self::RejectedOther,
-        Self::EvictedTtl,
-        Self::EvictedNoEndpoints,
-        Self::EvictedContextCancelled,
-        Self::EvictedOther,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Dispatched => "Dispatched",
-            Self::RejectedCapacity => "RejectedCapacity",
-            Self::RejectedNoEndpoints => "RejectedNoEndpoints",
-            Self::RejectedOther => "RejectedOther",
-            Self::EvictedTtl => "EvictedTTL",
-            Self::EvictedNoEndpoints => "EvictedNoEndpoints",
-            Self::EvictedContextCancelled => "EvictedContextCancelled",
-            Self::EvictedOther => "EvictedOther",
-        }
-    }
 }
 
 /// An identifier of at most [`MAX_REQUEST_ID_BYTES`].
@@ -375,7 +310,6 @@ impl ExchangeRecord {
             response_model: None,
             times: Times { started: now, ..Times::default() },
             intervals: None,
-            queued: None,
             end: End::Complete,
         }
     }

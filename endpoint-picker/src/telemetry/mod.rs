@@ -493,7 +493,7 @@ impl Telemetry {
         let key = RowKey {
             model: model(models.model),
             target: model(models.target),
-            priority: record.priority,
+            priority: queued.priority,
             flow: Flow::Queue(models.fairness.unwrap_or(Admitted::OTHER), queued.outcome),
             ..RowKey::COMMON
         };

@@ -13,9 +13,9 @@ use super::measure::{Ending, Measure, Takes};
 use crate::admission::{Admission, Admitted, Subject};
 use crate::config::Config;
 use crate::filter_time::Phase;
+use crate::flow_control::QueueOutcome;
 use crate::ledger::{Accumulator, Ledger, Limits};
 use crate::openai::Api;
-use crate::record::QueueOutcome;
 
 /// The flow of every request while flow control is off, as the picker whose spelling it is names it.
 pub(crate) const FAIRNESS_ID: &str = "default-flow";

@@ -7,9 +7,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::config::Plugin;
+use crate::flow_control::{QueueOutcome, Queued};
 use crate::ledger::{SinkKind, StatSink};
 use crate::openai::{Api, Usage};
-use crate::record::{QueueOutcome, Queued};
 use crate::reply::ErrorCode;
 use crate::time::Timestamp;
 
@@ -212,7 +212,15 @@ fn what_never_had_a_sample_is_not_defined() {
 fn queued(fairness_id: &str, outcome: QueueOutcome, priority: i64) -> Box<ExchangeRecord> {
     let mut record = served(Api::ChatCompletions, "t", "t", false, priority);
     let fairness_id = fairness_id.into();
-    record.queued = Some(Box::new(Queued { fairness_id, waited_micros: 1_200_000, enqueue_micros: 3, outcome }));
+    record.queued = Some(Queued {
+        fairness_id,
+        priority,
+        enqueued_at: Timestamp::from_micros(1_500),
+        enqueue_micros: 3,
+        waited_micros: 1_200_000,
+        outcome,
+        bytes: 100,
+    });
     if outcome != QueueOutcome::Dispatched {
         record.response = None;
         record.end = End::Failed(ErrorCode::ResourceExhausted);
@@ -296,7 +304,7 @@ fn a_fairness_id_takes_a_place_once_it_is_served_or_waits_and_beyond_the_bound_i
     telemetry.propose_fairness_id("waits");
     telemetry.record(&pool, queued("served", QueueOutcome::Dispatched, 0));
     admit(&mut telemetry);
-    telemetry.record(&pool, queued("waits", QueueOutcome::EvictedTtl, 0));
+    telemetry.record(&pool, queued("waits", QueueOutcome::EvictedTTL, 0));
     telemetry.record(&pool, queued("late", QueueOutcome::Dispatched, 0));
     telemetry.record(&pool, queued("later", QueueOutcome::RejectedCapacity, 0));
     admit(&mut telemetry);
