@@ -1,6 +1,7 @@
 //! The plugin's configuration: parsed once into checked values, every bad field named in one go.
 
 mod fields;
+mod flow_control;
 mod rules;
 mod scheduling;
 
@@ -13,9 +14,10 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use crate::flow_control::FlowSettings;
 use crate::head::{
-    DESTINATION_HEADER, EXPLAIN_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS,
-    SELECTION_HEADER, SUBSET_HEADER,
+    DESTINATION_HEADER, EXPLAIN_HEADER, FAIRNESS_HEADER, FAIRNESS_HEADER_LLM_D, OBJECTIVE_HEADER,
+    OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS, SELECTION_HEADER, SUBSET_HEADER,
 };
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
@@ -73,6 +75,8 @@ pub struct Config {
     pub rules: Box<Rules>,
     /// Model rewrites.
     pub rewrites: Vec<Rule>,
+    /// How requests wait while the pool is full; `None`: they do not.
+    pub flow_control: Option<FlowSettings>,
     /// Priorities by objective name; an unknown objective has priority 0.
     pub objectives: BTreeMap<String, i64>,
     /// Which families are published, and their bounds.
@@ -179,6 +183,7 @@ impl Config {
         REQUEST_HEADERS.iter().copied().filter(|&name| match name {
             DESTINATION_HEADER | EXPLAIN_HEADER => false,
             OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => !self.objectives.is_empty(),
+            FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D => self.flow_control.is_some(),
             FORMAT_HEADER => self.rules.orca,
             SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
             SELECTION_HEADER => self.rules.conformance,
@@ -337,7 +342,20 @@ impl Config {
         }
         let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         let gen_ai_provider = gen_ai_provider.unwrap_or_else(|| DEFAULT_GEN_AI_PROVIDER.to_owned());
-        Self { pool, profile, no_endpoint, missing_model, rules, rewrites, objectives, stats, gen_ai_provider, sidecar }
+        let flow_control = flow_control::read(root, errors);
+        Self {
+            pool,
+            profile,
+            no_endpoint,
+            missing_model,
+            rules,
+            rewrites,
+            flow_control,
+            objectives,
+            stats,
+            gen_ai_provider,
+            sidecar,
+        }
     }
 }
 

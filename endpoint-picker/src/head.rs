@@ -15,6 +15,10 @@ pub const EXPLANATION_HEADER: &str = "x-inpick-explanation";
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
 pub(crate) const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
+/// Names the flow that a request belongs to.
+pub const FAIRNESS_HEADER: &str = "x-gateway-inference-fairness-id";
+/// The fairness header's newer name.
+pub(crate) const FAIRNESS_HEADER_LLM_D: &str = "x-llm-d-inference-fairness-id";
 /// Lists the only endpoints that may be picked.
 pub(crate) const SUBSET_HEADER: &str = "x-gateway-destination-endpoint-subset";
 /// Lists the endpoints to pick, in conformance tests.
@@ -34,6 +38,8 @@ pub const REQUEST_HEADERS: &[&str] = &[
     DESTINATION_HEADER,
     OBJECTIVE_HEADER,
     OBJECTIVE_HEADER_LLM_D,
+    FAIRNESS_HEADER,
+    FAIRNESS_HEADER_LLM_D,
     FORMAT_HEADER,
     SUBSET_HEADER,
     SELECTION_HEADER,
@@ -58,6 +64,8 @@ pub struct RequestHead<'a> {
     pub has_destination: bool,
     /// Value of the objective header.
     pub objective: Option<&'a [u8]>,
+    /// Value of the fairness header.
+    pub fairness_id: Option<&'a [u8]>,
     /// `upgrade` or CONNECT: a tunnel, whose bytes are not a body.
     pub tunnel: bool,
     /// `accept-encoding`, if it allows another than `identity`.
@@ -105,6 +113,9 @@ impl<'a> RequestHead<'a> {
                 _ if name == DESTINATION_HEADER.as_bytes() => head.has_destination = true,
                 _ if name == OBJECTIVE_HEADER.as_bytes() || name == OBJECTIVE_HEADER_LLM_D.as_bytes() => {
                     head.objective = Some(value);
+                }
+                _ if name == FAIRNESS_HEADER.as_bytes() || name == FAIRNESS_HEADER_LLM_D.as_bytes() => {
+                    head.fairness_id = Some(value);
                 }
                 _ if name == FORMAT_HEADER.as_bytes() => head.asks_load = true,
                 _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),

@@ -12,6 +12,7 @@ use snapshot::{Loads, Membership};
 use crate::accounts::{Accounts, Burden, Charge};
 use crate::config::Config;
 use crate::filter_time::FilterTime;
+use crate::flow_control::{FlowControl, Ticket};
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
@@ -38,6 +39,8 @@ pub struct EndpointPicker {
     routing: Routing,
     telemetry: Telemetry,
     recent: RecentPicks,
+    /// Requests of this worker that wait; `None`: none does.
+    flow_control: Option<FlowControl>,
     shared: Option<Shared>,
 }
 
@@ -76,6 +79,7 @@ impl EndpointPicker {
             telemetry: Telemetry::new(&config),
             routing: Routing::new(seed),
             recent: RecentPicks::default(),
+            flow_control: config.flow_control.map(FlowControl::new),
             shared: None,
             config,
         }
@@ -341,6 +345,56 @@ impl EndpointPicker {
     /// How many endpoints should have a prompt as far as its mark of that hash.
     pub(crate) fn holders(&self, hash: u64) -> u32 {
         self.look(|routing| routing.prefix_index().holders(hash)).unwrap_or(0)
+    }
+
+    /// Requests that wait, and by which rules; `None`: none ever does.
+    #[must_use]
+    pub const fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow_control.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub const fn flow_control_mut(&mut self) -> Option<&mut FlowControl> {
+        self.flow_control.as_mut()
+    }
+
+    /// The number of the request that is to go on now, by [`Exchange::resume`](crate::Exchange::resume); to be asked again until there is none.
+    /// To be asked whenever a request ended and on each tick.
+    pub fn poll_wake(&mut self, now: Timestamp) -> Option<u64> {
+        if self.flow_control.as_ref()?.requests() == 0 {
+            return None;
+        }
+        let (flow_control, profile) = (self.flow_control.as_mut()?, &self.config.profile);
+        let ticket = match &self.shared {
+            None => flow_control.poll_wake(Some(&mut self.routing), profile, now),
+            Some(shared) => {
+                let woken =
+                    run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(Some(routing), profile, now));
+                match woken {
+                    (Some(ticket), _) => ticket,
+                    // Another thread holds the routing: who waits too long does not need it.
+                    (None, step) => {
+                        drop(step);
+                        self.flow_control.as_mut()?.poll_wake(None, &self.config.profile, now)
+                    }
+                }
+            }
+        };
+        ticket.map(Ticket::number)
+    }
+
+    /// Whether a request may be sent although others wait, or could: it overtakes nobody, and somebody has room for it. `None`: there is no
+    /// flow control.
+    pub(crate) fn may_send(&mut self, request: &PickRequest<'_>, now: Timestamp) -> Option<bool> {
+        let flow_control = self.flow_control.as_ref()?;
+        if !flow_control.is_clear(request.priority) {
+            return Some(false);
+        }
+        let request = PickRequest { room: Some(flow_control.room()), ..*request };
+        let profile = &self.config.profile;
+        let Some(shared) = &self.shared else { return Some(self.routing.may_send(profile, &request, now)) };
+        // Where another thread holds the routing, the request is picked for by this thread's own knowledge, and may as well be sent.
+        Some(run(&*shared.state, |routing: &mut Routing| routing.may_send(profile, &request, now)).0.unwrap_or(true))
     }
 
     /// Ranks the endpoints for one request, and charges it to the first of them. Where there is none, nothing is charged. Where the request is

@@ -161,6 +161,24 @@ impl LocalReply {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(api, &refusal) }
     }
 
+    /// 429 for a request that may not wait, because so many do; they should be gone after so many seconds.
+    #[must_use]
+    pub fn queue_full(api: Option<Api>, seconds: u32) -> Self {
+        let message = "The pool is saturated and too many requests are waiting; try again later";
+        let error_code = ErrorCode::ResourceExhausted;
+        let refusal = Refusal { status: 429, error_code, message, param: None, code: "queue_full" };
+        Self { retry_after: Some(seconds), ..Self::new(api, &refusal) }
+    }
+
+    /// 503 for a request that waited for as long as it may.
+    #[must_use]
+    pub fn waited_too_long(api: Option<Api>) -> Self {
+        let message = "The pool stayed saturated for as long as a request may wait";
+        let error_code = ErrorCode::ServiceUnavailable;
+        let refusal = Refusal { status: 503, error_code, message, param: None, code: "queue_timeout" };
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(api, &refusal) }
+    }
+
     /// 429 when a conformance test chooses no endpoint that takes traffic, as the endpoint picker of these tests answers.
     #[must_use]
     pub fn none_selected(api: Option<Api>) -> Self {

@@ -11,7 +11,7 @@ use crate::openai::PrefixMark;
 use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
-use crate::scheduling::{Decision, Observation, PickRequest, Profile, Ratings, Scheduler};
+use crate::scheduling::{Decision, Observation, PickRequest, Profile, Ratings, Room, Scheduler};
 use crate::time::Timestamp;
 
 /// Prompts that wait for the next tick at most: what a worker that serves a thousand requests a second sends in four ticks.
@@ -132,6 +132,33 @@ impl Routing {
     /// The installed loads were still true at that moment.
     pub fn confirm(&mut self, at: Timestamp) {
         self.pool.confirm(at);
+    }
+
+    /// Whether any endpoint has room.
+    pub(crate) fn has_room(&self, room: &Room) -> bool {
+        let mut endpoints = self.pool.members().iter().filter_map(|&id| self.pool.endpoint(id));
+        endpoints.any(|endpoint| room.is_at(endpoint))
+    }
+
+    /// Whether a request need not wait: somebody has room for it, or nobody can take it at all.
+    pub(crate) fn may_send(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
+        self.scheduler.has_room(&self.pool, profile, request, now)
+    }
+
+    /// Microseconds to the first token of a request where it would go; `None`: nobody has the room that it asks for. Where nothing is
+    /// predicted, all take the same.
+    pub(crate) fn predicted_micros(
+        &mut self,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        now: Timestamp,
+    ) -> Option<u32> {
+        match self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now) {
+            Decision::Picked(ranked, _) => {
+                Some(ranked.forecast(ranked.first()).map_or(0, |forecast| forecast.ttft_micros))
+            }
+            Decision::NoEndpoint => None,
+        }
     }
 
     pub(crate) fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {

@@ -5,6 +5,9 @@
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// Later than any moment that a host gives.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// The moment `micros` microseconds after the origin.
     #[must_use]
     pub const fn from_micros(micros: u64) -> Self {

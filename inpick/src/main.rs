@@ -27,6 +27,10 @@ use metrics_sidecar::process;
 use crate::source::{Access, Source};
 use crate::top::TopFlags;
 
+/// So that a profile of the heap can be had.
+#[global_allocator]
+static ALLOCATOR: metrics_sidecar::profiling::Allocator = metrics_sidecar::profiling::Allocator;
+
 /// The endpoint picker inside Envoy, for operators.
 #[derive(Debug, Parser)]
 #[command(name = "inpick", version, max_term_width = 100, after_help = EXAMPLES)]

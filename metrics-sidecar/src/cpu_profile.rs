@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::profile_format::encode;
+use pprof::Report;
+
+use crate::profile_format::ProfileBuilder;
 use crate::profilers::{ProfileBytes, ProfileError};
 
 /// Samples a second of CPU: no multiple of what usually ticks.
@@ -24,7 +26,29 @@ pub(crate) async fn cpu(length: Duration) -> ProfileBytes {
     let encoding = tokio::task::spawn_blocking(move || {
         let report = guard.report().build();
         drop(guard);
-        encode(&report.map_err(|error| error.to_string())?, FREQUENCY, length).map_err(|error| error.to_string())
+        packed(&report.map_err(|error| error.to_string())?, length).map_err(|error| error.to_string())
     });
     encoding.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// What was seen within `length`.
+fn packed(report: &Report, length: Duration) -> std::io::Result<Vec<u8>> {
+    let period = 1_000_000_000 / i64::from(FREQUENCY);
+    let cpu = ["cpu", "nanoseconds"];
+    let mut profile = ProfileBuilder::new(&[["samples", "count"], cpu], cpu, period, length);
+    for (stack, count) in &report.data {
+        let mut locations = Vec::with_capacity(stack.frames.len());
+        for inlined in &stack.frames {
+            let lines = inlined
+                .iter()
+                .map(|symbol| profile.line(&symbol.name(), &symbol.sys_name(), &symbol.filename(), symbol.lineno()));
+            let lines = lines.collect();
+            let address = inlined.first().and_then(|symbol| symbol.addr).map_or(0, |address| address as usize as u64);
+            locations.push(profile.location(address, lines));
+        }
+        let count = i64::try_from(*count).unwrap_or(i64::MAX);
+        let values = vec![count, count.saturating_mul(period)];
+        profile.sample(locations, values, &[["thread", &stack.thread_name_or_id()]]);
+    }
+    profile.pack()
 }

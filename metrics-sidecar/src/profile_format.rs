@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use pprof::{Frames, Report};
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
@@ -88,12 +87,17 @@ pub(crate) struct Function {
 }
 
 /// Numbers things from `first` on, each once.
+#[derive(Default)]
 struct Numbered<T> {
     known: HashMap<T, i64>,
     first: i64,
 }
 
 impl<T: std::hash::Hash + Eq> Numbered<T> {
+    fn from_one() -> Self {
+        Self { known: HashMap::new(), first: 1 }
+    }
+
     /// Its number, and whether it is new.
     fn number(&mut self, thing: T) -> (i64, bool) {
         let next = self.first + i64::try_from(self.known.len()).unwrap_or(i64::MAX);
@@ -104,65 +108,85 @@ impl<T: std::hash::Hash + Eq> Numbered<T> {
     }
 }
 
-/// Writes what was seen of the CPU within `length`, `frequency` times a second.
-///
-/// # Errors
-///
-/// None that happen: it is written to memory.
-pub(crate) fn encode(report: &Report, frequency: i32, length: Duration) -> std::io::Result<Vec<u8>> {
-    let profile = profile(&report.data, frequency, length, SystemTime::now());
-    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(&profile.encode_to_vec())?;
-    packed.finish()
+/// A profile that is being put together: each text, function and place of code once.
+pub(crate) struct ProfileBuilder {
+    profile: PprofProfile,
+    texts: Numbered<String>,
+    functions: Numbered<(i64, i64)>,
+    locations: Numbered<(u64, Vec<(u64, i64)>)>,
 }
 
-fn profile(stacks: &HashMap<Frames, isize>, frequency: i32, length: Duration, end: SystemTime) -> PprofProfile {
-    let nanos = |length: Duration| i64::try_from(length.as_nanos()).unwrap_or(i64::MAX);
-    let period = 1_000_000_000 / i64::from(frequency.max(1));
-    let mut profile = PprofProfile { period, duration_nanos: nanos(length), ..PprofProfile::default() };
-    profile.time_nanos = nanos(end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()) - profile.duration_nanos;
-    let mut texts = Numbered { known: HashMap::new(), first: 0 };
-    let mut text = |table: &mut Vec<String>, text: &str| {
-        let (number, is_new) = texts.number(text.to_owned());
+impl ProfileBuilder {
+    /// A profile of the last `length`, with one sample a `period` of what `period_type` says, by name and unit. `values`: what each sample
+    /// has, by name and unit too.
+    pub(crate) fn new(values: &[[&str; 2]], period_type: [&str; 2], period: i64, length: Duration) -> Self {
+        let mut builder = Self {
+            profile: PprofProfile { period, duration_nanos: nanos(length), ..PprofProfile::default() },
+            texts: Numbered::default(),
+            functions: Numbered::from_one(),
+            locations: Numbered::from_one(),
+        };
+        let end = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        builder.profile.time_nanos = nanos(end) - builder.profile.duration_nanos;
+        builder.text("");
+        builder.profile.sample_type = values.iter().map(|value| builder.value_type(*value)).collect();
+        builder.profile.period_type = Some(builder.value_type(period_type));
+        builder
+    }
+
+    fn value_type(&mut self, [kind, unit]: [&str; 2]) -> ValueType {
+        ValueType { kind: self.text(kind), unit: self.text(unit) }
+    }
+
+    fn text(&mut self, text: &str) -> i64 {
+        let (number, is_new) = self.texts.number(text.to_owned());
         if is_new {
-            table.push(text.to_owned());
+            self.profile.string_table.push(text.to_owned());
         }
         number
-    };
-    let table = &mut profile.string_table;
-    text(table, "");
-    let cpu = ValueType { kind: text(table, "cpu"), unit: text(table, "nanoseconds") };
-    profile.sample_type = vec![ValueType { kind: text(table, "samples"), unit: text(table, "count") }, cpu];
-    profile.period_type = Some(cpu);
-    let thread = text(table, "thread");
-    let (mut functions, mut locations) =
-        (Numbered { known: HashMap::new(), first: 1 }, Numbered { known: HashMap::new(), first: 1 });
-    for (frames, count) in stacks {
-        let mut location_id = Vec::with_capacity(frames.frames.len());
-        for inlined in &frames.frames {
-            let mut line = Vec::with_capacity(inlined.len());
-            for symbol in inlined {
-                let name = text(table, &symbol.name());
-                let (system_name, filename) = (text(table, &symbol.sys_name()), text(table, &symbol.filename()));
-                let (id, is_new) = functions.number((system_name, filename));
-                let id = id.unsigned_abs();
-                if is_new {
-                    profile.function.push(Function { id, name, system_name, filename });
-                }
-                line.push(Line { function_id: id, line: i64::from(symbol.lineno()) });
-            }
-            let address = inlined.first().and_then(|symbol| symbol.addr).map_or(0, |address| address as usize as u64);
-            let lines: Vec<(u64, i64)> = line.iter().map(|line| (line.function_id, line.line)).collect();
-            let (id, is_new) = locations.number((address, lines));
-            let id = id.unsigned_abs();
-            if is_new {
-                profile.location.push(Location { id, address, line });
-            }
-            location_id.push(id);
-        }
-        let count = i64::try_from(*count).unwrap_or(i64::MAX);
-        let label = vec![SampleLabel { key: thread, text: text(table, &frames.thread_name_or_id()) }];
-        profile.sample.push(ProfileSample { location_id, value: vec![count, count.saturating_mul(period)], label });
     }
-    profile
+
+    /// A line of a function of that name, for people and for the linker.
+    pub(crate) fn line(&mut self, name: &str, mangled: &str, file: &str, line: u32) -> Line {
+        let (name, system_name, filename) = (self.text(name), self.text(mangled), self.text(file));
+        let (id, is_new) = self.functions.number((system_name, filename));
+        let id = id.unsigned_abs();
+        if is_new {
+            self.profile.function.push(Function { id, name, system_name, filename });
+        }
+        Line { function_id: id, line: i64::from(line) }
+    }
+
+    /// The number of a place of code; `line`: the functions there, the innermost first.
+    pub(crate) fn location(&mut self, address: u64, line: Vec<Line>) -> u64 {
+        let lines: Vec<(u64, i64)> = line.iter().map(|line| (line.function_id, line.line)).collect();
+        let (id, is_new) = self.locations.number((address, lines));
+        let id = id.unsigned_abs();
+        if is_new {
+            self.profile.location.push(Location { id, address, line });
+        }
+        id
+    }
+
+    /// Adds a sample: numbers of locations, the innermost first, one value for each kind, and labels.
+    pub(crate) fn sample(&mut self, location_id: Vec<u64>, value: Vec<i64>, labels: &[[&str; 2]]) {
+        let label =
+            labels.iter().map(|[key, text]| SampleLabel { key: self.text(key), text: self.text(text) }).collect();
+        self.profile.sample.push(ProfileSample { location_id, value, label });
+    }
+
+    /// The bytes of its file, compressed.
+    ///
+    /// # Errors
+    ///
+    /// None that happen: it is written to memory.
+    pub(crate) fn pack(&self) -> std::io::Result<Vec<u8>> {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(&self.profile.encode_to_vec())?;
+        packed.finish()
+    }
+}
+
+fn nanos(length: Duration) -> i64 {
+    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }

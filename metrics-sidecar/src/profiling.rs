@@ -7,7 +7,7 @@ use crate::profilers::Profilers;
 
 /// The allocator that samples. A program has its heap profiled if it is its `#[global_allocator]`.
 #[cfg(feature = "heap-profile")]
-pub use tikv_jemallocator::Jemalloc as Allocator;
+pub use heap_profile::Allocator;
 
 /// The profilers of the process, whose allocator must be [`Allocator`] where there is one.
 #[must_use]

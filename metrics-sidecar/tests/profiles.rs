@@ -23,9 +23,15 @@ const POOL: [&str; 2] = ["--pool", "p=static:127.0.0.1:1"];
 
 /// The sidecar's program, and where it listens.
 async fn process(flags: &[&str]) -> (Child, SocketAddr) {
+    process_with(flags, &[]).await
+}
+
+/// The same with more in its environment.
+async fn process_with(flags: &[&str], environment: &[(&str, &str)]) -> (Child, SocketAddr) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_metrics-sidecar"))
         .args(["--listen", "127.0.0.1:0"])
         .args(flags)
+        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -75,16 +81,27 @@ async fn the_cpu_of_the_process_is_profiled() {
     }
 }
 
-/// By `cargo test -p metrics-sidecar --features heap-profile --test profiles`.
-#[cfg(feature = "heap-profile")]
 #[tokio::test]
 async fn the_heap_of_the_process_is_profiled() {
-    let (_child, address) = process(&POOL).await;
+    // A process that only began has little on its heap.
+    let (_child, address) = process_with(&POOL, &[("_RJEM_MALLOC_CONF", "lg_prof_sample:12")]).await;
     let profile = get(address, "/debug/pprof/heap", "").await;
     assert_eq!(profile.status, 200, "{}", String::from_utf8_lossy(&profile.body));
+    assert_eq!(profile.header("content-type").as_deref(), Some("application/octet-stream"));
+    assert_eq!(profile.body[..2], [0x1f, 0x8b], "it is compressed");
     if let Some(raw) = read_with_go(&profile.body).await {
-        assert!(raw.contains("bytes"), "{raw}");
+        assert!(raw.contains("PeriodType: space bytes") && raw.contains("Period: 4096"), "{raw}");
+        assert!(raw.contains("inuse_objects/count inuse_space/bytes"), "{raw}");
+        assert!(raw.contains("metrics_sidecar::"), "no function of ours is in\n{raw}");
     }
+}
+
+/// The allocator's samples can be turned off.
+#[tokio::test]
+async fn a_process_whose_allocator_does_not_sample_says_so() {
+    let (_child, address) = process_with(&POOL, &[("_RJEM_MALLOC_CONF", "prof:false")]).await;
+    let reply = get(address, "/debug/pprof/heap", "").await;
+    assert_eq!((reply.status, reply.text().contains("does not sample")), (501, true), "{}", reply.text());
 }
 
 #[tokio::test]
@@ -117,11 +134,10 @@ async fn profiles_are_behind_the_token() {
     std::fs::write(file.path(), "scraper").unwrap();
     let flags = ["--metrics-endpoint-token-file", file.path().to_str().unwrap()];
     let (_child, address) = process(&[flags.as_slice(), &POOL].concat()).await;
-    let heap = if cfg!(feature = "heap-profile") { 200 } else { 501 };
     for (path, status) in [
         ("/debug/pprof/", 200),
         ("/debug/pprof/profile?seconds=1", 200),
-        ("/debug/pprof/heap", heap),
+        ("/debug/pprof/heap", 200),
         ("/debug/pprof/cmdline", 200),
     ] {
         assert_eq!(get(address, path, "").await.status, 401, "{path}");

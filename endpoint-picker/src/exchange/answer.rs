@@ -12,6 +12,7 @@ use crate::time::Timestamp;
 use super::Exchange;
 use super::attempts::{flags, local_reply, served, unserved};
 use super::inbound::{self, Inbound};
+use super::queue;
 use super::states::{Answering, AskedUsage, Sent, State};
 use super::stream_info::StreamInfo;
 
@@ -62,6 +63,16 @@ impl Exchange {
             State::Ready(ready) => {
                 let code = flags(info).error_code();
                 self.settle(picker, None, ready.request.record, End::Failed(code), info.now());
+            }
+            // Or while it waited.
+            State::Parked(parked) => {
+                let code = match head.status {
+                    413 => ErrorCode::BadRequest,
+                    _ => flags(info).error_code(),
+                };
+                let now = info.now();
+                let record = queue::leave(picker, *parked, End::Failed(code), now);
+                self.settle(picker, None, record, End::Failed(code), now);
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,
         }

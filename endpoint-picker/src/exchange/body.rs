@@ -46,7 +46,7 @@ impl Exchange {
         let upload = match &self.state {
             State::Ready(Ready { upload, .. }) | State::Sent(Sent { upload, .. }) => upload,
             State::Answering(answering) => &answering.sent.upload,
-            State::New | State::Reading(_) | State::Done => return false,
+            State::New | State::Reading(_) | State::Parked(_) | State::Done => return false,
         };
         upload.as_ref().is_some_and(|upload| upload.is_read())
     }
@@ -78,6 +78,7 @@ impl Exchange {
                     }
                     Ok(())
                 }
+                State::Parked(_) => return Directive::Hold,
                 State::New | State::Ready(_) | State::Sent(_) | State::Done => return Directive::Continue,
             };
             if let Err(error) = fed {
@@ -94,6 +95,7 @@ impl Exchange {
         match self.state {
             State::Reading(_) => Directive::Wait,
             State::Ready(Ready { upload: Some(_), .. }) => Directive::Pick,
+            State::Parked(_) => Directive::Hold,
             State::New | State::Ready(_) | State::Sent(_) | State::Answering(_) | State::Done => Directive::Continue,
         }
     }
@@ -103,7 +105,7 @@ impl Exchange {
         let upload = match &mut self.state {
             State::Ready(Ready { upload, .. }) | State::Sent(Sent { upload, .. }) => upload,
             State::Answering(answering) => &mut answering.sent.upload,
-            State::New | State::Reading(_) | State::Done => return,
+            State::New | State::Reading(_) | State::Parked(_) | State::Done => return,
         };
         if let Some(upload) = upload {
             upload.pass(size);
@@ -143,6 +145,10 @@ impl Exchange {
                 }
                 self.state = State::Answering(answering);
                 Directive::Continue
+            }
+            parked @ State::Parked(_) => {
+                self.state = parked;
+                Directive::Hold
             }
             other @ (State::New | State::Ready(_) | State::Done) => {
                 self.state = other;

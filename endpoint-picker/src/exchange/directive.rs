@@ -14,6 +14,9 @@ pub enum Directive {
     Wait,
     /// Hold it and call [`Exchange::pick`](super::Exchange::pick).
     Pick,
+    /// Hold it, and call [`Exchange::resume`](super::Exchange::resume) when [`EndpointPicker::poll_wake`](crate::EndpointPicker::poll_wake)
+    /// gives that number.
+    Park(u64),
     /// Change it like this and pass it on: all that the host holds of it, and what is still to come of its body as it comes.
     Send(Outbound),
     /// Answer it.

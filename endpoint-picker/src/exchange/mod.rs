@@ -19,6 +19,7 @@ mod directive;
 mod early;
 mod entry;
 mod inbound;
+mod queue;
 mod settling;
 mod states;
 mod stream_info;
@@ -34,13 +35,14 @@ pub use stream_info::StreamInfo;
 
 use crate::config::scan_options;
 use crate::explanation::Explanation;
+use crate::flow_control::QueueOutcome;
 use crate::head::{EXPLANATION_HEADER, RequestHead, Route};
 use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
 use crate::picker::{Choice, EndpointPicker};
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, PickRequest};
+use crate::scheduling::{Decision, Failure, PickRequest, Room};
 use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
@@ -103,6 +105,7 @@ impl Exchange {
             maker: None,
             asks_load: head.asks_load,
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
+            fairness_id: picker.flow_control().and_then(|_| queue::fairness_id(head)),
             usage_edit: None,
             asks_usage: false,
         };
@@ -181,9 +184,16 @@ impl Exchange {
         if !matches!(self.state, State::Ready(_)) {
             return Directive::Continue;
         }
-        let State::Ready(Ready { request, splice, prompt, mut upload }) = self.take() else {
-            return Directive::Continue;
-        };
+        let State::Ready(ready) = self.take() else { return Directive::Continue };
+        if let Some(reply) = entry::refusal(picker, &ready.request.record, now) {
+            return self.refuse(picker, ready.request.record, reply, now);
+        }
+        self.queue(picker, ready, now)
+    }
+
+    /// Sends a request where it is best; `room`: to an endpoint that has it, if there still is one.
+    fn send(&mut self, picker: &mut EndpointPicker, ready: Ready, room: Option<Room>, now: Timestamp) -> Directive {
+        let Ready { request, splice, prompt, mut upload } = ready;
         let Request {
             mut record,
             deadline,
@@ -196,9 +206,6 @@ impl Exchange {
             asks_usage,
             ..
         } = request;
-        if let Some(reply) = entry::refusal(picker, &record, now) {
-            return self.refuse(picker, record, reply, now);
-        }
         let asked = PickRequest {
             target_model: &record.target_model,
             prompt: Some(&prompt),
@@ -209,10 +216,16 @@ impl Exchange {
             pinned: maker,
             session,
             subset: subset.as_ref(),
+            room,
             is_explained: self.explains || picker.explains_picks(),
         };
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
-        let Choice { decision, charge, ratings } = picker.pick(&asked, &record, &prompt, is_whole, now);
+        let mut choice = picker.pick(&asked, &record, &prompt, is_whole, now);
+        if room.is_some() && matches!(choice.decision, Decision::NoEndpoint) {
+            // Another thread was quicker.
+            choice = picker.pick(&PickRequest { room: None, ..asked }, &record, &prompt, is_whole, now);
+        }
+        let Choice { decision, charge, ratings } = choice;
         record.ratings = ratings;
         let mut destination = None;
         match decision {
@@ -231,6 +244,7 @@ impl Exchange {
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
                 if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
+                    queue::note(&mut record, QueueOutcome::RejectedNoEndpoints);
                     return self.refuse(picker, record, reply, now);
                 }
             }
@@ -268,7 +282,7 @@ impl Exchange {
                 let upload = match &mut self.state {
                     State::Sent(Sent { upload, .. }) => upload,
                     State::Answering(answering) => &mut answering.sent.upload,
-                    State::New | State::Reading(_) | State::Ready(_) | State::Done => {
+                    State::New | State::Reading(_) | State::Ready(_) | State::Parked(_) | State::Done => {
                         return self.fail_internally(picker, now);
                     }
                 };
@@ -345,6 +359,10 @@ impl Exchange {
                 self.settle(picker, None, record, end, now);
             }
             State::Ready(ready) => self.settle(picker, None, ready.request.record, end, now),
+            State::Parked(parked) => {
+                let record = queue::leave(picker, *parked, end, now);
+                self.settle(picker, None, record, end, now);
+            }
             State::Sent(mut sent) => {
                 sent.close(None);
                 self.settle(picker, Some(sent.charge), sent.record, end, now);
@@ -398,6 +416,7 @@ impl Exchange {
             State::New => (None, Box::new(ExchangeRecord::begin(now))),
             State::Reading(reading) => (None, reading.request.record),
             State::Ready(ready) => (None, ready.request.record),
+            State::Parked(parked) => (None, queue::leave(picker, *parked, End::Failed(ErrorCode::Internal), now)),
             State::Sent(mut sent) => {
                 sent.close(None);
                 (Some(sent.charge), sent.record)

@@ -5,6 +5,7 @@ use alloc::string::String;
 use core::net::SocketAddr;
 
 use crate::accounts::Charge;
+use crate::flow_control::Ticket;
 use crate::head::ResponseHead;
 use crate::openai::response::{RefusalReader, UsageEventRemover};
 use crate::openai::{Edit, PromptDigest, RequestScanner, ResponseId, ResponseReader};
@@ -25,6 +26,8 @@ pub(super) enum State {
     Reading(Box<Reading>),
     /// Everything needed for a pick is known.
     Ready(Ready),
+    /// It waits in flow control until an endpoint has room.
+    Parked(Box<Parked>),
     /// Passed on, be it that its body is still coming ([`Sent::upload`]); no answer yet.
     Sent(Sent),
     /// The answer is coming, which may be while the request's body still is.
@@ -51,6 +54,8 @@ pub(super) struct Request {
     pub(super) asks_load: bool,
     /// The endpoint of the client's session.
     pub(super) session: Option<EndpointId>,
+    /// The flow that its client named, where flow control is on.
+    pub(super) fairness_id: Option<String>,
     /// How its body asks for usage, where the client does not and the server has not been asked either.
     pub(super) usage_edit: Option<Edit>,
     /// The server is asked for usage, which the client did not do.
@@ -72,6 +77,13 @@ pub(super) struct Ready {
     pub(super) prompt: PromptDigest,
     /// What is still to come of its body; `None`: the pick waited for all of it.
     pub(super) upload: Option<Box<Upload>>,
+}
+
+/// A request that waits. What flow control needs to place it, its prompt among it, is there.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) ready: Ready,
+    pub(super) ticket: Ticket,
 }
 
 #[derive(Debug)]

@@ -1,24 +1,228 @@
-//! Which requests wait while no endpoint has room for them, and which of them goes when one has.
+//! Flow control: while every endpoint that could serve a request is full, the request waits here, where it can still be placed well.
+//!
+//! A machine without I/O. A request that cannot be sent is given to [`FlowControl::park`]; whenever something ended, came or became due, the
+//! host asks [`crate::EndpointPicker::poll_wake`] who is to go on, and lets that exchange do so. Bands of higher priority go first, flows of
+//! a band share it, and of a flow the request goes that takes the least time where there is room, because its prompt is in the cache there.
 
+mod bands;
 mod outcome;
+mod pace;
+mod settings;
 
+use alloc::string::String;
+
+pub use bands::Ticket;
 pub use outcome::{FlowSize, QueueOutcome, Queued};
+pub use settings::{
+    DEFAULT_BAND_BYTES, DEFAULT_BAND_REQUESTS, DEFAULT_KV_CACHE_USAGE, DEFAULT_MAX_BYTES, DEFAULT_MAX_OVERTAKEN_MS,
+    DEFAULT_MAX_REQUESTS, DEFAULT_QUEUE_DEPTH, DEFAULT_TTL_MS, Dispatch, Fairness, FlowSettings, Ordering,
+};
 
-/// The requests that wait, by band and flow.
+use crate::openai::PromptDigest;
+use crate::pool::{EndpointId, Pool};
+use crate::routing::Routing;
+use crate::scheduling::{PickRequest, Profile, Room, Subset};
+use crate::time::Timestamp;
+use bands::{Arrival, Bands};
+use pace::Pace;
+
+/// Of so many requests of a flow the one that takes the least is looked for: each costs a pick.
+const LOOKED_AT: usize = 16;
+
+/// What is needed of a request that waits to tell where it could go.
 #[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) target_model: String,
+    pub(crate) prompt: PromptDigest,
+    pub(crate) prompt_bytes: u64,
+    pub(crate) max_tokens: Option<u64>,
+    pub(crate) priority: i64,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) pinned: Option<EndpointId>,
+    pub(crate) session: Option<EndpointId>,
+    pub(crate) subset: Option<Subset>,
+}
+
+impl Held {
+    fn request(&self, room: Room) -> PickRequest<'_> {
+        PickRequest {
+            target_model: &self.target_model,
+            prompt: Some(&self.prompt),
+            prompt_bytes: self.prompt_bytes,
+            max_tokens: self.max_tokens,
+            priority: self.priority,
+            deadline: self.deadline,
+            pinned: self.pinned,
+            session: self.session,
+            subset: self.subset.as_ref(),
+            room: Some(room),
+            is_explained: false,
+        }
+    }
+}
+
+/// Who waits, and by which rules.
+#[derive(Debug)]
 pub struct FlowControl {
-    saturation: f64,
+    settings: FlowSettings,
+    bands: Bands<Held>,
+    pace: Pace,
+    /// Workers with requests that wait, and which of them this one is.
+    peers: (u32, u32),
+    /// Whom the host was told to wake last.
+    woken: Option<Ticket>,
 }
 
 impl FlowControl {
-    /// What waits in each flow in which something does.
-    pub fn sizes(&self) -> impl Iterator<Item = FlowSize<'_>> {
-        core::iter::empty()
+    /// Nobody waits yet.
+    #[must_use]
+    pub fn new(settings: FlowSettings) -> Self {
+        Self { settings, bands: Bands::default(), pace: Pace::default(), peers: (1, 0), woken: None }
     }
 
-    /// How full the pool was when that was last looked at: 1 and above, no endpoint has room.
+    /// The rules.
     #[must_use]
-    pub const fn saturation(&self) -> f64 {
-        self.saturation
+    pub const fn settings(&self) -> &FlowSettings {
+        &self.settings
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub const fn requests(&self) -> u64 {
+        self.bands.requests()
+    }
+
+    /// How many wait in each flow where somebody does.
+    pub fn sizes(&self) -> impl Iterator<Item = FlowSize<'_>> {
+        self.bands.sizes()
+    }
+
+    /// How full the pool is: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints.
+    #[must_use]
+    pub fn saturation(&self, pool: &Pool) -> f64 {
+        let room = self.room();
+        let (mut sum, mut count) = (0.0, 0_u32);
+        for endpoint in pool.members().iter().filter_map(|&id| pool.endpoint(id)) {
+            sum += room.fullness(endpoint);
+            count += 1;
+        }
+        if count == 0 { 1.0 } else { sum / f64::from(count) }
+    }
+
+    /// `workers` have requests that wait, and this one, if it has some, is the one of that number among them.
+    pub fn set_peers(&mut self, workers: u32, rank: u32) {
+        self.peers = (workers.max(1), rank);
+    }
+
+    /// What counts as room for one more request.
+    #[must_use]
+    pub const fn room(&self) -> Room {
+        let (workers, rank) = self.peers;
+        Room { queue_depth: self.settings.queue_depth, kv_cache_usage: self.settings.kv_cache_usage, workers, rank }
+    }
+
+    /// Whether a request of that priority would overtake nobody.
+    pub(crate) fn is_clear(&self, priority: i64) -> bool {
+        !self.bands.has(priority)
+    }
+
+    /// Takes in a request; the ticket finds it again. `None`: there is no room, for the client to come again after so many seconds:
+    /// [`Self::retry_after`].
+    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Result<Ticket, Held> {
+        let arrival = Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
+        if !self.bands.has_room(&self.settings, &arrival) {
+            return Err(held);
+        }
+        Ok(self.bands.add(self.settings.ordering, &arrival, held))
+    }
+
+    /// Seconds after which somebody who is refused may come again, by how fast the queue drains.
+    #[must_use]
+    pub fn retry_after(&self, now: Timestamp) -> u32 {
+        self.pace.retry_after(self.bands.requests(), now)
+    }
+
+    /// Gives back a request that goes on, be that to its end.
+    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Held> {
+        let held = self.bands.remove(ticket)?.held;
+        if self.woken == Some(ticket) {
+            self.woken = None;
+        }
+        Some(held)
+    }
+
+    /// A request that was given back is sent.
+    pub(crate) fn dispatched(&mut self, now: Timestamp) {
+        self.pace.dispatched(now);
+        if self.bands.requests() == 0 {
+            self.pace.emptied();
+        }
+    }
+
+    /// Whether the request has waited for as long as one may.
+    pub(crate) fn is_expired(&self, came: Timestamp, now: Timestamp) -> bool {
+        now.micros_since(came) >= self.settings.ttl_micros
+    }
+
+    /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. The same one is not named twice: where the host
+    /// does not know it any more, it is forgotten.
+    pub(crate) fn poll_wake(
+        &mut self,
+        routing: Option<&mut Routing>,
+        profile: &Profile,
+        now: Timestamp,
+    ) -> Option<Ticket> {
+        if let Some(ticket) = self.woken.take() {
+            self.bands.remove(ticket);
+        }
+        let oldest = self.bands.oldest()?;
+        let expired = (now.micros_since(oldest.came) >= self.settings.ttl_micros).then_some(oldest.ticket);
+        let next = match (expired, routing) {
+            (Some(ticket), _) => Some(ticket),
+            (None, Some(routing)) => {
+                let next = self.choose(routing, profile, now);
+                if let Some(ticket) = next {
+                    self.bands.pass_turn(ticket);
+                }
+                next
+            }
+            (None, None) => None,
+        };
+        self.woken = next;
+        next
+    }
+
+    /// Whom an endpoint with room is given.
+    fn choose(&self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
+        let room = self.room();
+        if !routing.has_room(&room) {
+            return None;
+        }
+        for flows in self.bands.bands(self.settings.fairness) {
+            for flow in flows {
+                let is_overdue = |came: Timestamp| now.micros_since(came) >= self.settings.max_overtaken_micros;
+                let in_order = self.settings.dispatch == Dispatch::First
+                    || flow.front().is_some_and(|first| is_overdue(first.came));
+                let mut best = None;
+                for waiting in flow.iter().take(LOOKED_AT) {
+                    let Some(micros) = routing.predicted_micros(profile, &waiting.held.request(room), now) else {
+                        continue;
+                    };
+                    if in_order {
+                        return Some(waiting.ticket);
+                    }
+                    if best.is_none_or(|(least, _)| micros < least) {
+                        best = Some((micros, waiting.ticket));
+                    }
+                }
+                if let Some((_, ticket)) = best {
+                    return Some(ticket);
+                }
+            }
+        }
+        None
     }
 }
+
+#[cfg(test)]
+mod tests;

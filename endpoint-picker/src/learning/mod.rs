@@ -489,13 +489,16 @@ impl Learner {
         // What says little makes little of what is known fade.
         let fading = share * share;
         own.sums.add(&x, y, weight, 1.0 - (1.0 - KEPT) * fading);
-        let mut sums = own.sums;
+        let due = own.sums.is_due().then_some(own.sums);
         self.sums.add(&x, y, weight, 1.0 - (1.0 - KEPT_BY_POOL) * fading);
-        let mut pool_sums = self.sums;
-        add_belief(&mut pool_sums, &believed(self.prior));
-        if let Some(solved) = pool_sums.solve() {
-            self.coefficients = solved;
+        if self.sums.is_due() {
+            let mut sums = self.sums;
+            add_belief(&mut sums, &believed(self.prior));
+            if let Some(solved) = sums.solve() {
+                self.coefficients = solved;
+            }
         }
+        let Some(mut sums) = due else { return };
         sums.add_about(&self.sums, &self.coefficients, POOL_SAMPLES);
         add_belief(&mut sums, &self.coefficients);
         let solved = sums.solve();

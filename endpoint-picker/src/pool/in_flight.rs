@@ -23,6 +23,8 @@ pub struct InFlight {
     /// Number of the newest slot.
     newest: u64,
     others: u32,
+    /// `own` when `others` was last told.
+    own_when_told: u32,
     /// `others` when the endpoint's current page was installed.
     others_at_page: u32,
     /// All when that page was made.
@@ -74,8 +76,15 @@ impl InFlight {
         }
     }
 
+    /// How many more this worker has in flight than when it was last told of the others; negative: fewer.
+    #[must_use]
+    pub fn own_since_told(&self) -> i64 {
+        i64::from(self.own) - i64::from(self.own_when_told)
+    }
+
     pub(super) const fn set_others(&mut self, others: u32) {
         self.others = others;
+        self.own_when_told = self.own;
     }
 
     pub(super) fn page_installed(&mut self, page_at: Timestamp) {

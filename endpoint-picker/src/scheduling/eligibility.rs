@@ -123,6 +123,9 @@ pub(super) fn narrow(
     }
     let missing = least.saturating_sub(candidates.len()).min(excluded.0.len());
     candidates.extend(excluded.0.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
+    if let Some(room) = request.room {
+        candidates.retain(|candidate| pool.endpoint(candidate.id).is_some_and(|endpoint| room.is_at(endpoint)));
+    }
     ground
 }
 

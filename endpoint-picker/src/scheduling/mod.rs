@@ -11,6 +11,7 @@ mod profile;
 mod ranking;
 pub mod rendezvous;
 mod request;
+mod room;
 mod saturation;
 mod scorer;
 mod subset;
@@ -23,6 +24,7 @@ pub use cold::NoHitLru;
 pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Ratings, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
+pub use room::Room;
 pub use saturation::Saturation;
 pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer};
 pub use subset::Subset;
@@ -74,7 +76,10 @@ impl Scheduler {
         let ground = match pinned {
             Some(id) => {
                 self.candidates.clear();
-                self.candidates.push(Candidate::new(id, false));
+                let has_room = |room: Room| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
+                if request.room.is_none_or(has_room) {
+                    self.candidates.push(Candidate::new(id, false));
+                }
                 Ground::Load
             }
             None => {
@@ -149,6 +154,20 @@ impl Scheduler {
             (Picker::MaxScore, Ground::Load) => Reason::BestScore,
         };
         Decision::Picked(ranked, reason)
+    }
+
+    /// Whether an endpoint that may take the request has the room that it asks for, or no endpoint may take it at all.
+    pub fn has_room(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
+        let Some(room) = request.room else { return true };
+        let has_room = |id: EndpointId| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
+        if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
+            return has_room(id);
+        }
+        let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
+        let (candidates, excluded) = (&mut self.candidates, &mut self.excluded);
+        let request = PickRequest { room: None, ..*request };
+        eligibility::narrow(pool, profile, &request, bytes_per_token, now, candidates, excluded);
+        candidates.is_empty() || candidates.iter().any(|candidate| has_room(candidate.id))
     }
 
     /// What stands above all scores: the order of the subset, or the endpoint of the client's session unless a scorer weighs it.

@@ -4,6 +4,7 @@ use crate::openai::{PromptDigest, Usage};
 use crate::pool::EndpointId;
 use crate::time::Timestamp;
 
+use super::room::Room;
 use super::subset::Subset;
 
 /// One request, as far as a pick may depend on it.
@@ -27,6 +28,8 @@ pub struct PickRequest<'a> {
     pub session: Option<EndpointId>,
     /// The only endpoints that it may go to.
     pub subset: Option<&'a Subset>,
+    /// Only endpoints with room for one more may be picked; `None`: full ones too.
+    pub room: Option<Room>,
     /// Somebody may want to know why: what endpoints were rated by is kept until the next pick.
     pub is_explained: bool,
 }

@@ -1,0 +1,133 @@
+use alloc::string::ToString;
+use alloc::vec::Vec;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::bands::{Arrival, Bands};
+use super::*;
+use crate::config::{Config, Plugin};
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_micros(millis * 1_000)
+}
+
+fn arrival(fairness_id: &str, priority: i64, millis: u64) -> Arrival<'_> {
+    Arrival { fairness_id, priority, bytes: 10, deadline: None, now: at(millis) }
+}
+
+/// Takes out whoever is next, in the order of the bands, until nobody is left.
+fn drained(mut bands: Bands<&'static str>, fairness: Fairness) -> Vec<&'static str> {
+    let mut order = Vec::new();
+    loop {
+        let next = bands.bands(fairness).next().and_then(|flows| Some(flows.first()?.front()?.ticket));
+        let Some(ticket) = next else { return order };
+        bands.pass_turn(ticket);
+        order.push(bands.remove(ticket).unwrap().held);
+    }
+}
+
+#[test]
+fn bands_go_by_priority_and_flows_of_a_band_take_turns() {
+    let mut bands = Bands::default();
+    for (place, (flow, priority, name)) in [
+        ("flood", 0, "f1"),
+        ("flood", 0, "f2"),
+        ("flood", 0, "f3"),
+        ("trickle", 0, "t1"),
+        ("urgent", 7, "u1"),
+        ("batch", -1, "b1"),
+        ("flood", 0, "f4"),
+        ("trickle", 0, "t2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bands.add(Ordering::FirstCome, &arrival(flow, priority, place as u64), name);
+    }
+    assert_eq!(bands.requests(), 8);
+    let sizes: Vec<_> =
+        bands.sizes().map(|size| (size.fairness_id.to_string(), size.priority, size.requests, size.bytes)).collect();
+    let expected = [("urgent", 7, 1), ("flood", 0, 4), ("trickle", 0, 2), ("batch", -1, 1)];
+    assert_eq!(sizes, expected.map(|(flow, priority, requests)| (flow.to_string(), priority, requests, 10 * requests)));
+    assert_eq!(drained(bands, Fairness::RoundRobin), ["u1", "f1", "t1", "f2", "t2", "f3", "f4", "b1"]);
+}
+
+#[test]
+fn the_best_head_goes_by_what_came_first() {
+    let mut bands = Bands::default();
+    for (place, (flow, name)) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("a", "a3")].into_iter().enumerate() {
+        bands.add(Ordering::FirstCome, &arrival(flow, 0, place as u64), name);
+    }
+    assert_eq!(drained(bands, Fairness::BestHead), ["a1", "a2", "b1", "a3"]);
+}
+
+#[test]
+fn the_earliest_deadline_goes_first_and_who_has_none_last() {
+    let mut bands = Bands::default();
+    for (name, deadline) in [("none", None), ("late", Some(900)), ("soon", Some(300)), ("none either", None)] {
+        let arrival = Arrival { deadline: deadline.map(at), ..arrival("a", 0, 1) };
+        bands.add(Ordering::EarliestDeadline, &arrival, name);
+    }
+    assert_eq!(drained(bands, Fairness::RoundRobin), ["soon", "late", "none", "none either"]);
+}
+
+#[test]
+fn who_leaves_is_found_wherever_it_waits_and_leaves_no_flow_behind() {
+    let mut bands = Bands::default();
+    let tickets: Vec<_> = (0..6)
+        .map(|place| bands.add(Ordering::FirstCome, &arrival(["a", "b"][place % 2], (place / 4) as i64, 1), "x"))
+        .collect();
+    for &ticket in [3, 0, 5, 1, 2, 4].map(|place| &tickets[place]) {
+        assert!(bands.get(ticket).is_some());
+        assert!(bands.remove(ticket).is_some());
+        assert!(bands.remove(ticket).is_none() && bands.get(ticket).is_none());
+    }
+    assert_eq!((bands.requests(), bands.sizes().count()), (0, 0));
+    assert!(bands.oldest().is_none());
+}
+
+#[test]
+fn a_band_and_all_together_hold_so_many_requests_and_bytes() {
+    let settings =
+        FlowSettings { max_requests: 3, band_requests: 2, max_bytes: 100, band_bytes: 35, ..FlowSettings::default() };
+    let mut bands = Bands::default();
+    let arrivals = [("a", 0, 10), ("b", 0, 26), ("b", 0, 25), ("a", 0, 0), ("a", 1, 36), ("a", 1, 35), ("a", 2, 0)];
+    let taken: Vec<_> = arrivals
+        .into_iter()
+        .map(|(flow, priority, bytes)| {
+            let arrival = Arrival { bytes, ..arrival(flow, priority, 1) };
+            let has_room = bands.has_room(&settings, &arrival);
+            if has_room {
+                bands.add(Ordering::FirstCome, &arrival, "x");
+            }
+            has_room
+        })
+        .collect();
+    assert_eq!(taken, [true, false, true, false, false, true, false]);
+}
+
+#[test]
+fn the_oldest_is_who_waits_longest_in_any_band() {
+    let mut bands = Bands::default();
+    let first = bands.add(Ordering::FirstCome, &arrival("a", 0, 1), "first");
+    bands.add(Ordering::FirstCome, &arrival("b", 5, 2), "second");
+    assert_eq!(bands.oldest().map(|waiting| waiting.held), Some("first"));
+    bands.remove(first);
+    assert_eq!(bands.oldest().map(|waiting| waiting.held), Some("second"));
+}
+
+#[test]
+fn whom_the_host_does_not_find_is_forgotten() {
+    let mut control = FlowControl::new(FlowSettings { ttl_micros: 1_000, ..FlowSettings::default() });
+    let held = || Held { priority: 0, ..Held::default() };
+    let first = control.park("a", 1, held(), at(0)).unwrap();
+    let second = control.park("a", 1, held(), at(0)).unwrap();
+    let Ok(Plugin::Filter(Config { profile, .. })) = Plugin::parse(b"") else { panic!("the defaults are valid") };
+    assert_eq!(control.poll_wake(None, &profile, at(0)), None, "nobody is due");
+    assert_eq!(control.poll_wake(None, &profile, at(1)), Some(first));
+    assert_eq!(control.requests(), 2);
+    assert_eq!(control.poll_wake(None, &profile, at(1)), Some(second), "the first is not named again");
+    assert_eq!(control.requests(), 1);
+    assert!(control.take(second).is_some() && control.take(first).is_none());
+    assert_eq!(control.poll_wake(None, &profile, at(1)), None);
+}

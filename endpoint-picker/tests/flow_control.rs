@@ -1,0 +1,467 @@
+//! Requests that wait until an endpoint has room for them, in virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test file: a failure here is the test's failure"
+)]
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use endpoint_picker::flow_control::FlowSettings;
+use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
+use proptest::prelude::*;
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+
+use host::Info;
+
+#[path = "plain/host.rs"]
+mod host;
+
+/// Requests that each engine runs at once, and those that it is given beyond.
+const SLOTS: u32 = 2;
+const CAPACITY: u32 = SLOTS + 1;
+const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+
+/// A gateway with pods that answer when they are told to.
+struct Rig {
+    picker: EndpointPicker,
+    micros: u64,
+    generation: u64,
+    pods: u16,
+    next: usize,
+    exchanges: BTreeMap<usize, Exchange>,
+    parked: BTreeMap<u64, usize>,
+    /// Where requests went, in their order.
+    sent: Vec<(usize, SocketAddr)>,
+    running: BTreeMap<usize, SocketAddr>,
+    /// Answers of the gateway's own: status, and seconds to wait.
+    refused: BTreeMap<usize, (u16, Option<u32>)>,
+}
+
+impl Rig {
+    fn new(flow_control: &str, pods: u16) -> Self {
+        let json = format!(
+            r#"{{"flow_control": {flow_control}, "objectives": {{"high": 5, "low": -5}}, "saturation": {{"shed": false}}}}"#
+        );
+        let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
+        let mut rig = Self {
+            picker: EndpointPicker::new(config, 1),
+            micros: 1_000_000_000,
+            generation: 0,
+            pods,
+            next: 0,
+            exchanges: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            sent: Vec::new(),
+            running: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
+        rig.install(pods);
+        // An engine tells how many it runs at once when somebody waits on three pages in a row.
+        for _ in 0..3 {
+            rig.report(SLOTS, 1);
+        }
+        rig.report(0, 0);
+        rig
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.micros)
+    }
+
+    fn install(&mut self, pods: u16) {
+        self.pods = pods;
+        self.generation += 1;
+        let identity = |index: u16| EndpointIdentity::unnamed(pod(index));
+        let pool = PoolMembers {
+            name: "default".into(),
+            endpoints: (0..pods).map(identity).collect(),
+            ..PoolMembers::default()
+        };
+        self.picker.install_membership(&Membership { epoch: 1, version: self.generation, pools: vec![pool] });
+    }
+
+    /// What the pods' pages say, beside which the gateway counts its own requests.
+    fn report(&mut self, running: u32, waiting: u32) {
+        let version = self.generation;
+        self.generation += 1;
+        self.micros += 50_000;
+        let load = Load {
+            state: State::Fresh,
+            age_ms: Some(0),
+            waiting: Some(waiting),
+            running: Some(running),
+            kv_cache_usage: Some(0.1),
+            ..Load::default()
+        };
+        let loads = Loads {
+            epoch: 1,
+            membership_version: version,
+            generation: self.generation,
+            captured_at_ms: self.micros / 1_000,
+            endpoints: vec![load; usize::from(self.pods)],
+            adapters: Vec::new(),
+        };
+        self.generation = version;
+        self.picker.install_loads(&loads, self.now()).unwrap();
+    }
+
+    fn info(&self, served: Option<SocketAddr>) -> Info {
+        Info {
+            micros: self.micros,
+            attempts: served.map(|_| 1),
+            details: served.map(|_| "via_upstream"),
+            upstream: served,
+            ..Info::default()
+        }
+    }
+
+    /// A request comes; gives its number.
+    fn ask(&mut self, objective: &str, flow: &str, prompt: &str) -> usize {
+        let number = self.next;
+        self.next += 1;
+        let head = RequestHead {
+            method: b"POST",
+            path: b"/v1/chat/completions",
+            content_type: Some(b"application/json"),
+            objective: Some(objective.as_bytes()).filter(|name| !name.is_empty()),
+            fairness_id: Some(flow.as_bytes()).filter(|name| !name.is_empty()),
+            ..RequestHead::default()
+        };
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
+        let (mut info, now) = (self.info(None), self.now());
+        let mut exchange = Exchange::default();
+        assert_eq!(exchange.on_request_headers(&mut self.picker, &head, false, now), Directive::Wait);
+        assert_eq!(exchange.on_request_body(&mut self.picker, [body.as_bytes()], true, &mut info), Directive::Pick);
+        let directive = exchange.pick(&mut self.picker, now);
+        self.exchanges.insert(number, exchange);
+        self.carry_out(number, directive);
+        number
+    }
+
+    fn carry_out(&mut self, number: usize, directive: Directive) {
+        match directive {
+            Directive::Send(outbound) => {
+                let list = outbound.destination.unwrap();
+                let first: SocketAddr = list.split(',').next().unwrap().parse().unwrap();
+                self.sent.push((number, first));
+                self.running.insert(number, first);
+            }
+            Directive::Park(ticket) => {
+                assert!(self.exchanges[&number].is_parked());
+                assert_eq!(self.parked.insert(ticket, number), None, "a number is used once");
+            }
+            Directive::Reply(reply) => {
+                assert!(
+                    serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["error"]["message"].is_string()
+                );
+                self.refused.insert(number, (reply.status, reply.retry_after));
+                self.log(number);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a host does when something ended, and on each tick.
+    fn poll(&mut self) {
+        while let Some(ticket) = self.picker.poll_wake(self.now()) {
+            let number = self.parked.remove(&ticket).unwrap();
+            let now = self.now();
+            let directive = self.exchanges.get_mut(&number).unwrap().resume(&mut self.picker, now);
+            self.carry_out(number, directive);
+        }
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.micros += millis * 1_000;
+        self.poll();
+    }
+
+    /// The pod answers.
+    fn answer(&mut self, number: usize) {
+        let served = self.running.remove(&number).unwrap();
+        let mut info = self.info(Some(served));
+        let mut exchange = self.exchanges.remove(&number).unwrap();
+        let head = ResponseHead { status: 200, json: true, ..ResponseHead::default() };
+        exchange.on_response_headers(&mut self.picker, &head, &mut info, false);
+        exchange.on_response_body(&mut self.picker, [ANSWER], &mut info, true);
+        exchange.on_log(&mut self.picker, &mut info);
+        assert!(exchange.is_settled());
+        self.poll();
+    }
+
+    /// The stream ends, whatever it was.
+    fn log(&mut self, number: usize) {
+        let mut info = Info { flags: Some(DOWNSTREAM_CONNECTION_TERMINATION), ..self.info(None) };
+        let mut exchange = self.exchanges.remove(&number).unwrap();
+        exchange.on_log(&mut self.picker, &mut info);
+        assert!(exchange.is_settled());
+    }
+
+    /// The client of a request that waits leaves.
+    fn leave(&mut self, number: usize) {
+        self.log(number);
+        self.parked.retain(|_, other| *other != number);
+        self.poll();
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().total()).sum()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.picker.flow_control().unwrap().requests()
+    }
+
+    fn sent(&self) -> Vec<usize> {
+        self.sent.iter().map(|(number, _)| *number).collect()
+    }
+
+    /// Requests that fill every slot.
+    fn fill(&mut self) -> Vec<usize> {
+        (0..u32::from(self.pods) * CAPACITY).map(|_| self.ask("", "", "hello")).collect()
+    }
+}
+
+/// Envoy's response flag of a client that left.
+const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 0x10000;
+
+fn pod(index: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 8_000 + index))
+}
+
+#[test]
+fn a_request_waits_while_all_are_full_and_goes_when_one_has_room() {
+    let mut rig = Rig::new("{}", 2);
+    let first = rig.fill();
+    assert_eq!(rig.sent(), first, "there is room");
+    let waiting = [rig.ask("", "", "hello"), rig.ask("", "", "hello")];
+    assert_eq!((rig.sent().len(), rig.waiting()), (first.len(), 2));
+    rig.wait(50);
+    assert_eq!(rig.waiting(), 2, "nothing ended");
+    let place = rig.running[&first[3]];
+    rig.answer(first[3]);
+    assert_eq!(rig.sent.last(), Some(&(waiting[0], place)));
+    rig.answer(first[0]);
+    assert_eq!((rig.sent.last().unwrap().0, rig.waiting()), (waiting[1], 0));
+    for number in rig.running.keys().copied().collect::<Vec<_>>() {
+        rig.answer(number);
+    }
+    assert_eq!(rig.in_flight(), 0);
+}
+
+#[test]
+fn without_flow_control_nobody_waits() {
+    let mut rig = Rig::new(r#"{"enabled": false}"#, 1);
+    assert!(rig.picker.flow_control().is_none());
+    for _ in 0..20 {
+        rig.ask("high", "flow", "hello");
+    }
+    assert_eq!((rig.sent().len(), rig.picker.poll_wake(rig.now())), (20, None));
+}
+
+#[test]
+fn higher_bands_go_first_and_nobody_overtakes_who_waits() {
+    let mut rig = Rig::new("{}", 1);
+    let first = rig.fill();
+    let low = rig.ask("low", "", "hello");
+    let middle = rig.ask("", "", "hello");
+    let high = [rig.ask("high", "", "hello"), rig.ask("high", "", "hello")];
+    for number in first {
+        rig.answer(number);
+    }
+    assert_eq!(rig.sent()[CAPACITY as usize..], [high[0], high[1], middle]);
+    rig.answer(high[0]);
+    assert_eq!(rig.sent().last(), Some(&low));
+}
+
+#[test]
+fn a_trickle_is_not_drowned_by_a_flood() {
+    let mut rig = Rig::new(r#"{"dispatch": "first"}"#, 1);
+    let first = rig.fill();
+    let flood: Vec<_> = (0..20).map(|_| rig.ask("", "flood", "hello")).collect();
+    let trickle = [rig.ask("", "trickle", "hello"), rig.ask("", "trickle", "hello")];
+    for number in first {
+        rig.answer(number);
+    }
+    assert_eq!(rig.sent()[CAPACITY as usize..], [flood[0], trickle[0], flood[1]]);
+    rig.answer(flood[0]);
+    assert_eq!(rig.sent().last(), Some(&trickle[1]));
+}
+
+#[test]
+fn a_free_slot_is_given_to_who_takes_the_least_there_but_not_for_ever() {
+    let long = "A conversation that has come a long way and goes on. ".repeat(400);
+    let other = "Something else that nobody here has ever been asked. ".repeat(400);
+    let mut rig = Rig::new("{}", 1);
+    let warm = rig.ask("", "", &long);
+    rig.wait(300);
+    rig.answer(warm);
+    let mut busy = rig.fill();
+    let cold = rig.ask("", "", &other);
+    let hit = rig.ask("", "", &long);
+    rig.wait(100);
+    rig.answer(busy.remove(0));
+    assert_eq!(rig.sent().last(), Some(&hit), "its prompt is in the cache");
+    let hits: Vec<_> = (0..3).map(|_| rig.ask("", "", &long)).collect();
+    rig.wait(1_000);
+    rig.answer(busy.remove(0));
+    assert_eq!(rig.sent().last(), Some(&hits[0]));
+    rig.wait(1_000);
+    rig.answer(busy.remove(0));
+    assert_eq!(rig.sent().last(), Some(&cold), "it was overtaken for two seconds");
+}
+
+#[test]
+fn who_waits_for_too_long_is_told_so() {
+    let mut rig = Rig::new(r#"{"ttl_ms": 5000}"#, 1);
+    rig.fill();
+    let early = rig.ask("", "", "hello");
+    rig.wait(3_000);
+    let late = rig.ask("", "", "hello");
+    rig.wait(1_999);
+    assert_eq!(rig.refused.len(), 0);
+    rig.wait(1);
+    assert_eq!(rig.refused.keys().copied().collect::<Vec<_>>(), [early]);
+    assert_eq!(rig.refused[&early].0, 503);
+    rig.install(0);
+    rig.wait(3_000);
+    assert_eq!((rig.refused[&late].0, rig.waiting()), (503, 0));
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place_at_once() {
+    let mut rig = Rig::new(r#"{"max_requests": 1}"#, 1);
+    let first = rig.fill();
+    let waits = rig.ask("", "", "hello");
+    let refused = rig.ask("", "", "hello");
+    assert_eq!(rig.refused[&refused].0, 429);
+    rig.leave(waits);
+    assert_eq!(rig.waiting(), 0);
+    let next = rig.ask("", "", "hello");
+    rig.answer(first[0]);
+    assert_eq!(rig.sent().last(), Some(&next));
+}
+
+#[test]
+fn who_is_refused_is_told_when_the_queue_should_have_drained() {
+    let mut rig = Rig::new(r#"{"max_band_requests": 20}"#, 1);
+    let mut running = rig.fill();
+    let mut waiting: Vec<_> = (0..20).map(|_| rig.ask("", "", "hello")).collect();
+    for _ in 0..15 {
+        rig.wait(500);
+        rig.answer(running.remove(0));
+        running.push(waiting.remove(0));
+        waiting.push(rig.ask("", "", "hello"));
+    }
+    assert_eq!(rig.waiting(), 20);
+    let refused = rig.ask("", "", "hello");
+    // Twenty that leave twice a second.
+    assert_eq!(rig.refused[&refused], (429, Some(10)));
+    let high = rig.ask("high", "", "hello");
+    assert!(!rig.refused.contains_key(&high), "another band has room");
+}
+
+#[test]
+fn capacity_that_comes_is_used_without_waiting_for_an_end() {
+    let mut rig = Rig::new("{}", 1);
+    rig.fill();
+    for _ in 0..4 {
+        rig.ask("", "", "hello");
+    }
+    rig.install(2);
+    rig.report(0, 0);
+    rig.wait(0);
+    // The new pod never had a queue: what it can take is not known.
+    assert_eq!(rig.waiting(), 0);
+    let at_new = rig.sent.iter().filter(|(_, place)| *place == pod(1)).count();
+    assert_eq!(at_new, 4);
+}
+
+#[test]
+fn bad_settings_are_reported_all_at_once() {
+    let Err(error) = Plugin::parse(
+        br#"{"flow_control": {"ttl_ms": -1, "ordering": "lifo", "fairness": 3, "queue_depth": 1.5, "kv_cache_usage": 2, "bands": []}}"#,
+    ) else {
+        panic!("it is refused")
+    };
+    let text = error.to_string();
+    for field in ["ttl_ms", "ordering", "fairness", "queue_depth", "kv_cache_usage", "bands: unknown"] {
+        assert!(text.contains(&format!("flow_control.{field}")), "{field}: {text}");
+    }
+    let filter = |json: &str| -> Config {
+        let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
+        config
+    };
+    assert_eq!(filter("{}").flow_control, None);
+    assert_eq!(filter(r#"{"flow_control": {}}"#).flow_control, Some(FlowSettings::default()));
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Ask(u8, u8),
+    Answer(usize),
+    Leave(usize),
+    Wait(u64),
+    Report(u32, u32),
+    Install(u16),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => (0_u8..3, 0_u8..3).prop_map(|(objective, flow)| Act::Ask(objective, flow)),
+        4 => any::<usize>().prop_map(Act::Answer),
+        1 => any::<usize>().prop_map(Act::Leave),
+        1 => (0_u64..4_000).prop_map(Act::Wait),
+        1 => (0_u32..5, 0_u32..3).prop_map(|(running, waiting)| Act::Report(running, waiting)),
+        1 => (0_u16..4).prop_map(Act::Install),
+    ];
+    proptest::collection::vec(act, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Each request is sent, refused or left, once, and nobody is left behind.
+    #[test]
+    fn each_request_has_one_end(acts in acts()) {
+        let mut rig = Rig::new(r#"{"ttl_ms": 5000, "max_requests": 6, "max_band_requests": 4}"#, 2);
+        let mut left = 0;
+        for act in acts {
+            match act {
+                Act::Ask(objective, flow) => {
+                    rig.ask(["", "high", "low"][usize::from(objective)], ["", "a", "b"][usize::from(flow)], "hello");
+                }
+                Act::Answer(place) if !rig.running.is_empty() => {
+                    let number = *rig.running.keys().nth(place % rig.running.len()).unwrap();
+                    rig.answer(number);
+                }
+                Act::Leave(place) if !rig.parked.is_empty() => {
+                    let number = *rig.parked.values().nth(place % rig.parked.len()).unwrap();
+                    rig.leave(number);
+                    left += 1;
+                }
+                Act::Wait(millis) => rig.wait(millis),
+                Act::Report(running, waiting) => {
+                    rig.report(running, waiting);
+                    rig.poll();
+                }
+                // Without any endpoint Envoy's own policy would choose: requests are sent without a list.
+                Act::Install(pods) if pods > 0 => rig.install(pods),
+                _ => {}
+            }
+            prop_assert_eq!(rig.waiting() as usize, rig.parked.len());
+        }
+        rig.wait(5_000);
+        prop_assert_eq!(rig.waiting(), 0);
+        prop_assert_eq!(rig.sent.len() + rig.refused.len() + left, rig.next);
+        for number in rig.running.keys().copied().collect::<Vec<_>>() {
+            rig.answer(number);
+        }
+        prop_assert_eq!(rig.in_flight(), 0);
+    }
+}
