@@ -343,6 +343,7 @@ impl Config {
         let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         let gen_ai_provider = gen_ai_provider.unwrap_or_else(|| DEFAULT_GEN_AI_PROVIDER.to_owned());
         let flow_control = flow_control::read(root, errors);
+        let stats = StatsConfig { flow_control: flow_control.is_some(), ..stats };
         Self {
             pool,
             profile,

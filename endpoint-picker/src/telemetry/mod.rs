@@ -2,6 +2,7 @@
 
 mod measure;
 mod rows;
+mod waiting;
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -13,8 +14,11 @@ use hashbrown::HashMap;
 use self::measure::{Ending, Measure};
 pub(crate) use self::rows::{FAIRNESS_ID, PREFIX_PLUGIN};
 use self::rows::{Flow, RowId, RowKey, Rows};
+use self::waiting::Waiting;
+pub use self::waiting::{WaitingKey, WaitingNote};
 use crate::accounts::RunningLabels;
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
+use crate::board::WaitingPost;
 use crate::config::Config;
 use crate::error_type::ErrorType;
 use crate::filter_time::{FilterTime, Phase};
@@ -56,6 +60,7 @@ pub struct Telemetry {
     pool: String,
     rules: Vec<String>,
     rows: Rows,
+    waiting: Waiting,
     /// The newest spelling is published.
     has_llm_d: bool,
     /// Models that responses to requests for a model and target named, where it was neither of them.
@@ -86,6 +91,7 @@ impl Telemetry {
         let ledger = Ledger::new(config.stats);
         Self {
             rows: Rows::new(config, &ledger),
+            waiting: Waiting::default(),
             has_llm_d: config.stats.llm_d,
             ledger,
             admission: Admission::new(caps, configured.map(String::as_str)),
@@ -153,9 +159,29 @@ impl Telemetry {
         self.admission.find(Subject::Fairness, id).unwrap_or(Admitted::OTHER)
     }
 
-    /// A request of that fairness id waits: it may have a label.
-    pub fn propose_fairness_id(&mut self, id: &str) {
-        self.admission.propose(Subject::Fairness, id);
+    /// Counts a request that began or ceased to wait in flow control.
+    pub fn note_waiting(&mut self, note: WaitingNote) {
+        self.waiting.note(note);
+    }
+
+    /// Flows in which requests wait may have labels.
+    pub fn propose_waiting(&mut self) {
+        let Self { admission, waiting, .. } = self;
+        for (key, ..) in waiting.iter() {
+            if admission.find(Subject::Fairness, &key.fairness_id).is_none() {
+                admission.propose(Subject::Fairness, &key.fairness_id);
+            }
+        }
+    }
+
+    /// What waits in flow control: labels, requests, bytes of their bodies.
+    pub fn waiting(&self) -> impl Iterator<Item = WaitingPost> {
+        let model = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
+        self.waiting.iter().map(move |(key, requests, bytes)| {
+            let (model, target) = (model(&key.model), model(&key.target));
+            let running = RunningLabels { model, target, priority: key.priority, fairness_id: None };
+            WaitingPost::of(self.fairness_label(&key.fairness_id), running, requests, bytes)
+        })
     }
 
     /// Records what the filter took for one request.

@@ -301,10 +301,14 @@ fn a_fairness_id_takes_a_place_once_it_is_served_or_waits_and_beyond_the_bound_i
     };
     // Refused at the door: a client can make such names up.
     telemetry.record(&pool, queued("made-up", QueueOutcome::RejectedCapacity, 0));
-    telemetry.propose_fairness_id("waits");
+    let waits = queued("waits", QueueOutcome::EvictedTTL, 0);
+    telemetry.note_waiting(WaitingNote::of(&waits, true).unwrap());
+    telemetry.propose_waiting();
     telemetry.record(&pool, queued("served", QueueOutcome::Dispatched, 0));
     admit(&mut telemetry);
-    telemetry.record(&pool, queued("waits", QueueOutcome::EvictedTTL, 0));
+    telemetry.note_waiting(WaitingNote::of(&waits, false).unwrap());
+    telemetry.record(&pool, waits);
+    assert_eq!(telemetry.waiting().count(), 0);
     telemetry.record(&pool, queued("late", QueueOutcome::Dispatched, 0));
     telemetry.record(&pool, queued("later", QueueOutcome::RejectedCapacity, 0));
     admit(&mut telemetry);
@@ -312,4 +316,36 @@ fn a_fairness_id_takes_a_place_once_it_is_served_or_waits_and_beyond_the_bound_i
     let count = |id| stats.sum(&format!("{FLOW}request_queue_duration_seconds_count"), &[("fairness_id", id)]);
     assert_eq!(["waits", "served", "other", "made-up", "late"].map(count), [1, 1, 3, 0, 0]);
     assert_eq!(stats.sum("inpick_label_overflows_total", &[("label", "fairness_id")]), 1);
+}
+
+#[test]
+fn what_waits_is_counted_by_flow_and_model_until_it_ceases_to() {
+    let mut telemetry = flow_telemetry("{}", &["a"]);
+    let note = |id: &str, model: &str, bytes, began| {
+        let mut record = queued(id, QueueOutcome::Dispatched, 5);
+        record.model = model.into();
+        record.queued.as_mut().unwrap().bytes = bytes;
+        WaitingNote::of(&record, began).unwrap()
+    };
+    for (id, model, bytes) in [("a", "m", 10), ("a", "m", 20), ("a", "unknown", 1), ("b", "m", 2)] {
+        telemetry.note_waiting(note(id, model, bytes, true));
+    }
+    let table = crate::admission::Table {
+        models: ["m", "t"].map(String::from).to_vec(),
+        fairness_ids: ["a"].map(String::from).to_vec(),
+        ..crate::admission::Table::default()
+    };
+    let shown = |telemetry: &Telemetry| {
+        let waiting = telemetry.waiting();
+        let texts = |post: &WaitingPost| post.texts(&table).map(String::from).join(" ");
+        waiting.map(|post| (texts(&post), post.priority, post.requests, post.bytes)).collect::<Vec<_>>()
+    };
+    let expected = [("a m t", 2, 30), ("a other t", 1, 1), ("other m t", 1, 2)];
+    let expected = expected.map(|(labels, requests, bytes)| (String::from(labels), 5, requests, bytes));
+    assert_eq!(shown(&telemetry), expected);
+    telemetry.note_waiting(note("a", "m", 10, false));
+    telemetry.note_waiting(note("b", "m", 2, false));
+    // What never began cannot end.
+    telemetry.note_waiting(note("c", "m", 2, false));
+    assert_eq!(shown(&telemetry), [(String::from("a m t"), 5, 1, 20), expected[1].clone()]);
 }
