@@ -14,7 +14,7 @@ use crate::pod::Pod;
 use crate::prompt::Tokenizer;
 use crate::workload::Workload as _;
 use crate::workload::tenants::{Tenant, TenantSettings, Tenants};
-use crate::world::{BEGIN_MICROS, START_MICROS, World};
+use crate::world::{BEGIN_MICROS, Record, START_MICROS, World};
 
 pub(crate) use report::table;
 pub(crate) use score::Score;
@@ -22,7 +22,7 @@ pub(crate) use score::Score;
 /// The name of the experiment.
 pub(crate) const NAME: &str = "flow control";
 /// Requests each second that the pods complete while some always wait; without flow control, mean of 8 seeds.
-pub(crate) const CAPACITY: f64 = 40.0;
+pub(crate) const CAPACITY: f64 = 46.0;
 /// The loads, as multiples of that.
 const LOADS: [f64; 4] = [0.8, 1.0, 1.3, 2.0];
 const PODS: usize = 4;
@@ -107,17 +107,32 @@ fn contenders(settings: &ContenderSettings) -> Result<Vec<Contender>> {
         name.clone_into(&mut contender.name);
         Ok(contender)
     };
-    Ok(vec![named("off", "ours@1x1", "")?])
+    let in_order = r#","flow_control":{"dispatch":"first"}"#;
+    let on = r#","flow_control":{}"#;
+    Ok(vec![
+        named("off", "ours@1x1", "")?,
+        named("on", "ours@1x1", on)?,
+        named("on, first come first served", "ours@1x1", in_order)?,
+        named("off, 8 workers", "ours@1x8", "")?,
+        named("on, 8 workers", "ours@1x8", on)?,
+    ])
 }
 
 fn run_one(contender: &Contender, load: f64, seed: u64, length: Length) -> Score {
+    let counted = length.counted();
+    let sent = BEGIN_MICROS + counted.start..BEGIN_MICROS + counted.end;
+    Score::of(&record(contender, load, seed, length), TENANTS, IN_TIME, sent)
+}
+
+fn record(contender: &Contender, load: f64, seed: u64, length: Length) -> Record {
     let tokenizer = Tokenizer::of_seed(seed);
     let settings = TenantSettings { tenants: TENANTS, rate: CAPACITY * load, seconds: length.seconds() };
     let workload = Tenants::new(settings, seed, tokenizer);
     let calibration = Calibration::INFERENCE_SIM;
     let pods: Vec<Pod> = (0..PODS).map(|pod| Pod::new(pod, calibration, START_MICROS)).collect();
     let gateway = contender.gateway(&calibration, &pods, &workload.models(), 30.0, seed);
-    let record = World::new(&workload, tokenizer, gateway, pods, &[]).run();
-    let counted = length.counted();
-    Score::of(&record, TENANTS, IN_TIME, BEGIN_MICROS + counted.start..BEGIN_MICROS + counted.end)
+    World::new(&workload, tokenizer, gateway, pods, &[]).run()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,9 @@ pub(crate) struct Score {
     pub(crate) refused: [f64; 2],
     /// Cached part of the prompt tokens.
     pub(crate) hits: f64,
-    /// Jain's index over the tenants of the low band: 1 when each got its fair share.
+    /// Time to the first token of the tenant of the low band that asks for least, P90.
+    pub(crate) least_tenant: f64,
+    /// Jain's index over the tenants of the low band, of what each was served while they sent: 1 when each got its fair share.
     pub(crate) fairness: f64,
 }
 
@@ -26,8 +28,7 @@ impl Score {
     pub(crate) fn of(record: &Record, tenants: &[Tenant], in_time: [u64; 2], sent: std::ops::Range<u64>) -> Self {
         let seconds = (sent.end - sent.start) as f64 / 1e6;
         let band_of = |outcome: &Outcome| usize::from(tenants[Tenants::tenant_of(outcome.ticket)].objective.is_none());
-        let counted: Vec<&Outcome> =
-            record.outcomes.iter().filter(|outcome| sent.contains(&outcome.sent_at)).collect();
+        let counted: Vec<&Outcome> = record.outcomes.iter().filter(|outcome| sent.contains(&outcome.sent_at)).collect();
         let waited = |outcome: &Outcome| Some(outcome.first_token? - outcome.sent_at);
         let is_good = |outcome: &&&Outcome| {
             outcome.done.is_some() && waited(outcome).is_some_and(|waited| waited <= in_time[band_of(outcome)])
@@ -50,14 +51,20 @@ impl Score {
             .filter(|&tenant| tenants[tenant].objective.is_none())
             .map(|tenant| {
                 let own = || counted.iter().filter(move |outcome| Tenants::tenant_of(outcome.ticket) == tenant);
-                (own().count() as f64, own().filter(is_good).count() as f64)
+                let served = own().filter(|outcome| outcome.first_token.is_some_and(|at| at < sent.end));
+                (own().count() as f64, served.count() as f64)
             })
             .collect();
+        let low = (0..tenants.len()).filter(|&tenant| tenants[tenant].objective.is_none());
+        let least = low.min_by(|&one, &other| tenants[one].share.total_cmp(&tenants[other].share));
+        let of_least = counted.iter().filter(|outcome| Some(Tenants::tenant_of(outcome.ticket)) == least);
+        let of_least = of_least.filter_map(|outcome| waited(outcome)).map(|micros| micros as f64 / 1e3);
         Self {
             goodput: counted.iter().filter(is_good).count() as f64 / seconds,
             first_token: [0, 1].map(quantiles),
             refused: [0, 1].map(refused),
             hits: sum(|outcome| outcome.cached_tokens) as f64 / sum(|outcome| outcome.prompt_tokens).max(1) as f64,
+            least_tenant: Distribution::new(of_least.collect()).quantile(0.9),
             fairness: fairness(&rates),
         }
     }
@@ -70,6 +77,7 @@ impl Score {
             first_token: [0, 1].map(|band| [0, 1, 2].map(|place| figure(&|score| score.first_token[band][place]))),
             refused: [0, 1].map(|band| figure(&|score| score.refused[band])),
             hits: figure(&|score| score.hits),
+            least_tenant: figure(&|score| score.least_tenant),
             fairness: figure(&|score| score.fairness),
         }
     }
