@@ -57,4 +57,7 @@ labels! {
     Engine = "engine",
     Signal = "signal",
     Overflown = "label",
+    InferencePool = "inference_pool",
+    Stage = "stage",
+    Detector = "detector",
 }

@@ -29,6 +29,9 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// A gauge that is a ratio. Envoy's gauges are integers, so its stat counts thousandths under a name of its own: see
+    /// [`PERMILLE_SUFFIX`].
+    Ratio,
     /// Classic Prometheus histogram: cumulative `_bucket`, `_sum`, `_count`.
     Histogram(Bounds),
 }
@@ -39,7 +42,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
-            Self::Gauge => "gauge",
+            Self::Gauge | Self::Ratio => "gauge",
             Self::Histogram(_) => "histogram",
         }
     }
@@ -69,6 +72,10 @@ pub enum Switch {
     GenAi,
     /// The newest spelling `llm_d_epp_*`, off by default.
     LlmD,
+    /// `inference_extension_flow_control_*`, on with flow control.
+    FlowControl,
+    /// The newest spelling of these: both switches must be on.
+    LlmDFlowControl,
 }
 
 /// One family of series.
@@ -112,7 +119,7 @@ macro_rules! families {
     };
 }
 
-use Kind::{Counter, Gauge, Histogram};
+use Kind::{Counter, Gauge, Histogram, Ratio};
 
 families! {
     // The endpoint picker's families, named as dashboards and alerts for it name them.
@@ -226,6 +233,30 @@ families! {
         "Newest spelling of inference_extension_prefix_indexer_hit_ratio.";
     LlmDPrefixIndexerHitBytes = "llm_d_epp_prefix_indexer_hit_bytes", Histogram(Bounds::PREFIX_BYTES), [PluginName, PluginType], LlmD, Envoy,
         "Newest spelling of inference_extension_prefix_indexer_hit_bytes.";
+    LlmDFlowRequestQueueDuration = "llm_d_epp_flow_control_request_queue_duration_seconds", Histogram(Bounds::QUEUE_WAIT), [ModelName, TargetModelName, Priority, FairnessId, Outcome, InferencePool], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_request_queue_duration_seconds.";
+    LlmDFlowQueueSize = "llm_d_epp_flow_control_queue_size", Gauge, [ModelName, TargetModelName, Priority, FairnessId, InferencePool], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_queue_size.";
+    LlmDFlowQueueBytes = "llm_d_epp_flow_control_queue_bytes", Gauge, [ModelName, TargetModelName, Priority, FairnessId, InferencePool], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_queue_bytes.";
+    LlmDFlowDispatchCycleDuration = "llm_d_epp_flow_control_dispatch_cycle_duration_seconds", Histogram(Bounds::SCHEDULER), [], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_dispatch_cycle_duration_seconds.";
+    LlmDFlowRequestEnqueueDuration = "llm_d_epp_flow_control_request_enqueue_duration_seconds", Histogram(Bounds::SCHEDULER), [Priority, FairnessId, Outcome], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_request_enqueue_duration_seconds.";
+    LlmDFlowPoolSaturation = "llm_d_epp_flow_control_pool_saturation", Ratio, [InferencePool, Stage], LlmDFlowControl, Envoy,
+        "Newest spelling of inference_extension_flow_control_pool_saturation; all endpoints are of one stage.";
+    LlmDFlowStaleEndpoints = "llm_d_epp_flow_control_stale_endpoints", Gauge, [Detector], LlmDFlowControl, Envoy,
+        "Endpoints of the pool whose load is missing or stale.";
+    LlmDFlowCapacityRequests = "llm_d_epp_flow_control_capacity_utilization_requests", Ratio, [Priority, InferencePool], LlmDFlowControl, Envoy,
+        "Requests waiting in a band, divided by how many may.";
+    LlmDFlowCapacityBytes = "llm_d_epp_flow_control_capacity_utilization_bytes", Ratio, [Priority, InferencePool], LlmDFlowControl, Envoy,
+        "Bytes of the requests waiting in a band, divided by how many may.";
+    LlmDFlowGlobalCapacityRequests = "llm_d_epp_flow_control_global_capacity_utilization_requests", Ratio, [InferencePool], LlmDFlowControl, Envoy,
+        "Requests waiting in all bands, divided by how many may; there only with a limit.";
+    LlmDFlowGlobalCapacityBytes = "llm_d_epp_flow_control_global_capacity_utilization_bytes", Ratio, [InferencePool], LlmDFlowControl, Envoy,
+        "Bytes of the requests waiting in all bands, divided by how many may; there only with a limit.";
+    LlmDFlowRequestsTotal = "llm_d_epp_flow_control_requests_total", Counter, [Priority, Outcome, InferencePool], LlmDFlowControl, Envoy,
+        "Requests that came to flow control, by how their waiting ended.";
     LlmDAverageKvCacheUtilization = "llm_d_epp_average_kv_cache_utilization", Gauge, [Name], LlmD, Sidecar,
         "Newest spelling of inference_pool_average_kv_cache_utilization.";
     LlmDAverageQueueSize = "llm_d_epp_average_queue_size", Gauge, [Name], LlmD, Sidecar,
@@ -276,6 +307,20 @@ families! {
         "Bytes of a prompt that the picked endpoint should have in its cache.";
     ModelRewriteDecisionsTotal = "inference_extension_model_rewrite_decisions_total", Counter, [ModelRewriteName, ModelName, TargetModel], Always, Envoy,
         "Requests whose model a rewrite rule decided.";
+
+    // Flow control.
+    FlowRequestQueueDuration = "inference_extension_flow_control_request_queue_duration_seconds", Histogram(Bounds::QUEUE_WAIT), [Priority, FairnessId, Outcome], FlowControl, Envoy,
+        "Seconds that a request spent in flow control, from its arrival there to its outcome.";
+    FlowQueueSize = "inference_extension_flow_control_queue_size", Gauge, [Priority, FairnessId], FlowControl, Envoy,
+        "Requests that wait in flow control.";
+    FlowQueueBytes = "inference_extension_flow_control_queue_bytes", Gauge, [Priority, FairnessId], FlowControl, Envoy,
+        "Bytes of the bodies of requests that wait in flow control.";
+    FlowDispatchCycleDuration = "inference_extension_flow_control_dispatch_cycle_duration_seconds", Histogram(Bounds::SCHEDULER), [], FlowControl, Envoy,
+        "Seconds that one look for requests to send took.";
+    FlowRequestEnqueueDuration = "inference_extension_flow_control_request_enqueue_duration_seconds", Histogram(Bounds::SCHEDULER), [Priority, FairnessId, Outcome], FlowControl, Envoy,
+        "Seconds that putting a request into its queue, or refusing it there, took.";
+    FlowPoolSaturation = "inference_extension_flow_control_pool_saturation", Ratio, [InferencePool], FlowControl, Envoy,
+        "How full the pool is: requests are held back from 1 on.";
 
     // What no other picker shows.
     PicksTotal = "inpick_picks_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
@@ -360,6 +405,9 @@ pub fn envoy_labels() -> Vec<Label> {
         })
         .collect()
 }
+
+/// Suffix of the name under which Envoy has a [`Kind::Ratio`], in thousandths.
+pub const PERMILLE_SUFFIX: &str = "_permille";
 
 /// Suffix of the twin of a `_sum` in seconds that counts whole microseconds. Envoy's counters are integers, so the plain `_sum`
 /// holds whole seconds; the sidecar divides this twin to publish the exact sum.

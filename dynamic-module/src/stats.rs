@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use catalogue::{Family, Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+use catalogue::{Family, Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
 use endpoint_picker::ledger::SinkKind;
 
 use crate::envoy::{ExtensionConfig, MetricId, MetricKind};
@@ -36,6 +36,9 @@ impl Stats {
         match family.kind {
             Kind::Counter => self.define_stat(envoy, MetricKind::Counter, family.name.to_owned(), &plain),
             Kind::Gauge => self.define_stat(envoy, MetricKind::Gauge, family.name.to_owned(), &plain),
+            Kind::Ratio => {
+                self.define_stat(envoy, MetricKind::Gauge, format!("{}{PERMILLE_SUFFIX}", family.name), &plain);
+            }
             Kind::Histogram(bounds) => {
                 let with_le: Vec<&str> = std::iter::once(Label::Le.as_str()).chain(plain.iter().copied()).collect();
                 self.define_stat(envoy, MetricKind::Counter, format!("{}_bucket", family.name), &with_le);

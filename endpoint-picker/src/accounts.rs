@@ -103,6 +103,8 @@ pub struct RunningLabels {
     pub target: Admitted,
     /// The request's priority.
     pub priority: i64,
+    /// Whom flow control was fair to, where it is on and a gauge shows it.
+    pub fairness_id: Option<Admitted>,
 }
 
 /// What a request burdens its endpoint with, beside its prompt.
@@ -261,7 +263,8 @@ mod tests {
     fn a_charge_is_in_one_place_until_it_is_finished() {
         let (mut pool, mut accounts) = (pool(), Accounts::default());
         let (first, second) = (pool.members()[0], pool.members()[1]);
-        let running = RunningLabels { model: Admitted::at(0), target: Admitted::at(1), priority: -1 };
+        let running =
+            RunningLabels { model: Admitted::at(0), target: Admitted::at(1), priority: -1, fairness_id: None };
         let now = Timestamp::from_micros(5);
         let forecast = Forecast { uncached_tokens: 9, ..Forecast::default() };
         let tokens = |pool: &Pool| -> Vec<u64> {

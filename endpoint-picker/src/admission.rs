@@ -5,7 +5,7 @@
 //! compare-and-swap on its next tick, and until then keeps the record that needs it. Beyond the bound a value is [`Admitted::OTHER`].
 //!
 //! A model's name is worth a place when it is configured, when an endpoint lists it, or when a request for it was served: a name
-//! that clients make up takes none.
+//! that clients make up takes none. A fairness id is worth one when a request of it waits or was served.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -27,6 +27,8 @@ pub enum Subject {
     Endpoint,
     /// A pod's name.
     Pod,
+    /// Whom flow control is fair to.
+    Fairness,
 }
 
 /// A label's value that was admitted: only [`Admission`] makes one.
@@ -46,10 +48,26 @@ impl Admitted {
         self.0.checked_sub(Self::FIRST)
     }
 
+    /// The label as posts carry it: 0 is no name, 1 stands for all that have no label of their own, others are their place plus 2.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     /// The value at that place.
     #[must_use]
     pub const fn at(index: u32) -> Self {
         Self(index.saturating_add(Self::FIRST))
+    }
+}
+
+/// What the label of a number shows, by the values of its subject in the table; see [`Admitted::number`].
+#[must_use]
+pub fn text_of(number: u32, values: &[String]) -> &str {
+    match number.checked_sub(Admitted::FIRST) {
+        Some(place) => values.get(place as usize).map_or(OTHER, String::as_str),
+        None if number == 0 => "",
+        None => OTHER,
     }
 }
 
@@ -60,6 +78,8 @@ pub struct Caps {
     pub models: usize,
     /// Endpoints, and as many pods.
     pub endpoints: usize,
+    /// Fairness ids.
+    pub fairness_ids: usize,
 }
 
 /// The table as it stands in shared data. Values are only ever appended.
@@ -74,6 +94,9 @@ pub struct Table {
     /// Names of pods.
     #[prost(string, repeated, tag = "3")]
     pub pods: Vec<String>,
+    /// Fairness ids.
+    #[prost(string, repeated, tag = "4")]
+    pub fairness_ids: Vec<String>,
 }
 
 /// One worker's copy of the table, and what it wants to add.
@@ -83,6 +106,7 @@ pub struct Admission {
     models: Values,
     endpoints: Values,
     pods: Values,
+    fairness_ids: Values,
     /// Proposed values; `true`: configured, and so admitted beyond the bound.
     proposals: Vec<(Subject, String, bool)>,
     /// Times that an endpoint, and a pod, found no place.
@@ -113,6 +137,7 @@ impl Admission {
             models: Values::default(),
             endpoints: Values::default(),
             pods: Values::default(),
+            fairness_ids: Values::default(),
             proposals: Vec::new(),
             overflows: [0; 2],
         };
@@ -178,6 +203,7 @@ impl Admission {
                 Subject::Model => &mut grown.models,
                 Subject::Endpoint => &mut grown.endpoints,
                 Subject::Pod => &mut grown.pods,
+                Subject::Fairness => &mut grown.fairness_ids,
             };
             if (texts.len() < bound || *is_configured) && !texts.contains(text) {
                 texts.push(text.clone());
@@ -217,7 +243,7 @@ impl Admission {
     const fn note_overflow(&mut self, subject: Subject) {
         match subject {
             // Those are counted by the requests that they concern.
-            Subject::Model => {}
+            Subject::Model | Subject::Fairness => {}
             Subject::Endpoint => self.overflows[0] += 1,
             Subject::Pod => self.overflows[1] += 1,
         }
@@ -232,6 +258,7 @@ impl Admission {
         self.models.learn(&table.models);
         self.endpoints.learn(&table.endpoints);
         self.pods.learn(&table.pods);
+        self.fairness_ids.learn(&table.fairness_ids);
     }
 
     fn add_proposal(&mut self, subject: Subject, value: &str, is_configured: bool) {
@@ -247,6 +274,7 @@ impl Admission {
             Subject::Model => &self.models,
             Subject::Endpoint => &self.endpoints,
             Subject::Pod => &self.pods,
+            Subject::Fairness => &self.fairness_ids,
         }
     }
 
@@ -254,6 +282,7 @@ impl Admission {
         match subject {
             Subject::Model => self.caps.models,
             Subject::Endpoint | Subject::Pod => self.caps.endpoints,
+            Subject::Fairness => self.caps.fairness_ids,
         }
     }
 }
@@ -266,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    const CAPS: Caps = Caps { models: 3, endpoints: 2 };
+    const CAPS: Caps = Caps { models: 3, endpoints: 2, fairness_ids: 1 };
 
     fn admission() -> Admission {
         Admission::new(CAPS, core::iter::empty())
@@ -349,13 +378,14 @@ mod tests {
         let mut admission = admission();
         let mut stored = None;
         for value in ["1", "2", "3"] {
-            for subject in [Subject::Model, Subject::Endpoint, Subject::Pod] {
+            for subject in [Subject::Model, Subject::Endpoint, Subject::Pod, Subject::Fairness] {
                 admission.propose(subject, value);
             }
         }
         store(&mut admission, &mut stored);
         let table = Table::decode(stored.unwrap().as_slice()).unwrap();
-        assert_eq!([table.models.len(), table.endpoints.len(), table.pods.len()], [3, 2, 2]);
+        let sizes = [&table.models, &table.endpoints, &table.pods, &table.fairness_ids].map(Vec::len);
+        assert_eq!(sizes, [3, 2, 2, 1]);
         assert_eq!(admission.find(Subject::Pod, "3"), Some(Admitted::OTHER));
         assert_eq!(admission.take_overflows(), [1, 1]);
         for value in ["2", "3", OTHER] {

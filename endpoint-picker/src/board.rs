@@ -4,6 +4,8 @@
 //! its own. A worker's virtual machine may be replaced after a crash, and nothing tells the others: a post counts only while it is
 //! renewed, and so does the board.
 
+mod queues;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -12,10 +14,12 @@ use prost::Message;
 use snapshot::Membership;
 
 use crate::accounts::RunningLabels;
-use crate::admission::{Admitted, OTHER, Table};
+use crate::admission::{Admitted, Table, text_of};
 use crate::pool::Suspicion;
 use crate::shared_data::{SharedData, update};
 use crate::time::Timestamp;
+
+pub use queues::{BandPost, FlowPost, WaitingPost};
 
 /// A post, and the board, is renewed at least this often.
 pub const RENEW_AFTER_MICROS: u64 = 500_000;
@@ -185,6 +189,9 @@ pub struct Post {
     /// `llm_d_epp_request_running` is published.
     #[prost(bool, tag = "17")]
     pub llm_d: bool,
+    /// What flow control holds; `None`: it is off.
+    #[prost(message, optional, tag = "18")]
+    pub flow: Option<FlowPost>,
 }
 
 /// What a worker learned of an endpoint, see [`crate::learning::Rates`].
@@ -239,27 +246,30 @@ pub struct RunningModel {
     /// Their priority.
     #[prost(sint64, tag = "4")]
     pub priority: i64,
+    /// The label of their fairness id, written as that of the model; `None`: flow control is off.
+    #[prost(uint32, optional, tag = "5")]
+    pub fairness_id: Option<u32>,
 }
 
 impl RunningModel {
     /// So many of those.
     #[must_use]
     pub fn of(running: RunningLabels, count: u32) -> Self {
-        let number = |label: Admitted| match label.index() {
-            Some(index) => index.saturating_add(2),
-            None => u32::from(label == Admitted::OTHER),
-        };
-        Self { model: number(running.model), count, target: number(running.target), priority: running.priority }
+        let [model, target] = [running.model, running.target].map(Admitted::number);
+        let fairness_id = running.fairness_id.map(Admitted::number);
+        Self { model, count, target, priority: running.priority, fairness_id }
     }
 
     /// The values of the labels of model and target in that table.
     #[must_use]
     pub fn texts<'a>(&self, table: &'a Table) -> [&'a str; 2] {
-        [self.model, self.target].map(|number| match number.checked_sub(2) {
-            Some(index) => table.models.get(index as usize).map_or(OTHER, String::as_str),
-            None if number == 0 => "",
-            None => OTHER,
-        })
+        [self.model, self.target].map(|number| text_of(number, &table.models))
+    }
+
+    /// The value of the label of the fairness id in that table; `None`: flow control is off.
+    #[must_use]
+    pub fn fairness_text<'a>(&self, table: &'a Table) -> Option<&'a str> {
+        self.fairness_id.map(|number| text_of(number, &table.fairness_ids))
     }
 }
 

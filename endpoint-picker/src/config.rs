@@ -34,6 +34,8 @@ pub const DEFAULT_MAX_MODELS: usize = 1_000;
 /// Distinct endpoints, and pods, that get series of their own; later ones share the name `other`. Pods come and go, and Envoy never
 /// frees a stat: room for a pool of a hundred pods that is replaced twenty times.
 pub const DEFAULT_MAX_ENDPOINTS: usize = 2_000;
+/// Distinct fairness ids that get series of their own; later ones share the name `other`.
+pub const DEFAULT_MAX_FAIRNESS_IDS: usize = 1_000;
 /// Who makes the model servers, unless the configuration says otherwise.
 pub const DEFAULT_GEN_AI_PROVIDER: &str = "vllm";
 /// The cluster of the metrics sidecar in the bootstraps.
@@ -114,10 +116,14 @@ pub struct StatsConfig {
     pub gen_ai: bool,
     /// `llm_d_epp_*`, the newest spelling.
     pub llm_d: bool,
+    /// `inference_extension_flow_control_*` and its newest spelling: flow control is on.
+    pub flow_control: bool,
     /// Distinct model names with series of their own, in the whole Envoy.
     pub max_models: usize,
     /// Distinct endpoints and pods with series of their own, in the whole Envoy.
     pub max_endpoints: usize,
+    /// Distinct fairness ids with series of their own, in the whole Envoy.
+    pub max_fairness_ids: usize,
     /// Milliseconds between flushes to Envoy.
     pub flush_interval_ms: u64,
 }
@@ -129,8 +135,10 @@ impl Default for StatsConfig {
             model: false,
             gen_ai: true,
             llm_d: false,
+            flow_control: false,
             max_models: DEFAULT_MAX_MODELS,
             max_endpoints: DEFAULT_MAX_ENDPOINTS,
+            max_fairness_ids: DEFAULT_MAX_FAIRNESS_IDS,
             flush_interval_ms: DEFAULT_FLUSH_INTERVAL_MS,
         }
     }
@@ -306,6 +314,7 @@ impl Config {
             model: metrics.boolean("model", errors).unwrap_or(defaults.model),
             gen_ai: metrics.boolean("gen_ai", errors).unwrap_or(defaults.gen_ai),
             llm_d: metrics.boolean("llm_d", errors).unwrap_or(defaults.llm_d),
+            flow_control: defaults.flow_control,
             max_models: metrics
                 .integer("max_models", 1..=100_000, errors)
                 .and_then(|count| usize::try_from(count).ok())
@@ -314,6 +323,10 @@ impl Config {
                 .integer("max_endpoints", 1..=100_000, errors)
                 .and_then(|count| usize::try_from(count).ok())
                 .unwrap_or(defaults.max_endpoints),
+            max_fairness_ids: metrics
+                .integer("max_fairness_ids", 1..=100_000, errors)
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(defaults.max_fairness_ids),
             flush_interval_ms: metrics
                 .integer("flush_interval_ms", 10..=60_000, errors)
                 .unwrap_or(defaults.flush_interval_ms),
@@ -330,6 +343,7 @@ impl Config {
         let rules = Box::new(rules::read(root, sidecar.wait_ms, errors));
         let gen_ai_provider = gen_ai_provider.unwrap_or_else(|| DEFAULT_GEN_AI_PROVIDER.to_owned());
         let flow_control = flow_control::read(root, errors);
+        let stats = StatsConfig { flow_control: flow_control.is_some(), ..stats };
         Self {
             pool,
             profile,
@@ -452,7 +466,7 @@ mod tests {
                 "saturation": {"queue_depth": 3, "kv_cache_usage": 0.7, "staleness_ms": 150},
                 "session": {"cookie": "pod", "ttl_s": 60},
                 "model_rewrites": [{"name": "r", "model": "a", "targets": [{"model": "b", "weight": 3}, {"model": "c"}]}],
-                "metrics": {"objective": false, "model": true, "gen_ai": false, "gen_ai_provider": "sglang", "llm_d": true, "max_models": 5, "max_endpoints": 6, "flush_interval_ms": 100}}"#,
+                "metrics": {"objective": false, "model": true, "gen_ai": false, "gen_ai_provider": "sglang", "llm_d": true, "max_models": 5, "max_endpoints": 6, "max_fairness_ids": 7, "flush_interval_ms": 100}}"#,
         );
         assert_eq!(config.pool, "llama");
         assert_eq!(config.profile.scorers, [(Scorer::RunningRequests, 0.5)]);
@@ -483,8 +497,10 @@ mod tests {
             model: true,
             gen_ai: false,
             llm_d: true,
+            flow_control: false,
             max_models: 5,
             max_endpoints: 6,
+            max_fairness_ids: 7,
             flush_interval_ms: 100,
         };
         assert_eq!((config.stats, config.gen_ai_provider.as_str()), (stats, "sglang"));

@@ -3,6 +3,8 @@
 //! Envoy keeps a gauge for ever, whoever set it. So every labelled gauge that was ever set is listed in shared data, and a new holder sets
 //! to 0 what its predecessor had set and what nobody counts any more.
 
+mod queues;
+
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,6 +14,7 @@ use hashbrown::{HashMap, HashSet};
 use prost::Message;
 use snapshot::{Load, Loads, Membership, State};
 
+use self::queues::Bands;
 use crate::admission::{OTHER, Table};
 use crate::board::{Board, Lesson, Order, Post, key};
 use crate::config::StatsConfig;
@@ -25,7 +28,7 @@ use crate::time::Timestamp;
 const INTERVAL_MS: u64 = 1_000;
 
 /// The labelled gauges, by their number in shared data: only ever appended to.
-const LABELLED: [Stat; 15] = [
+const LABELLED: [Stat; 26] = [
     Stat::ObjectiveRunningRequests,
     Stat::ModelRunningRequests,
     Stat::InFlightRequests,
@@ -41,6 +44,17 @@ const LABELLED: [Stat; 15] = [
     Stat::LlmDRequestRunning,
     Stat::LlmDPrefixIndexerSize,
     Stat::SignalAge,
+    Stat::FlowQueueSize,
+    Stat::FlowQueueBytes,
+    Stat::FlowPoolSaturation,
+    Stat::LlmDFlowQueueSize,
+    Stat::LlmDFlowQueueBytes,
+    Stat::LlmDFlowPoolSaturation,
+    Stat::LlmDFlowStaleEndpoints,
+    Stat::LlmDFlowCapacityRequests,
+    Stat::LlmDFlowCapacityBytes,
+    Stat::LlmDFlowGlobalCapacityRequests,
+    Stat::LlmDFlowGlobalCapacityBytes,
 ];
 
 /// Every labelled gauge that was ever set.
@@ -90,7 +104,8 @@ impl Gauges {
     /// Gauges of an instance that has just taken the lease. `build` are the values of `inference_extension_info`.
     pub fn new(shared: &mut impl SharedData, build: [&str; 2]) -> Self {
         // Which spellings are published is each worker's own setting, and comes with its posts.
-        let stats = StatsConfig { objective: true, model: true, llm_d: true, ..StatsConfig::default() };
+        let stats =
+            StatsConfig { objective: true, model: true, llm_d: true, flow_control: true, ..StatsConfig::default() };
         let mut ledger = Ledger::new(stats);
         ledger.set(Stat::ExtensionInfo, &build, 1);
         let listed = shared.get(key::SERIES).and_then(|(bytes, _)| SeriesList::decode(bytes.as_slice()).ok());
@@ -117,6 +132,7 @@ impl Gauges {
         let mut values = Values { table: table.unwrap_or_default(), values: HashMap::new() };
         let (mut memory_bytes, mut prefix_entries) = (0, 0);
         let mut lessons = Lessons::default();
+        let mut bands = Bands::default();
         for post in posts {
             memory_bytes += post.memory_bytes;
             // All workers know nearly the same.
@@ -125,11 +141,14 @@ impl Gauges {
                 values.raise(Stat::LlmDPrefixIndexerSize, &[PREFIX_PLUGIN, PREFIX_PLUGIN], post.prefix_entries);
             }
             values.add_running(post);
+            values.add_queues(post);
+            bands.add(post);
             lessons.add(post);
         }
         if let Some(membership) = facts.membership {
             values.add_lessons(&lessons, membership);
         }
+        bands.fill(&mut values, facts);
         self.ledger.set(Stat::PrefixIndexerSize, &[], prefix_entries);
         values.add_in_flight(facts.board, facts.membership);
         if let Some(membership) = facts.membership {
@@ -244,7 +263,8 @@ impl Values {
             let [model, target] = running.texts(&self.table).map(ToOwned::to_owned);
             if post.llm_d {
                 let priority = running.priority.to_string();
-                let labels = [model.as_str(), target.as_str(), &priority, FAIRNESS_ID];
+                let fairness_id = running.fairness_text(&self.table).unwrap_or(FAIRNESS_ID).to_owned();
+                let labels = [model.as_str(), target.as_str(), &priority, &fairness_id];
                 self.add(Stat::LlmDRequestRunning, &labels, u64::from(running.count));
             }
             for (stat, is_on) in
@@ -348,3 +368,6 @@ impl Values {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use core::net::SocketAddr;
 use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Burden, Charge};
+use crate::board::{BandPost, FlowPost};
 use crate::config::Config;
 use crate::filter_time::FilterTime;
 use crate::flow_control::{FlowControl, Ticket};
@@ -25,7 +26,7 @@ pub use crate::routing::SentPrompt;
 use crate::routing::{Routing, Upload};
 use crate::scheduling::{Decision, Failure, Observation, PickRequest, Ratings, model_key};
 use crate::shared_state::{Note, SharedState, View};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, WaitingNote};
 use crate::time::Timestamp;
 
 /// Notes that the keeper takes in at once: a tenth of a millisecond's work.
@@ -211,6 +212,8 @@ impl EndpointPicker {
                 Some(Note::Ejected(endpoint)) => self.telemetry.count_ejection(pool, endpoint),
                 Some(Note::Timed(time)) => self.telemetry.record_filter_time(&time),
                 Some(Note::Picked(micros)) => self.telemetry.record_pick_duration(micros),
+                Some(Note::Waiting(note)) => self.telemetry.note_waiting(note),
+                Some(Note::Dispatched(micros)) => self.telemetry.record_dispatch_cycle(micros),
                 Some(Note::Alone) => self.telemetry.count_lone_pick(),
             }
         }
@@ -320,6 +323,47 @@ impl EndpointPicker {
             None => self.telemetry.record_pick_duration(micros),
             Some(shared) => shared.state.tell(Note::Picked(micros)),
         }
+    }
+
+    /// Records how long one look for requests to send took: asking [`Self::poll_wake`] until it names nobody.
+    pub fn record_dispatch_cycle(&mut self, micros: u64) {
+        match &self.shared {
+            None => self.telemetry.record_dispatch_cycle(micros),
+            Some(shared) => shared.state.tell(Note::Dispatched(micros)),
+        }
+    }
+
+    /// A request began or ceased to wait in flow control.
+    pub(crate) fn note_waiting(&mut self, record: &ExchangeRecord, began: bool) {
+        let Some(note) = WaitingNote::of(record, began) else { return };
+        match &self.shared {
+            None => self.telemetry.note_waiting(note),
+            Some(shared) => shared.state.tell(Note::Waiting(note)),
+        }
+    }
+
+    /// What flow control holds, for the gauges; `None`: it is off.
+    pub(crate) fn flow_post(&self) -> Option<FlowPost> {
+        let flow_control = self.flow_control.as_ref()?;
+        let settings = flow_control.settings();
+        // Where another thread holds the routing, this one's own knowledge is near enough.
+        let saturation = self.look(|routing| flow_control.saturation(routing.pool()));
+        let saturation = saturation.unwrap_or_else(|| flow_control.saturation(self.routing.pool()));
+        let waiting: Vec<_> = self.telemetry.waiting().collect();
+        let mut bands: Vec<_> = self.config.objectives.values().copied().chain([0]).collect();
+        bands.extend(waiting.iter().map(|waiting| waiting.priority));
+        bands.sort_unstable();
+        bands.dedup();
+        let band =
+            |priority| BandPost { priority, max_requests: settings.band_requests, max_bytes: settings.band_bytes };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
+        Some(FlowPost {
+            saturation_permille: (saturation * 1_000.0 + 0.5) as u64,
+            waiting,
+            bands: bands.into_iter().map(band).collect(),
+            max_requests: settings.max_requests,
+            max_bytes: settings.max_bytes,
+        })
     }
 
     /// Records what the filter took for one request.

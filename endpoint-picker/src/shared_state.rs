@@ -15,6 +15,7 @@ use crate::pool::{EndpointId, Pool};
 use crate::record::ExchangeRecord;
 use crate::routing::Routing;
 use crate::scheduling::Failure;
+use crate::telemetry::WaitingNote;
 use crate::time::Timestamp;
 
 /// What is done to the routing later.
@@ -33,6 +34,10 @@ pub enum Note {
     Picked(u64),
     /// What the filter took for a request.
     Timed(FilterTime),
+    /// A request began or ceased to wait in flow control.
+    Waiting(WaitingNote),
+    /// A look for requests to send took so many microseconds.
+    Dispatched(u64),
     /// A pick was made without the shared routing, which another thread held.
     Alone,
 }

@@ -136,6 +136,7 @@ impl Worker {
         let rank = if self.is_serving { Rank::Serving } else { Rank::Unused };
         self.holder.tick(host, rank, now);
         self.news.read(self.id, self.posted.as_mut(), picker, host, now);
+        picker.telemetry_mut().propose_waiting();
         admit(picker, host);
         self.post(picker, host, now);
         // Also while it serves nothing: its first request may be the next turn of what another worker served.
@@ -190,8 +191,10 @@ impl Worker {
         let memory_bytes = host.memory_bytes();
         // Where another thread holds the routing, the next tick posts.
         let Some(revision) = picker.look(|routing| routing.accounts().revision()) else { return };
+        let flow = picker.flow_post();
         let is_changed = self.posted.as_ref().is_none_or(|posted| {
             posted.revision != revision
+                || posted.post.flow != flow
                 || posted.post.memory_bytes != memory_bytes
                 || posted.post.order != self.news.order
         });
@@ -209,6 +212,7 @@ impl Worker {
         picker.look(|routing| {
             if is_changed {
                 posted.count(routing, &self.news, memory_bytes, now);
+                posted.post.flow.clone_from(&flow);
                 posted.revision = revision;
             }
             posted.learn(routing, now);

@@ -236,6 +236,7 @@ mod tests {
             let labels: String = family.labels.iter().map(|label| format!("{}=\"v\",", label.as_str())).collect();
             match family.kind {
                 Kind::Counter | Kind::Gauge => page.push_str(&format!("{}{{{labels}}} 3\n", family.name)),
+                Kind::Ratio => page.push_str(&format!("{}{}{{{labels}}} 3\n", family.name, catalogue::PERMILLE_SUFFIX)),
                 Kind::Histogram(bounds) => {
                     for le in bounds.le().chain(["+Inf"]) {
                         page.push_str(&format!("{}_bucket{{{labels}le=\"{le}\"}} 3\n", family.name));

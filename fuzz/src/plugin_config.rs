@@ -215,6 +215,7 @@ const FILTER: &[Field] = &[
             field("max_models", Shape::Integer(1, 100_000)),
             field("flush_interval_ms", Shape::Integer(10, 60_000)),
             field("max_endpoints", Shape::Integer(1, 100_000)),
+            field("max_fairness_ids", Shape::Integer(1, 100_000)),
         ]),
     ),
     field("sidecar", Shape::Object(&[field("cluster", Shape::Text), PATH, INTERVAL, WAIT, TIMEOUT])),

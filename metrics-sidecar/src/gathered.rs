@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::sync::OnceLock;
 
-use catalogue::{Bounds, Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+use catalogue::{Bounds, Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
 
 use crate::exposition::{LabelPair, Sample, escape_into};
 use crate::format::Format;
@@ -13,6 +13,8 @@ use crate::format::Format;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Part {
     Value,
+    /// The value in thousandths.
+    Permille,
     Bucket(Bounds),
     Sum,
     SumMicroseconds,
@@ -76,6 +78,11 @@ pub(crate) fn places() -> &'static HashMap<&'static [u8], Place> {
             };
             match family.kind {
                 Kind::Counter | Kind::Gauge => add(family.name.to_owned(), Part::Value),
+                Kind::Ratio => {
+                    // The bare name is that of a page which was merged before.
+                    add(family.name.to_owned(), Part::Value);
+                    add(format!("{}{PERMILLE_SUFFIX}", family.name), Part::Permille);
+                }
                 Kind::Histogram(bounds) => {
                     // The bare name carries no sample; it stands in headers of Envoy's own kind of histogram.
                     add(family.name.to_owned(), Part::Value);
@@ -99,7 +106,7 @@ impl Gathered {
         let Ok(sample) = Sample::split(rest) else { return };
         // Behind the value there may be a timestamp, which says nothing here.
         let word = sample.tail.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        let Some(number) = Number::read(word) else { return };
+        let Some((part, number)) = Number::read(word).and_then(|number| number.of(part)) else { return };
         if part == Part::Value {
             if let Some(key) = ordered(&sample, false) {
                 self.values.entry(key).or_insert(number);
@@ -141,7 +148,7 @@ impl Gathered {
         bound: Option<&str>,
         value: &[u8],
     ) {
-        let Some(number) = Number::read(value) else { return };
+        let Some((part, number)) = Number::read(value).and_then(|number| number.of(part)) else { return };
         let key = || {
             let mut labels: Vec<(&str, &str)> = labels.iter().map(|(label, value)| (label.as_str(), *value)).collect();
             labels.sort_unstable();
@@ -183,7 +190,7 @@ impl Gathered {
     fn set(&mut self, row: usize, part: Part, bound: Option<&[u8]>, number: Number) {
         let Some((_, histogram)) = self.histograms.get_mut(row) else { return };
         match part {
-            Part::Value => {}
+            Part::Value | Part::Permille => {}
             Part::Bucket(bounds) => {
                 let Some(bound) = bound else { return };
                 let index = match &self.bound {
@@ -222,7 +229,7 @@ impl Rows {
     /// How many label sets there are of a family of this kind.
     pub(crate) fn len(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Counter | Kind::Gauge => self.values.len(),
+            Kind::Counter | Kind::Gauge | Kind::Ratio => self.values.len(),
             Kind::Histogram(_) => self.histograms.len(),
         }
     }
@@ -230,7 +237,7 @@ impl Rows {
     /// Prints the lines of one label set.
     pub(crate) fn print(&self, out: &mut Vec<u8>, row: usize, name: &str, kind: Kind, format: Format) {
         match kind {
-            Kind::Counter | Kind::Gauge => {
+            Kind::Counter | Kind::Gauge | Kind::Ratio => {
                 if let Some((labels, value)) = self.values.get(row) {
                     print_series(out, name, "", labels, None);
                     value.print(out);
@@ -258,6 +265,18 @@ impl Number {
         }
         let text = str::from_utf8(word).ok()?;
         text.parse::<f64>().is_ok().then(|| Self::Text(word.into()))
+    }
+
+    /// The number as the page shows it, with the part that it is then; `None`: no number of thousandths.
+    fn of(self, part: Part) -> Option<(Part, Self)> {
+        match part {
+            Part::Permille => {
+                let thousandths = self.whole()?;
+                let text = decimal(thousandths / 1_000, thousandths % 1_000, 3);
+                Some((Part::Value, Self::Text(text.into_bytes().into_boxed_slice())))
+            }
+            other => Some((other, self)),
+        }
     }
 
     fn whole(&self) -> Option<u64> {
@@ -354,7 +373,12 @@ pub(crate) fn is_label(label: &LabelPair<'_>) -> bool {
 
 /// Whole microseconds as seconds, exactly.
 pub(crate) fn seconds(micros: u64) -> String {
-    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    decimal(micros / 1_000_000, micros % 1_000_000, 6)
+}
+
+/// A whole number and so many digits behind the point, without those that say nothing.
+fn decimal(whole: u64, fraction: u64, digits: usize) -> String {
+    let text = format!("{whole}.{fraction:0digits$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

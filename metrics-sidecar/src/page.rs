@@ -277,6 +277,27 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_that_envoy_has_in_thousandths_is_printed_as_a_ratio_and_passes_again() {
+        let name = "inference_extension_flow_control_pool_saturation";
+        let line = |pool: &str, thousandths: &str| format!("{name}_permille{{inference_pool=\"{pool}\"}} {thousandths}\n");
+        let envoy = format!(
+            "# TYPE {name}_permille gauge\n{}{}{}{}{}",
+            line("a", "0"),
+            line("b", "875"),
+            line("c", "1000"),
+            line("d", "12340"),
+            line("e", "0.5")
+        );
+        let merged = page(&envoy, &[]);
+        let lines: Vec<&str> = merged.lines().skip(1).collect();
+        let shown = |pool: &str, value: &str| format!("{name}{{inference_pool=\"{pool}\"}} {value}");
+        let expected = [shown("a", "0"), shown("b", "0.875"), shown("c", "1"), shown("d", "12.34")];
+        assert_eq!(lines[0], format!("# TYPE {name} gauge"));
+        assert_eq!(lines[1..], expected);
+        assert_eq!(page(&merged, &[]), merged);
+    }
+
+    #[test]
     fn counters_and_gauges_get_help_and_alphabetical_labels_and_no_duplicates() {
         let merged = page(
             concat!(
@@ -404,7 +425,7 @@ mod tests {
             let bare = Format::OpenMetrics.family(family.name, family.kind.as_str());
             let suffixes: &[&str] = match family.kind {
                 catalogue::Kind::Counter => &["", "_total", "_created"],
-                catalogue::Kind::Gauge => &[""],
+                catalogue::Kind::Gauge | catalogue::Kind::Ratio => &[""],
                 catalogue::Kind::Histogram(_) => &["", "_bucket", "_sum", "_count", "_created"],
             };
             for suffix in suffixes {

@@ -14,9 +14,9 @@ import generate  # noqa: E402
 from sources import DASHBOARDS  # noqa: E402
 
 CATALOGUE = OBSERVABILITY.parent / "catalogue" / "src" / "lib.rs"
-FAMILY = re.compile(r'^\s+\w+ = "(\w+)", (Counter|Gauge|Histogram)\b.*?\], \w+, (Envoy|Sidecar|Both),$', re.M)
-# What a series of each kind can be called behind its family's name. Envoy's page has the last one, of sums in seconds.
-SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count", "_sum_microseconds")}
+FAMILY = re.compile(r'^\s+\w+ = "(\w+)", (Counter|Gauge|Ratio|Histogram)\b.*?\], \w+, (Envoy|Sidecar|Both),$', re.M)
+# What a series of each kind can be called behind its family's name. Envoy's page alone has ratios in thousandths and sums in microseconds.
+SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Ratio": ("", "_permille"), "Histogram": ("_bucket", "_sum", "_count", "_sum_microseconds")}
 
 
 def load(name):

@@ -11,7 +11,7 @@ use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Timestamp};
 use hashbrown::HashMap;
 use snapshot::ServedModel;
 
-use crate::gateway::{Gateway, SignalLoss, Usage};
+use crate::gateway::{Gateway, Sending, SignalLoss, Usage};
 use crate::pod::Pod;
 use crate::prompt::{Chat, Prompt};
 use crate::shared_store::{Host, SharedStore};
@@ -29,6 +29,8 @@ pub(crate) struct Envoys {
     exchanges: HashMap<usize, Carried>,
     addresses: Vec<SocketAddr>,
     pods: HashMap<SocketAddr, usize>,
+    /// Envoys and workers in which something ended or ticked: what waits there may go on.
+    changed: Vec<(usize, usize)>,
 }
 
 /// One Envoy with its sidecar.
@@ -44,6 +46,8 @@ struct Envoy {
 struct Instance {
     worker: Worker,
     picker: EndpointPicker,
+    /// Requests that wait, by the numbers that the picker gave them.
+    parked: HashMap<u64, usize>,
     period_millis: u32,
     next_tick: u64,
     asked: Vec<SidecarRequest>,
@@ -119,7 +123,19 @@ impl Envoys {
         let envoys = (0..settings.replicas).map(|_| Envoy::new(settings, models, pods.len(), &mut rng, now)).collect();
         let addresses: Vec<SocketAddr> = pods.iter().map(Pod::address).collect();
         let pods = addresses.iter().enumerate().map(|(index, &address)| (address, index)).collect();
-        Self { envoys, rng, exchanges: HashMap::new(), addresses, pods }
+        Self { envoys, rng, exchanges: HashMap::new(), addresses, pods, changed: Vec::new() }
+    }
+
+    /// The pods of a list of destinations; without one Envoy's fallback policy chooses.
+    fn listed(&mut self, destination: Option<&str>, pods: &[Pod]) -> Vec<usize> {
+        let listed = destination.unwrap_or_default().split(',');
+        let mut ranked: Vec<usize> =
+            listed.filter_map(|entry| self.pods.get(&entry.parse::<SocketAddr>().ok()?).copied()).collect();
+        if ranked.is_empty() {
+            let members: Vec<usize> = (0..pods.len()).filter(|&pod| pods[pod].is_member()).collect();
+            ranked.extend(members.get(self.rng.below(members.len() as u64) as usize));
+        }
+        ranked
     }
 
     /// Takes an exchange to its end.
@@ -133,12 +149,13 @@ impl Envoys {
         let picker = &mut self.envoys[carried.envoy].workers[carried.worker].picker;
         answer(&mut carried, picker, info);
         carried.exchange.on_log(picker, info);
+        self.changed.push((carried.envoy, carried.worker));
         debug_assert!(carried.exchange.is_settled(), "on_log settles every exchange");
     }
 }
 
 impl Gateway for Envoys {
-    fn send(&mut self, request: usize, chat: &Chat, _: &Prompt, pods: &[Pod], now: u64) -> Vec<usize> {
+    fn send(&mut self, request: usize, chat: &Chat, _: &Prompt, pods: &[Pod], now: u64) -> Sending {
         let envoy = self.rng.below(self.envoys.len() as u64) as usize;
         let Envoy { store, workers, .. } = &mut self.envoys[envoy];
         let worker = self.rng.below(workers.len() as u64) as usize;
@@ -151,6 +168,8 @@ impl Gateway for Envoys {
             path: b"/v1/chat/completions",
             content_type: Some(b"application/json"),
             content_length: Some(chat.body().len() as u64),
+            objective: chat.sender.objective.as_deref().map(str::as_bytes),
+            fairness_id: chat.sender.fairness_id.as_deref().map(str::as_bytes),
             ..RequestHead::default()
         };
         let picker = &mut instance.picker;
@@ -162,21 +181,42 @@ impl Gateway for Envoys {
         if directive == Directive::Pick {
             directive = exchange.pick(picker, at);
         }
-        let Directive::Send(Outbound { destination, .. }) = directive else {
-            // It was refused: the client has its answer.
-            return Vec::new();
-        };
-        let listed = destination.as_deref().unwrap_or_default().split(',');
-        let mut ranked: Vec<usize> =
-            listed.filter_map(|entry| self.pods.get(&entry.parse::<SocketAddr>().ok()?).copied()).collect();
-        if ranked.is_empty() {
-            // Envoy's fallback policy chooses.
-            let members: Vec<usize> = (0..pods.len()).filter(|&pod| pods[pod].is_member()).collect();
-            ranked.extend(members.get(self.rng.below(members.len() as u64) as usize));
-        }
         let carried = Carried { exchange, envoy, worker, is_streamed: chat.is_streamed, body: chat.answer.to_string() };
-        self.exchanges.insert(request, carried);
-        ranked
+        match directive {
+            Directive::Send(Outbound { destination, .. }) => {
+                self.exchanges.insert(request, carried);
+                Sending::To(self.listed(destination.as_deref(), pods))
+            }
+            Directive::Park(number) => {
+                self.exchanges.insert(request, carried);
+                self.envoys[envoy].workers[worker].parked.insert(number, request);
+                Sending::Later
+            }
+            // It was refused: the client has its answer.
+            _ => Sending::To(Vec::new()),
+        }
+    }
+
+    fn take_resumed(&mut self, pods: &[Pod], now: u64) -> Vec<(usize, Vec<usize>)> {
+        let mut resumed = Vec::new();
+        let at = Timestamp::from_micros(now);
+        for (envoy, worker) in std::mem::take(&mut self.changed) {
+            loop {
+                let instance = &mut self.envoys[envoy].workers[worker];
+                let Some(number) = instance.picker.poll_wake(at) else { break };
+                let Some(request) = instance.parked.remove(&number) else { continue };
+                let Some(carried) = self.exchanges.get_mut(&request) else { continue };
+                let directive = carried.exchange.resume(&mut instance.picker, at);
+                if let Directive::Send(Outbound { destination, .. }) = directive {
+                    let ranked = self.listed(destination.as_deref(), pods);
+                    resumed.push((request, ranked));
+                } else {
+                    self.exchanges.remove(&request);
+                    resumed.push((request, Vec::new()));
+                }
+            }
+        }
+        resumed
     }
 
     fn first_token(&mut self, request: usize, pod: usize, attempt: u64, now: u64) {
@@ -221,8 +261,9 @@ impl Gateway for Envoys {
     }
 
     fn step(&mut self, pods: &[Pod], now: u64) {
-        for envoy in &mut self.envoys {
-            envoy.step(pods, now);
+        for (place, envoy) in self.envoys.iter_mut().enumerate() {
+            let ticked = envoy.step(pods, now);
+            self.changed.extend(ticked.into_iter().map(|worker| (place, worker)));
         }
     }
 }
@@ -235,7 +276,15 @@ impl Envoy {
             let mut picker = EndpointPicker::new(settings.config.clone(), id);
             let worker = Worker::new(id, &mut picker, ["simulation", "simulation"]);
             let next_tick = now + rng.below(u64::from(UNUSED_TICK_MILLIS) * 1_000);
-            Instance { worker, picker, period_millis: UNUSED_TICK_MILLIS, next_tick, asked: Vec::new(), asking: None }
+            Instance {
+                worker,
+                picker,
+                parked: HashMap::new(),
+                period_millis: UNUSED_TICK_MILLIS,
+                next_tick,
+                asked: Vec::new(),
+                asking: None,
+            }
         };
         let workers = (0..settings.workers).map(instance).collect();
         Self { store: SharedStore::default(), sidecar, workers }
@@ -247,17 +296,21 @@ impl Envoy {
         ticks.chain(answers).chain([self.sidecar.next_poll()]).min().unwrap_or(u64::MAX)
     }
 
-    fn step(&mut self, pods: &[Pod], now: u64) {
+    /// Gives the workers whose tick it was.
+    fn step(&mut self, pods: &[Pod], now: u64) -> Vec<usize> {
+        let mut ticked = Vec::new();
         let Self { store, sidecar, workers } = self;
         if sidecar.next_poll() <= now {
             sidecar.poll(pods, now);
         }
-        for instance in workers {
+        for (place, instance) in workers.iter_mut().enumerate() {
             instance.answer(store, sidecar, now);
             if instance.next_tick <= now {
                 instance.tick(store, now);
+                ticked.push(place);
             }
         }
+        ticked
     }
 }
 

@@ -1,18 +1,15 @@
 //! A workload, pods and contenders, run with several seeds on all processors.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-use endpoint_picker::rng::Rng;
+use std::sync::Arc;
 
 use crate::calibration::Calibration;
 use crate::contender::Contender;
 use crate::distribution::mean;
+use crate::parallel::in_parallel;
 use crate::pod::Pod;
 use crate::prompt::Tokenizer;
 use crate::score::Score;
-use crate::text::{seed_of, unit};
 use crate::workload::Workload;
 use crate::workload::chats::{ChatSettings, Chats};
 use crate::workload::trace::{Replay, Scale, Trace};
@@ -76,11 +73,6 @@ impl Comparison {
 }
 
 impl Experiment {
-    fn tokenizer(seed: u64) -> Tokenizer {
-        // Between 3.6 and 4.4 bytes a token: nobody in front of the engine knows.
-        Tokenizer { bytes_per_token: 3.6 + 0.8 * unit(&mut Rng::new(seed_of(&[seed, 21]))) }
-    }
-
     fn workload(&self, seed: u64, tokenizer: Tokenizer) -> Box<dyn Workload> {
         match &self.traffic {
             Traffic::Chats(settings) => Box::new(Chats::new(*settings, seed, tokenizer)),
@@ -99,7 +91,7 @@ impl Experiment {
 
     /// One contender's run with one seed.
     pub(crate) fn run(&self, contender: &Contender, seed: u64) -> Score {
-        let tokenizer = Self::tokenizer(seed);
+        let tokenizer = Tokenizer::of_seed(seed);
         let workload = self.workload(seed, tokenizer);
         let pod = |pod| {
             let mut pod = Pod::new(pod, self.calibration, START_MICROS);
@@ -124,24 +116,13 @@ pub(crate) fn run_all(experiments: &[Experiment], seeds: u64, threads: usize) ->
             jobs.extend((1..=seeds).map(|seed| (index, contender, seed)));
         }
     }
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(&(index, contender, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let experiment = &experiments[index];
-                    let score = experiment.run(&experiment.contenders[contender], seed);
-                    let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    done.push((index, contender, seed, score));
-                }
-            });
-        }
+    let scores = in_parallel(&jobs, threads, |&(index, contender, seed)| {
+        let experiment = &experiments[index];
+        experiment.run(&experiment.contenders[contender], seed)
     });
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|&(index, contender, seed, _)| (index, contender, seed));
     let of = |index: usize, contender: usize| {
-        done.iter().filter(move |entry| (entry.0, entry.1) == (index, contender)).map(|entry| entry.3).collect()
+        let own = jobs.iter().zip(&scores).filter(move |((of, by, _), _)| (*of, *by) == (index, contender));
+        own.map(|(_, score)| *score).collect()
     };
     let result = |(index, experiment): (usize, &Experiment)| Comparison {
         experiment: experiment.clone(),

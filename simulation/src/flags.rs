@@ -12,6 +12,7 @@ use crate::calibration::Calibration;
 use crate::contender::{Contender, ContenderSettings};
 use crate::experiment::{Experiment, Purpose, Traffic, run_all};
 use crate::gateway::SignalLoss;
+use crate::overload::{self, Length};
 use crate::picture::picture;
 use crate::report;
 use crate::scenario::standard;
@@ -117,6 +118,8 @@ enum WorkloadFlag {
     Chats,
     /// A trace, as the flags say.
     Trace,
+    /// Flow control on and off, below, at and above what the pods can do; part of the standard ones.
+    Overload,
 }
 
 impl SimulationFlags {
@@ -140,6 +143,15 @@ impl SimulationFlags {
         Ok(if self.lines > 0 { trace.beginning(self.lines) } else { trace })
     }
 
+    /// Whether flow control is compared too.
+    fn has_overload(&self) -> bool {
+        match self.workload {
+            WorkloadFlag::Overload => true,
+            WorkloadFlag::Standard => self.only.as_ref().is_none_or(|only| overload::NAME.contains(only.as_str())),
+            WorkloadFlag::Chats | WorkloadFlag::Trace => false,
+        }
+    }
+
     fn experiments(&self) -> Result<Vec<Experiment>> {
         let settings = self.settings();
         let (name, traffic) = match self.workload {
@@ -150,6 +162,7 @@ impl SimulationFlags {
                 }
                 return Ok(all);
             }
+            WorkloadFlag::Overload => return Ok(Vec::new()),
             WorkloadFlag::Chats => {
                 let chats = ChatSettings {
                     seconds: self.seconds,
@@ -199,7 +212,11 @@ pub fn run(flags: &SimulationFlags) -> Result<()> {
     let seeds = if flags.quick { flags.seeds.min(2) } else { flags.seeds };
     let results = run_all(&experiments, seeds, threads);
     let aims = aims(&results);
-    let text = report::text(&results, &aims, seeds);
+    let mut text = report::text(&results, &aims, seeds);
+    if flags.has_overload() {
+        let length = if flags.quick { Length::Quick } else { Length::Whole };
+        text.push_str(&overload::table(&overload::run(&flags.settings(), seeds, length, threads)?));
+    }
     println!("{text}");
     if let Some(folder) = &flags.output {
         let write = |name: &str, text: &str| {

@@ -17,10 +17,23 @@ pub(crate) struct Usage {
     pub(crate) cached_tokens: u32,
 }
 
+/// What a gateway does with a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Sending {
+    /// It goes to one of these pods, tried in that order; to none: it is refused.
+    To(Vec<usize>),
+    /// It waits; [`Gateway::take_resumed`] names it later.
+    Later,
+}
+
 /// A gateway, or several that share nothing.
 pub(crate) trait Gateway {
-    /// A request came: the pods to try, in that order.
-    fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], now: u64) -> Vec<usize>;
+    /// A request came.
+    fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], now: u64) -> Sending;
+    /// Requests that waited and go on now, each to pods to try in that order; to none: it is refused.
+    fn take_resumed(&mut self, _: &[Pod], _: u64) -> Vec<(usize, Vec<usize>)> {
+        Vec::new()
+    }
     /// The first token of its answer came from that pod, which was tried as number `attempt`, 1 the first.
     fn first_token(&mut self, request: usize, pod: usize, attempt: u64, now: u64);
     /// The answer is complete.
@@ -96,7 +109,7 @@ impl ModelGateway {
 }
 
 impl Gateway for ModelGateway {
-    fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], _: u64) -> Vec<usize> {
+    fn send(&mut self, request: usize, chat: &Chat, prompt: &Prompt, pods: &[Pod], _: u64) -> Sending {
         let body = chat.body();
         let offer = Offer { model: &chat.model, body: &body, prompt };
         let mut candidates: Vec<Candidate<'_>> = pods
@@ -125,7 +138,7 @@ impl Gateway for ModelGateway {
         candidates.sort_by_key(|candidate| candidate.in_flight);
         let rest = candidates.iter().map(|candidate| candidate.pod);
         ranked.extend(rest.take(MAX_ATTEMPTS.saturating_sub(ranked.len())));
-        ranked
+        Sending::To(ranked)
     }
 
     fn first_token(&mut self, _: usize, _: usize, _: u64, _: u64) {}

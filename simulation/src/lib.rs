@@ -16,6 +16,8 @@ mod flags;
 mod gateway;
 mod kv_cache;
 mod measured;
+mod overload;
+mod parallel;
 mod picture;
 mod pod;
 mod policy;

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use endpoint_picker::rng::Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::text::{seed_of, unit};
 
 /// Tokens in one KV block of every pod simulated.
 pub(crate) const BLOCK_TOKENS: usize = 16;
@@ -16,6 +19,11 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Between 3.6 and 4.4 bytes a token: nobody in front of the engine knows.
+    pub(crate) fn of_seed(seed: u64) -> Self {
+        Self { bytes_per_token: 3.6 + 0.8 * unit(&mut Rng::new(seed_of(&[seed, 21]))) }
+    }
+
     /// Tokens of `bytes` bytes, at least 1.
     pub(crate) fn tokens(self, bytes: usize) -> u32 {
         ((bytes as f64 / self.bytes_per_token).ceil() as u32).max(1)
@@ -46,9 +54,17 @@ pub(crate) struct Message {
     pub(crate) content: Rc<str>,
 }
 
+/// Who sends a request, as its headers say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sender {
+    pub(crate) objective: Option<Rc<str>>,
+    pub(crate) fairness_id: Option<Rc<str>>,
+}
+
 /// What a workload says of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Chat {
+    pub(crate) sender: Sender,
     /// The model, or the adapter, that is asked for.
     pub(crate) model: Rc<str>,
     /// The adapter's number, where the model is one.

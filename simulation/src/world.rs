@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::engine::Output;
-use crate::gateway::{Gateway, Usage};
+use crate::gateway::{Gateway, Sending, Usage};
 use crate::pod::Pod;
 use crate::prompt::{Prompt, Tokenizer};
 use crate::workload::{Ticket, Workload};
@@ -21,6 +21,7 @@ const PATIENCE_MICROS: u64 = 1_800_000_000;
 /// What happened to one request, in microseconds of virtual time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
+    pub(crate) ticket: Ticket,
     pub(crate) sent_at: u64,
     pub(crate) first_token: Option<u64>,
     pub(crate) done: Option<u64>,
@@ -178,6 +179,7 @@ impl<'a> World<'a> {
                 }
                 Event::Mishap(mishap) => self.happen(mishap),
             }
+            self.resume();
             if (self.expected == 0 && self.open == 0) || at > last + PATIENCE_MICROS {
                 break;
             }
@@ -201,6 +203,7 @@ impl<'a> World<'a> {
         let prompt = chat.prompt(self.tokenizer);
         let index = self.requests.len();
         self.outcomes.push(Outcome {
+            ticket,
             sent_at: self.now,
             first_token: None,
             done: None,
@@ -208,10 +211,22 @@ impl<'a> World<'a> {
             cached_tokens: 0,
             is_failed: false,
         });
-        let ranked = self.gateway.send(index, &chat, &prompt, &self.pods, self.now);
+        let sending = self.gateway.send(index, &chat, &prompt, &self.pods, self.now);
         self.open += 1;
+        let is_sent = matches!(sending, Sending::To(_));
+        let ranked = if let Sending::To(ranked) = sending { ranked } else { Vec::new() };
         self.requests.push(Request { ticket, ranked, attempts: 0, prompt });
-        self.attempt(index);
+        if is_sent {
+            self.attempt(index);
+        }
+    }
+
+    /// Sends on whatever waited and waits no more.
+    fn resume(&mut self) {
+        for (index, ranked) in self.gateway.take_resumed(&self.pods, self.now) {
+            self.requests[index].ranked = ranked;
+            self.attempt(index);
+        }
     }
 
     /// Sends a request to the next pod of its list that lives.

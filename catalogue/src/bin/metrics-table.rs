@@ -69,9 +69,12 @@ fn line(first: &Family, row: &[&Family]) -> String {
     if matches!(first.publisher, Publisher::Sidecar) {
         kind.push_str(", sidecar only");
     }
-    if first.switch == Switch::LlmD {
-        kind.push_str(", with `metrics.llm_d`");
-    }
+    kind.push_str(match first.switch {
+        Switch::Always | Switch::Objective | Switch::Model | Switch::GenAi => "",
+        Switch::LlmD => ", with `metrics.llm_d`",
+        Switch::FlowControl => ", with flow control",
+        Switch::LlmDFlowControl => ", with `metrics.llm_d` and flow control",
+    });
     let labels = names(first.labels);
     format!("| `{}`{} | {kind} | {labels} |", first.name, others.collect::<String>())
 }

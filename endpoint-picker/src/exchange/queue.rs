@@ -42,6 +42,7 @@ pub(super) fn leave(picker: &mut EndpointPicker, parked: Parked, end: End, now: 
         flow_control.take(ticket);
     }
     let mut record = ready.request.record;
+    picker.note_waiting(&record, false);
     if let Some(queued) = &mut record.queued {
         queued.waited_micros = now.micros_since(queued.enqueued_at);
         queued.outcome = match end {
@@ -103,6 +104,7 @@ impl Exchange {
         let Some(flow_control) = picker.flow_control_mut() else { return Directive::Continue };
         match flow_control.park(&fairness_id, bytes, held, now) {
             Ok(ticket) => {
+                picker.note_waiting(&ready.request.record, true);
                 self.state = State::Parked(Box::new(Parked { ready, ticket }));
                 Directive::Park(ticket.number())
             }
@@ -113,6 +115,15 @@ impl Exchange {
                 let reply = LocalReply::queue_full(record.api, seconds);
                 self.refuse(picker, record, reply, now)
             }
+        }
+    }
+
+    /// The host is done with having it wait, which took it from when it asked for a pick until now.
+    pub fn note_parked(&mut self, now: Timestamp) {
+        if let State::Parked(parked) = &mut self.state
+            && let Some(queued) = &mut parked.ready.request.record.queued
+        {
+            queued.enqueue_micros = now.micros_since(queued.enqueued_at);
         }
     }
 
@@ -134,6 +145,7 @@ impl Exchange {
             Some(flow_control) => (flow_control.take(ticket), flow_control.is_expired(came, now), flow_control.room()),
             None => return Directive::Continue,
         };
+        picker.note_waiting(&ready.request.record, false);
         if let Some(queued) = &mut ready.request.record.queued {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
         }

@@ -73,7 +73,7 @@ impl Ledger {
         }
     }
 
-    /// Sets a gauge.
+    /// Sets a gauge; one that is a ratio is set in thousandths.
     pub fn set(&mut self, stat: Stat, values: &[&str], value: u64) {
         let Some(id) = self.labelled(stat, values) else { return };
         let Some(series) = self.series.get_mut(id.0) else { return };
@@ -161,6 +161,8 @@ impl Ledger {
             Switch::Model => self.config.model,
             Switch::GenAi => self.config.gen_ai,
             Switch::LlmD => self.config.llm_d,
+            Switch::FlowControl => self.config.flow_control,
+            Switch::LlmDFlowControl => self.config.llm_d && self.config.flow_control,
         }
     }
 
@@ -169,7 +171,7 @@ impl Ledger {
         self.series.push(Series::new(stat, labels));
         let [single, histograms, gen_ai] = &mut self.undefined;
         let queue = match (stat.family().kind, stat.family().switch) {
-            (Kind::Counter | Kind::Gauge, _) => single,
+            (Kind::Counter | Kind::Gauge | Kind::Ratio, _) => single,
             (Kind::Histogram(_), Switch::GenAi) => gen_ai,
             (Kind::Histogram(_), _) => histograms,
         };

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use catalogue::{Kind, Label, SUM_MICROSECONDS_SUFFIX, Stat};
+use catalogue::{Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Stat};
 
 use super::histogram::Histogram;
 use super::sink::{SinkKind, StatSink};
@@ -39,7 +39,7 @@ impl Series {
     pub(super) fn new(stat: Stat, labels: Vec<(Label, String)>) -> Self {
         let value = match stat.family().kind {
             Kind::Histogram(bounds) => Pending::Histogram(Histogram::new(bounds)),
-            Kind::Gauge => Pending::Gauge(0),
+            Kind::Gauge | Kind::Ratio => Pending::Gauge(0),
             Kind::Counter => Pending::Counter(0),
         };
         Self { stat, labels, value, ids: Vec::new(), defined: false, dirty: false }
@@ -99,7 +99,10 @@ impl Series {
         let plain = self.labels.iter().map(|(label, value)| (*label, value.as_str()));
         let histogram = match &self.value {
             Pending::Counter(_) => return sink.define(SinkKind::Counter, family, "", &plain.collect::<Vec<_>>()),
-            Pending::Gauge(_) => return sink.define(SinkKind::Gauge, family, "", &plain.collect::<Vec<_>>()),
+            Pending::Gauge(_) => {
+                let suffix = if self.stat.family().kind == Kind::Ratio { PERMILLE_SUFFIX } else { "" };
+                return sink.define(SinkKind::Gauge, family, suffix, &plain.collect::<Vec<_>>());
+            }
             Pending::Histogram(histogram) => histogram,
         };
         let buckets = histogram.buckets();

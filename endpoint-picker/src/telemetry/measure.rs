@@ -54,6 +54,12 @@ measures! {
     RequestProcessing,
     /// What the filter took for a response.
     ResponseProcessing,
+    /// Arrival in flow control to outcome.
+    QueueTime,
+    /// Arrival in flow control to the place in its queue, or to its refusal.
+    EnqueueTime,
+    /// One look for requests to send.
+    DispatchCycle,
     /// What the filter took for a phase of a request.
     RequestHeadersTime,
     RequestBodyTime,
@@ -231,6 +237,21 @@ impl Measure {
             Self::TtftRatio => const { &[samples(Stat::TtftRatio)] },
             Self::RequestProcessing => const { &[samples(Stat::LlmDRequestProcessingDuration)] },
             Self::ResponseProcessing => const { &[samples(Stat::LlmDResponseProcessingDuration)] },
+            Self::QueueTime => {
+                const {
+                    &[
+                        samples(Stat::FlowRequestQueueDuration),
+                        samples(Stat::LlmDFlowRequestQueueDuration),
+                        number_of(Of::All, Stat::LlmDFlowRequestsTotal),
+                    ]
+                }
+            }
+            Self::EnqueueTime => {
+                const { &[samples(Stat::FlowRequestEnqueueDuration), samples(Stat::LlmDFlowRequestEnqueueDuration)] }
+            }
+            Self::DispatchCycle => {
+                const { &[samples(Stat::FlowDispatchCycleDuration), samples(Stat::LlmDFlowDispatchCycleDuration)] }
+            }
             Self::RequestHeadersTime | Self::RequestBodyTime | Self::ResponseHeadersTime | Self::ResponseBodyTime => {
                 const { &[samples(Stat::FilterTime)] }
             }
@@ -284,7 +305,7 @@ mod tests {
                         scales.push(bounds.scale);
                     }
                     Kind::Counter => assert_ne!(spelling.takes, Takes::Samples, "{:?}", spelling.stat),
-                    Kind::Gauge => panic!("{:?}", spelling.stat),
+                    Kind::Gauge | Kind::Ratio => panic!("{:?}", spelling.stat),
                 }
             }
             assert!(scales.windows(2).all(|pair| pair[0] == pair[1]), "{measure:?}: {scales:?}");

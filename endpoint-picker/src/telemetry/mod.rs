@@ -2,6 +2,7 @@
 
 mod measure;
 mod rows;
+mod waiting;
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -12,9 +13,12 @@ use hashbrown::HashMap;
 
 use self::measure::{Ending, Measure};
 pub(crate) use self::rows::{FAIRNESS_ID, PREFIX_PLUGIN};
-use self::rows::{RowId, RowKey, Rows};
+use self::rows::{Flow, RowId, RowKey, Rows};
+use self::waiting::Waiting;
+pub use self::waiting::{WaitingKey, WaitingNote};
 use crate::accounts::RunningLabels;
 use crate::admission::{Admission, Admitted, Caps, OTHER, Subject};
+use crate::board::WaitingPost;
 use crate::config::Config;
 use crate::error_type::ErrorType;
 use crate::filter_time::{FilterTime, Phase};
@@ -32,17 +36,19 @@ const ATTEMPTS: [Stat; 2] = [Stat::SchedulerAttemptsTotal, Stat::LlmDSchedulerAt
 /// Names of models that responses to requests for one model may have as labels: a server that makes names up takes no more.
 const MAX_RESPONSE_MODELS: usize = 8;
 
-/// The labels of a record's models.
+/// The labels of a record that its client chose.
 #[derive(Clone, Copy, Debug)]
 struct Models {
     model: Option<Admitted>,
     target: Option<Admitted>,
     response: Option<Admitted>,
+    /// Whom flow control was fair to; the empty value where it is off.
+    fairness: Option<Admitted>,
 }
 
 impl Models {
     const fn is_missing(self) -> bool {
-        self.model.is_none() || self.target.is_none() || self.response.is_none()
+        self.model.is_none() || self.target.is_none() || self.response.is_none() || self.fairness.is_none()
     }
 }
 
@@ -54,6 +60,9 @@ pub struct Telemetry {
     pool: String,
     rules: Vec<String>,
     rows: Rows,
+    waiting: Waiting,
+    /// The newest spelling is published.
+    has_llm_d: bool,
     /// Models that responses to requests for a model and target named, where it was neither of them.
     response_models: HashMap<(Admitted, Admitted), Vec<Admitted>>,
     attempts: HashMap<(Admitted, EndpointId), [Option<SeriesId>; 2]>,
@@ -74,10 +83,16 @@ impl Telemetry {
             .rewrites
             .iter()
             .flat_map(|rule| rule.model.iter().chain(rule.targets.iter().map(|target| &target.model)));
-        let caps = Caps { models: config.stats.max_models, endpoints: config.stats.max_endpoints };
+        let caps = Caps {
+            models: config.stats.max_models,
+            endpoints: config.stats.max_endpoints,
+            fairness_ids: config.stats.max_fairness_ids,
+        };
         let ledger = Ledger::new(config.stats);
         Self {
             rows: Rows::new(config, &ledger),
+            waiting: Waiting::default(),
+            has_llm_d: config.stats.llm_d,
             ledger,
             admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
@@ -123,12 +138,50 @@ impl Telemetry {
         let label = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
         let model = label(&record.model);
         let target = if record.target_model == record.model { model } else { label(&record.target_model) };
-        RunningLabels { model, target, priority: record.priority }
+        let queued = record.queued.as_ref().filter(|_| self.has_llm_d);
+        let fairness_id = queued.map(|queued| self.fairness_label(&queued.fairness_id));
+        RunningLabels { model, target, priority: record.priority, fairness_id }
     }
 
     /// Records how long one pick took.
     pub fn record_pick_duration(&mut self, micros: u64) {
         self.sample(Measure::PickDuration, micros);
+    }
+
+    /// Records how long one look for requests to send took.
+    pub fn record_dispatch_cycle(&mut self, micros: u64) {
+        self.sample(Measure::DispatchCycle, micros);
+    }
+
+    /// The label of a fairness id.
+    #[must_use]
+    pub fn fairness_label(&self, id: &str) -> Admitted {
+        self.admission.find(Subject::Fairness, id).unwrap_or(Admitted::OTHER)
+    }
+
+    /// Counts a request that began or ceased to wait in flow control.
+    pub fn note_waiting(&mut self, note: WaitingNote) {
+        self.waiting.note(note);
+    }
+
+    /// Flows in which requests wait may have labels.
+    pub fn propose_waiting(&mut self) {
+        let Self { admission, waiting, .. } = self;
+        for (key, ..) in waiting.iter() {
+            if admission.find(Subject::Fairness, &key.fairness_id).is_none() {
+                admission.propose(Subject::Fairness, &key.fairness_id);
+            }
+        }
+    }
+
+    /// What waits in flow control: labels, requests, bytes of their bodies.
+    pub fn waiting(&self) -> impl Iterator<Item = WaitingPost> {
+        let model = |name: &str| self.admission.find(Subject::Model, name).unwrap_or(Admitted::OTHER);
+        self.waiting.iter().map(move |(key, requests, bytes)| {
+            let (model, target) = (model(&key.model), model(&key.target));
+            let running = RunningLabels { model, target, priority: key.priority, fairness_id: None };
+            WaitingPost::of(self.fairness_label(&key.fairness_id), running, requests, bytes)
+        })
     }
 
     /// Records what the filter took for one request.
@@ -191,6 +244,9 @@ impl Telemetry {
             if let Some(model) = &record.response_model {
                 self.admission.propose(Subject::Model, model);
             }
+            if let Some(queued) = &record.queued {
+                self.admission.propose(Subject::Fairness, &queued.fairness_id);
+            }
             if let Some(Served { address, endpoint: None, .. }) = record.served {
                 self.admission.propose(Subject::Endpoint, &address.to_string());
             }
@@ -208,7 +264,7 @@ impl Telemetry {
         }
     }
 
-    /// The labels of a record's models, as far as they are admitted.
+    /// The labels of a record, as far as they are admitted.
     fn labels(&self, record: &ExchangeRecord) -> Models {
         let find = |name: &str| self.admission.find(Subject::Model, name);
         let model = find(&record.model);
@@ -218,7 +274,11 @@ impl Telemetry {
             Some(name) if name == record.target_model => target,
             Some(name) => find(name),
         };
-        Models { model, target, response }
+        let fairness = match &record.queued {
+            None => Some(Admitted::NONE),
+            Some(queued) => self.admission.find(Subject::Fairness, &queued.fairness_id),
+        };
+        Models { model, target, response, fairness }
     }
 
     /// It was served from an address outside the pool that has no label yet.
@@ -242,6 +302,7 @@ impl Telemetry {
             let Self { response_bodies, ledger, .. } = self;
             count_one_of(response_bodies, outcome as usize, ledger, Stat::ResponseBodiesTotal, outcome.as_str());
         }
+        self.measure_queueing(record, models);
         if record.api.is_none() {
             let outcome = match record.end {
                 End::Complete => "complete",
@@ -257,7 +318,7 @@ impl Telemetry {
                 self.ledger.count(stat, &[rule, model, target]);
             }
         }
-        self.count_model_overflows(record, models);
+        self.count_name_overflows(record, models);
         let response = self.response_model(model, target, models.response.unwrap_or(Admitted::OTHER));
         let key = RowKey {
             model,
@@ -266,6 +327,11 @@ impl Telemetry {
             api: record.api,
             priority: record.priority,
             streamed: record.response.is_some_and(|response| response.streamed),
+            // Only the newest spelling tells requests apart by it.
+            flow: match (&record.queued, self.has_llm_d) {
+                (Some(_), true) => Flow::Of(models.fairness.unwrap_or(Admitted::OTHER)),
+                _ => Flow::Off,
+            },
         };
         self.measure(record, key);
     }
@@ -287,8 +353,8 @@ impl Telemetry {
         }
     }
 
-    /// Counts names of models that would have had a label if there were a place for one.
-    fn count_model_overflows(&mut self, record: &ExchangeRecord, models: Models) {
+    /// Counts names that would have had a label if there were a place for one.
+    fn count_name_overflows(&mut self, record: &ExchangeRecord, models: Models) {
         let is_other = |label: Option<Admitted>, name: &str| label == Some(Admitted::OTHER) && name != OTHER;
         let response = record.response_model.as_deref().unwrap_or(OTHER);
         let (model, target) = (record.model.as_str(), record.target_model.as_str());
@@ -296,6 +362,10 @@ impl Telemetry {
             (Label::ModelName, is_other(models.model, model)),
             (Label::TargetModelName, target != model && is_other(models.target, target)),
             (Label::GenAiResponseModel, response != target && is_other(models.response, response)),
+            (
+                Label::FairnessId,
+                record.queued.as_ref().is_some_and(|queued| is_other(models.fairness, &queued.fairness_id)),
+            ),
         ];
         if overflown.iter().any(|(_, is_overflown)| *is_overflown) && record.is_served() {
             for (label, is_overflown) in overflown {
@@ -436,6 +506,27 @@ impl Telemetry {
                 sample(Measure::TimePerOutputToken, last.micros_since(first) / (tokens - 1));
             }
         }
+    }
+
+    /// What a request's time in flow control was.
+    fn measure_queueing(&mut self, record: &ExchangeRecord, models: Models) {
+        let Some(queued) = &record.queued else { return };
+        // Only the newest spelling names the models.
+        let model = |label: Option<Admitted>| match self.has_llm_d {
+            true => label.unwrap_or(Admitted::OTHER),
+            false => Admitted::NONE,
+        };
+        let key = RowKey {
+            model: model(models.model),
+            target: model(models.target),
+            priority: queued.priority,
+            flow: Flow::Queue(models.fairness.unwrap_or(Admitted::OTHER), queued.outcome),
+            ..RowKey::COMMON
+        };
+        let Self { ledger, admission, rows, .. } = self;
+        let row = rows.find(key);
+        rows.sample(row, Measure::QueueTime, queued.waited_micros, ledger, admission);
+        rows.sample(row, Measure::EnqueueTime, queued.enqueue_micros, ledger, admission);
     }
 
     /// How much longer the first token took than the pick predicted, where the first endpoint that was tried served it.

@@ -13,13 +13,25 @@ use super::measure::{Ending, Measure, Takes};
 use crate::admission::{Admission, Admitted, Subject};
 use crate::config::Config;
 use crate::filter_time::Phase;
+use crate::flow_control::QueueOutcome;
 use crate::ledger::{Accumulator, Ledger, Limits};
 use crate::openai::Api;
 
-/// The flow of every request, as the picker whose spelling it is names it: there is no flow control here.
+/// The flow of every request while flow control is off, as the picker whose spelling it is names it.
 pub(crate) const FAIRNESS_ID: &str = "default-flow";
 /// What that picker calls the plugin that its dashboards know the prefix index by.
 pub(crate) const PREFIX_PLUGIN: &str = "approx-prefix-cache-producer";
+
+/// What flow control says of a request.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Flow {
+    /// Nothing: it is off.
+    Off,
+    /// The request is of that fairness id.
+    Of(Admitted),
+    /// The same, and it is its waiting that is measured, which ended so.
+    Queue(Admitted, QueueOutcome),
+}
 
 /// What the labels of a request are made of.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -31,17 +43,19 @@ pub(super) struct RowKey {
     pub(super) api: Option<Api>,
     pub(super) priority: i64,
     pub(super) streamed: bool,
+    pub(super) flow: Flow,
 }
 
 impl RowKey {
     /// What is measured of all requests together.
-    const COMMON: Self = Self {
+    pub(super) const COMMON: Self = Self {
         model: Admitted::NONE,
         target: Admitted::NONE,
         response: Admitted::NONE,
         api: None,
         priority: 0,
         streamed: false,
+        flow: Flow::Off,
     };
 }
 
@@ -91,7 +105,7 @@ impl Rows {
             if published().next().is_some() {
                 let bounds = published().filter_map(|spelling| match spelling.stat.family().kind {
                     Kind::Histogram(bounds) => Some(bounds),
-                    Kind::Counter | Kind::Gauge => None,
+                    Kind::Counter | Kind::Gauge | Kind::Ratio => None,
                 });
                 *place = Some(Arc::new(Limits::of(bounds)));
             }
@@ -231,7 +245,7 @@ impl<'a> Names<'a> {
                 (Takes::Samples, Kind::Histogram(bounds)) => accumulator.give_samples(series, bounds),
                 (Takes::Number, _) => accumulator.give_number(series),
                 (Takes::Sum, _) => accumulator.give_sum(series),
-                (Takes::Samples, Kind::Counter | Kind::Gauge) => {}
+                (Takes::Samples, Kind::Counter | Kind::Gauge | Kind::Ratio) => {}
             }
         }
         accumulator
@@ -246,7 +260,15 @@ impl<'a> Names<'a> {
             Label::Priority => return Cow::Owned(key.priority.to_string()),
             Label::ErrorCode => ending.failure.map_or("", |(code, _)| code.as_str()),
             Label::ErrorType => ending.failure.map_or("", |(_, kind)| kind.as_str()),
-            Label::FairnessId => FAIRNESS_ID,
+            Label::FairnessId => match key.flow {
+                Flow::Off => FAIRNESS_ID,
+                Flow::Of(id) | Flow::Queue(id, _) => self.admission.text(Subject::Fairness, id),
+            },
+            Label::Outcome => match key.flow {
+                Flow::Queue(_, outcome) => outcome.label(),
+                Flow::Off | Flow::Of(_) => "",
+            },
+            Label::InferencePool => self.pool,
             Label::Streaming if key.streamed => "true",
             Label::Streaming => "false",
             Label::GenAiOperationName => key.api.map_or("", Api::operation),

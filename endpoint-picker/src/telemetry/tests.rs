@@ -7,6 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::config::Plugin;
+use crate::flow_control::{QueueOutcome, Queued};
 use crate::ledger::{SinkKind, StatSink};
 use crate::openai::{Api, Usage};
 use crate::reply::ErrorCode;
@@ -206,4 +207,145 @@ fn what_never_had_a_sample_is_not_defined() {
     ] {
         assert!(!stats.names.iter().any(|name| name.contains(absent)), "{absent}");
     }
+}
+
+fn queued(fairness_id: &str, outcome: QueueOutcome, priority: i64) -> Box<ExchangeRecord> {
+    let mut record = served(Api::ChatCompletions, "t", "t", false, priority);
+    let fairness_id = fairness_id.into();
+    record.queued = Some(Queued {
+        fairness_id,
+        priority,
+        enqueued_at: Timestamp::from_micros(1_500),
+        enqueue_micros: 3,
+        waited_micros: 1_200_000,
+        outcome,
+        bytes: 100,
+    });
+    if outcome != QueueOutcome::Dispatched {
+        record.response = None;
+        record.end = End::Failed(ErrorCode::ResourceExhausted);
+    }
+    record
+}
+
+/// Flow control is on, and these fairness ids have labels.
+fn flow_telemetry(metrics: &str, ids: &[&str]) -> Telemetry {
+    let Ok(Plugin::Filter(mut config)) = Plugin::parse(metrics.as_bytes()) else { panic!("{metrics}") };
+    config.stats.flow_control = true;
+    let mut telemetry = Telemetry::new(&config);
+    let known = crate::admission::Table {
+        models: ["m", "t"].map(String::from).to_vec(),
+        fairness_ids: ids.iter().map(|id| String::from(*id)).collect(),
+        ..crate::admission::Table::default()
+    };
+    telemetry.admission_mut().learn(&prost::Message::encode_to_vec(&known));
+    telemetry
+}
+
+const FLOW: &str = "inference_extension_flow_control_";
+
+#[test]
+fn time_in_flow_control_is_told_by_flow_and_outcome_in_both_spellings() {
+    let mut telemetry = flow_telemetry(r#"{"metrics": {"llm_d": true}}"#, &["a", "b"]);
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    for outcome in QueueOutcome::ALL {
+        telemetry.record(&pool, queued("a", outcome, 5));
+    }
+    telemetry.record(&pool, queued("b", QueueOutcome::Dispatched, 0));
+    telemetry.record_dispatch_cycle(150);
+    stats.carry(&mut telemetry);
+    let waits = format!("{FLOW}request_queue_duration_seconds");
+    for outcome in QueueOutcome::ALL {
+        let labels = [("fairness_id", "a"), ("priority", "5"), ("outcome", outcome.label())];
+        assert_eq!(stats.sum(&format!("{waits}_count"), &labels), 1, "{outcome:?}");
+        assert_eq!(stats.sum(&format!("{FLOW}request_enqueue_duration_seconds_count"), &labels), 1, "{outcome:?}");
+        let newest = [&labels[..], &[("inference_pool", "default"), ("model_name", "m"), ("target_model_name", "t")]];
+        let newest = newest.concat();
+        assert_eq!(stats.sum("llm_d_epp_flow_control_request_queue_duration_seconds_count", &newest), 1, "{outcome:?}");
+        let bands = [("priority", "5"), ("outcome", outcome.label()), ("inference_pool", "default")];
+        assert_eq!(stats.sum("llm_d_epp_flow_control_requests_total", &bands), 1, "{outcome:?}");
+    }
+    let buckets = ["1", "2.5"].map(|le| stats.sum(&format!("{waits}_bucket"), &[("le", le)]));
+    assert_eq!((buckets, stats.sum(&format!("{waits}_sum_microseconds"), &[])), ([0, 9], 9 * 1_200_000));
+    let cycles = |le| stats.sum(&format!("{FLOW}dispatch_cycle_duration_seconds_bucket"), &[("le", le)]);
+    assert_eq!(["0.0001", "0.0002"].map(cycles), [0, 1]);
+    // Requests are told apart by flow in the spelling that has the label.
+    let requests = |id| stats.sum("llm_d_epp_request_total", &[("fairness_id", id)]);
+    assert_eq!(["a", "b", "default-flow"].map(requests), [8, 1, 0]);
+    assert_eq!(stats.sum("inference_objective_request_total", &[]), 9);
+}
+
+#[test]
+fn flow_control_that_is_off_defines_nothing() {
+    let mut telemetry = telemetry(r#"{"metrics": {"llm_d": true, "model": true}}"#);
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    telemetry.record(&pool, served(Api::ChatCompletions, "t", "t", true, 0));
+    telemetry.record_dispatch_cycle(1);
+    stats.carry(&mut telemetry);
+    assert_eq!(stats.names.iter().find(|name| name.contains("flow_control")), None);
+    assert!(!stats.names.is_empty());
+}
+
+#[test]
+fn a_fairness_id_takes_a_place_once_it_is_served_or_waits_and_beyond_the_bound_is_other() {
+    let mut telemetry = flow_telemetry(r#"{"metrics": {"max_fairness_ids": 2}}"#, &[]);
+    let (mut stats, pool) = (Stats::default(), Pool::default());
+    let mut stored = None;
+    let mut admit = |telemetry: &mut Telemetry| {
+        let admission = telemetry.admission_mut();
+        if let Some(grown) = admission.merge(stored.as_deref()) {
+            admission.learn(&grown);
+            stored = Some(grown);
+        }
+        telemetry.settle_pending(&Pool::default());
+    };
+    // Refused at the door: a client can make such names up.
+    telemetry.record(&pool, queued("made-up", QueueOutcome::RejectedCapacity, 0));
+    let waits = queued("waits", QueueOutcome::EvictedTTL, 0);
+    telemetry.note_waiting(WaitingNote::of(&waits, true).unwrap());
+    telemetry.propose_waiting();
+    telemetry.record(&pool, queued("served", QueueOutcome::Dispatched, 0));
+    admit(&mut telemetry);
+    telemetry.note_waiting(WaitingNote::of(&waits, false).unwrap());
+    telemetry.record(&pool, waits);
+    assert_eq!(telemetry.waiting().count(), 0);
+    telemetry.record(&pool, queued("late", QueueOutcome::Dispatched, 0));
+    telemetry.record(&pool, queued("later", QueueOutcome::RejectedCapacity, 0));
+    admit(&mut telemetry);
+    stats.carry(&mut telemetry);
+    let count = |id| stats.sum(&format!("{FLOW}request_queue_duration_seconds_count"), &[("fairness_id", id)]);
+    assert_eq!(["waits", "served", "other", "made-up", "late"].map(count), [1, 1, 3, 0, 0]);
+    assert_eq!(stats.sum("inpick_label_overflows_total", &[("label", "fairness_id")]), 1);
+}
+
+#[test]
+fn what_waits_is_counted_by_flow_and_model_until_it_ceases_to() {
+    let mut telemetry = flow_telemetry("{}", &["a"]);
+    let note = |id: &str, model: &str, bytes, began| {
+        let mut record = queued(id, QueueOutcome::Dispatched, 5);
+        record.model = model.into();
+        record.queued.as_mut().unwrap().bytes = bytes;
+        WaitingNote::of(&record, began).unwrap()
+    };
+    for (id, model, bytes) in [("a", "m", 10), ("a", "m", 20), ("a", "unknown", 1), ("b", "m", 2)] {
+        telemetry.note_waiting(note(id, model, bytes, true));
+    }
+    let table = crate::admission::Table {
+        models: ["m", "t"].map(String::from).to_vec(),
+        fairness_ids: ["a"].map(String::from).to_vec(),
+        ..crate::admission::Table::default()
+    };
+    let shown = |telemetry: &Telemetry| {
+        let waiting = telemetry.waiting();
+        let texts = |post: &WaitingPost| post.texts(&table).map(String::from).join(" ");
+        waiting.map(|post| (texts(&post), post.priority, post.requests, post.bytes)).collect::<Vec<_>>()
+    };
+    let expected = [("a m t", 2, 30), ("a other t", 1, 1), ("other m t", 1, 2)];
+    let expected = expected.map(|(labels, requests, bytes)| (String::from(labels), 5, requests, bytes));
+    assert_eq!(shown(&telemetry), expected);
+    telemetry.note_waiting(note("a", "m", 10, false));
+    telemetry.note_waiting(note("b", "m", 2, false));
+    // What never began cannot end.
+    telemetry.note_waiting(note("c", "m", 2, false));
+    assert_eq!(shown(&telemetry), [(String::from("a m t"), 5, 1, 20), expected[1].clone()]);
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use catalogue::{Kind, Label, SUM_MICROSECONDS_SUFFIX, Scale, Stat, stat_name};
+use catalogue::{Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat, stat_name};
 
 /// Calls `add` with every stat of so many models: its kind, its name with suffix, its labels and its value.
 fn stats(models: usize, mut add: impl FnMut(&str, &str, &[(Label, &str)], u64)) {
@@ -18,6 +18,7 @@ fn stats(models: usize, mut add: impl FnMut(&str, &str, &[(Label, &str)], u64)) 
             match family.kind {
                 Kind::Counter => add("counter", family.name, &labels, 12_345),
                 Kind::Gauge => add("gauge", family.name, &labels, 7),
+                Kind::Ratio => add("gauge", &format!("{}{PERMILLE_SUFFIX}", family.name), &labels, 7),
                 Kind::Histogram(bounds) => {
                     let bucket = format!("{}_bucket", family.name);
                     for (count, le) in bounds.le().chain(["+Inf"]).enumerate() {

@@ -4,12 +4,13 @@ use super::endpoint_picker_defaults::EndpointPickerDefaults;
 use super::plain::{LeastRequest, RoundRobin};
 use super::*;
 use crate::calibration::Calibration;
-use crate::prompt::{Chat, Message, Tokenizer};
+use crate::prompt::{Chat, Message, Sender, Tokenizer};
 
 const TOKENIZER: Tokenizer = Tokenizer { bytes_per_token: 4.0 };
 
 fn chat(text: &str) -> Chat {
     Chat {
+        sender: Sender::default(),
         model: "m".into(),
         adapter: None,
         messages: vec![Message { role: "user", content: text.into() }],

@@ -6,7 +6,7 @@ use endpoint_picker::rng::Rng;
 use snapshot::ServedModel;
 
 use super::{MODEL, Ticket, Workload};
-use crate::prompt::{Chat, Message, Tokenizer};
+use crate::prompt::{Chat, Message, Sender, Tokenizer};
 use crate::text::{exponential, seed_of, unit, words};
 
 /// How many chats, of what.
@@ -182,6 +182,7 @@ impl Workload for Chats {
             }
         }
         Chat {
+            sender: Sender::default(),
             model: conversation.adapter.map_or_else(|| MODEL.into(), |adapter| adapter_name(adapter).into()),
             adapter: conversation.adapter,
             messages,

@@ -1,6 +1,7 @@
 //! What clients send: which requests, and when.
 
 pub(crate) mod chats;
+pub(crate) mod tenants;
 pub(crate) mod trace;
 
 use snapshot::ServedModel;

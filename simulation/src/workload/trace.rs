@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{MODEL, Ticket, Workload};
-use crate::prompt::{Chat, Message, Tokenizer};
+use crate::prompt::{Chat, Message, Sender, Tokenizer};
 use crate::text::{seed_of, unit, words};
 
 /// Tokens that one id of a Mooncake trace stands for.
@@ -208,6 +208,7 @@ impl Workload for Replay {
             self.tokenizer.bytes(f64::from(output_tokens)),
         );
         Chat {
+            sender: Sender::default(),
             model: MODEL.into(),
             adapter: None,
             messages: vec![Message { role: "user", content: self.text(line).into() }],

@@ -19,22 +19,10 @@ const CHAT: &str = "/v1/chat/completions";
 /// The page of another endpoint picker after some traffic.
 const CAPTURE: &str = include_str!("../fixtures/endpoint-picker-page.txt");
 
-/// Families of the newest spelling that are not there. Plugins: here one pass over all scorers picks, none of which is timed apart. Flow
-/// control: requests do not queue in the proxy.
-const NOT_THERE: [&str; 18] = [
+/// Families of the newest spelling that are not there. Plugins: here one pass over all scorers picks, none of which is timed apart.
+/// Revocations: what was sent is never called back to make room for others.
+const NOT_THERE: [&str; 6] = [
     "llm_d_epp_plugin_duration_seconds",
-    "llm_d_epp_flow_control_request_queue_duration_seconds",
-    "llm_d_epp_flow_control_queue_size",
-    "llm_d_epp_flow_control_queue_bytes",
-    "llm_d_epp_flow_control_dispatch_cycle_duration_seconds",
-    "llm_d_epp_flow_control_request_enqueue_duration_seconds",
-    "llm_d_epp_flow_control_pool_saturation",
-    "llm_d_epp_flow_control_requests_total",
-    "llm_d_epp_flow_control_stale_endpoints",
-    "llm_d_epp_flow_control_capacity_utilization_requests",
-    "llm_d_epp_flow_control_capacity_utilization_bytes",
-    "llm_d_epp_flow_control_global_capacity_utilization_requests",
-    "llm_d_epp_flow_control_global_capacity_utilization_bytes",
     "llm_d_epp_flow_control_revocations_issued_total",
     "llm_d_epp_flow_control_revocations_total",
     "llm_d_epp_flow_control_reclaim_target",
