@@ -61,6 +61,28 @@ impl Fleet {
         self.advance(now)
     }
 
+    /// A pool's endpoints are from an earlier run, and nobody has confirmed them yet.
+    pub fn unconfirmed(&mut self, pool: usize) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.discovered = false;
+        }
+    }
+
+    /// A pool can be listed again, and its list is what it was.
+    pub fn discovery_recovered(&mut self, pool: usize) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.problem = None;
+        }
+    }
+
+    /// A pool was written for Envoy, or could not be.
+    pub fn eds_written(&mut self, pool: usize, is_success: bool) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            let count = if is_success { &mut pool.eds_writes } else { &mut pool.eds_failures };
+            *count += 1;
+        }
+    }
+
     /// A pool's discovery failed: the last list stands. Returns whether this is news.
     pub fn discovery_failed(&mut self, pool: usize, problem: &str) -> bool {
         let Some(pool) = self.pools.get_mut(pool) else { return false };

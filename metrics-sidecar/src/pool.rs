@@ -26,6 +26,10 @@ pub struct PoolState {
     pub problem: Option<String>,
     /// Discoveries that failed.
     pub discovery_failures: u64,
+    /// Times that it was written for Envoy.
+    pub eds_writes: u64,
+    /// Times that it could not be.
+    pub eds_failures: u64,
     /// Listings of models that failed.
     pub models_failures: u64,
     /// How long scrapes took.
@@ -47,6 +51,8 @@ impl PoolState {
             discovered: false,
             problem: None,
             discovery_failures: 0,
+            eds_writes: 0,
+            eds_failures: 0,
             models_failures: 0,
             durations: Durations::default(),
             models_left_out: 0,
