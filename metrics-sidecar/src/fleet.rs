@@ -9,7 +9,7 @@ use snapshot::{Loads, Membership, Snapshot, Tag};
 use crate::endpoint::{DiscoveredPod, EndpointState, PageReading, Transition};
 use crate::models::ModelList;
 use crate::outcome::Outcome;
-use crate::pool::PoolState;
+use crate::pool::{PoolPolicies, PoolState};
 use crate::signals::Signals;
 
 /// Everything that the sidecar knows of its pools.
@@ -66,6 +66,14 @@ impl Fleet {
         if let Some(pool) = self.pools.get_mut(pool) {
             pool.discovered = false;
         }
+    }
+
+    /// Takes what a pool says of its requests.
+    pub fn take_policies(&mut self, pool: usize, policies: PoolPolicies) {
+        let Some(pool) = self.pools.get_mut(pool).filter(|pool| pool.policies != policies) else { return };
+        pool.policies = policies;
+        self.membership_version += 1;
+        self.generation += 1;
     }
 
     /// A pool can be listed again, and its list is what it was.

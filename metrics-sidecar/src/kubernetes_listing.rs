@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use kubernetes::{Connection, Followed, PodEndpoint, follow};
+use kubernetes::{Connection, FailureMode, Followed, PodEndpoint, PoolView, follow};
+use snapshot::PoolRewrite;
 use tokio::sync::watch;
 
 use crate::eds_writer::offer_targets;
 use crate::endpoint::DiscoveredPod;
 use crate::polling::take_problem;
+use crate::pool::PoolPolicies;
 use crate::shared::Shared;
 
 /// Follows a pool.
@@ -22,6 +24,7 @@ pub(crate) async fn follow_cluster(shared: Arc<Shared>, pool: usize, connection:
             if let Some(view) = newest.view
                 && last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &view))
             {
+                shared.fleet_as_it_is().take_policies(pool, policies(&view));
                 offer_targets(&shared, pool, view.endpoints.iter().map(target).collect());
                 last = Some(view);
             }
@@ -32,6 +35,19 @@ pub(crate) async fn follow_cluster(shared: Arc<Shared>, pool: usize, connection:
         }
     };
     tokio::join!(follow(connection, followed, contacts, sender), hearing);
+}
+
+fn policies(view: &PoolView) -> PoolPolicies {
+    let rewrites = view.rewrites.iter().map(|rewrite| PoolRewrite {
+        name: rewrite.name.clone(),
+        model: rewrite.model.clone(),
+        targets: rewrite.targets.iter().map(|target| (target.model.clone(), target.weight)).collect(),
+    });
+    PoolPolicies {
+        fail_closed: view.failure_mode.map(|mode| mode == FailureMode::FailClose),
+        objectives: view.objectives.clone(),
+        rewrites: rewrites.collect(),
+    }
 }
 
 fn target(endpoint: &PodEndpoint) -> DiscoveredPod {
