@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use endpoint_picker::config::Config;
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
 use endpoint_picker::filter_time::{self, FilterTime, Sampler};
 use endpoint_picker::head::{DESTINATION_HEADER, EXPLAIN_HEADER, EXPLANATION_HEADER, RequestHead, ResponseHead};
@@ -113,11 +114,9 @@ impl Stream {
             return self.step(envoy, |exchange, picker, _| exchange.on_refused(picker, Refused::Strip, clock::now()));
         }
         self.step(envoy, |exchange, picker, envoy| {
-            let pairs = self
-                .instance
-                .request_headers()
-                .iter()
-                .flat_map(|name| envoy.values(Map::Request, name).map(|value| (name.as_bytes(), value)));
+            let objective = picker.has_objectives().then_some(Config::OBJECTIVE_HEADERS);
+            let names = self.instance.request_headers().iter().copied().chain(objective.into_iter().flatten());
+            let pairs = names.flat_map(|name| envoy.values(Map::Request, name).map(|value| (name.as_bytes(), value)));
             let mut head = RequestHead::read(pairs);
             head.has_destination = has_destination;
             head.subset_metadata = hint.as_deref();

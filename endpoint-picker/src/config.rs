@@ -67,8 +67,8 @@ pub struct Config {
     pub pool: String,
     /// How to pick.
     pub profile: Profile,
-    /// What to do when nothing can be picked.
-    pub no_endpoint: NoEndpoint,
+    /// What to do when nothing can be picked; `None`: what the pool says, or else to fail open.
+    pub no_endpoint: Option<NoEndpoint>,
     /// What to do with a body that names no model.
     pub missing_model: MissingModel,
     /// What holds for every request besides the pick itself.
@@ -177,12 +177,16 @@ pub fn scan_options(prefix_hashes: bool) -> crate::openai::ScanOptions {
 }
 
 impl Config {
+    /// The request headers with an objective, for a host that looks each up by its name while objectives have priorities.
+    pub const OBJECTIVE_HEADERS: [&'static str; 2] = [OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D];
+
     /// The request headers that these settings make something of, but for those that are removed (the client's own destination, and its
-    /// secret), for a host that looks each up by its name.
+    /// secret), for a host that looks each up by its name. Those with the objective are read where objectives have priorities, which a pool
+    /// may bring at any time: see [`Self::OBJECTIVE_HEADERS`].
     pub fn request_headers(&self) -> impl Iterator<Item = &'static str> {
         REQUEST_HEADERS.iter().copied().filter(|&name| match name {
             DESTINATION_HEADER | EXPLAIN_HEADER => false,
-            OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => !self.objectives.is_empty(),
+            OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => false,
             FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D => self.flow_control.is_some(),
             FORMAT_HEADER => self.rules.orca,
             SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
@@ -280,13 +284,11 @@ impl Config {
     fn read(root: &mut Fields, errors: &mut Vec<String>) -> Self {
         let pool = root.text("pool", errors).unwrap_or_else(|| "default".to_owned());
         let profile = scheduling::read(root.object("scheduling", errors).unwrap_or_default(), errors);
-        let no_endpoint = root
-            .choice(
-                "no_endpoint",
-                &[("fail_open", NoEndpoint::FailOpen), ("fail_closed", NoEndpoint::FailClosed)],
-                errors,
-            )
-            .unwrap_or(NoEndpoint::FailOpen);
+        let no_endpoint = root.choice(
+            "no_endpoint",
+            &[("fail_open", NoEndpoint::FailOpen), ("fail_closed", NoEndpoint::FailClosed)],
+            errors,
+        );
         let missing_model = root
             .choice("missing_model", &[("reject", MissingModel::Reject), ("pass", MissingModel::Pass)], errors)
             .unwrap_or(MissingModel::Reject);
@@ -449,7 +451,8 @@ mod tests {
         ]));
         assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
         let all = filter(r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true}"#);
-        assert_eq!(all.request_headers().count(), REQUEST_HEADERS.len() - 2);
+        // Those of the objective are read while there are priorities, wherever they are from.
+        assert_eq!(all.request_headers().count() + Config::OBJECTIVE_HEADERS.len(), REQUEST_HEADERS.len() - 2);
         assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());
     }
 
@@ -489,7 +492,7 @@ mod tests {
             explain: Secret::new("a-secret-of-the-operator".into()),
         };
         assert_eq!(*config.rules, rules);
-        assert_eq!((config.no_endpoint, config.missing_model), (NoEndpoint::FailClosed, MissingModel::Pass));
+        assert_eq!((config.no_endpoint, config.missing_model), (Some(NoEndpoint::FailClosed), MissingModel::Pass));
         assert_eq!(config.rewrites[0].targets[0], Target { model: "b".into(), weight: 3 });
         assert_eq!(config.objectives["batch"], -1);
         let stats = StatsConfig {

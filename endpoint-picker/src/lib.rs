@@ -35,6 +35,7 @@ pub mod ledger;
 pub mod load_report;
 pub mod openai;
 pub mod picker;
+pub mod policies;
 pub mod pool;
 pub mod prefix_index;
 pub mod prefix_news;

@@ -11,7 +11,7 @@ use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Burden, Charge};
 use crate::board::{BandPost, FlowPost};
-use crate::config::Config;
+use crate::config::{Config, NoEndpoint};
 use crate::filter_time::FilterTime;
 use crate::flow_control::{FlowControl, Ticket};
 use crate::learning::{Answer, Forecast, Learner};
@@ -374,10 +374,36 @@ impl EndpointPicker {
         }
     }
 
-    /// The rule for a model, its place in the configuration, and a target drawn by weight.
-    pub(crate) fn rewrite(&mut self, model: &str) -> Option<(usize, &Target)> {
-        let (place, rule) = Rule::find(&self.config.rewrites, model)?;
-        Some((place, rule.draw(self.routing.rng_mut())?))
+    /// The rule for a model, of the configuration or of the pool, and a target drawn by weight.
+    pub(crate) fn rewrite(&mut self, model: &str) -> Option<(&str, &Target)> {
+        let (pool, rng) = self.routing.pool_and_rng();
+        let rule = Rule::find(&[&self.config.rewrites, &pool.policies().rewrites], model)?;
+        Some((&rule.name, rule.draw(rng)?))
+    }
+
+    /// Whether a model may be served instead of another.
+    pub(crate) fn has_rewrites(&self) -> bool {
+        !self.config.rewrites.is_empty() || !self.pool().policies().rewrites.is_empty()
+    }
+
+    /// Whether objectives have priorities, so that a request's objective makes a difference.
+    #[must_use]
+    pub fn has_objectives(&self) -> bool {
+        !self.config.objectives.is_empty() || !self.pool().policies().objectives.is_empty()
+    }
+
+    /// The priority of an objective, by the configuration or else by the pool; 0 if neither knows it.
+    pub(crate) fn priority(&self, objective: &str) -> i64 {
+        let known = self.config.objectives.get(objective);
+        known.or_else(|| self.pool().policies().objectives.get(objective)).copied().unwrap_or(0)
+    }
+
+    /// Whether a request for which nothing can be picked is refused.
+    pub(crate) fn fails_closed(&self) -> bool {
+        match self.config.no_endpoint {
+            Some(no_endpoint) => no_endpoint == NoEndpoint::FailClosed,
+            None => self.pool().policies().fail_closed.unwrap_or(false),
+        }
     }
 
     /// The endpoint at an address, as of now.

@@ -26,8 +26,8 @@ pub struct ExchangeRecord {
     pub model: String,
     /// The model's name as it was sent upstream.
     pub target_model: String,
-    /// Position of the rewrite rule that decided the target, in the configuration.
-    pub rewrite_rule: Option<usize>,
+    /// Name of the rewrite rule that decided the target.
+    pub rewrite_rule: Option<String>,
     /// Priority of the request's objective.
     pub priority: i64,
     /// The request's body.

@@ -28,13 +28,12 @@ pub struct Target {
 }
 
 impl Rule {
-    /// The rule for `model` and its position: an exact one before the default one, earlier ones before later ones.
+    /// The rule for `model`: an exact one before the default one, earlier ones before later ones, and so the lists.
     #[must_use]
-    pub fn find<'a>(rules: &'a [Self], model: &str) -> Option<(usize, &'a Self)> {
-        let mut numbered = rules.iter().enumerate();
-        numbered
-            .find(|(_, rule)| rule.model.as_deref() == Some(model))
-            .or_else(|| rules.iter().enumerate().find(|(_, rule)| rule.model.is_none()))
+    pub fn find<'a>(lists: &[&'a [Self]], model: &str) -> Option<&'a Self> {
+        let mut rules = lists.iter().copied().flatten();
+        let exact = rules.clone().find(|rule| rule.model.as_deref() == Some(model));
+        exact.or_else(|| rules.find(|rule| rule.model.is_none()))
     }
 
     /// Draws a target by weight.
@@ -147,9 +146,13 @@ mod tests {
     #[test]
     fn an_exact_rule_wins_over_the_default() {
         let rules = [rule(None, &[("any", 1)]), rule(Some("m"), &[("exact", 1)])];
-        assert_eq!(Rule::find(&rules, "m").unwrap().1.targets[0].model, "exact");
-        assert_eq!(Rule::find(&rules, "x").unwrap().1.targets[0].model, "any");
-        assert_eq!(Rule::find(&rules[1..], "x"), None);
+        assert_eq!(Rule::find(&[&rules], "m").unwrap().targets[0].model, "exact");
+        assert_eq!(Rule::find(&[&rules], "x").unwrap().targets[0].model, "any");
+        assert_eq!(Rule::find(&[&rules[1..]], "x"), None);
+        let later = [rule(Some("m"), &[("later", 1)]), rule(Some("n"), &[("other", 1)]), rule(None, &[("last", 1)])];
+        for (model, target) in [("m", "exact"), ("n", "other"), ("x", "any")] {
+            assert_eq!(Rule::find(&[&rules, &later], model).unwrap().targets[0].model, target);
+        }
     }
 
     #[test]

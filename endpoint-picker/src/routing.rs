@@ -96,8 +96,8 @@ impl Routing {
         &self.accounts
     }
 
-    pub(crate) const fn rng_mut(&mut self) -> &mut Rng {
-        &mut self.rng
+    pub(crate) const fn pool_and_rng(&mut self) -> (&Pool, &mut Rng) {
+        (&self.pool, &mut self.rng)
     }
 
     /// Replaces who the endpoints are by the pool of that name.

@@ -52,6 +52,7 @@ fn membership() -> Membership {
             ServedModel { name: "m".into(), ..ServedModel::default() },
             ServedModel { name: "lora".into(), parent: "m".into(), ..ServedModel::default() },
         ],
+        ..PoolMembers::default()
     };
     Membership { epoch: 1, version: 1, pools: vec![pool] }
 }

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+#[cfg(feature = "kubernetes")]
+use kubernetes::Connection;
 
 use crate::api_server::ApiServer;
 use crate::durations::parse_duration;
+use crate::kubernetes_flags::Cluster;
 use crate::tls_files::TlsFiles;
 use crate::token_file::read_tokens;
 
@@ -123,6 +126,14 @@ pub enum AccessFlagError {
         "--metrics-endpoint-auth: not in a pod of Kubernetes; say --kubernetes-api-server, or --metrics-endpoint-token-file"
     )]
     NoApiServer,
+    /// No API server for pools.
+    #[error(
+        "--pool: no API server of Kubernetes: this is no pod, and there is neither --kubernetes-api-server nor a kubeconfig"
+    )]
+    NoCluster,
+    /// An API server that cannot be used.
+    #[error("--pool: {0}")]
+    Cluster(String),
     /// Not the URL of an API server.
     #[error("--kubernetes-api-server {0:?}: expected https://HOST[:PORT], or http:// on loopback")]
     ApiServer(String),
@@ -185,21 +196,69 @@ impl AccessFlags {
     fn api_server(&self, env: impl Fn(&str) -> Option<String>) -> Result<ApiServer, AccessFlagError> {
         let url = match &self.kubernetes_api_server {
             Some(url) => url.clone(),
-            None => {
-                let host = env("KUBERNETES_SERVICE_HOST").filter(|host| !host.is_empty());
-                let host = host.ok_or(AccessFlagError::NoApiServer)?;
-                let host = if host.contains(':') { format!("[{host}]") } else { host };
-                let port = env("KUBERNETES_SERVICE_PORT").filter(|port| !port.is_empty());
-                format!("https://{host}:{}", port.as_deref().unwrap_or("443"))
-            }
+            None => own_api_server(env).ok_or(AccessFlagError::NoApiServer)?,
         };
+        let (token_file, ca_file) = self.credentials();
+        ApiServer::new(&url, token_file, ca_file).ok_or(AccessFlagError::ApiServer(url))
+    }
+
+    /// The files with our token and with the certificates to trust.
+    fn credentials(&self) -> (PathBuf, PathBuf) {
         let file = |given: &Option<PathBuf>, name: &str| {
             given.clone().unwrap_or_else(|| Path::new(SERVICE_ACCOUNT).join(name))
         };
-        let (token_file, ca_file) =
-            (file(&self.kubernetes_token_file, "token"), file(&self.kubernetes_ca_file, "ca.crt"));
-        ApiServer::new(&url, token_file, ca_file).ok_or(AccessFlagError::ApiServer(url))
+        (file(&self.kubernetes_token_file, "token"), file(&self.kubernetes_ca_file, "ca.crt"))
     }
+
+    /// None is needed by a program that knows no pools of Kubernetes.
+    ///
+    /// # Errors
+    ///
+    /// Never.
+    #[cfg(not(feature = "kubernetes"))]
+    pub(crate) fn cluster(&self, _: impl Fn(&str) -> Option<String>) -> Result<Cluster, AccessFlagError> {
+        Ok(Cluster::default())
+    }
+
+    /// The API server that pools come from: the one that is given, that of `$KUBECONFIG`, that of our own pod, or that of `~/.kube/config`.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or what names it cannot be used.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn cluster(&self, env: impl Fn(&str) -> Option<String>) -> Result<Cluster, AccessFlagError> {
+        let given = |name| env(name).filter(|value| !value.is_empty());
+        let own = own_api_server(&env);
+        let is_configured = given("KUBECONFIG").is_some()
+            || (own.is_none() && given("HOME").is_some_and(|home| Path::new(&home).join(".kube/config").exists()));
+        let connection = match self.kubernetes_api_server.clone().or(own.filter(|_| !is_configured)) {
+            None if is_configured => Connection::Kubeconfig,
+            None => return Err(AccessFlagError::NoCluster),
+            Some(url) => {
+                let (token_file, ca_file) = self.credentials();
+                if ApiServer::new(&url, token_file.clone(), ca_file.clone()).is_none() {
+                    return Err(AccessFlagError::ApiServer(url));
+                }
+                let has_token = self.kubernetes_token_file.is_some() || token_file.exists();
+                let has_ca = self.kubernetes_ca_file.is_some() || ca_file.exists();
+                Connection::Server {
+                    url,
+                    token_file: has_token.then_some(token_file),
+                    ca_file: has_ca.then_some(ca_file),
+                }
+            }
+        };
+        let namespace = connection.namespace().map_err(|error| AccessFlagError::Cluster(error.to_string()))?;
+        Ok(Cluster { connection, namespace })
+    }
+}
+
+/// The API server of the cluster that this pod is in; `None`: it is in none.
+fn own_api_server(env: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let host = env("KUBERNETES_SERVICE_HOST").filter(|host| !host.is_empty())?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let port = env("KUBERNETES_SERVICE_PORT").filter(|port| !port.is_empty());
+    Some(format!("https://{host}:{}", port.as_deref().unwrap_or("443")))
 }
 
 /// What Go's flags take for yes and no.

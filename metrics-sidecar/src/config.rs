@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::access::AccessConfig;
 use crate::dialect::EngineKind;
+use crate::eds::EdsFile;
 use crate::endpoint::DiscoveredPod;
 use crate::tls::Tls;
 
@@ -55,6 +56,8 @@ pub struct PoolConfig {
     pub source: Source,
     /// Where its pods' metrics pages are.
     pub page: PageConfig,
+    /// Where it is written for Envoy.
+    pub eds: Option<EdsFile>,
 }
 
 /// Where the metrics pages of a pool's pods are.
@@ -129,6 +132,14 @@ pub enum Source {
         port: u16,
         /// Which of its addresses are endpoints.
         family: AddressFamily,
+    },
+    /// What the API server of Kubernetes says.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes {
+        /// How it is reached.
+        connection: kubernetes::Connection,
+        /// What is followed there.
+        followed: kubernetes::Followed,
     },
 }
 

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::published::known_tags;
 use crate::shared::{Shared, lock, try_lock, wall_ms};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{LOG_FILTER, Sidecar};
 
 /// Where the snapshot is served.
 const SNAPSHOT_PATH: &str = "/snapshot";
@@ -74,7 +74,7 @@ impl Embedded {
     /// When there can be no thread.
     pub fn start(config: Config) -> io::Result<Self> {
         // The first one in the process decides how to log; whoever set another up wants that.
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
         let _ = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_env_filter(filter).try_init();
         Self::keep(move |inner, stopped| live(&config, inner, stopped))
     }

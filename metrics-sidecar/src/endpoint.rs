@@ -29,13 +29,17 @@ pub struct DiscoveredPod {
     pub namespace: String,
     /// Active health checks or the operator say that it takes no traffic.
     pub unready: bool,
+    /// Position of its port among those of its pod; `None`: it is the only one, or nobody knows.
+    pub rank: Option<usize>,
+    /// Labels of the pod, sorted by name.
+    pub labels: Vec<(String, String)>,
 }
 
 impl DiscoveredPod {
     /// One that is known by its address alone.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, pod: String::new(), namespace: String::new(), unready: false }
+        Self { address, pod: String::new(), namespace: String::new(), unready: false, rank: None, labels: Vec::new() }
     }
 
     /// Who it is; whether it takes traffic is no part of that.
@@ -44,6 +48,7 @@ impl DiscoveredPod {
         EndpointIdentity {
             pod: self.pod.clone(),
             namespace: self.namespace.clone(),
+            labels: self.labels.clone(),
             ..EndpointIdentity::unnamed(self.address)
         }
     }
@@ -51,7 +56,8 @@ impl DiscoveredPod {
     /// Whether both name the same endpoint in the same words.
     #[must_use]
     pub fn is_same_identity(&self, other: &Self) -> bool {
-        self.address == other.address && self.pod == other.pod && self.namespace == other.namespace
+        (self.address, &self.pod, &self.namespace, self.rank, &self.labels)
+            == (other.address, &other.pod, &other.namespace, other.rank, &other.labels)
     }
 }
 

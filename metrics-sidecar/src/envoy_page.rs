@@ -185,7 +185,9 @@ impl Iterator for Compressed {
 
 /// What the sidecar itself knows.
 pub(crate) fn own_families(shared: &Shared) -> Vec<OwnFamily> {
+    let away = shared.away();
     let about = About {
+        away: &away,
         commit: &shared.config.commit,
         build_ref: &shared.config.build_ref,
         llm_d: shared.config.llm_d,

@@ -11,7 +11,9 @@ use crate::access::{AccessFlagError, AccessFlags};
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
 use crate::dialect::EngineKind;
 use crate::durations::parse_duration;
+use crate::eds::EdsFile;
 use crate::endpoint::DiscoveredPod;
+use crate::kubernetes_flags::{self, Cluster};
 use crate::tls::Tls;
 use crate::token_file::read_token;
 
@@ -43,7 +45,8 @@ pub const EX_USAGE: u8 = 64;
 #[command(name = "metrics-sidecar", version, max_term_width = 100)]
 pub struct Flags {
     /// A pool and where its endpoints come from, once for each pool: NAME=envoy:CLUSTER (a cluster of the Envoy whose admin
-    /// port is --envoy-admin), NAME=static:[[NAMESPACE/]POD@]IP:PORT,… or NAME=dns:HOST:PORT
+    /// port is --envoy-admin), NAME=static:[[NAMESPACE/]POD@]IP:PORT,…, NAME=dns:HOST:PORT, NAME=inferencepool:[NAMESPACE/]POOL (the pods
+    /// of an InferencePool of Kubernetes) or NAME=pods:SELECTOR:PORT[,PORT] (the pods that a selector as kubectl's -l takes)
     #[arg(long = "pool", value_name = "NAME=SOURCE")]
     pools: Vec<String>,
     /// A setting of one pool, as often as needed. metrics-port=PORT: port of the pods' metrics page, if it is not the one they
@@ -52,7 +55,10 @@ pub struct Flags {
     /// metrics-server-name=NAME; metrics-token-file=FILE: sends the bearer token in FILE,
     /// which is read again every 5 s; engine=vllm|sglang|trtllm-serve|triton-tensorrt-llm|triton|llama-cpp|tgi: whose pages they are,
     /// by default what each page tells; address-family=prefer-ipv4|ipv4|ipv6|both: which addresses of a dns: name are endpoints, by
-    /// default the IPv4 ones if there are any
+    /// default the IPv4 ones if there are any, or ipv4|ipv6 which address of each pod of Kubernetes, by default its first;
+    /// namespace=NAMESPACE of the pods of a pods: pool, by default that of the service account or of the kubeconfig's context;
+    /// eds-file=FILE: where the pool is written for Envoy's endpoint discovery (path_config_source), as the endpoints of the
+    /// cluster eds-cluster=CLUSTER, by default the pool's name
     #[arg(long = "pool-option", value_name = "NAME=KEY=VALUE")]
     pool_options: Vec<String>,
     /// Where to serve /snapshot, /metrics, /stats/prometheus, /healthz and /readyz: Envoy reads the snapshot here
@@ -117,12 +123,20 @@ pub enum FlagError {
     #[error("--pool {0:?}: a pool of that name is already given")]
     PoolTwice(String),
     /// A source of no known kind.
-    #[error("--pool {pool}: {source_text:?} begins with none of envoy:, static:, dns:")]
+    #[error("--pool {pool}: {source_text:?} begins with none of envoy:, static:, dns:, inferencepool:, pods:")]
     SourceKind {
         /// The pool.
         pool: String,
         /// What follows the name.
         source_text: String,
+    },
+    /// Not a pool of Kubernetes.
+    #[error("--pool {pool}: {why}")]
+    Kubernetes {
+        /// The pool.
+        pool: String,
+        /// What is wrong.
+        why: String,
     },
     /// An empty cluster name.
     #[error("--pool {0}: envoy: wants the name of a cluster")]
@@ -199,6 +213,16 @@ impl FlagError {
 }
 
 impl Flags {
+    /// The API server, if a pool comes from it.
+    fn cluster(&self, errors: &mut Vec<FlagError>) -> Cluster {
+        let is_wanted = self.pools.iter().filter_map(|text| text.split_once('=')).any(|(_, text)| Cluster::has(text));
+        if !is_wanted {
+            return Cluster::default();
+        }
+        let found = self.access.cluster(|name| std::env::var(name).ok());
+        found.map_err(|error| errors.push(FlagError::Access(error))).unwrap_or_default()
+    }
+
     /// Reads every flag.
     ///
     /// # Errors
@@ -210,8 +234,9 @@ impl Flags {
         if self.pools.is_empty() {
             errors.push(FlagError::NoPool);
         }
+        let cluster = self.cluster(&mut errors);
         for text in &self.pools {
-            match pool(text, &mut errors) {
+            match pool(text, &cluster, &mut errors) {
                 Some(pool) if pools.iter().any(|known| known.name == pool.name) => {
                     errors.push(FlagError::PoolTwice(pool.name))
                 }
@@ -221,10 +246,12 @@ impl Flags {
         }
         let mut wants_tls = Vec::new();
         let mut names = Vec::new();
+        let mut clusters = Vec::new();
         for text in &self.pool_options {
             let error = |why| FlagError::PoolOption { text: text.clone(), why };
             match text.split_once('=').map(|(name, option)| (name.trim(), option)) {
                 Some((name, "metrics-scheme=https")) => wants_tls.push((text, name)),
+                Some((name, option)) if option.starts_with("eds-cluster=") => clusters.push((text, name, option)),
                 Some((name, option)) if option.starts_with("metrics-server-name=") => names.push((text, name, option)),
                 _ => errors.extend(pool_option(text, &mut pools).map_err(error).err()),
             }
@@ -232,6 +259,25 @@ impl Flags {
         for page in pools.iter_mut().map(|pool| &mut pool.page).filter(|page| page.path.is_empty()) {
             let own = page.engine.and_then(EngineKind::page_path).filter(|_| self.metrics_path == METRICS_PATH);
             page.path = own.unwrap_or(&self.metrics_path).to_owned();
+        }
+        for (text, name, option) in clusters {
+            let cluster = option.trim_start_matches("eds-cluster=");
+            let eds = pools.iter_mut().find(|pool| pool.name == name).and_then(|pool| pool.eds.as_mut());
+            match eds.filter(|_| !cluster.is_empty()) {
+                Some(eds) => cluster.clone_into(&mut eds.cluster),
+                None => {
+                    let why = "wants the name of a cluster, and a pool with eds-file";
+                    errors.push(FlagError::PoolOption { text: text.clone(), why });
+                }
+            }
+        }
+        for (index, pool) in pools.iter().enumerate() {
+            let path = pool.eds.as_ref().map(|eds| &eds.path);
+            let mut others = pools.iter().take(index).filter_map(|other| other.eds.as_ref());
+            if path.is_some() && others.any(|other| Some(&other.path) == path) {
+                let text = format!("{}=eds-file", pool.name);
+                errors.push(FlagError::PoolOption { text, why: "another pool is written into the same file" });
+            }
         }
         for (text, name, option) in names {
             let error = |why| FlagError::PoolOption { text: text.clone(), why };
@@ -321,7 +367,7 @@ fn keep<T>(result: Result<T, FlagError>, errors: &mut Vec<FlagError>) -> Option<
     result.map_err(|error| errors.push(error)).ok()
 }
 
-fn pool(text: &str, errors: &mut Vec<FlagError>) -> Option<PoolConfig> {
+fn pool(text: &str, cluster: &Cluster, errors: &mut Vec<FlagError>) -> Option<PoolConfig> {
     let Some((name, source)) = text.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
         errors.push(FlagError::Pool(text.to_owned()));
         return None;
@@ -341,11 +387,14 @@ fn pool(text: &str, errors: &mut Vec<FlagError>) -> Option<PoolConfig> {
             return None;
         };
         Source::Dns { host, port, family: AddressFamily::default() }
+    } else if let Some(followed) = cluster.source(source) {
+        let kept = followed.map_err(|why| errors.push(FlagError::Kubernetes { pool: name.clone(), why }));
+        kept.ok()?
     } else {
         errors.push(FlagError::SourceKind { pool: name, source_text: source.to_owned() });
         return None;
     };
-    Some(PoolConfig { name, source, page: PageConfig::default() })
+    Some(PoolConfig { name, source, page: PageConfig::default(), eds: None })
 }
 
 /// Takes `NAME=KEY=VALUE`; the error says what is wrong.
@@ -356,6 +405,9 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
         return Err("expected NAME=KEY=VALUE");
     };
     let pool = pools.iter_mut().find(|pool| pool.name == name).ok_or("there is no --pool of that name")?;
+    if let Some(taken) = kubernetes_flags::option(&mut pool.source, key, value) {
+        return taken;
+    }
     match (key, &mut pool.source) {
         ("metrics-port", _) => {
             let port = value.parse().ok().filter(|port| *port > 0);
@@ -382,10 +434,19 @@ fn pool_option(text: &str, pools: &mut [PoolConfig]) -> Result<(), &'static str>
         ("address-family", Source::Dns { family, .. }) => {
             *family = value.parse().map_err(|()| "expected prefer-ipv4, ipv4, ipv6 or both")?;
         }
-        ("address-family", _) => return Err("only a dns: pool has address families"),
+        ("eds-file", Source::Envoy(_)) => return Err("Envoy has the endpoints of an envoy: pool by itself"),
+        ("eds-file", _) => {
+            let path = PathBuf::from(value);
+            if let Some(objection) = EdsFile::objection(&path) {
+                return Err(objection);
+            }
+            pool.eds = Some(EdsFile { path, cluster: pool.name.clone() });
+        }
+        ("address-family", _) => return Err("only pools of dns:, inferencepool: and pods: have address families"),
+        ("namespace", _) => return Err("only a pods: pool has a namespace"),
         _ => {
             return Err(
-                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file, engine or address-family",
+                "expected metrics-port, metrics-scheme, metrics-path, metrics-ca-file, metrics-tls-verify, metrics-server-name, metrics-token-file, engine, address-family, namespace, eds-file or eds-cluster",
             );
         }
     }

@@ -9,7 +9,7 @@ use snapshot::{Loads, Membership, Snapshot, Tag};
 use crate::endpoint::{DiscoveredPod, EndpointState, PageReading, Transition};
 use crate::models::ModelList;
 use crate::outcome::Outcome;
-use crate::pool::PoolState;
+use crate::pool::{PoolPolicies, PoolState};
 use crate::signals::Signals;
 
 /// Everything that the sidecar knows of its pools.
@@ -59,6 +59,36 @@ impl Fleet {
         self.membership_version += u64::from(changed);
         self.generation += u64::from(changed || first);
         self.advance(now)
+    }
+
+    /// A pool's endpoints are from an earlier run, and nobody has confirmed them yet.
+    pub fn unconfirmed(&mut self, pool: usize) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.discovered = false;
+        }
+    }
+
+    /// Takes what a pool says of its requests.
+    pub fn take_policies(&mut self, pool: usize, policies: PoolPolicies) {
+        let Some(pool) = self.pools.get_mut(pool).filter(|pool| pool.policies != policies) else { return };
+        pool.policies = policies;
+        self.membership_version += 1;
+        self.generation += 1;
+    }
+
+    /// A pool can be listed again, and its list is what it was.
+    pub fn discovery_recovered(&mut self, pool: usize) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.problem = None;
+        }
+    }
+
+    /// A pool was written for Envoy, or could not be.
+    pub fn eds_written(&mut self, pool: usize, is_success: bool) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            let count = if is_success { &mut pool.eds_writes } else { &mut pool.eds_failures };
+            *count += 1;
+        }
     }
 
     /// A pool's discovery failed: the last list stands. Returns whether this is news.

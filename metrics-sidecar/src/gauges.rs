@@ -47,6 +47,8 @@ pub struct About<'a> {
     pub snapshots_sent: u64,
     /// Answers to `/snapshot` that nothing has changed.
     pub snapshots_unchanged: u64,
+    /// Pool, resource and seconds for which its watch of the API server of Kubernetes has not been current.
+    pub away: &'a [(String, &'static str, f64)],
 }
 
 /// Every family that the sidecar itself publishes, those of the catalogue first.
@@ -91,6 +93,19 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         "counter",
         "Times that the endpoints of the pool could not be listed; the last list stood.",
     );
+    let mut away = Lines::new(
+        "inpick_sidecar_kubernetes_away_seconds",
+        "gauge",
+        "Seconds since the pool's watch of the resource has not been current; the last list stands. 0 while it is.",
+    );
+    for (pool, resource, seconds) in about.away {
+        away.add("", &[("pool", pool), ("resource", resource)], seconds);
+    }
+    let mut eds = Lines::new(
+        "inpick_sidecar_eds_writes_total",
+        "counter",
+        "Times that the pool was written for Envoy's endpoint discovery, by how that ended.",
+    );
     let mut models_failures = Lines::new(
         "inpick_sidecar_models_failures_total",
         "counter",
@@ -107,6 +122,11 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     newest_info.add("", &build, 1);
     for pool in pools {
         let name = pool.name.as_str();
+        if pool.eds_writes + pool.eds_failures > 0 {
+            for (outcome, count) in [("failure", pool.eds_failures), ("success", pool.eds_writes)] {
+                eds.add("", &[("outcome", outcome), ("pool", name)], count);
+            }
+        }
         models_failures.add("", &[("pool", name)], pool.models_failures);
         models_left_out.add("", &[("pool", name)], pool.models_left_out);
         let fresh = pool.endpoints().iter().filter(|endpoint| endpoint.state == State::Fresh).count();
@@ -183,6 +203,8 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         missing,
         lacking,
         discovery,
+        away,
+        eds,
         models_failures,
         models_left_out,
         snapshots,
@@ -297,6 +319,9 @@ fn pod_labels(endpoints: &[EndpointState]) -> Vec<String> {
             let pod = endpoint.target.pod.as_str();
             match counts.get_mut(pod) {
                 _ if pod.is_empty() => endpoint.target.address.to_string(),
+                _ if endpoint.target.rank.is_some() => {
+                    format!("{pod}-rank-{}", endpoint.target.rank.unwrap_or_default())
+                }
                 Some((count, rank)) if *count > 1 => {
                     *rank += 1;
                     format!("{pod}-rank-{}", *rank - 1)
@@ -323,6 +348,7 @@ mod tests {
         envoy_page_failures: 0,
         snapshots_sent: 1,
         snapshots_unchanged: 2,
+        away: &[],
     };
 
     fn fleet(pods: &[(&str, Option<u32>)]) -> Fleet {

@@ -18,6 +18,7 @@ pub mod contents;
 pub mod counters;
 pub mod dialect;
 pub mod discovery;
+pub mod eds;
 pub mod endpoint;
 pub mod exposition;
 pub mod flags;
@@ -45,6 +46,7 @@ mod convention;
 #[cfg(feature = "cpu-profile")]
 mod cpu_profile;
 mod durations;
+mod eds_writer;
 mod embedded;
 mod envoy_page;
 mod failures;
@@ -53,6 +55,9 @@ mod gate;
 mod gathered;
 #[cfg(feature = "heap-profile")]
 mod heap_profile;
+mod kubernetes_flags;
+#[cfg(feature = "kubernetes")]
+mod kubernetes_listing;
 mod lines;
 mod listening;
 mod listing;

@@ -7,6 +7,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::AddressFamily;
 use crate::discovery::{Clusters, MAX_CLUSTERS_BYTES, clusters_path, resolve};
+use crate::eds_writer::offer_targets;
 use crate::polling::{take_problem, take_targets};
 use crate::shared::{Shared, admin_client};
 
@@ -46,7 +47,7 @@ pub(crate) async fn watch_name(shared: Arc<Shared>, pool: usize, host: String, p
     loop {
         ticks.tick().await;
         match resolve(host.clone(), port, family).await {
-            Ok(targets) => take_targets(&shared, pool, targets),
+            Ok(targets) => offer_targets(&shared, pool, targets),
             Err(error) => take_problem(&shared, pool, &format!("{host} cannot be resolved: {error}")),
         }
     }

@@ -1,11 +1,11 @@
 //! What is known of one pool: its endpoints in a stable order, and the names that its pods report.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapshot::{AdapterUse, EndpointIdentity, PoolMembers, ServedModel};
+use snapshot::{AdapterUse, EndpointIdentity, PoolMembers, PoolRewrite, ServedModel};
 
 use crate::endpoint::{DiscoveredPod, EndpointState};
 use crate::models::{MAX_MODELS, ModelList};
@@ -14,6 +14,17 @@ use crate::signals::Lora;
 
 /// Most adapter names of a pool, as many as models.
 pub const MAX_ADAPTER_NAMES: usize = MAX_MODELS;
+
+/// What a pool says of its requests, where discovery knows.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PoolPolicies {
+    /// Whether requests for which nothing can be picked are refused; `None`: it does not say.
+    pub fail_closed: Option<bool>,
+    /// Priorities by names of objectives.
+    pub objectives: BTreeMap<String, i64>,
+    /// Which model is served instead of another, the one that counts first in front.
+    pub rewrites: Vec<PoolRewrite>,
+}
 
 /// What is known of one pool.
 #[derive(Clone, Debug)]
@@ -26,6 +37,12 @@ pub struct PoolState {
     pub problem: Option<String>,
     /// Discoveries that failed.
     pub discovery_failures: u64,
+    /// Times that it was written for Envoy.
+    pub eds_writes: u64,
+    /// Times that it could not be.
+    pub eds_failures: u64,
+    /// What it says of its requests.
+    pub policies: PoolPolicies,
     /// Listings of models that failed.
     pub models_failures: u64,
     /// How long scrapes took.
@@ -47,6 +64,9 @@ impl PoolState {
             discovered: false,
             problem: None,
             discovery_failures: 0,
+            eds_writes: 0,
+            policies: PoolPolicies::default(),
+            eds_failures: 0,
             models_failures: 0,
             durations: Durations::default(),
             models_left_out: 0,
@@ -169,6 +189,9 @@ impl PoolState {
             endpoints: endpoints.collect(),
             adapters: self.adapters.clone(),
             models: self.models.clone(),
+            fail_closed: self.policies.fail_closed,
+            objectives: self.policies.objectives.clone(),
+            rewrites: self.policies.rewrites.clone(),
         }
     }
 

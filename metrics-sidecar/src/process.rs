@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::flags::{EX_USAGE, Flags};
 use crate::profiling::profilers;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{LOG_FILTER, Sidecar};
 
 /// Runs until a signal ends it or it cannot go on. Prints where it listens, logs to standard error, and returns the process's exit code:
 /// 64 for flags that cannot be used.
@@ -51,7 +51,7 @@ pub fn start_logging() {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER)))
         .init();
 }
 

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::audience::Audience;
+#[cfg(feature = "kubernetes")]
+use crate::config::Source;
 use crate::config::{Admin, Config};
-use crate::endpoint::Transition;
+use crate::endpoint::{DiscoveredPod, Transition};
 use crate::failures::Failures;
 pub(crate) use crate::failures::Task;
 use crate::fleet::Fleet;
@@ -33,6 +36,11 @@ pub(crate) struct Shared {
     pub(crate) pollers: Mutex<HashMap<(usize, SocketAddr), Task>>,
     /// The bearer token of each pool's pages.
     pub(crate) tokens: Mutex<Vec<Option<Arc<str>>>>,
+    /// Where lists go on their way into the pool's file for Envoy; `None`: the pool has none.
+    pub(crate) eds_lists: Vec<Option<watch::Sender<Option<Vec<DiscoveredPod>>>>>,
+    /// Whether the API server is there, for each pool that comes from it.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) contacts: Vec<Arc<kubernetes::Contacts>>,
     pub(crate) seed: u64,
     pub(crate) failures: Failures,
     fleet: Mutex<Fleet>,
@@ -47,6 +55,9 @@ impl Shared {
         Self {
             fleet: Mutex::new(Fleet::new(epoch, config.staleness, names)),
             tokens: Mutex::new(vec![None; config.pools.len()]),
+            eds_lists: config.pools.iter().map(|pool| pool.eds.as_ref().map(|_| watch::Sender::new(None))).collect(),
+            #[cfg(feature = "kubernetes")]
+            contacts: config.pools.iter().map(|_| Arc::default()).collect(),
             config,
             buffers: Buffers::default(),
             snapshots_sent: AtomicU64::new(0),
@@ -61,6 +72,24 @@ impl Shared {
             failures: Failures::default(),
             ticked_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Pool, resource and seconds for which its watch of the API server has not been current.
+    pub(crate) fn away(&self) -> Vec<(String, &'static str, f64)> {
+        #[cfg(feature = "kubernetes")]
+        {
+            let mut away = Vec::new();
+            for (pool, contacts) in self.config.pools.iter().zip(&self.contacts) {
+                if let Source::Kubernetes { followed, .. } = &pool.source {
+                    let lost = |kind| contacts.of(kind).lost_for().as_secs_f64();
+                    let kinds = followed.kinds().iter();
+                    away.extend(kinds.map(|kind| (pool.name.clone(), kind.plural(), lost(*kind))));
+                }
+            }
+            away
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        Vec::new()
     }
 
     /// Time since the start, as the fleet counts it.

@@ -11,8 +11,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, Source};
+use crate::eds::EdsFile;
+use crate::eds_writer::{offer_targets, prepare, tell_failed_write, write_lists};
+use crate::endpoint::DiscoveredPod;
 use crate::envoy_page::EnvoyPages;
 use crate::gate::Gate;
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes_listing::follow_cluster;
 use crate::listening::TlsListener;
 use crate::listing::{watch_clusters, watch_name};
 use crate::live::stage::Stage;
@@ -26,6 +31,9 @@ use crate::tokens::watch_tokens;
 
 /// How often endpoints are looked at for staleness when nobody asks: well below the staleness limits in use.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What is logged where `RUST_LOG` says nothing. The client of Kubernetes logs each try that failed, which is told here when it is news.
+pub(crate) const LOG_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
 /// How long answers under way may take once the sidecar is told to stop.
 const GOODBYE: Duration = Duration::from_millis(300);
@@ -103,6 +111,15 @@ impl Sidecar {
     ///
     /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
     pub async fn start_profiled(config: Config, profilers: Profilers) -> std::io::Result<Running> {
+        // Before all else: Envoy does not start without these files.
+        let files: Vec<(usize, EdsFile)> = config
+            .pools
+            .iter()
+            .enumerate()
+            .filter_map(|(pool, settings)| Some((pool, settings.eds.clone()?)))
+            .collect();
+        let prepared = files.iter().map(|(pool, file)| (*pool, prepare(file)));
+        let prepared: Vec<(usize, std::io::Result<Vec<DiscoveredPod>>)> = prepared.collect();
         let listener = bind(config.listen).await?;
         let addr = listener.local_addr()?;
         let for_scrapers = match config.access.metrics_listen {
@@ -111,16 +128,39 @@ impl Sidecar {
         };
         let metrics_addr = for_scrapers.as_ref().map(TcpListener::local_addr).transpose()?;
         let shared = Arc::new(Shared::new(config, SmallRng::from_os_rng().random()));
+        let mut earlier = Vec::new();
+        for (pool, prepared) in prepared {
+            match prepared {
+                Ok(known) if known.is_empty() => {}
+                Ok(known) => earlier.push((pool, known)),
+                Err(error) => tell_failed_write(&shared, pool, &error),
+            }
+        }
         let mut tasks = Vec::new();
+        for (pool, file) in files {
+            tasks.push(Task(
+                shared.failures.spawn("the writer of endpoints", write_lists(Arc::clone(&shared), pool, file)),
+            ));
+        }
+        for (pool, known) in earlier {
+            take_targets(&shared, pool, known);
+            shared.fleet_as_it_is().unconfirmed(pool);
+        }
         let mut clusters = Vec::new();
         for (pool, settings) in shared.config.pools.iter().enumerate() {
             match &settings.source {
-                Source::Static(targets) => take_targets(&shared, pool, targets.clone()),
+                Source::Static(targets) => offer_targets(&shared, pool, targets.clone()),
                 Source::Dns { host, port, family } => {
                     let watching = watch_name(Arc::clone(&shared), pool, host.clone(), *port, *family);
                     tasks.push(Task(shared.failures.spawn("the discovery by name", watching)));
                 }
                 Source::Envoy(cluster) => clusters.push((pool, cluster.clone())),
+                #[cfg(feature = "kubernetes")]
+                Source::Kubernetes { connection, followed } => {
+                    let (connection, followed) = (connection.clone(), followed.clone());
+                    let following = follow_cluster(Arc::clone(&shared), pool, connection, followed);
+                    tasks.push(Task(shared.failures.spawn("the discovery by Kubernetes", following)));
+                }
             }
         }
         if !clusters.is_empty() {

@@ -127,6 +127,7 @@ impl Sidecar {
                 .filter(|model| !model.parent.is_empty())
                 .map(|model| model.name.clone())
                 .collect(),
+            ..PoolMembers::default()
         };
         self.members = members;
         self.membership.version += 1;

@@ -7,8 +7,8 @@ use core::net::SocketAddr;
 use prost::Message;
 
 use crate::{
-    AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, ServedModel, Snapshot, State,
-    wire,
+    AdapterUse, EndpointIdentity, Load, Loads, MAX_ENDPOINTS, Membership, PoolMembers, PoolRewrite, ServedModel,
+    Snapshot, State, wire,
 };
 
 /// Why bytes are not a snapshot.
@@ -32,6 +32,9 @@ pub enum DecodeError {
     /// An endpoint that serves a model that is not there.
     #[error("endpoint {0} serves a model that is not listed")]
     Model(SocketAddr),
+    /// A rewrite to no model.
+    #[error("rewrite {0:?} has no target")]
+    Rewrite(String),
     /// A usage that is not a ratio from 0 to 1.
     #[error("KV cache usage of endpoint {0} is not a ratio from 0 to 1")]
     KvCacheUsage(usize),
@@ -93,6 +96,7 @@ impl Membership {
 
 impl PoolMembers {
     fn from_wire(raw: wire::PoolMembers) -> Result<Self, DecodeError> {
+        let failure_mode = raw.failure_mode();
         let endpoints = raw.endpoints.into_iter().map(EndpointIdentity::from_wire).collect::<Result<Vec<_>, _>>()?;
         let mut addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
         addresses.sort_unstable();
@@ -106,7 +110,31 @@ impl PoolMembers {
                 return Err(DecodeError::Model(endpoint.address));
             }
         }
-        Ok(Self { name: raw.name, endpoints, adapters: raw.adapters, models })
+        let fail_closed = match failure_mode {
+            wire::FailureMode::Unspecified => None,
+            wire::FailureMode::Open => Some(false),
+            wire::FailureMode::Closed => Some(true),
+        };
+        let rewrites = raw.rewrites.into_iter().map(PoolRewrite::from_wire).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            name: raw.name,
+            endpoints,
+            adapters: raw.adapters,
+            models,
+            fail_closed,
+            objectives: raw.objectives.into_iter().map(|objective| (objective.name, objective.priority)).collect(),
+            rewrites,
+        })
+    }
+}
+
+impl PoolRewrite {
+    fn from_wire(raw: wire::Rewrite) -> Result<Self, DecodeError> {
+        if raw.targets.is_empty() {
+            return Err(DecodeError::Rewrite(raw.name));
+        }
+        let targets = raw.targets.into_iter().map(|target| (target.model, target.weight)).collect();
+        Ok(Self { name: raw.name, model: raw.model, targets })
     }
 }
 

@@ -1,11 +1,11 @@
 //! Domain types to bytes.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use prost::Message;
 
-use crate::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, Snapshot, State, wire};
+use crate::{EndpointIdentity, Load, Loads, Membership, PoolMembers, PoolRewrite, ServedModel, Snapshot, State, wire};
 
 impl Snapshot {
     /// Writes the snapshot for the wire.
@@ -42,6 +42,29 @@ impl PoolMembers {
             endpoints: self.endpoints.iter().map(EndpointIdentity::to_wire).collect(),
             adapters: self.adapters.clone(),
             models: self.models.iter().map(ServedModel::to_wire).collect(),
+            failure_mode: match self.fail_closed {
+                None => wire::FailureMode::Unspecified,
+                Some(false) => wire::FailureMode::Open,
+                Some(true) => wire::FailureMode::Closed,
+            }
+            .into(),
+            objectives: self
+                .objectives
+                .iter()
+                .map(|(name, &priority)| wire::Objective { name: name.clone(), priority })
+                .collect(),
+            rewrites: self.rewrites.iter().map(PoolRewrite::to_wire).collect(),
+        }
+    }
+}
+
+impl PoolRewrite {
+    fn to_wire(&self) -> wire::Rewrite {
+        let target = |(model, weight): &(String, u32)| wire::RewriteTarget { model: model.clone(), weight: *weight };
+        wire::Rewrite {
+            name: self.name.clone(),
+            model: self.model.clone(),
+            targets: self.targets.iter().map(target).collect(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod decode;
 mod encode;
 mod tag;
 
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -71,6 +72,23 @@ pub struct PoolMembers {
     pub adapters: Vec<String>,
     /// What the pool's endpoints list under `/v1/models`.
     pub models: Vec<ServedModel>,
+    /// Whether requests for which nothing can be picked are refused; `None`: nobody said.
+    pub fail_closed: Option<bool>,
+    /// Priorities by names of objectives.
+    pub objectives: BTreeMap<String, i64>,
+    /// Which model is served instead of another, the one that counts first in front.
+    pub rewrites: Vec<PoolRewrite>,
+}
+
+/// Which model is served instead of the one that was asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PoolRewrite {
+    /// Its name.
+    pub name: String,
+    /// The model that is asked for; `None`: any.
+    pub model: Option<String>,
+    /// Models with their weights; not empty. Where all weights are 0 they are alike.
+    pub targets: Vec<(String, u32)>,
 }
 
 /// A model or an adapter that some endpoint serves. Where endpoints differ in it, each difference is an entry of its own.

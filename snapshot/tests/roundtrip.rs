@@ -33,6 +33,7 @@ fn snapshot(addresses: &[&str]) -> Snapshot {
         endpoints: addresses.iter().map(|address| identity(address)).collect(),
         adapters: vec!["a".into()],
         models: vec![served("m", ""), served("a", "m")],
+        ..PoolMembers::default()
     };
     let loads = Loads {
         epoch: 7,

@@ -236,7 +236,7 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     if !value_ranges.is_empty()
         && let Some((rule, target)) = picker.rewrite(&model)
     {
-        record.rewrite_rule = Some(rule);
+        record.rewrite_rule = Some(rule.into());
         record.target_model.clone_from(&target.model);
         splice = (target.model != model).then(|| Splice::rename(value_ranges, &target.model, notation));
     } else {

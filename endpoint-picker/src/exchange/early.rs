@@ -50,5 +50,5 @@ pub(super) fn assumed_model(picker: &EndpointPicker) -> &str {
 fn may_depend_on_model(picker: &EndpointPicker) -> bool {
     let (config, served) = (picker.config(), picker.pool().served());
     let is_checked = config.rules.unknown_model == UnknownModel::Reject && served.is_listed();
-    is_checked || config.missing_model == MissingModel::Reject || !config.rewrites.is_empty() || served.has_several()
+    is_checked || config.missing_model == MissingModel::Reject || picker.has_rewrites() || served.has_several()
 }

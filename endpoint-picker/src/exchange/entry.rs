@@ -1,6 +1,5 @@
 //! Which requests are sent at all, and to which endpoints alone.
 
-use crate::config::NoEndpoint;
 use crate::head::{RequestHead, Route};
 use crate::picker::EndpointPicker;
 use crate::pool::Offered;
@@ -51,6 +50,6 @@ pub(super) fn nobody(picker: &EndpointPicker, record: &ExchangeRecord, subset: O
     }
     let offered = picker.pool().served().offered(&record.target_model);
     let is_partial = matches!(offered, Offered::By(offer) if offer.is_partial());
-    let is_refused = subset.is_some() || is_partial || config.no_endpoint == NoEndpoint::FailClosed;
+    let is_refused = subset.is_some() || is_partial || picker.fails_closed();
     is_refused.then(|| LocalReply::no_endpoint(record.api, &config.pool))
 }

@@ -90,11 +90,8 @@ impl Exchange {
         }
         let mut record = Box::new(ExchangeRecord::begin(now));
         record.request_id = head.request_id.and_then(RequestId::new);
-        record.priority = head
-            .objective
-            .and_then(|name| core::str::from_utf8(name).ok())
-            .and_then(|name| picker.config().objectives.get(name).copied())
-            .unwrap_or(0);
+        record.priority =
+            head.objective.and_then(|name| core::str::from_utf8(name).ok()).map_or(0, |name| picker.priority(name));
         let request = Request {
             record,
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),

@@ -12,6 +12,7 @@ mod prefill;
 mod ring;
 mod served;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -29,6 +30,7 @@ pub use prefill::{Prefill, PrefillQueue};
 pub use served::{AskedAdapter, Offer, Offered, ServedModels};
 
 use crate::load_report::LoadReport;
+use crate::policies::Policies;
 use crate::time::Timestamp;
 
 /// The endpoints of one pool.
@@ -46,6 +48,7 @@ pub struct Pool {
     first_load: usize,
     confirmed_at: Option<Timestamp>,
     served: ServedModels,
+    policies: Arc<Policies>,
     /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
     adapter_uses: Vec<AdapterUse>,
 }
@@ -117,6 +120,7 @@ impl Pool {
             self.by_address.insert(identity.address, id);
         }
         self.served = membership.pool(name).map(|(pool, _)| ServedModels::of(pool)).unwrap_or_default();
+        self.policies = Arc::new(membership.pool(name).map(|(pool, _)| Policies::of(pool)).unwrap_or_default());
         // They are told in the places and names of the old membership.
         self.adapter_uses.clear();
         self.first_load = first;
@@ -149,6 +153,12 @@ impl Pool {
         self.adapter_uses.sort_unstable_by_key(|used| (used.endpoint, used.adapter, used.waiting));
         self.confirm(received_at);
         Ok(())
+    }
+
+    /// What the pool itself says of its requests.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// What the members serve.

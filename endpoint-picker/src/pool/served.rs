@@ -188,6 +188,7 @@ mod tests {
             endpoints: endpoints.collect(),
             adapters: adapters.iter().map(|&name| name.into()).collect(),
             models: models.collect(),
+            ..PoolMembers::default()
         })
     }
 

@@ -64,6 +64,7 @@ mod tests {
             endpoints: identities(1, endpoints),
             adapters: vec!["a".into(), "b".into(), "c".into()],
             models: vec![adapter("a"), adapter("cold")],
+            ..PoolMembers::default()
         };
         let other = PoolMembers { name: "o".into(), endpoints: identities(0, 2), ..PoolMembers::default() };
         let mut pool = Pool::default();

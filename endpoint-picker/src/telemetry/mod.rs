@@ -58,7 +58,6 @@ pub struct Telemetry {
     ledger: Ledger,
     admission: Admission,
     pool: String,
-    rules: Vec<String>,
     rows: Rows,
     waiting: Waiting,
     /// The newest spelling is published.
@@ -96,7 +95,6 @@ impl Telemetry {
             ledger,
             admission: Admission::new(caps, configured.map(String::as_str)),
             pool: config.pool.clone(),
-            rules: config.rewrites.iter().map(|rule| rule.name.clone()).collect(),
             prefix_tokens: [None; 2],
             response_models: HashMap::new(),
             attempts: HashMap::new(),
@@ -312,7 +310,7 @@ impl Telemetry {
             return;
         }
         let model = models.model.unwrap_or(Admitted::OTHER);
-        if let Some(rule) = record.rewrite_rule.and_then(|rule| self.rules.get(rule)) {
+        if let Some(rule) = &record.rewrite_rule {
             let [model, target] = [model, target].map(|name| self.admission.text(Subject::Model, name));
             for stat in [Stat::ModelRewriteDecisionsTotal, Stat::LlmDModelRewriteDecisionsTotal] {
                 self.ledger.count(stat, &[rule, model, target]);

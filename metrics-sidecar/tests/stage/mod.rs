@@ -1,6 +1,7 @@
 //! Fake pods, a fake Envoy admin endpoint and a plain HTTP client.
 
 pub mod api_server;
+pub mod cluster;
 pub mod envoy;
 
 use std::net::SocketAddr;

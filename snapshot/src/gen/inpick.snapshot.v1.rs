@@ -30,6 +30,41 @@ pub struct PoolMembers {
     /// What the pool's endpoints list under /v1/models, EndpointIdentity refers to them by position.
     #[prost(message, repeated, tag = "5")]
     pub models: ::prost::alloc::vec::Vec<ServedModel>,
+    /// What becomes of a request for which nothing can be picked, where the filter's configuration does not say.
+    #[prost(enumeration = "FailureMode", tag = "6")]
+    pub failure_mode: i32,
+    /// Priorities of objectives; those of the filter's configuration count before them.
+    #[prost(message, repeated, tag = "7")]
+    pub objectives: ::prost::alloc::vec::Vec<Objective>,
+    /// Which model is served instead of another, the one that counts first in front; those of the filter's configuration count before them.
+    #[prost(message, repeated, tag = "8")]
+    pub rewrites: ::prost::alloc::vec::Vec<Rewrite>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Objective {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(sint64, tag = "2")]
+    pub priority: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Rewrite {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The model that is asked for; absent: any.
+    #[prost(string, optional, tag = "2")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// At least one.
+    #[prost(message, repeated, tag = "3")]
+    pub targets: ::prost::alloc::vec::Vec<RewriteTarget>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RewriteTarget {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Share of the sum of all weights; where all are 0, targets are alike.
+    #[prost(uint32, tag = "2")]
+    pub weight: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServedModel {
@@ -126,6 +161,38 @@ pub struct AdapterUse {
     /// It has requests in the queue, else in the batch.
     #[prost(bool, tag = "3")]
     pub waiting: bool,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FailureMode {
+    /// Nobody said.
+    Unspecified = 0,
+    /// The load balancer chooses.
+    Open = 1,
+    /// The request is refused.
+    Closed = 2,
+}
+impl FailureMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FAILURE_MODE_UNSPECIFIED",
+            Self::Open => "FAILURE_MODE_OPEN",
+            Self::Closed => "FAILURE_MODE_CLOSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FAILURE_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "FAILURE_MODE_OPEN" => Some(Self::Open),
+            "FAILURE_MODE_CLOSED" => Some(Self::Closed),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

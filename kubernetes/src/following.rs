@@ -1,0 +1,159 @@
+//! All watches of one pool, and what they add up to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Api;
+use kube::core::Object;
+use kube::core::object::NotUsed;
+use kube::runtime::watcher::{Config, Event};
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::connection::Connection;
+use crate::contact::{Contacts, Kind};
+use crate::followed::Followed;
+use crate::knowledge::{Knowledge, News, PoolView};
+use crate::pod::Pod;
+use crate::policy::{POLICY_GROUPS, objective_resource, rewrite_resource};
+use crate::pool::{PodSource, pool_resource};
+use crate::reading::Reading;
+use crate::watching::{Trouble, WATCH_SECONDS, Watched, watch};
+
+/// Most news that are worked off before what they add up to is looked at.
+const BURST: usize = 1024;
+/// How often contacts that were lost are looked at: a watch that stands again need not bring any news.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The newest that is known.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Known {
+    /// The pool; `None`: too little is known yet.
+    pub view: Option<Arc<PoolView>>,
+    /// Why it may be old.
+    pub trouble: Option<String>,
+}
+
+/// Follows for as long as it is polled. The channel always holds the newest; whoever is slow misses what was in between.
+pub async fn follow(
+    connection: Connection,
+    followed: Followed,
+    contacts: Arc<Contacts>,
+    known: channel::Sender<Known>,
+) {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<News>();
+    let follower = Follower { connection, followed, contacts, sender };
+    let mut knowledge = Knowledge::new(follower.followed.clone());
+    let mut watches = JoinSet::new();
+    if let Followed::Pool { name, .. } = &follower.followed {
+        follower.watch_pool(&mut watches, name);
+    }
+    let mut pods: Option<(PodSource, AbortHandle)> = None;
+    let mut burst = Vec::new();
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        let selector = knowledge.source().map(|source| &source.selector);
+        if pods.as_ref().map(|(source, _)| &source.selector) != selector {
+            if let Some((_, watch)) = pods.take() {
+                watch.abort();
+            }
+            if let Some(source) = knowledge.source().cloned() {
+                let number = knowledge.begin_pods();
+                let watch = follower.watch_pods(&mut watches, &source, number);
+                pods = Some((source, watch));
+            }
+        }
+        tokio::select! {
+            // The sender lives as long as this.
+            _ = receiver.recv_many(&mut burst, BURST) => {}
+            _ = looks.tick() => {
+                if knowledge.trouble().is_none() {
+                    continue;
+                }
+                let is_back = |kind| !follower.contacts.of(kind).is_lost();
+                knowledge.regain(is_back(Kind::Pool), is_back(Kind::Pods));
+            }
+        }
+        for news in burst.drain(..) {
+            knowledge.take(news);
+        }
+        let trouble = knowledge.trouble();
+        let view = knowledge.view();
+        known.send_if_modified(|known| {
+            let is_new = known.trouble != trouble || (view.is_some() && known.view.as_deref() != view.as_ref());
+            if is_new {
+                known.trouble = trouble;
+                if view.is_some() && known.view.as_deref() != view.as_ref() {
+                    known.view = view.map(Arc::new);
+                }
+            }
+            is_new
+        });
+    }
+}
+
+struct Follower {
+    connection: Connection,
+    followed: Followed,
+    contacts: Arc<Contacts>,
+    sender: mpsc::UnboundedSender<News>,
+}
+
+impl Follower {
+    fn watched(&self, kind: Kind, config: Config) -> Watched {
+        Watched {
+            connection: self.connection.clone(),
+            contacts: Arc::clone(&self.contacts),
+            kind,
+            config: config.timeout(WATCH_SECONDS),
+            is_optional: matches!(kind, Kind::Objectives | Kind::Rewrites),
+        }
+    }
+
+    fn watch_pool(&self, watches: &mut JoinSet<()>, name: &str) {
+        let this = Config::default().fields(&format!("metadata.name={name}"));
+        self.watch_objects(watches, Kind::Pool, this, pool_resource(), News::Pool);
+        for (group, group_name) in POLICY_GROUPS.into_iter().enumerate() {
+            let objectives = move |told| News::Objectives(group, told);
+            self.watch_objects(
+                watches,
+                Kind::Objectives,
+                Config::default(),
+                objective_resource(group_name),
+                objectives,
+            );
+            let rewrites = move |told| News::Rewrites(group, told);
+            self.watch_objects(watches, Kind::Rewrites, Config::default(), rewrite_resource(group_name), rewrites);
+        }
+    }
+
+    fn watch_objects<S>(
+        &self,
+        watches: &mut JoinSet<()>,
+        kind: Kind,
+        config: Config,
+        resource: kube::core::ApiResource,
+        news: impl Fn(Result<Event<Object<Reading<S>, NotUsed>>, Trouble>) -> News + Send + Sync + 'static,
+    ) where
+        S: Clone + fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        let watched = self.watched(kind, config);
+        let namespace = self.followed.namespace().to_owned();
+        let sender = self.sender.clone();
+        watches.spawn(async move {
+            let api = |client| Api::<Object<Reading<S>, NotUsed>>::namespaced_with(client, &namespace, &resource);
+            watch(watched, api, |told| sender.send(news(told)).is_ok()).await;
+        });
+    }
+
+    fn watch_pods(&self, watches: &mut JoinSet<()>, source: &PodSource, number: u64) -> AbortHandle {
+        let watched = self.watched(Kind::Pods, Config::default().labels(source.selector.as_str()));
+        let namespace = self.followed.namespace().to_owned();
+        let sender = self.sender.clone();
+        watches.spawn(async move {
+            let api = |client| Api::<Pod>::namespaced(client, &namespace);
+            watch(watched, api, |told| sender.send(News::Pods(number, told)).is_ok()).await;
+        })
+    }
+}
