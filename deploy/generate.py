@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what below deploy/ is made of other files: the chart's bootstraps and version.
+"""Writes what below deploy/ is made of other files: the chart's bootstraps, its schema and its version.
 
     deploy/generate.py            writes
     deploy/generate.py --check    exit code 1 and the files that are not up to date
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import bootstrap
+import schema
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "chart"
@@ -26,6 +27,7 @@ def generated():
     """(file, its text) of each."""
     for shape, source in SHAPES.items():
         yield CHART / "files" / f"envoy-{shape}.yaml", bootstrap.template(source, (ROOT / "envoy" / source).read_text())
+    yield CHART / "values.schema.json", schema.text()
     chart = CHART / "Chart.yaml"
     yield chart, re.sub(r"^(version|appVersion): .*$", rf"\1: {version()}", chart.read_text(), flags=re.M)
 

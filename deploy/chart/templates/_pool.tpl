@@ -49,6 +49,10 @@ are taken under its names.
 {{- with $servers.type -}}{{- $options = append $options (printf "%s=engine=%s" $pool .) -}}{{- end -}}
 {{- $metrics := include "inpick.listen" (dict "address" .Values.inpick.bindAddress "port" 9090) -}}
 {{- $flags := dict "pool" (list (printf "%s=%s" $pool $source)) "pool-option" $options "listen" "127.0.0.1:9091" "metrics-listen" $metrics "metrics-endpoint-auth" .Values.router.monitoring.prometheus.auth.enabled -}}
+{{- if .Values.inpick.metricsTLS.secretName -}}
+{{- $_ := set $flags "metrics-tls-cert-file" "/etc/inpick/metrics-tls/tls.crt" -}}
+{{- $_ := set $flags "metrics-tls-key-file" "/etc/inpick/metrics-tls/tls.key" -}}
+{{- end -}}
 {{- $same := dict "refresh-metrics-interval" "poll-interval" "metrics-staleness-threshold" "staleness" -}}
 {{- range $name, $value := omit .Values.router.epp.flags "v" -}}
 {{- $_ := set $flags (get $same $name | default $name) (toString $value) -}}
