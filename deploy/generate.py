@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes what below deploy/ is made of other files: the chart's bootstraps, its schema and its version.
+"""Writes what below deploy/ is made of other files: the chart's bootstraps, its schema and its version, and the manifests of
+kustomize, for which `helm` is needed.
 
     deploy/generate.py            writes
     deploy/generate.py --check    exit code 1 and the files that are not up to date
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import bootstrap
+import kustomize
 import schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,8 @@ def generated():
     yield CHART / "values.schema.json", schema.text()
     chart = CHART / "Chart.yaml"
     yield chart, re.sub(r"^(version|appVersion): .*$", rf"\1: {version()}", chart.read_text(), flags=re.M)
+    for name, text in kustomize.files(CHART):
+        yield ROOT / "deploy" / "kustomize" / name, text
 
 
 def main(arguments):

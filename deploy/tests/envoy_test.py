@@ -191,7 +191,7 @@ class Running(unittest.TestCase):
     def test_the_embedded_shape_serves_its_page_without_a_second_container(self):
         # Pods that are listed: there is no API server here.
         def change(text):
-            text = text.replace("my=inferencepool:inference/my", f"my=static:pod-1@127.0.0.1:{self.servers.server_address[1]}")
+            text = text.replace("my=inferencepool:my", f"my=static:pod-1@127.0.0.1:{self.servers.server_address[1]}")
             return text.replace('"metrics-endpoint-auth":true', '"metrics-endpoint-auth":false,"envoy-admin":"http://127.0.0.1:9901"')
 
         gateway = self.gateway("embedded", without_file(change))

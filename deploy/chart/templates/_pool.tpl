@@ -36,7 +36,8 @@ are taken under its names.
 {{- define "inpick.flags" -}}
 {{- $pool := include "inpick.pool" . -}}
 {{- $servers := .Values.router.modelServers -}}
-{{- $source := printf "inferencepool:%s/%s" .Release.Namespace .Release.Name -}}
+{{- /* Both in the pod's own namespace. */ -}}
+{{- $source := printf "inferencepool:%s" .Release.Name -}}
 {{- $options := list (printf "%s=eds-file=/run/inpick/eds/pool.json" $pool) (printf "%s=eds-cluster=pool-default" $pool) -}}
 {{- if not .Values.router.inferencePool.create -}}
 {{- $labels := list -}}
@@ -44,7 +45,6 @@ are taken under its names.
 {{- $ports := list -}}
 {{- range $servers.targetPorts -}}{{- $ports = append $ports (toString (int .number)) -}}{{- end -}}
 {{- $source = printf "pods:%s:%s" (join "," $labels) (join "," $ports) -}}
-{{- $options = append $options (printf "%s=namespace=%s" $pool .Release.Namespace) -}}
 {{- end -}}
 {{- with $servers.type -}}{{- $options = append $options (printf "%s=engine=%s" $pool .) -}}{{- end -}}
 {{- $metrics := include "inpick.listen" (dict "address" .Values.inpick.bindAddress "port" 9090) -}}
