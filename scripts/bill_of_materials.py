@@ -1,0 +1,76 @@
+"""The bill of materials of what is shipped, as CycloneDX JSON: every crate that is linked into it, with version, licence and checksum."""
+
+import json
+import subprocess
+import tomllib
+import uuid
+from datetime import datetime, timezone
+
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import LicenseExpression
+from cyclonedx.output import make_outputter
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from packageurl import PackageURL
+
+import setup
+
+REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
+# A name that makes the same serial number of the same version.
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "inpick")
+SECONDS = 120
+
+
+def metadata(target):
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=SECONDS, cwd=setup.ROOT).stdout)
+
+
+def reached(graph, roots):
+    """Ids of the packages that are linked into these: no tests', and nothing that only builds."""
+    nodes = {node["id"]: node for node in graph["resolve"]["nodes"]}
+    found, left = set(), [package["id"] for package in graph["packages"] if package["name"] in roots and package["source"] is None]
+    while left:
+        package = left.pop()
+        if package not in found:
+            found.add(package)
+            left += [dep["pkg"] for dep in nodes[package]["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+    return found
+
+
+def checksums():
+    """{(name, version): SHA-256} of Cargo.lock."""
+    packages = tomllib.loads((setup.ROOT / "Cargo.lock").read_text())["package"]
+    return {(package["name"], package["version"]): package["checksum"] for package in packages if "checksum" in package}
+
+
+def component(package, sums):
+    name, version = package["name"], package["version"]
+    reference = PackageURL("cargo", name=name, version=version)
+    digest = sums.get((name, version))
+    # Cargo's older spelling of a choice is a slash.
+    licence = (package["license"] or "").replace("/", " OR ")
+    return Component(
+        name=name, version=version, type=ComponentType.LIBRARY, bom_ref=str(reference), purl=reference if package["source"] == REGISTRY else None,
+        licenses=[LicenseExpression(licence)] if licence else [], hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
+    )
+
+
+def text(roots, target, version, time):
+    """The bill for these packages of the workspace. `time`: seconds since 1970."""
+    graph = metadata(target)
+    ids = reached(graph, roots)
+    sums = checksums()
+    components = {package["id"]: component(package, sums) for package in graph["packages"] if package["id"] in ids}
+    whole = Component(name="inpick", version=version, type=ComponentType.APPLICATION, bom_ref=f"inpick@{version}",
+                      licenses=[LicenseExpression("Apache-2.0")])
+    bom = Bom(serial_number=uuid.uuid5(NAMESPACE, f"{version} {time} {sorted(components)}"), components=components.values(),
+              metadata=BomMetaData(component=whole, timestamp=datetime.fromtimestamp(time, timezone.utc)))
+    for node in graph["resolve"]["nodes"]:
+        if node["id"] in ids:
+            linked = [components[dep["pkg"]] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+            bom.register_dependency(components[node["id"]], linked)
+    roots_of_it = [components[package["id"]] for package in graph["packages"] if package["id"] in ids and package["name"] in roots]
+    bom.register_dependency(whole, roots_of_it)
+    return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"
