@@ -57,20 +57,29 @@ def component(package, sums):
     )
 
 
-def text(roots, target, version, time):
-    """The bill for these packages of the workspace. `time`: seconds since 1970."""
-    graph = metadata(target)
-    ids = reached(graph, roots)
+def linked(node, components):
+    """What a package of the graph links, as components."""
+    return [components[dep["pkg"]] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+
+
+def text(shipped, version, time):
+    """The bill for packages of the workspace by the target that they are built for. `time`: seconds since 1970."""
     sums = checksums()
-    components = {package["id"]: component(package, sums) for package in graph["packages"] if package["id"] in ids}
+    components, links, roots = {}, {}, []
+    for target, names in shipped.items():
+        graph = metadata(target)
+        ids = reached(graph, names)
+        found = [package for package in graph["packages"] if package["id"] in ids]
+        components.update({package["id"]: component(package, sums) for package in found if package["id"] not in components})
+        roots += [components[package["id"]] for package in found if package["source"] is None and package["name"] in names]
+        for node in graph["resolve"]["nodes"]:
+            if node["id"] in ids:
+                links.setdefault(node["id"], set()).update(linked(node, components))
     whole = Component(name="inpick", version=version, type=ComponentType.APPLICATION, bom_ref=f"inpick@{version}",
                       licenses=[LicenseExpression("Apache-2.0")])
-    bom = Bom(serial_number=uuid.uuid5(NAMESPACE, f"{version} {time} {sorted(components)}"), components=components.values(),
+    bom = Bom(serial_number=uuid.uuid5(NAMESPACE, f"{version} {time} {sorted(part.bom_ref.value for part in components.values())}"), components=components.values(),
               metadata=BomMetaData(component=whole, timestamp=datetime.fromtimestamp(time, timezone.utc)))
-    for node in graph["resolve"]["nodes"]:
-        if node["id"] in ids:
-            linked = [components[dep["pkg"]] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
-            bom.register_dependency(components[node["id"]], linked)
-    roots_of_it = [components[package["id"]] for package in graph["packages"] if package["id"] in ids and package["name"] in roots]
-    bom.register_dependency(whole, roots_of_it)
+    for package, parts in links.items():
+        bom.register_dependency(components[package], parts)
+    bom.register_dependency(whole, roots)
     return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"

@@ -25,8 +25,8 @@ from native_symbols import GLIBC, Elf, glibc
 ROOT = setup.ROOT
 TARGET = "x86_64-unknown-linux-gnu"
 WASM_TARGET = "wasm32-wasip1"
-# What is linked into what is shipped: these packages and what they depend on.
-SHIPPED = ("inpick", "dynamic-module", "filter")
+# What is linked into what is shipped: these packages for these targets, and what they depend on there.
+SHIPPED = {TARGET: ("inpick", "dynamic-module"), WASM_TARGET: ("filter",)}
 BUILD_SECONDS = 3600
 SECONDS = 120
 # (where it is in the checkout, where it is in the folder); of a folder, what git knows.
@@ -35,6 +35,8 @@ FILES = (
     ("deploy/README.md", "README.md"),
     ("deploy/docs", "docs"),
     ("envoy", "envoy"),
+    ("metrics-sidecar/README.md", "metrics-sidecar/README.md"),
+    ("deny.toml", "deny.toml"),
     ("observability/README.md", "observability/README.md"),
     ("observability/runbook.md", "observability/runbook.md"),
     ("observability/rules.yml", "observability/rules.yml"),
@@ -116,7 +118,13 @@ def place(folder):
         for file in files:
             copy = folder / goal / Path(file).relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, copy)
+            text = (ROOT / file).read_bytes()
+            # These lie one folder higher than in the checkout.
+            if file == "deploy/README.md":
+                text = text.replace(b"](../", b"](")
+            if file.startswith("deploy/docs/"):
+                text = text.replace(b"](../../", b"](../")
+            copy.write_bytes(text)
 
 
 def packed(members, time):
@@ -129,7 +137,7 @@ def packed(members, time):
             archive.addfile(entry, io.BytesIO(data))
     zipped = io.BytesIO()
     # No name and no time in gzip's own head.
-    with gzip.GzipFile(filename="", fileobj=zipped, mode="wb", mtime=0) as file:
+    with gzip.GzipFile(filename="", fileobj=zipped, mode="wb", compresslevel=6, mtime=0) as file:
         file.write(raw.getvalue())
     return zipped.getvalue()
 
@@ -167,7 +175,7 @@ def put_together(binary, wasm, native, goal):
     (folder / "REQUIREMENTS").write_text("Linux on x86-64, glibc {}.{} or newer, Envoy 1.40\n".format(*oldest))
     (folder / "chart").mkdir()
     (folder / "chart" / f"{name}.tgz").write_bytes(packed(chart(), time))
-    (folder / "sbom.cdx.json").write_text(bill_of_materials.text(SHIPPED, TARGET, version(), time))
+    (folder / "sbom.cdx.json").write_text(bill_of_materials.text(SHIPPED, version(), time))
     (folder / "SHA256SUMS").write_text(checksums(folder))
     members = {f"{name}/{file.relative_to(folder)}": (file.read_bytes(), 0o755 if os.access(file, os.X_OK) else 0o644) for file in contents(folder)}
     archive = goal / f"{name}-x86_64-linux.tar.gz"
