@@ -80,7 +80,7 @@ class Gateway:
         self.eds.mkdir()
         config = folder / "envoy.yaml"
         config.write_text(text.replace("/run/inpick/eds", str(self.eds)))
-        self.inpick("eds-file", "--cluster", "pool-default", str(self.eds / "pool.json"))
+        self.inpick("eds-file", "--cluster", "pool-default", str(self.eds / "default.json"))
         pod = rendered.pick(objects(of_case("sidecar")), "Deployment")["spec"]["template"]["spec"]["containers"][0]
         arguments = [word.replace("/etc/envoy/envoy.yaml", str(config)).replace("$(POD_NAME)", "gateway") for word in pod["args"]]
         self.log = open(folder / "envoy.log", "w+")
@@ -123,7 +123,7 @@ class Gateway:
         assignment = {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": "pool-default",
                       "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
         (self.eds / "new").write_text(json.dumps({"version_info": "1", "resources": [assignment]}))
-        (self.eds / "new").replace(self.eds / "pool.json")
+        (self.eds / "new").replace(self.eds / "default.json")
 
     def close(self):
         self.process.kill()
@@ -204,7 +204,7 @@ class Running(unittest.TestCase):
 
 def without_file(change):
     """The same with the test in the place of who writes the pool's file."""
-    return lambda text: change(text).replace('["my=eds-file=/run/inpick/eds/pool.json","my=eds-cluster=pool-default"]', "[]")
+    return lambda text: change(text).replace('["my=eds-file=/run/inpick/eds/default.json","my=eds-cluster=pool-default"]', "[]")
 
 
 if __name__ == "__main__":
