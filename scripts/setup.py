@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, deploy-env, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -397,6 +397,10 @@ def setup_helm():
     stamp.write_text(digest)
 
 
+def setup_deploy_env():
+    install("deploy.txt", "the schemas of Kubernetes and a linter of Containerfiles")
+
+
 SETUPS = {
     "envoy": setup_envoy,
     "wasm-target": setup_wasm_target,
@@ -411,6 +415,7 @@ SETUPS = {
     "etcd": setup_etcd,
     "kube-env": setup_kube_env,
     "helm": setup_helm,
+    "deploy-env": setup_deploy_env,
     "cargo-fuzz": setup_cargo_fuzz,
     "nightly": setup_nightly,
 }
@@ -420,7 +425,7 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser", "kube-env") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser", "kube-env", "deploy-env") else tool):
             SETUPS[tool]()
 
 

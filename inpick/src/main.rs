@@ -6,6 +6,8 @@
 mod bootstrap;
 mod check;
 mod configuration;
+mod drain;
+mod endpoint_file;
 mod finding;
 mod lora_syncer;
 mod page;
@@ -24,6 +26,8 @@ use clap_complete::Shell;
 use metrics_sidecar::flags::Flags;
 use metrics_sidecar::process;
 
+use crate::drain::DrainFlags;
+use crate::endpoint_file::EndpointFileFlags;
 use crate::source::{Access, Source};
 use crate::top::TopFlags;
 
@@ -83,6 +87,13 @@ enum Subject {
     /// File, flags and metric are those of the Gateway API Inference Extension's lora-syncer: below vLLMLoRAConfig the file has host and port of the server,
     /// and ensureExist and ensureNotExist with the adapters to load and to unload.
     LoraSyncer(SyncerFlags),
+    /// Lets an Envoy that is to end finish its requests first
+    ///
+    /// Fails its health check, by which answers close their connections and load balancers go elsewhere, and returns when no request is left. It is
+    /// for a pod's preStop hook, since Envoy breaks its requests off at SIGTERM.
+    Drain(DrainFlags),
+    /// Writes an empty list of endpoints, if there is none, for a cluster that reads its endpoints from a file: Envoy does not start without it
+    EdsFile(EndpointFileFlags),
     /// Prints the completions of a shell
     Completions {
         /// Which shell
@@ -110,6 +121,8 @@ fn main() -> ExitCode {
         Subject::Top(flags) => result(top::run(&flags).map_err(|error| vec![error])),
         Subject::Check { sources, strict, access } => check::run(&sources, strict, &access),
         Subject::LoraSyncer(flags) => lora_syncer::run(flags),
+        Subject::Drain(flags) => result(drain::run(&flags).map_err(|error| vec![error])),
+        Subject::EdsFile(flags) => result(endpoint_file::run(&flags).map_err(|error| vec![error])),
         Subject::StatsTags => result(print(&bootstrap::stats_tags())),
         Subject::Config { action: Action::Convert { file } } => result(configuration::convert(file.as_deref())),
         Subject::Config { action: Action::Check { file } } => result(configuration::check(file.as_deref())),

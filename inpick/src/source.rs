@@ -73,7 +73,8 @@ impl std::fmt::Display for Source {
 }
 
 impl Url {
-    fn authority(&self) -> String {
+    /// Host and port, as a request names them.
+    pub(crate) fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {

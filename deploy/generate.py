@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Writes what below deploy/ is made of other files: the chart's bootstraps, its schema and its version, and the manifests of
+kustomize, for which `helm` is needed.
+
+    deploy/generate.py            writes
+    deploy/generate.py --check    exit code 1 and the files that are not up to date
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import bootstrap
+import kustomize
+import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "deploy" / "chart"
+# Of a shape of the chart: the bootstrap that it is made of.
+SHAPES = {"sidecar": "standalone.yaml", "embedded": "native.yaml"}
+
+
+def version():
+    """The workspace's version, which is everything's."""
+    return re.search(r'^\[workspace\.package\]\nversion = "([^"]+)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+
+
+def generated():
+    """(file, its text) of each."""
+    for shape, source in SHAPES.items():
+        yield CHART / "files" / f"envoy-{shape}.yaml", bootstrap.template(source, (ROOT / "envoy" / source).read_text())
+    yield CHART / "values.schema.json", schema.text()
+    chart = CHART / "Chart.yaml"
+    yield chart, re.sub(r"^(version|appVersion): .*$", rf"\1: {version()}", chart.read_text(), flags=re.M)
+    for name, text in kustomize.files(CHART):
+        yield ROOT / "deploy" / "kustomize" / name, text
+
+
+def main(arguments):
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    old = [(file, text) for file, text in generated() if not file.exists() or file.read_text() != text]
+    for file, text in old:
+        if arguments:
+            print(f"{file.relative_to(ROOT)} is not up to date: run deploy/generate.py")
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    return int(bool(old and arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
