@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, helm, deploy-env, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, deploy-env, cargo-fuzz, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 VENV = TOOLS / "venv"
 REQUIREMENTS = ROOT / "requirements"
+# Source of the API server and controllers that tests of Kubernetes talk to.
+API_SERVER = ROOT / "tests" / "kube" / "api-server"
 
 ENVOY_VERSION = (1, 40, 0)
 WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
@@ -319,6 +321,57 @@ def setup_browser():
         shutil.move(files, TOOLS / "browser")
 
 
+def api_server_path():
+    """Where the program of tests/kube/api-server is or will be: its name tells what it is built from."""
+    sources = b"".join((API_SERVER / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
+    return TOOLS / f"api-server-{hashlib.sha256(sources).hexdigest()[:16]}"
+
+
+def kubernetes_version():
+    """The version of Kubernetes that the go.mod of tests/kube/api-server requires, such as 1.37.2."""
+    return re.search(r"k8s\.io/kubernetes v(\S+)", (API_SERVER / "go.mod").read_text()).group(1)
+
+
+def setup_api_server():
+    program = api_server_path()
+    if program.exists():
+        return
+    if shutil.which("go") is None:
+        raise Missing("an API server for tests of Kubernetes is built from source, which needs Go", optional=True)
+    version = kubernetes_version()
+    say(f"building Kubernetes' API server and controllers {version} (five minutes on two cores)")
+    major, minor, _ = version.split(".")
+    # Without it a client cannot tell what it talks to.
+    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s", "-w", *(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())])
+    with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
+        # 4 GB of caches, deleted with the folder. Unoptimised code builds in half the time and starts as fast.
+        environment = {**os.environ, "GOCACHE": f"{scratch}/build", "GOMODCACHE": f"{scratch}/modules", "GOTMPDIR": scratch, "GOGC": "400",
+                       "CGO_ENABLED": "0", "GOFLAGS": "-modcacherw -mod=readonly"}
+        attempt("downloading Kubernetes' sources", ["go", "mod", "download"], env=environment, cwd=API_SERVER)
+        attempt("building Kubernetes' API server",
+                ["nice", "go", "build", "-p", "2", "-trimpath", "-gcflags=all=-N -l", "-ldflags", flags, "-o", f"{scratch}/program", "."],
+                timeout=BUILD_SECONDS, attempts=2, env=environment, cwd=API_SERVER)
+        for outdated in TOOLS.glob("api-server-*"):
+            outdated.unlink()
+        Path(scratch, "program").replace(program)
+
+
+def setup_etcd():
+    if shutil.which("etcd") or (TOOLS / "bin" / "etcd").exists():
+        return
+    say("fetching etcd from the package etcd-server, with apt")
+    # The package is only unpacked: installing it would start a server.
+    with unpacked("etcd", "download", "etcd-server") as files:
+        (TOOLS / "bin").mkdir(exist_ok=True)
+        shutil.move(files / "usr" / "bin" / "etcd", TOOLS / "bin" / "etcd")
+
+
+def setup_kube_env():
+    setup_python_env()
+    install("kube.txt", "Kubernetes' client")
+
+
 def setup_helm():
     listed = REQUIREMENTS / "helm.txt"
     digest = hashlib.sha256(listed.read_bytes()).hexdigest()
@@ -358,6 +411,9 @@ SETUPS = {
     "wasm-bindgen": setup_wasm_bindgen,
     "promtool": setup_promtool,
     "browser": setup_browser,
+    "api-server": setup_api_server,
+    "etcd": setup_etcd,
+    "kube-env": setup_kube_env,
     "helm": setup_helm,
     "deploy-env": setup_deploy_env,
     "cargo-fuzz": setup_cargo_fuzz,
@@ -369,7 +425,7 @@ def ensure(*tools):
     """Installs what is missing of these tools; raises Missing at the first that cannot be had."""
     for tool in tools:
         # These share the virtual environment.
-        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser", "deploy-env") else tool):
+        with locked("python" if tool in ("envoy", "python-env", "observability-env", "node", "browser", "kube-env", "deploy-env") else tool):
             SETUPS[tool]()
 
 
@@ -377,7 +433,8 @@ def environment():
     """This process's environment with the installed tools in reach. Tools of the machine go first, but for pinned ones."""
     path = os.pathsep.join([str(TOOLS / "bin"), os.environ.get("PATH", ""), str(VENV / "bin")])
     browser = browser_path()
-    return {**os.environ, "PATH": path, "ENVOY": str(envoy_path()), **({"BROWSER_PATH": str(browser)} if browser else {})}
+    return {**os.environ, "PATH": path, "ENVOY": str(envoy_path()), "API_SERVER": str(api_server_path()),
+            **({"BROWSER_PATH": str(browser)} if browser else {})}
 
 
 def main(arguments):

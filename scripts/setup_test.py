@@ -66,6 +66,38 @@ class Setup(unittest.TestCase):
             self.assertEqual(command[command.index("--version") + 1], setup.CARGO_FUZZ_VERSION)
             self.assertIn("--locked", command)
 
+    def test_api_server_is_left_out_where_there_is_no_go(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(setup, "TOOLS", Path(folder)):
+            with mock.patch.object(setup.shutil, "which", return_value=None), self.assertRaises(setup.Missing) as raised:
+                setup.setup_api_server()
+        self.assertTrue(raised.exception.optional)
+        self.assertIn("Go", str(raised.exception))
+
+    def test_api_server_is_built_once_for_its_sources_and_leaves_no_caches(self):
+        def build(_what, command, **options):
+            if "build" in command:
+                Path(command[command.index("-o") + 1]).write_text("program")
+                Path(options["env"]["GOCACHE"]).mkdir()
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(setup, "TOOLS", Path(folder)), redirect_stderr(io.StringIO()):
+            outdated = Path(folder) / "api-server-0123456789abcdef"
+            outdated.touch()
+            with mock.patch.object(setup.shutil, "which", return_value="/usr/bin/go"), mock.patch.object(setup, "attempt", build):
+                setup.setup_api_server()
+            self.assertEqual(list(Path(folder).iterdir()), [setup.api_server_path()])
+            with mock.patch.object(setup, "attempt", side_effect=AssertionError("built again")):
+                setup.setup_api_server()
+
+    def test_api_server_is_of_the_version_that_its_parts_are_of(self):
+        module = (setup.API_SERVER / "go.mod").read_text()
+        _, minor, patch = setup.kubernetes_version().split(".")
+        self.assertIn(f"=> k8s.io/api v0.{minor}.{patch}\n", module)
+
+    def test_etcd_cannot_be_had_without_apt(self):
+        with mock.patch.object(setup.shutil, "which", return_value=None), tempfile.TemporaryDirectory() as folder:
+            with mock.patch.object(setup, "TOOLS", Path(folder)), redirect_stderr(io.StringIO()):
+                self.assertEqual(setup.main(["etcd"]), 3)
+
     def test_unknown_tool_is_an_error_of_usage(self):
         with redirect_stderr(io.StringIO()):
             self.assertEqual(setup.main(["no-such-tool"]), 2)

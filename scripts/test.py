@@ -182,6 +182,8 @@ STEPS = [
     Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
     # Also `inpick top` in a terminal of its own.
     Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=5),
+    # An API server of its own, and pods by a kubelet of the tests' own.
+    Step("kube", lambda: [["python", "-m", "pytest", "-q", "tests/kube"]], ("envoy", "python-env", "kube-env", "helm", "etcd", "api-server"), minutes=12),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
 ]
 
