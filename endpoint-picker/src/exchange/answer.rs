@@ -12,9 +12,9 @@ use crate::time::Timestamp;
 use super::Exchange;
 use super::attempts::{flags, local_reply, served, unserved};
 use super::inbound::{self, Inbound};
-use super::queue;
 use super::states::{Answering, AskedUsage, Sent, State};
 use super::stream_info::StreamInfo;
+use super::waiting;
 
 impl Exchange {
     /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself. Gives what is to be changed in them.
@@ -71,7 +71,7 @@ impl Exchange {
                     _ => flags(info).error_code(),
                 };
                 let now = info.now();
-                let record = queue::leave(picker, *parked, End::Failed(code), now);
+                let record = waiting::leave(picker, *parked, End::Failed(code), now);
                 self.settle(picker, None, record, End::Failed(code), now);
             }
             other @ (State::New | State::Answering(_) | State::Done) => self.state = other,

@@ -24,6 +24,7 @@ mod settling;
 mod states;
 mod stream_info;
 mod upload;
+mod waiting;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -102,7 +103,7 @@ impl Exchange {
             maker: None,
             asks_load: head.asks_load,
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
-            fairness_id: picker.flow_control().and_then(|_| queue::fairness_id(head)),
+            fairness_id: picker.flow_control().and_then(|_| waiting::fairness_id(head)),
             usage_edit: None,
             asks_usage: false,
         };
@@ -241,7 +242,7 @@ impl Exchange {
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
                 if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
-                    queue::note(&mut record, QueueOutcome::RejectedNoEndpoints);
+                    waiting::note(&mut record, QueueOutcome::RejectedNoEndpoints);
                     return self.refuse(picker, record, reply, now);
                 }
             }
@@ -357,7 +358,7 @@ impl Exchange {
             }
             State::Ready(ready) => self.settle(picker, None, ready.request.record, end, now),
             State::Parked(parked) => {
-                let record = queue::leave(picker, *parked, end, now);
+                let record = waiting::leave(picker, *parked, end, now);
                 self.settle(picker, None, record, end, now);
             }
             State::Sent(mut sent) => {
@@ -413,7 +414,7 @@ impl Exchange {
             State::New => (None, Box::new(ExchangeRecord::begin(now))),
             State::Reading(reading) => (None, reading.request.record),
             State::Ready(ready) => (None, ready.request.record),
-            State::Parked(parked) => (None, queue::leave(picker, *parked, End::Failed(ErrorCode::Internal), now)),
+            State::Parked(parked) => (None, waiting::leave(picker, *parked, End::Failed(ErrorCode::Internal), now)),
             State::Sent(mut sent) => {
                 sent.close(None);
                 (Some(sent.charge), sent.record)
