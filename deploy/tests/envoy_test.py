@@ -131,6 +131,33 @@ class Gateway:
         self.log.close()
 
 
+class Accepted(unittest.TestCase):
+    def test_the_bootstrap_for_istio_is_one(self):
+        documents = objects((rendered.ROOT / "deploy" / "istio" / "gateway.yaml").read_text())
+        text = rendered.pick(documents, "ConfigMap")["data"]["envoy.yaml"]
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "envoy.yaml"
+            file.write_text(text)
+            done = subprocess.run([os.environ["ENVOY"], "--mode", "validate", "--disable-hot-restart", "-c", str(file), "--service-node", "router~10.0.0.1~a.b~c",
+                                   "--service-cluster", "inpick-gateway"], capture_output=True, text=True, timeout=SECONDS)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_every_bootstrap_of_the_chart_with_the_filter_is_one(self):
+        for case in rendered.cases():
+            if "libinpick" in (text := rendered.bootstrap(objects(of_case(case)))):
+                # The module would start its sidecar, which wants a cluster: the other test runs it.
+                continue
+            with self.subTest(case), tempfile.TemporaryDirectory() as scratch:
+                file, eds = Path(scratch) / "envoy.yaml", Path(scratch) / "eds"
+                eds.mkdir()
+                (eds / "default.json").write_text('{"version_info": "0", "resources": []}')
+                file.write_text(text.replace("/run/inpick/eds", str(eds)).replace("/opt/inpick/filter.wasm", os.environ["INPICK_WASM"]))
+                done = subprocess.run([os.environ["ENVOY"], "--mode", "validate", "--disable-hot-restart", "-c", str(file),
+                                       "--service-node", "gateway", "--service-cluster", "inpick"],
+                                      capture_output=True, text=True, timeout=SECONDS)
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+
 class Running(unittest.TestCase):
     def setUp(self):
         self.servers = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ModelServer)
