@@ -71,15 +71,10 @@ class Gateway:
     def __init__(self, folder, text, environment=()):
         self.folder = folder
         self.ports = dict(zip(PORTS, free_ports(len(PORTS))))
-        for port, own in self.ports.items():
-            text = text.replace(f"port_value: {port},", f"port_value: {own},").replace(f"port_value: {port}}}", f"port_value: {own}}}")
-            text = text.replace(f'127.0.0.1:{port}"', f'127.0.0.1:{own}"').replace(f'"0.0.0.0:{port}"', f'"127.0.0.1:{own}"')
-        for path, own in (("/opt/inpick/filter.wasm", "INPICK_WASM"), ("/opt/inpick/libinpick.so", "INPICK_NATIVE")):
-            text = text.replace(path, os.environ[own])
         self.eds = folder / "eds"
         self.eds.mkdir()
         config = folder / "envoy.yaml"
-        config.write_text(text.replace("/run/inpick/eds", str(self.eds)))
+        config.write_text(self.local(text))
         self.inpick("eds-file", "--cluster", "pool-default", str(self.eds / "default.json"))
         pod = rendered.pick(objects(of_case("sidecar")), "Deployment")["spec"]["template"]["spec"]["containers"][0]
         arguments = [word.replace("/etc/envoy/envoy.yaml", str(config)).replace("$(POD_NAME)", "gateway") for word in pod["args"]]
@@ -91,6 +86,15 @@ class Gateway:
         except AssertionError:
             self.close()
             raise AssertionError(self.said()) from None
+
+    def local(self, text):
+        """A text of the chart with this machine's paths and ports in it."""
+        for port, own in self.ports.items():
+            text = text.replace(f"port_value: {port},", f"port_value: {own},").replace(f"port_value: {port}}}", f"port_value: {own}}}")
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{own}").replace(f"0.0.0.0:{port}", f"127.0.0.1:{own}")
+        for path, own in (("/opt/inpick/filter.wasm", "INPICK_WASM"), ("/opt/inpick/libinpick.so", "INPICK_NATIVE")):
+            text = text.replace(path, os.environ[own])
+        return text.replace("/run/inpick/eds", str(self.eds))
 
     def said(self):
         self.log.flush()
@@ -181,6 +185,23 @@ class Running(unittest.TestCase):
         with contextlib.closing(connection):
             return answer.status == 200 and answer.read().count(b"data: ") == EVENTS
 
+    def listed(self):
+        """The pool's flag with pods that are listed in the place of the InferencePool's."""
+        return f"my=static:pod-1@127.0.0.1:{self.servers.server_address[1]}"
+
+    def test_the_sidecar_of_the_pod_feeds_envoy_and_serves_the_page(self):
+        gateway = self.gateway("sidecar")
+        pod = rendered.pick(objects(of_case("sidecar")), "Deployment")["spec"]["template"]["spec"]
+        flags = [gateway.local(flag).replace("my=inferencepool:my", self.listed()) for flag in pod["initContainers"][0]["args"]]
+        flags[flags.index("--metrics-endpoint-auth=true")] = "--metrics-endpoint-auth=false"
+        sidecar = subprocess.Popen([Path(os.environ["INPICK_BIN_DIR"]) / "inpick", *flags, f"--envoy-admin=http://127.0.0.1:{gateway.ports[9901]}"],
+                                   stdout=subprocess.DEVNULL, stderr=gateway.log)
+        self.addCleanup(sidecar.wait)
+        self.addCleanup(sidecar.kill)
+        until(lambda: self.serves(gateway), "stream from an endpoint of the file that the sidecar wrote")
+        until(lambda: gateway.status(9090, "/readyz") == 200, "ready sidecar")
+        until(lambda: gateway.status(9090, "/metrics") == 200, "metrics page")
+
     def test_it_starts_without_an_endpoint_and_serves_when_there_is_one(self):
         gateway = self.gateway("sidecar")
         self.assertEqual(gateway.status(19001, "/ready"), 200)
@@ -218,20 +239,14 @@ class Running(unittest.TestCase):
     def test_the_embedded_shape_serves_its_page_without_a_second_container(self):
         # Pods that are listed: there is no API server here.
         def change(text):
-            text = text.replace("my=inferencepool:my", f"my=static:pod-1@127.0.0.1:{self.servers.server_address[1]}")
+            text = text.replace("my=inferencepool:my", self.listed())
             return text.replace('"metrics-endpoint-auth":true', '"metrics-endpoint-auth":false,"envoy-admin":"http://127.0.0.1:9901"')
 
-        gateway = self.gateway("embedded", without_file(change))
-        gateway.serve_from(self.servers.server_address[1])
-        until(lambda: self.serves(gateway), "stream from an endpoint of the file")
+        gateway = self.gateway("embedded", change)
+        until(lambda: self.serves(gateway), "stream from an endpoint of the file that the module wrote")
         until(lambda: gateway.status(9090, "/metrics") == 200, "metrics page")
         self.assertEqual(gateway.status(9090, "/healthz"), 200)
         self.assertEqual(gateway.status(19001, "/ready"), 200)
-
-
-def without_file(change):
-    """The same with the test in the place of who writes the pool's file."""
-    return lambda text: change(text).replace('["my=eds-file=/run/inpick/eds/default.json","my=eds-cluster=pool-default"]', "[]")
 
 
 if __name__ == "__main__":
