@@ -172,7 +172,7 @@ STEPS = [
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
     Step("licences", licences, ("deploy-env",), minutes=2),
     # Also the chart's bootstraps on Envoy, and `inpick drain`.
-    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=5),
+    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=15),
     Step("observability", observability, ("promtool", "observability-env"), minutes=3),
     Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=6),
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.
