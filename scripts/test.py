@@ -66,9 +66,13 @@ def bootstraps():
     """Envoy's own check of each shipped bootstrap, which loads and configures the module too."""
     files = [file for file in sorted((ROOT / "envoy").glob("*.yaml")) if re.search(r"^static_resources:", file.read_text(), re.M)]
     with tempfile.TemporaryDirectory(prefix="inpick-validate-") as scratch:
+        # Envoy does not start without the file that the sidecar writes.
+        eds = Path(scratch) / "eds"
+        eds.mkdir()
+        (eds / "default.json").write_text("{}")
         for file in files:
             copy = Path(scratch) / file.name
-            text = file.read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm()))
+            text = file.read_text().replace("/run/inpick/eds", str(eds)).replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm()))
             copy.write_text(text.replace("target/native/libinpick.so", str(native())))
             yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
 

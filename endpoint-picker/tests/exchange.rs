@@ -19,7 +19,7 @@ use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::reply::LocalReply;
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, PoolRewrite, ServedModel, State};
 use stats::Stats;
 
 const CHAT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -630,6 +630,71 @@ fn a_rewrite_is_spliced_and_named_in_every_label() {
         "model_rewrite_name=r;model_name=m;target_model=t;inference_extension_model_rewrite_decisions_total",
         1,
     );
+}
+
+#[test]
+fn what_the_pool_says_counts_after_what_is_configured_and_without_a_restart() {
+    let policies = |version: u64, endpoints: &[u8]| {
+        let target = |model: &str| vec![(model.to_owned(), 0)];
+        let rewrite = |name: &str, model: Option<&str>, to: &str| PoolRewrite {
+            name: name.into(),
+            model: model.map(Into::into),
+            targets: target(to),
+        };
+        let pool = PoolMembers {
+            name: "default".into(),
+            endpoints: endpoints.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect(),
+            fail_closed: Some(true),
+            objectives: [("batch".to_owned(), 3), ("urgent".to_owned(), 7)].into(),
+            rewrites: vec![rewrite("named", Some("m"), "pools"), rewrite("any", None, "anybodys")],
+            ..PoolMembers::default()
+        };
+        Membership { epoch: 1, version, pools: vec![pool] }
+    };
+    let priority = |config: &str, objective: &str| {
+        let mut scene = Scene::with(config);
+        assert_eq!(scene.picker.has_objectives(), config.contains("objectives"));
+        scene.picker.install_membership(&policies(2, &[1, 2]));
+        assert!(scene.picker.has_objectives());
+        let head = RequestHead {
+            method: b"POST",
+            path: b"/v1/chat/completions",
+            objective: Some(objective.as_bytes()),
+            ..RequestHead::default()
+        };
+        scene.request_headers(&head, false);
+        assert!(matches!(scene.body(CHAT, true), Directive::Send(_)));
+        let stats = scene.stats(1 << 14);
+        let total = "inference_objective_request_total";
+        stats.keys().find(|name| name.ends_with(total)).unwrap().rsplit("priority=").next().unwrap().replace(total, "")
+    };
+    let configured = r#"{"objectives": {"batch": -2}}"#;
+    for (objective, own, with_configured) in [("batch", "3;", "-2;"), ("urgent", "7;", "7;"), ("nobody", "0;", "0;")] {
+        assert_eq!(
+            (priority("{}", objective).as_str(), priority(configured, objective).as_str()),
+            (own, with_configured)
+        );
+    }
+    let sent = |config: &str| {
+        let mut scene = Scene::with(config);
+        scene.picker.install_membership(&policies(2, &[1, 2]));
+        let Directive::Send(outbound) = scene.post(CHAT) else { panic!("not sent") };
+        let body = outbound.splice.map(|splice| splice.apply(CHAT)).unwrap_or_default();
+        String::from_utf8(body).unwrap()
+    };
+    assert!(sent("{}").contains(r#""model":"pools""#));
+    let own = r#"{"model_rewrites": [{"name": "r", "model": "m", "targets": [{"model": "own"}]}]}"#;
+    assert!(sent(own).contains(r#""model":"own""#));
+    let any = r#"{"model_rewrites": [{"name": "r", "targets": [{"model": "own"}]}]}"#;
+    assert!(sent(any).contains(r#""model":"pools""#));
+    // Nobody is left: the pool refuses, unless it is configured otherwise.
+    let unserved = |config: &str| {
+        let mut scene = Scene::with(config);
+        scene.picker.install_membership(&policies(2, &[]));
+        scene.post(CHAT)
+    };
+    assert!(matches!(unserved("{}"), Directive::Reply(_)));
+    assert!(!matches!(unserved(r#"{"no_endpoint": "fail_open"}"#), Directive::Reply(_)));
 }
 
 #[test]

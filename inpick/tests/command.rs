@@ -73,7 +73,7 @@ vllm:kv_cache_usage_perc{engine=\"0\"} 0.25
 
 #[test]
 fn check_names_file_field_and_reason() {
-    let shipped = ["standalone.yaml", "fragment.yaml", "native.yaml", "native-fragment.yaml"];
+    let shipped = ["standalone.yaml", "fragment.yaml", "native.yaml", "native-fragment.yaml", "kubernetes.yaml"];
     let files: Vec<String> = shipped.iter().map(|name| format!("{ROOT}/envoy/{name}")).collect();
     let arguments: Vec<&str> = ["check", "--strict"].into_iter().chain(files.iter().map(String::as_str)).collect();
     let output = inpick(&arguments);

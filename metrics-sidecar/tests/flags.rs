@@ -1,11 +1,17 @@
 //! Flags, good and bad.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test should stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test should stop at what it did not expect"
+)]
 
 use std::time::Duration;
 
 use clap::Parser;
 use metrics_sidecar::config::{AddressFamily, Config, PageConfig, PoolConfig, Source};
 use metrics_sidecar::dialect::EngineKind;
+use metrics_sidecar::eds::EdsFile;
 use metrics_sidecar::endpoint::DiscoveredPod;
 use metrics_sidecar::flags::{FlagError, Flags};
 
@@ -33,7 +39,8 @@ fn every_kind_of_source_is_read() {
         PoolConfig {
             name: "a".into(),
             source: Source::Envoy("vllm".into()),
-            page: PageConfig { path: "/metrics".into(), ..PageConfig::default() }
+            page: PageConfig { path: "/metrics".into(), ..PageConfig::default() },
+            eds: None,
         }
     );
     let named = |address: &str, pod: &str, namespace: &str| DiscoveredPod {
@@ -89,7 +96,7 @@ fn all_that_is_wrong_is_reported_at_once() {
         texts,
         [
             "--pool \"nothing\": expected NAME=SOURCE",
-            "--pool a: \"consul:x\" begins with none of envoy:, static:, dns:",
+            "--pool a: \"consul:x\" begins with none of envoy:, static:, dns:, inferencepool:, pods:",
             "--pool b: \"10.0.0.1\" is not [[NAMESPACE/]POD@]IP:PORT",
             "--pool b: 10.0.0.2:1 is listed twice",
             "--pool c: \"name\" is not HOST:PORT",
@@ -145,6 +152,74 @@ fn options_of_a_pool_are_read_and_all_that_is_wrong_with_them_is_reported() {
     ] {
         assert_eq!(parse_options(&options).is_ok(), fits, "{options:?}");
     }
+}
+
+#[test]
+fn a_pool_is_written_where_its_options_say() {
+    let parse_options = |options: &[&str]| {
+        let pools = ["--pool", "p=dns:vllm:8000", "--pool", "q=envoy:x", "--pool", "r=static:10.0.0.1:80"];
+        let flags = options.iter().flat_map(|option| ["--pool-option", option]);
+        parse(&pools.iter().copied().chain(flags).collect::<Vec<_>>())
+    };
+    let eds = |path: &str, cluster: &str| Some(EdsFile { path: path.into(), cluster: cluster.into() });
+    let config = parse_options(&["r=eds-cluster=c", "p=eds-file=/run/p.json", "r=eds-file=r.yaml"]).unwrap();
+    assert_eq!((&config.pools[0].eds, &config.pools[1].eds), (&eds("/run/p.json", "p"), &None));
+    assert_eq!(config.pools[2].eds, eds("r.yaml", "c"));
+    for options in [
+        &["q=eds-file=/run/q.json"][..],
+        &["p=eds-file=/run/p.pb"],
+        &["p=eds-file="],
+        &["p=eds-cluster=c"],
+        &["p=eds-file=/run/p.json", "p=eds-cluster="],
+        &["p=eds-file=/run/x.json", "r=eds-file=/run/x.json"],
+        &["p=namespace=ns"],
+    ] {
+        assert_eq!(parse_options(options).unwrap_err().len(), 1, "{options:?}");
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn pools_of_kubernetes_are_read_with_their_api_server_and_all_that_is_wrong_is_told() {
+    use kubernetes::{Connection, Followed, IpFamily};
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    std::fs::write(folder.path().join("namespace"), "models\n").unwrap();
+    let parse_pools = |pools: &[&str], options: &[&str]| {
+        let mut flags = vec![
+            "--kubernetes-api-server",
+            "https://10.0.0.1:6443",
+            "--kubernetes-token-file",
+            token.to_str().unwrap(),
+        ];
+        flags.extend(pools.iter().flat_map(|pool| ["--pool", pool]));
+        flags.extend(options.iter().flat_map(|option| ["--pool-option", option]));
+        parse(&flags)
+    };
+    let pools = ["a=inferencepool:my", "b=inferencepool:there/my", "c=pods:app=vllm,!old:8000,8001"];
+    let config = parse_pools(&pools, &["c=namespace=elsewhere", "b=address-family=ipv6"]).unwrap();
+    let followed: Vec<&Followed> = config
+        .pools
+        .iter()
+        .map(|pool| match &pool.source {
+            Source::Kubernetes { connection: Connection::Server { url, token_file, .. }, followed } => {
+                assert_eq!((url.as_str(), token_file.as_ref()), ("https://10.0.0.1:6443", Some(&token)));
+                followed
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let pool = |namespace: &str, family| Followed::Pool { namespace: namespace.into(), name: "my".into(), family };
+    assert_eq!(followed[0], &pool("models", None));
+    assert_eq!(followed[1], &pool("there", Some(IpFamily::Ipv6)));
+    assert_eq!(followed[2].namespace(), "elsewhere");
+    let bad = ["a=inferencepool:", "b=pods:app=vllm", "c=pods:app=vllm:0", "d=pods:=:80"];
+    assert_eq!(parse_pools(&bad, &[]).unwrap_err().len(), bad.len());
+    let options = ["a=namespace=x", "a=address-family=both", "c=namespace=X"];
+    assert_eq!(parse_pools(&pools, &options).unwrap_err().len(), options.len());
+    let plain = parse(&["--pool=a=inferencepool:my", "--kubernetes-api-server=http://10.0.0.1:80"]).unwrap_err();
+    assert!(plain[0].to_string().starts_with("--kubernetes-api-server"), "{plain:?}");
 }
 
 #[test]

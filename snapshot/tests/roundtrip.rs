@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test file: a failure here is the test's failure")]
 
 use snapshot::{
-    AdapterUse, DecodeError, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, ServedModel,
-    Snapshot, State,
+    AdapterUse, DecodeError, EndpointIdentity, Load, Loads, LoadsDecoder, Membership, PoolMembers, PoolRewrite,
+    ServedModel, Snapshot, State,
 };
 
 fn identity(address: &str) -> EndpointIdentity {
@@ -33,7 +33,12 @@ fn snapshot(addresses: &[&str]) -> Snapshot {
         endpoints: addresses.iter().map(|address| identity(address)).collect(),
         adapters: vec!["a".into()],
         models: vec![served("m", ""), served("a", "m")],
-        ..PoolMembers::default()
+        fail_closed: Some(true),
+        objectives: [("batch".to_owned(), -1), ("urgent".to_owned(), 1 << 40)].into(),
+        rewrites: vec![
+            PoolRewrite { name: "r".into(), model: Some("m".into()), targets: vec![("a".into(), 3), ("b".into(), 0)] },
+            PoolRewrite { name: "any".into(), model: None, targets: vec![("a".into(), 0)] },
+        ],
     };
     let loads = Loads {
         epoch: 7,

@@ -14,7 +14,7 @@ fn stats_tags_of_every_bootstrap_that_has_them_are_those_of_the_catalogue() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .filter(|path| std::fs::read_to_string(path).unwrap().contains("stats_tags: begin"))
         .collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    assert_eq!(files.len(), 3, "{files:?}");
     let program = Artifact::Binary("stats-tags".to_owned()).find().unwrap();
     let checked = Command::new(program).arg("--check").args(&files).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

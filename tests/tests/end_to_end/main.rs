@@ -9,6 +9,9 @@ mod answers;
 mod bad_bodies;
 mod bootstraps;
 mod clients;
+#[path = "../../../metrics-sidecar/tests/stage/cluster.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod cluster;
 mod conformance;
 mod counting;
 mod crash;
@@ -20,6 +23,7 @@ mod failover;
 mod flow_control;
 mod gen_ai;
 mod health;
+mod kubernetes;
 mod lease;
 mod local_replies;
 mod membership;
