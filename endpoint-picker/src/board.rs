@@ -349,6 +349,9 @@ pub struct Board {
     /// Tokens of prompts that each endpoint of the membership has yet to compute, over all pools.
     #[prost(uint32, repeated, tag = "6")]
     pub prefill_tokens: Vec<u32>,
+    /// Workers that have requests waiting for an endpoint, in the order of their ids: they share what is free.
+    #[prost(fixed64, repeated, tag = "7")]
+    pub waiting: Vec<u64>,
 }
 
 /// Adds up what workers post; the holder of the lease has one.
@@ -472,7 +475,11 @@ impl Gatherer {
         board.departed.clear();
         board.contained.clear();
         board.suspects.clear();
+        board.waiting.clear();
         for Held { post, .. } in &self.posts {
+            if post.flow.as_ref().is_some_and(|flow| flow.waiting.iter().any(|waiting| waiting.requests > 0)) {
+                board.waiting.push(post.worker);
+            }
             board.contained.push(Contained { worker: post.worker, sequence: post.sequence });
             if post.order == Some(order) {
                 add(&mut board.in_flight, post.first, &post.in_flight);
@@ -487,6 +494,7 @@ impl Gatherer {
                 board.add_departed(departed.clone());
             }
         }
+        board.waiting.sort_unstable();
     }
 }
 

@@ -428,6 +428,13 @@ impl EndpointPicker {
         self.flow_control.as_mut()
     }
 
+    /// So many workers have requests waiting, this one counted among them, and it is the one of that number: they share what is free.
+    pub fn set_waiting_workers(&mut self, workers: u32, rank: u32) {
+        if let Some(flow_control) = &mut self.flow_control {
+            flow_control.set_peers(workers, rank);
+        }
+    }
+
     /// The number of the request that is to go on now, by [`Exchange::resume`](crate::Exchange::resume); to be asked again until there is none.
     /// To be asked whenever a request ended and on each tick.
     pub fn poll_wake(&mut self, now: Timestamp) -> Option<u64> {

@@ -369,6 +369,7 @@ impl News {
         if now.micros_since(renewed_at) >= EXPIRE_AFTER_MICROS {
             if core::mem::take(&mut self.others) {
                 picker.set_others_in_flight([]);
+                picker.set_waiting_workers(1, 0);
             }
             self.seen.board = 0;
             return;
@@ -396,6 +397,10 @@ impl News {
         let own = own.iter().copied().chain(core::iter::repeat((0, 0)));
         let others = sums.zip(own).map(|(sum, own)| (sum.0.saturating_sub(own.0), sum.1.saturating_sub(own.1)));
         picker.set_others_in_flight(others);
+        let others_waiting = board.waiting.iter().filter(|worker| **worker != id);
+        let rank = others_waiting.clone().filter(|worker| **worker < id).count();
+        let workers = u32::try_from(others_waiting.count() + 1).unwrap_or(u32::MAX);
+        picker.set_waiting_workers(workers, u32::try_from(rank).unwrap_or_default());
         let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
         for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
             if let Some(place) = suspect.place.checked_sub(self.first) {

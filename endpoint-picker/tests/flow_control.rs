@@ -465,3 +465,28 @@ proptest! {
         prop_assert_eq!(rig.in_flight(), 0);
     }
 }
+
+/// Eight workers, each with somebody waiting for the only pod, and as much free there as one page says to all of them.
+fn woken_workers(free: u32, shares: bool) -> usize {
+    const WORKERS: u32 = 8;
+    let mut rigs: Vec<_> = (0..WORKERS).map(|_| Rig::new("{}", 1)).collect();
+    for rig in &mut rigs {
+        // The others have all there is.
+        rig.picker.set_others_in_flight([(CAPACITY, 0)]);
+        rig.ask("", "", "hello");
+        assert_eq!(rig.waiting(), 1);
+    }
+    for (rank, rig) in (0..).zip(&mut rigs) {
+        rig.picker.set_others_in_flight([(CAPACITY - free, 0)]);
+        rig.picker.set_waiting_workers(if shares { WORKERS } else { 1 }, if shares { rank } else { 0 });
+        rig.poll();
+    }
+    rigs.iter().filter(|rig| rig.waiting() == 0).count()
+}
+
+#[test]
+fn workers_share_what_is_free_and_one_alone_has_all_of_it() {
+    assert_eq!([0, 1, 2, 3].map(|free| woken_workers(free, true)), [0, 1, 2, 3]);
+    // Each alone would take it.
+    assert_eq!(woken_workers(1, false), 8);
+}
