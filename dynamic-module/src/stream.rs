@@ -300,7 +300,7 @@ impl Stream {
             let (phase, verdict) = match directive {
                 Directive::Continue => (Phase::Passing, Verdict::Go),
                 Directive::Wait => (Phase::Reading, Verdict::Stay),
-                Directive::Pick | Directive::Hold => (Phase::Held, Verdict::Stay),
+                Directive::Pick | Directive::Hold | Directive::Park(_) => (Phase::Held, Verdict::Stay),
                 Directive::Send(outbound) => match self.send(envoy, &outbound) {
                     Ok(()) => (Phase::Passing, Verdict::Go),
                     Err(instead) => {

@@ -1,7 +1,8 @@
 //! Which context a callback is about: the plugin instances of a virtual machine and the streams under way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
 
 use endpoint_picker::filter_time::{Phase, Sampler};
 
@@ -20,6 +21,8 @@ pub(crate) struct Dispatcher {
     roots: Vec<(u32, Root)>,
     timed: Sampler,
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
+    /// Contexts of streams that wait in flow control, by the address of who picks for them and their number there.
+    parked: BTreeMap<(usize, u64), u32>,
     #[allow(clippy::vec_box, reason = "a box goes from here to the table and back, without a copy of the stream")]
     #[allow(clippy::vec_box, reason = "streams move between the map and the spare ones: a pointer, not a kilobyte")]
     spare: Vec<Box<Stream>>,
@@ -28,7 +31,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) const fn new() -> Self {
         let streams = HashMap::with_hasher(BuildHasherDefault::new());
-        Self { roots: Vec::new(), timed: Sampler::new(), streams, spare: Vec::new() }
+        Self { roots: Vec::new(), timed: Sampler::new(), streams, parked: BTreeMap::new(), spare: Vec::new() }
     }
 
     /// A context begins: a plugin instance (`parent` 0) or a stream of the instance `parent`.
@@ -49,8 +52,10 @@ impl Dispatcher {
 
     /// Runs what a plugin instance does between requests.
     pub(crate) fn tick(&mut self, context: u32) {
-        if let Some(root) = self.root(context) {
-            root.tick();
+        let Some(root) = self.root(context) else { return };
+        root.tick();
+        if let Some(picker) = root.picker() {
+            self.wake(&picker);
         }
     }
 
@@ -72,6 +77,9 @@ impl Dispatcher {
         let began = stream.is_timed().then(host::now);
         let action = callback(stream);
         stream.tell();
+        if let Some(number) = stream.parked() {
+            self.parked.insert((address(stream.picker()), number), context);
+        }
         if let Some(began) = began {
             stream.took(phase, host::now().micros_since(began));
         }
@@ -90,15 +98,42 @@ impl Dispatcher {
     pub(crate) fn end(&mut self, context: u32) {
         if let Some(mut stream) = self.streams.remove(&context) {
             stream.end();
+            let picker = Rc::clone(stream.picker());
+            if let Some(number) = stream.parked() {
+                self.parked.remove(&(address(&picker), number));
+            }
             if self.spare.len() < MAX_SPARE {
                 stream.clear();
                 self.spare.push(stream);
             }
+            // Not earlier: while the stream is logged, nobody can be answered.
+            self.wake(&picker);
         } else if let Some(place) = self.roots.iter().position(|(id, _)| *id == context) {
             let (_, mut root) = self.roots.swap_remove(place);
             root.finish();
             // They hold on to its picker.
             self.spare.clear();
+        }
+    }
+
+    /// Lets requests go on that waited and need not any more.
+    fn wake(&mut self, picker: &SharedPicker) {
+        loop {
+            let Ok(mut borrowed) = picker.try_borrow_mut() else { return };
+            if borrowed.flow_control().is_none_or(|flow_control| flow_control.requests() == 0) {
+                return;
+            }
+            let Some(number) = borrowed.poll_wake(host::now()) else { return };
+            drop(borrowed);
+            let Some(context) = self.parked.remove(&(address(picker), number)) else { continue };
+            let Some(stream) = self.streams.get_mut(&context) else { continue };
+            match host::turn_to(context) {
+                Ok(()) => {
+                    stream.resume();
+                    stream.tell();
+                }
+                Err(refused) => log::warn!("a request that waited is not known any more: {refused:?}"),
+            }
         }
     }
 
@@ -115,6 +150,10 @@ impl Dispatcher {
             None => Box::new(Stream::new(picker)),
         }
     }
+}
+
+fn address(picker: &SharedPicker) -> usize {
+    Rc::as_ptr(picker).addr()
 }
 
 /// Contexts are numbered one after another by the host, so spreading the number over the word is all that a table needs.

@@ -20,6 +20,8 @@ use crate::abi::{Buffer, FOREIGN_MEMORY, Map, NO_GRPC_STATUS, OK, Refused};
 unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
@@ -90,6 +92,8 @@ unsafe extern "C" {
 }
 
 const MONOTONIC: u32 = 1;
+/// The request of a stream, where streams are named by kind.
+const REQUEST_STREAM: u32 = 0;
 
 fn check(status: u32) -> Result<(), Refused> {
     if status == OK { Ok(()) } else { Err(Refused(status)) }
@@ -257,6 +261,18 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, length: usize) -> Result<Retu
 pub(crate) fn replace_beginning(buffer: Buffer, length: usize, bytes: &[u8]) -> Result<(), Refused> {
     // SAFETY: the slice outlives the call.
     check(unsafe { proxy_set_buffer_bytes(buffer as u32, 0, length, bytes.as_ptr(), bytes.len()) })
+}
+
+/// From here to the end of the callback, calls are about the stream of that context.
+pub(crate) fn turn_to(context: u32) -> Result<(), Refused> {
+    // SAFETY: no memory is involved.
+    check(unsafe { proxy_set_effective_context(context) })
+}
+
+/// Lets a request go on that was held. Takes effect when the callback returns; its headers and body cannot be changed any more.
+pub(crate) fn continue_request() -> Result<(), Refused> {
+    // SAFETY: no memory is involved.
+    check(unsafe { proxy_continue_stream(REQUEST_STREAM) })
 }
 
 /// Answers the client. Takes effect when the callback returns.

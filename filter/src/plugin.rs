@@ -104,6 +104,14 @@ impl Root {
         }
     }
 
+    /// What streams are picked with; `None`: this is no filter.
+    pub(crate) fn picker(&self) -> Option<SharedPicker> {
+        match self {
+            Self::Filter(filter) => Some(Rc::clone(&filter.picker)),
+            Self::New | Self::Service(_) => None,
+        }
+    }
+
     /// A stream begins. Gives what it is to be picked with; `None`: the service is no filter, and in a filter chain by mistake it lets
     /// everything pass.
     pub(crate) fn stream_came(&mut self) -> Option<SharedPicker> {

@@ -27,13 +27,15 @@ pub(crate) struct Stream {
     picker: SharedPicker,
     exchange: Exchange,
     slabs: Slabs,
+    /// The number by which flow control knows it while it waits.
+    parked: Option<u64>,
     /// `None`: it is not timed.
     time: Option<FilterTime>,
 }
 
 impl Stream {
     pub(crate) fn new(picker: SharedPicker) -> Self {
-        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), time: None }
+        Self { picker, exchange: Exchange::default(), slabs: Slabs::default(), parked: None, time: None }
     }
 
     /// Begins another stream in the memory of one that is over.
@@ -57,10 +59,31 @@ impl Stream {
         }
     }
 
+    /// What it is picked with.
+    pub(crate) const fn picker(&self) -> &SharedPicker {
+        &self.picker
+    }
+
+    /// The number by which flow control knows it while it waits.
+    pub(crate) const fn parked(&self) -> Option<u64> {
+        self.parked
+    }
+
+    /// It need not wait any more. The host was turned to it.
+    pub(crate) fn resume(&mut self) {
+        self.parked = None;
+        if self.step(|exchange, picker| exchange.resume(picker, host::now())) == Action::Continue
+            && let Err(refused) = host::continue_request()
+        {
+            log::warn!("a request that waited cannot go on: {refused:?}");
+        }
+    }
+
     /// Forgets the stream, which is over.
     pub(crate) fn clear(&mut self) {
         self.exchange = Exchange::default();
         self.slabs = Slabs::default();
+        self.parked = None;
     }
 
     /// Fetches the request's body as far as the host holds it, and shows it to the exchange slab by slab; `end`: it ends there. Once the
@@ -174,6 +197,10 @@ impl Stream {
             let refused = match directive {
                 Directive::Continue => return Action::Continue,
                 Directive::Wait | Directive::Pick | Directive::Hold => return Action::Pause,
+                Directive::Park(number) => {
+                    self.parked = Some(number);
+                    return Action::Pause;
+                }
                 Directive::Send(outbound) => {
                     match send(&outbound, |refused| self.exchange.on_refused(picker, refused, host::now())) {
                         Ok(()) => return Action::Continue,

@@ -35,9 +35,9 @@ impl Pace {
         let Some(mean) = self.mean_micros else { return 1 };
         // Who has not been sent for longer than usual is the newest word of the pace.
         let since = self.last.map_or(0.0, |last| now.micros_since(last) as f64);
-        let seconds = mean.max(since) * waiting as f64 / 1e6;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
-        let seconds = seconds.ceil() as u32;
+        let micros = (mean.max(since) * waiting as f64) as u64;
+        let seconds = u32::try_from(micros.div_ceil(1_000_000)).unwrap_or(u32::MAX);
         seconds.clamp(1, MOST_SECONDS)
     }
 }

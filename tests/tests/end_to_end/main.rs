@@ -17,6 +17,7 @@ mod embedded;
 mod endings;
 mod explanations;
 mod failover;
+mod flow_control;
 mod gen_ai;
 mod health;
 mod lease;
