@@ -48,7 +48,8 @@ impl Bounds {
     pub const SCHEDULER: Self = Self::seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1");
 
     /// Time that a request spends in flow control.
-    pub const QUEUE_WAIT: Self = Self::seconds("0.0001 0.0005 0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60");
+    pub const QUEUE_WAIT: Self =
+        Self::seconds("0.0001 0.0005 0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60");
 
     /// Part of a prompt that an endpoint should have cached.
     pub const PREFIX_RATIO: Self = Self { le: "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1", scale: Scale::Millionths };

@@ -448,7 +448,9 @@ mod tests {
             "x-envoy-upstream-rq-timeout-ms",
         ]));
         assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
-        let all = filter(r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true}"#);
+        let all = filter(
+            r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true, "flow_control": {}}"#,
+        );
         assert_eq!(all.request_headers().count(), REQUEST_HEADERS.len() - 2);
         assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());
     }

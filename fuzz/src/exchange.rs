@@ -600,7 +600,8 @@ impl Scene {
         }
         if second & 2 != 0 {
             let stats = self.picker.config().stats;
-            let bounds = Caps { models: stats.max_models, endpoints: stats.max_endpoints, fairness_ids: stats.max_fairness_ids };
+            let bounds =
+                Caps { models: stats.max_models, endpoints: stats.max_endpoints, fairness_ids: stats.max_fairness_ids };
             let mut rival = Admission::new(bounds, std::iter::empty());
             rival.propose(Subject::Model, &format!("rival-{first}"));
             if let Some(table) = rival.merge(self.table.as_deref()) {

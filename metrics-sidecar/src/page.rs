@@ -279,7 +279,8 @@ mod tests {
     #[test]
     fn a_ratio_that_envoy_has_in_thousandths_is_printed_as_a_ratio_and_passes_again() {
         let name = "inference_extension_flow_control_pool_saturation";
-        let line = |pool: &str, thousandths: &str| format!("{name}_permille{{inference_pool=\"{pool}\"}} {thousandths}\n");
+        let line =
+            |pool: &str, thousandths: &str| format!("{name}_permille{{inference_pool=\"{pool}\"}} {thousandths}\n");
         let envoy = format!(
             "# TYPE {name}_permille gauge\n{}{}{}{}{}",
             line("a", "0"),
