@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use catalogue::{Stat, label_value};
 use hashbrown::{HashMap, HashSet};
 use prost::Message;
-use snapshot::{Load, Loads, Membership, State};
+use snapshot::{Load, Membership, State};
 
 use self::queues::Bands;
 pub use self::values::Facts;
