@@ -464,7 +464,9 @@ mod tests {
             "x-envoy-upstream-rq-timeout-ms",
         ]));
         assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
-        let all = filter(r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true}"#);
+        let all = filter(
+            r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true, "flow_control": {}}"#,
+        );
         // Those of the objective are read while there are priorities, wherever they are from.
         assert_eq!(all.request_headers().count() + Config::OBJECTIVE_HEADERS.len(), REQUEST_HEADERS.len() - 2);
         assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());

@@ -4,6 +4,7 @@
 //! to 0 what its predecessor had set and what nobody counts any more.
 
 mod queues;
+mod values;
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
@@ -12,9 +13,11 @@ use alloc::vec::Vec;
 use catalogue::{Stat, label_value};
 use hashbrown::{HashMap, HashSet};
 use prost::Message;
-use snapshot::{Load, Loads, Membership, State};
+use snapshot::{Load, Membership, State};
 
 use self::queues::Bands;
+pub use self::values::Facts;
+use self::values::{LABELLED, SeriesKey, Values};
 use crate::admission::{OTHER, Table};
 use crate::board::{Board, Lesson, Order, Post, key};
 use crate::config::StatsConfig;
@@ -27,67 +30,11 @@ use crate::time::Timestamp;
 /// Gauges are computed and reach Envoy this often, like the workers' counters by default.
 const INTERVAL_MS: u64 = 1_000;
 
-/// The labelled gauges, by their number in shared data: only ever appended to.
-const LABELLED: [Stat; 26] = [
-    Stat::ObjectiveRunningRequests,
-    Stat::ModelRunningRequests,
-    Stat::InFlightRequests,
-    Stat::Endpoints,
-    Stat::PoolReadyPods,
-    Stat::PoolPerPodQueueSize,
-    Stat::PoolRunningRequests,
-    Stat::PoolKvCacheUtilizationPermille,
-    Stat::LearnedFixedTime,
-    Stat::LearnedPrefillRate,
-    Stat::LearnedSlotTime,
-    Stat::LearnedSlots,
-    Stat::LlmDRequestRunning,
-    Stat::LlmDPrefixIndexerSize,
-    Stat::SignalAge,
-    Stat::FlowQueueSize,
-    Stat::FlowQueueBytes,
-    Stat::FlowPoolSaturation,
-    Stat::LlmDFlowQueueSize,
-    Stat::LlmDFlowQueueBytes,
-    Stat::LlmDFlowPoolSaturation,
-    Stat::LlmDFlowStaleEndpoints,
-    Stat::LlmDFlowCapacityRequests,
-    Stat::LlmDFlowCapacityBytes,
-    Stat::LlmDFlowGlobalCapacityRequests,
-    Stat::LlmDFlowGlobalCapacityBytes,
-];
-
 /// Every labelled gauge that was ever set.
 #[derive(Clone, Eq, Message, PartialEq)]
 struct SeriesList {
     #[prost(message, repeated, tag = "1")]
     series: Vec<SeriesKey>,
-}
-
-/// One labelled gauge.
-#[derive(Clone, Eq, Hash, Message, PartialEq)]
-struct SeriesKey {
-    /// Position in [`LABELLED`].
-    #[prost(uint32, tag = "1")]
-    stat: u32,
-    /// Values in the order of the family's labels.
-    #[prost(string, repeated, tag = "2")]
-    values: Vec<String>,
-}
-
-/// What the gauges show.
-#[derive(Debug)]
-pub struct Facts<'a> {
-    /// Who the endpoints are.
-    pub membership: Option<&'a Membership>,
-    /// How loaded they are.
-    pub loads: &'a Loads,
-    /// What is in flight.
-    pub board: &'a Board,
-    /// Milliseconds since the sidecar last confirmed the loads; `None`: it never did.
-    pub snapshot_age_ms: Option<u64>,
-    /// Milliseconds since these loads came.
-    pub loads_age_ms: Option<u64>,
 }
 
 /// The gauges on their way to the host.
@@ -222,32 +169,7 @@ impl Lessons {
     }
 }
 
-/// Values by series, while they are being added up.
-struct Values {
-    table: Table,
-    values: HashMap<SeriesKey, u64>,
-}
-
 impl Values {
-    fn value(&mut self, stat: Stat, labels: &[&str]) -> Option<&mut u64> {
-        let stat = u32::try_from(LABELLED.iter().position(|known| *known == stat)?).ok()?;
-        let values = labels.iter().map(|label| label_value(label).into_owned()).collect();
-        Some(self.values.entry(SeriesKey { stat, values }).or_default())
-    }
-
-    fn add(&mut self, stat: Stat, labels: &[&str], more: u64) {
-        if let Some(value) = self.value(stat, labels) {
-            *value = value.saturating_add(more);
-        }
-    }
-
-    /// Makes it at least that.
-    fn raise(&mut self, stat: Stat, labels: &[&str], least: u64) {
-        if let Some(value) = self.value(stat, labels) {
-            *value = least.max(*value);
-        }
-    }
-
     fn add_running(&mut self, post: &Post) {
         // Every name that has a label shows a value, 0 too.
         for model in self.table.models.clone().iter().map(String::as_str).chain([OTHER]) {

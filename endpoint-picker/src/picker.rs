@@ -325,7 +325,7 @@ impl EndpointPicker {
         }
     }
 
-    /// Records how long one look for requests to send took: asking [`Self::poll_wake`] until it names nobody.
+    /// Records how long one look for a request to send took: [`Self::poll_wake`], once.
     pub fn record_dispatch_cycle(&mut self, micros: u64) {
         match &self.shared {
             None => self.telemetry.record_dispatch_cycle(micros),

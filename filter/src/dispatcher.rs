@@ -123,7 +123,10 @@ impl Dispatcher {
             if borrowed.flow_control().is_none_or(|flow_control| flow_control.requests() == 0) {
                 return;
             }
-            let Some(number) = borrowed.poll_wake(host::now()) else { return };
+            let before = host::now();
+            let woken = borrowed.poll_wake(before);
+            borrowed.record_dispatch_cycle(host::now().micros_since(before));
+            let Some(number) = woken else { return };
             drop(borrowed);
             let Some(context) = self.parked.remove(&(address(picker), number)) else { continue };
             let Some(stream) = self.streams.get_mut(&context) else { continue };

@@ -182,7 +182,9 @@ impl Stream {
         self.exchange.ask_for_usage(picker, &mut Envoy);
         let before = host::now();
         let directive = self.exchange.pick(picker, before);
-        picker.record_pick_duration(host::now().micros_since(before));
+        let after = host::now();
+        picker.record_pick_duration(after.micros_since(before));
+        self.exchange.note_parked(after);
         directive
     }
 

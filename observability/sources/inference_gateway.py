@@ -7,6 +7,7 @@ added up. The router that reads bodies is part of inpick, so its row shows inpic
 from .board import Dashboard, panel, row
 
 QUANTILES = (("0.95", "95%"), ("0.9", "90%"), ("0.5", "50%"))
+NO_FLOW_CONTROL = "there only while flow control is on, which it is not in a rehearsal"
 FLOW = "inference_extension_flow_control_"
 ENQUEUED = FLOW + "request_enqueue_duration_seconds_count"
 QUEUED = FLOW + "request_queue_duration_seconds_count"
@@ -28,6 +29,11 @@ def largest(value, peak, by="priority, fairness_id", legend="P{{priority}} - {{f
     part = f"sum by ({by}) ({value}) and on(priority, fairness_id) topk(10, sum by (priority, fairness_id) ({peak}))"
     others = f"sum by ({outcome}) ({part})" if outcome else f"sum({part})"
     return [(part, legend), (f"{total} - {others}", rest)]
+
+
+def flow(title, unit, *queries, **options):
+    """A panel of the flow control layer."""
+    return panel(title, unit, *queries, empty=NO_FLOW_CONTROL, **options)
 
 
 DISPATCHED = QUEUED + '{outcome="Dispatched"}'
@@ -86,12 +92,12 @@ DASHBOARD = Dashboard(
         ),
         row(
             "Flow Control Layer",
-            panel("Pool Saturation", "percentunit", (f"max by(inference_pool) ({FLOW}pool_saturation)", "{{inference_pool}}")),
-            panel("Net Queue Flow", "short", (f"sum(deriv({FLOW}queue_size[$__rate_interval]))", "Net Flow (Req/sec change)"), signed=True),
-            panel("Request Arrival Rate", "reqps", *largest(f"rate({ENQUEUED}[$__rate_interval])", f"rate({ENQUEUED}[$__range])")),
-            panel("Queue Depth", "short", *largest(f"{FLOW}queue_size", f"max_over_time({FLOW}queue_size[$__range])")),
-            panel("Queue Memory Mass", "bytes", *largest(f"{FLOW}queue_bytes", f"max_over_time({FLOW}queue_bytes[$__range])")),
-            panel(
+            flow("Pool Saturation", "percentunit", (f"max by(inference_pool) ({FLOW}pool_saturation)", "{{inference_pool}}")),
+            flow("Net Queue Flow", "short", (f"sum(deriv({FLOW}queue_size[$__rate_interval]))", "Net Flow (Req/sec change)"), signed=True),
+            flow("Request Arrival Rate", "reqps", *largest(f"rate({ENQUEUED}[$__rate_interval])", f"rate({ENQUEUED}[$__range])")),
+            flow("Queue Depth", "short", *largest(f"{FLOW}queue_size", f"max_over_time({FLOW}queue_size[$__range])")),
+            flow("Queue Memory Mass", "bytes", *largest(f"{FLOW}queue_bytes", f"max_over_time({FLOW}queue_bytes[$__range])")),
+            flow(
                 "Dispatch Outcomes",
                 "reqps",
                 *largest(
@@ -102,7 +108,7 @@ DASHBOARD = Dashboard(
                     "Other - {{outcome}}",
                 ),
             ),
-            panel(
+            flow(
                 "Wait Time (P99)",
                 "s",
                 (
@@ -111,7 +117,7 @@ DASHBOARD = Dashboard(
                     "P{{priority}} - {{fairness_id}}",
                 ),
             ),
-            panel(
+            flow(
                 "Internal Processing Latency (P99)",
                 "s",
                 *(
@@ -119,7 +125,7 @@ DASHBOARD = Dashboard(
                     for family, legend in (("dispatch_cycle", "Dispatch Cycle P99"), ("request_enqueue", "Enqueue P99"))
                 ),
             ),
-            panel("Fairness Sharing Rate", "reqps", *largest(f"rate({DISPATCHED}[$__rate_interval])", f"rate({DISPATCHED}[$__range])")),
+            flow("Fairness Sharing Rate", "reqps", *largest(f"rate({DISPATCHED}[$__rate_interval])", f"rate({DISPATCHED}[$__range])")),
         ),
     ),
 )

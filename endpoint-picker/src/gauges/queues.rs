@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use catalogue::Stat;
 use snapshot::State;
 
-use super::{Facts, Values};
+use super::values::{Facts, Values};
 use crate::board::Post;
 
 /// The stages of a pool whose pods all do the same: the one that all are of, and the one that requests are held back by.

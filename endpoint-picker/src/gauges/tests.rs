@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use catalogue::Label;
 use prost::Message as _;
-use snapshot::{EndpointIdentity, PoolMembers};
+use snapshot::{EndpointIdentity, Loads, PoolMembers};
 
 use super::*;
 use crate::board::{BandPost, FlowPost, WaitingPost};

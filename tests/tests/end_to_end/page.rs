@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use catalogue::Publisher;
+use catalogue::{Publisher, Switch};
 use local_stack::{Builder, Page, repository};
 use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [nothing_of_envoys_own_page_is_lost, prometheus_scrapes_the_page_as_openmetrics, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+    both: [what_waits_in_flow_control_is_on_the_page_under_both_spellings, nothing_of_envoys_own_page_is_lost, prometheus_scrapes_the_page_as_openmetrics, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
     // Natively, labels are labels.
     wasm: [a_bootstrap_without_stats_tags_gives_the_same_page],
 }
@@ -122,7 +123,7 @@ async fn families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its
         let ours = shapes(&gateway.sidecar_page().await.map_err(|error| error.to_string())?);
         let families = catalogue::Stat::ALL.iter().map(|stat| stat.family());
         let missing: Vec<_> =
-            families.filter(|family| is_newest(family.name) && !ours.contains_key(family.name)).collect();
+            families.filter(|family| family.switch == Switch::LlmD && !ours.contains_key(family.name)).collect();
         if missing.is_empty() { Ok(ours) } else { Err(format!("without {missing:?}")) }
     })
     .await;
@@ -130,11 +131,110 @@ async fn families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its
     for name in NOT_THERE {
         assert!(!ours.contains_key(name), "{name} is on our page");
     }
+    let of_flow_control = ours.keys().find(|name| name.contains("_flow_control_"));
+    assert_eq!(of_flow_control, None, "flow control is off");
     // Two that the other page has only once a prompt is cached and a model is rewritten.
     let of_its_sources = ["llm_d_epp_request_cached_tokens", "llm_d_epp_model_rewrite_decisions_total"];
     for name in ours.keys().filter(|name| is_newest(name)) {
         assert!(theirs.contains_key(name) || of_its_sources.contains(&name.as_str()), "{name}");
     }
+}
+
+/// The labels of each family of flow control: as the endpoint picker's documentation has them, and as that of its newest spelling has.
+const FLOW_CONTROL: [(&str, &[&str], &[&str]); 6] = [
+    (
+        "request_queue_duration_seconds",
+        &["fairness_id", "outcome", "priority"],
+        &["fairness_id", "inference_pool", "model_name", "outcome", "priority", "target_model_name"],
+    ),
+    (
+        "request_enqueue_duration_seconds",
+        &["fairness_id", "outcome", "priority"],
+        &["fairness_id", "outcome", "priority"],
+    ),
+    ("dispatch_cycle_duration_seconds", &[], &[]),
+    (
+        "queue_size",
+        &["fairness_id", "priority"],
+        &["fairness_id", "inference_pool", "model_name", "priority", "target_model_name"],
+    ),
+    (
+        "queue_bytes",
+        &["fairness_id", "priority"],
+        &["fairness_id", "inference_pool", "model_name", "priority", "target_model_name"],
+    ),
+    ("pool_saturation", &["inference_pool"], &["inference_pool", "stage"]),
+];
+/// Of the newest spelling alone.
+const FLOW_CONTROL_NEWEST: [(&str, &[&str]); 6] = [
+    ("requests_total", &["inference_pool", "outcome", "priority"]),
+    ("stale_endpoints", &["detector"]),
+    ("capacity_utilization_requests", &["inference_pool", "priority"]),
+    ("capacity_utilization_bytes", &["inference_pool", "priority"]),
+    ("global_capacity_utilization_requests", &["inference_pool"]),
+    ("global_capacity_utilization_bytes", &["inference_pool"]),
+];
+const FLOW: &str = "inference_extension_flow_control_";
+const NEWEST_FLOW: &str = "llm_d_epp_flow_control_";
+const WAITERS: usize = 12;
+
+async fn what_waits_in_flow_control_is_on_the_page_under_both_spellings(mode: Mode) {
+    // One pod with one slot: of requests that come together all but two wait.
+    let config = json!({"flow_control": {"queue_depth": 1}, "objectives": {"high": 5}, "metrics": {"llm_d": true}});
+    let stack = builder(mode, 1, config).vllm_sim_args(["--max-num-seqs", "1", "--step-ms", "40"]);
+    let gateway = Arc::new(Gateway::start(stack).await);
+    // A first one, after which the model's name has a label.
+    gateway.post(CHAT, chat_body(MODEL, false)).await;
+    gateway.shows(&[figure("inference_objective_request_total", &[], 1)]).await;
+    let requests = (0..WAITERS).map(|number| {
+        let gateway = Arc::clone(&gateway);
+        let headers = [
+            ("x-gateway-inference-fairness-id", if number % 2 == 0 { "a" } else { "b" }),
+            ("x-gateway-inference-objective", if number < 4 { "high" } else { "none" }),
+        ];
+        tokio::spawn(async move { gateway.send("POST", CHAT, &headers, chat_body(MODEL, false)).await.status })
+    });
+    let requests: Vec<_> = requests.collect();
+    eventually("requests that wait are on the page", async || {
+        let page = gateway.sidecar_page().await.map_err(|error| error.to_string())?;
+        let waiting = page.sum(&format!("{FLOW}queue_size"), &[("fairness_id", "a"), ("priority", "0")]);
+        let newest = page.sum(&format!("{NEWEST_FLOW}queue_size"), &[("fairness_id", "a"), ("model_name", MODEL)]);
+        let bytes = page.sum(&format!("{FLOW}queue_bytes"), &[("fairness_id", "a")]);
+        let full = page.sum(&format!("{FLOW}pool_saturation"), &[]);
+        if waiting > 0.0 && newest > 0.0 && bytes > 100.0 && full >= 1.0 {
+            Ok(())
+        } else {
+            Err(format!("{waiting} and {newest} wait with {bytes} bytes, saturation {full}"))
+        }
+    })
+    .await;
+    for request in requests {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    let page = eventually("all of them were counted, and nothing waits", async || {
+        let page = gateway.sidecar_page().await.map_err(|error| error.to_string())?;
+        let counted = page.sum(&format!("{FLOW}request_queue_duration_seconds_count"), &[("outcome", "Dispatched")]);
+        let waiting = page.sum(&format!("{FLOW}queue_size"), &[]) + page.sum(&format!("{NEWEST_FLOW}queue_size"), &[]);
+        let is_over = counted == WAITERS as f64 + 1.0 && waiting == 0.0;
+        if is_over { Ok(page) } else { Err(format!("{counted} counted, {waiting} wait")) }
+    })
+    .await;
+    let ours = shapes(&page);
+    let labels = |name: &str| ours.get(name).unwrap_or_else(|| panic!("{name} is not on the page")).labels.clone();
+    let set = |names: &[&str]| BTreeSet::from([names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()]);
+    for (name, picker, newest) in FLOW_CONTROL {
+        assert_eq!(labels(&format!("{FLOW}{name}")), set(picker), "{name}");
+        assert_eq!(labels(&format!("{NEWEST_FLOW}{name}")), set(newest), "{name}");
+    }
+    for (name, newest) in FLOW_CONTROL_NEWEST {
+        assert_eq!(labels(&format!("{NEWEST_FLOW}{name}")), set(newest), "{name}");
+    }
+    for (id, priority, count) in [("a", "5", 2.0), ("b", "5", 2.0), ("a", "0", 4.0), ("b", "0", 4.0)] {
+        let of = [("fairness_id", id), ("priority", priority), ("outcome", "Dispatched")];
+        assert_eq!(page.sum(&format!("{FLOW}request_queue_duration_seconds_count"), &of), count, "{id} {priority}");
+    }
+    assert_eq!(page.sum(&format!("{NEWEST_FLOW}requests_total"), &[("priority", "5")]), 4.0);
+    assert!(page.sum(&format!("{FLOW}request_queue_duration_seconds_sum"), &[]) > 0.5);
 }
 
 async fn families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page(mode: Mode) {
