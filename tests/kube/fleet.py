@@ -41,8 +41,14 @@ class Fleet:
 
     def report(self, name, number, ready=True):
         """The pod's status: its address, and whether it is ready."""
-        address = self.address(number) if number is not None else ""
-        self.core.patch_namespaced_pod_status(name, self.namespace, objects.pod_status(address, ready))
+        address = self.address(number) if number is not None else None
+        pod = self.core.read_namespaced_pod(name, self.namespace)
+        # Not a patch: that would add an address to those that are there.
+        pod.status = client.V1PodStatus(
+            phase="Running", pod_ip=address, pod_ips=[client.V1PodIP(ip=address)] if address else None,
+            conditions=[client.V1PodCondition(type="Ready", status="True" if ready else "False")],
+        )
+        self.core.replace_namespaced_pod_status(name, self.namespace, pod)
 
     def add(self, name, number, labels, ports=(8000,), annotations=None, arguments=()):
         """A pod that is ready and serves."""
