@@ -7,16 +7,36 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+import node
 import objects
 from cluster import Cluster
 
+REFUSED = pytest.StashKey()
+
+
+def pytest_sessionstart(session):
+    """Before anything runs, everything moves into a network of its own, where the machine allows it."""
+    try:
+        node.isolate()
+    except node.Refused as refusal:
+        session.config.stash[REFUSED] = str(refusal)
+
 
 @pytest.fixture(scope="session")
-def cluster():
-    """A control plane on loopback, with the definitions of pools, objectives and rewrites and one node."""
+def machine(request):
+    """That pods can run here, each in a network of its own."""
+    refusal = request.config.stash.get(REFUSED, None)
+    if refusal is not None:
+        assert os.environ.get("CI") != "true", refusal
+        pytest.skip(refusal)
+
+
+@pytest.fixture(scope="session")
+def cluster(request):
+    """A control plane, which pods can reach where there are any, with the definitions of pools, objectives and rewrites and one node."""
     assert os.environ.get("API_SERVER"), "run it by `make test STEPS=kube`, or set API_SERVER and ENVOY"
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(folder)
+        cluster = Cluster(folder, "127.0.0.1" if REFUSED in request.config.stash else node.ADDRESS)
         try:
             cluster.start()
             cluster.install_crds()

@@ -129,9 +129,12 @@ class Envoy:
 
     def members(self):
         """Addresses of the pool's cluster as Envoy knows them, each with the metadata that the sidecar gives it."""
-        status = json.loads(ask(f"http://127.0.0.1:{self.admin_port}/config_dump?include_eds=true&resource=dynamic_endpoint_configs").body)
+        # Clusters of the bootstrap are called static here, wherever their endpoints come from.
+        status = json.loads(ask(f"http://127.0.0.1:{self.admin_port}/config_dump?include_eds&resource=static_endpoint_configs").body)
         members = {}
         for entry in status.get("configs", []):
+            if entry["endpoint_config"].get("cluster_name") != "pool-default":
+                continue
             for locality in entry["endpoint_config"].get("endpoints", []):
                 for member in locality.get("lb_endpoints", []):
                     address = member["endpoint"]["address"]["socket_address"]
