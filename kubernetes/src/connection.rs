@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tower::util::MapResponseLayer;
 
-use crate::contact::{Contacts, Kind};
+use crate::contact::{Contacts, ResourceKind};
 
 /// How long a connection may take: the API server is in the cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ impl Connection {
     /// # Errors
     ///
     /// [`ConnectionError`].
-    pub(crate) async fn client(&self, contacts: Arc<Contacts>, kind: Kind) -> Result<Client, ConnectionError> {
+    pub(crate) async fn client(&self, contacts: Arc<Contacts>, kind: ResourceKind) -> Result<Client, ConnectionError> {
         let config = self.config().await?;
         let builder = ClientBuilder::try_from(config).map_err(|error| ConnectionError::Client(error.to_string()))?;
         let note = move |response: http::Response<Box<DynBody>>| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A resource that is watched.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Kind {
+pub enum ResourceKind {
     /// Pods.
     Pods,
     /// The pool itself.
@@ -16,7 +16,7 @@ pub enum Kind {
     Rewrites,
 }
 
-impl Kind {
+impl ResourceKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Pods, Self::Pool, Self::Objectives, Self::Rewrites];
 
@@ -77,18 +77,18 @@ impl Contact {
 
 /// The contacts of everything that a pool needs watched.
 #[derive(Debug, Default)]
-pub struct Contacts([Contact; Kind::ALL.len()]);
+pub struct Contacts([Contact; ResourceKind::ALL.len()]);
 
 impl Contacts {
     /// That of one resource.
     #[must_use]
-    pub fn of(&self, kind: Kind) -> &Contact {
+    pub fn of(&self, kind: ResourceKind) -> &Contact {
         let [pods, pool, objectives, rewrites] = &self.0;
         match kind {
-            Kind::Pods => pods,
-            Kind::Pool => pool,
-            Kind::Objectives => objectives,
-            Kind::Rewrites => rewrites,
+            ResourceKind::Pods => pods,
+            ResourceKind::Pool => pool,
+            ResourceKind::Objectives => objectives,
+            ResourceKind::Rewrites => rewrites,
         }
     }
 }
@@ -100,13 +100,13 @@ mod tests {
     #[test]
     fn a_contact_is_lost_from_its_first_failure_until_an_answer() {
         let contacts = Contacts::default();
-        let contact = contacts.of(Kind::Pods);
+        let contact = contacts.of(ResourceKind::Pods);
         assert_eq!((contact.is_lost(), contact.lost_for()), (false, Duration::ZERO));
         contact.lose();
         std::thread::sleep(Duration::from_millis(15));
         contact.lose();
         assert!(contact.is_lost() && contact.lost_for() >= Duration::from_millis(10), "{:?}", contact.lost_for());
-        assert!(!contacts.of(Kind::Pool).is_lost());
+        assert!(!contacts.of(ResourceKind::Pool).is_lost());
         contact.regain();
         assert_eq!((contact.is_lost(), contact.lost_for()), (false, Duration::ZERO));
     }

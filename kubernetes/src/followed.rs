@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::contact::Kind;
+use crate::contact::ResourceKind;
 use crate::pod::IpFamily;
 use crate::pool::PodSource;
 
@@ -40,10 +40,10 @@ impl Followed {
 
     /// Of which resources it needs watches.
     #[must_use]
-    pub const fn kinds(&self) -> &'static [Kind] {
+    pub const fn kinds(&self) -> &'static [ResourceKind] {
         match self {
-            Self::Pool { .. } => &Kind::ALL,
-            Self::Pods { .. } => &[Kind::Pods],
+            Self::Pool { .. } => &ResourceKind::ALL,
+            Self::Pods { .. } => &[ResourceKind::Pods],
         }
     }
 }

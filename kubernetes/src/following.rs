@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::Connection;
-use crate::contact::{Contacts, Kind};
+use crate::contact::{Contacts, ResourceKind};
 use crate::followed::Followed;
 use crate::knowledge::{Knowledge, News, PoolView};
-use crate::pod::Pod;
+use crate::pod::PodObject;
 use crate::policy::{POLICY_GROUPS, objective_resource, rewrite_resource};
 use crate::pool::{PodSource, pool_resource};
 use crate::reading::Reading;
@@ -72,7 +72,7 @@ pub async fn follow(
                     continue;
                 }
                 let is_back = |kind| !follower.contacts.of(kind).is_lost();
-                knowledge.regain(is_back(Kind::Pool), is_back(Kind::Pods));
+                knowledge.regain(is_back(ResourceKind::Pool), is_back(ResourceKind::Pods));
             }
         }
         for news in burst.drain(..) {
@@ -101,37 +101,43 @@ struct Follower {
 }
 
 impl Follower {
-    fn watched(&self, kind: Kind, config: Config) -> Watched {
+    fn watched(&self, kind: ResourceKind, config: Config) -> Watched {
         Watched {
             connection: self.connection.clone(),
             contacts: Arc::clone(&self.contacts),
             kind,
             config: config.timeout(WATCH_SECONDS),
-            is_optional: matches!(kind, Kind::Objectives | Kind::Rewrites),
+            is_optional: matches!(kind, ResourceKind::Objectives | ResourceKind::Rewrites),
         }
     }
 
     fn watch_pool(&self, watches: &mut JoinSet<()>, name: &str) {
         let this = Config::default().fields(&format!("metadata.name={name}"));
-        self.watch_objects(watches, Kind::Pool, this, pool_resource(), News::Pool);
+        self.watch_objects(watches, ResourceKind::Pool, this, pool_resource(), News::Pool);
         for (group, group_name) in POLICY_GROUPS.into_iter().enumerate() {
             let objectives = move |told| News::Objectives(group, told);
             self.watch_objects(
                 watches,
-                Kind::Objectives,
+                ResourceKind::Objectives,
                 Config::default(),
                 objective_resource(group_name),
                 objectives,
             );
             let rewrites = move |told| News::Rewrites(group, told);
-            self.watch_objects(watches, Kind::Rewrites, Config::default(), rewrite_resource(group_name), rewrites);
+            self.watch_objects(
+                watches,
+                ResourceKind::Rewrites,
+                Config::default(),
+                rewrite_resource(group_name),
+                rewrites,
+            );
         }
     }
 
     fn watch_objects<S>(
         &self,
         watches: &mut JoinSet<()>,
-        kind: Kind,
+        kind: ResourceKind,
         config: Config,
         resource: kube::core::ApiResource,
         news: impl Fn(Result<Event<Object<Reading<S>, NotUsed>>, Trouble>) -> News + Send + Sync + 'static,
@@ -148,11 +154,11 @@ impl Follower {
     }
 
     fn watch_pods(&self, watches: &mut JoinSet<()>, source: &PodSource, number: u64) -> AbortHandle {
-        let watched = self.watched(Kind::Pods, Config::default().labels(source.selector.as_str()));
+        let watched = self.watched(ResourceKind::Pods, Config::default().labels(source.selector.as_str()));
         let namespace = self.followed.namespace().to_owned();
         let sender = self.sender.clone();
         watches.spawn(async move {
-            let api = |client| Api::<Pod>::namespaced(client, &namespace);
+            let api = |client| Api::<PodObject>::namespaced(client, &namespace);
             watch(watched, api, |told| sender.send(News::Pods(number, told)).is_ok()).await;
         })
     }

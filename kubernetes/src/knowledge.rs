@@ -7,7 +7,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt as _};
 
 use crate::followed::Followed;
-use crate::pod::{Pod, PodEndpoint, endpoints};
+use crate::pod::{PodEndpoint, PodObject, endpoints};
 use crate::policy::{
     ModelRewrite, ObjectiveObject, POLICY_GROUPS, RewriteObject, objective_resource, priorities, rewrite_resource,
     rewrites,
@@ -33,7 +33,7 @@ pub struct PoolView {
 pub(crate) enum News {
     Pool(Result<Event<PoolObject>, Trouble>),
     /// Of the watch of that number, each of which has a selector of its own.
-    Pods(u64, Result<Event<Pod>, Trouble>),
+    Pods(u64, Result<Event<PodObject>, Trouble>),
     /// Of the group at that position.
     Objectives(usize, Result<Event<ObjectiveObject>, Trouble>),
     Rewrites(usize, Result<Event<RewriteObject>, Trouble>),
@@ -105,9 +105,9 @@ pub(crate) struct Knowledge {
     pool_fault: Option<String>,
     /// Why its watch does not stand.
     pool_trouble: Option<String>,
-    pods: Cache<Pod>,
+    pods: Cache<PodObject>,
     /// Pods of a new selector while they are listed; till then those of the old one stand.
-    next_pods: Option<Cache<Pod>>,
+    next_pods: Option<Cache<PodObject>>,
     pods_watch: u64,
     pods_trouble: Option<String>,
     objectives: [Cache<ObjectiveObject>; 2],
@@ -205,13 +205,13 @@ impl Knowledge {
         self.pods_trouble = None;
     }
 
-    fn take_pods(&mut self, watch: u64, mut told: Result<Event<Pod>, Trouble>) {
+    fn take_pods(&mut self, watch: u64, mut told: Result<Event<PodObject>, Trouble>) {
         if watch != self.pods_watch {
             return;
         }
-        tell_malformed(&told, |pod: &Pod| pod.trouble());
+        tell_malformed(&told, |pod: &PodObject| pod.trouble());
         if let Ok(event) = told {
-            told = Ok(event.modify(Pod::shrink));
+            told = Ok(event.modify(PodObject::shrink));
         }
         match &told {
             Ok(Event::Init) => {}

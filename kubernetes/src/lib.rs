@@ -17,7 +17,7 @@ mod reading;
 mod watching;
 
 pub use connection::{Connection, ConnectionError};
-pub use contact::{Contact, Contacts, Kind};
+pub use contact::{Contact, Contacts, ResourceKind};
 pub use followed::Followed;
 pub use following::{Known, follow};
 pub use knowledge::PoolView;

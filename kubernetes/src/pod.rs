@@ -13,7 +13,7 @@ const ACTIVE_PORTS: [&str; 2] = ["llm-d.ai/active-ports", "inference.networking.
 
 /// A pod without what nobody here reads: its spec is skipped while it is parsed.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Pod {
+pub struct PodObject {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -42,7 +42,7 @@ struct PodAddress {
     ip: String,
 }
 
-impl k8s_openapi::Resource for Pod {
+impl k8s_openapi::Resource for PodObject {
     const API_VERSION: &'static str = "v1";
     const GROUP: &'static str = "";
     const KIND: &'static str = "Pod";
@@ -51,7 +51,7 @@ impl k8s_openapi::Resource for Pod {
     type Scope = NamespaceResourceScope;
 }
 
-impl k8s_openapi::Metadata for Pod {
+impl k8s_openapi::Metadata for PodObject {
     type Ty = ObjectMeta;
 
     fn metadata(&self) -> &ObjectMeta {
@@ -87,7 +87,7 @@ pub enum IpFamily {
     Ipv6,
 }
 
-impl Pod {
+impl PodObject {
     /// Forgets what no endpoint depends on.
     pub fn shrink(&mut self) {
         let metadata = &mut self.metadata;
@@ -165,11 +165,11 @@ impl Pod {
 /// lost or with pods in the network of their node, the one whose name comes first is taken.
 #[must_use]
 pub fn endpoints<'a>(
-    pods: impl IntoIterator<Item = &'a Pod>,
+    pods: impl IntoIterator<Item = &'a PodObject>,
     ports: &[u16],
     family: Option<IpFamily>,
 ) -> Vec<PodEndpoint> {
-    let mut pods: Vec<&Pod> = pods.into_iter().collect();
+    let mut pods: Vec<&PodObject> = pods.into_iter().collect();
     pods.sort_unstable_by_key(|pod| pod.name());
     let mut endpoints: Vec<PodEndpoint> = pods.into_iter().flat_map(|pod| pod.endpoints(ports, family)).collect();
     let mut taken = std::collections::HashSet::new();

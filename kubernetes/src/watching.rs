@@ -11,7 +11,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::connection::Connection;
-use crate::contact::{Contacts, Kind};
+use crate::contact::{Contacts, ResourceKind};
 
 /// Pause after the first failure; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -37,7 +37,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    fn of(error: &watcher::Error, kind: Kind) -> Self {
+    fn of(error: &watcher::Error, kind: ResourceKind) -> Self {
         let verb = match error {
             watcher::Error::InitialListFailed(_) => "list",
             _ => "watch",
@@ -57,7 +57,7 @@ impl Trouble {
         }
     }
 
-    fn of_status(status: &kube::core::Status, verb: &str, kind: Kind) -> Self {
+    fn of_status(status: &kube::core::Status, verb: &str, kind: ResourceKind) -> Self {
         let plural = kind.plural();
         match status.code {
             404 => {
@@ -100,7 +100,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Watched {
     pub(crate) connection: Connection,
     pub(crate) contacts: Arc<Contacts>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ResourceKind,
     pub(crate) config: watcher::Config,
     /// Whether the kind may be absent or kept from us without anything being wrong.
     pub(crate) is_optional: bool,

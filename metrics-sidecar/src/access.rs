@@ -9,8 +9,9 @@ use clap::Args;
 use kubernetes::Connection;
 
 use crate::api_server::ApiServer;
+use crate::cluster::Cluster;
 use crate::durations::parse_duration;
-use crate::kubernetes_flags::Cluster;
+
 use crate::tls_files::TlsFiles;
 use crate::token_file::read_tokens;
 

@@ -8,12 +8,13 @@ use clap::Parser;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::access::{AccessFlagError, AccessFlags};
+use crate::cluster::Cluster;
 use crate::config::{AddressFamily, Admin, Config, PageConfig, PoolConfig, Source};
 use crate::dialect::EngineKind;
 use crate::durations::parse_duration;
 use crate::eds::EdsFile;
 use crate::endpoint::DiscoveredPod;
-use crate::kubernetes_flags::{self, Cluster};
+use crate::kubernetes_flags;
 use crate::tls::Tls;
 use crate::token_file::read_token;
 

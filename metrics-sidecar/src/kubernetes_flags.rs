@@ -1,8 +1,9 @@
 //! Pools from the API server of Kubernetes, as flags name them.
 
 #[cfg(feature = "kubernetes")]
-use kubernetes::{Connection, Followed, IpFamily, PodSelector, PodSource};
+use kubernetes::{Followed, IpFamily, PodSelector, PodSource};
 
+use crate::cluster::Cluster;
 use crate::config::Source;
 
 /// How sources of Kubernetes begin.
@@ -10,28 +11,6 @@ const PREFIXES: [&str; 2] = ["inferencepool:", "pods:"];
 /// Most ports of a pool, as of an `InferencePool`.
 #[cfg(feature = "kubernetes")]
 const MAX_PORTS: usize = 8;
-
-/// The API server that pools come from.
-#[derive(Clone, Debug)]
-pub(crate) struct Cluster {
-    /// How it is reached.
-    #[cfg(feature = "kubernetes")]
-    pub(crate) connection: Connection,
-    /// The namespace of what is named without one.
-    #[cfg(feature = "kubernetes")]
-    pub(crate) namespace: String,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            #[cfg(feature = "kubernetes")]
-            connection: Connection::Kubeconfig,
-            #[cfg(feature = "kubernetes")]
-            namespace: "default".to_owned(),
-        }
-    }
-}
 
 impl Cluster {
     /// Whether a source is of Kubernetes.

@@ -42,6 +42,7 @@ pub mod tls;
 pub mod tls_files;
 
 mod audience;
+mod cluster;
 mod convention;
 #[cfg(feature = "cpu-profile")]
 mod cpu_profile;

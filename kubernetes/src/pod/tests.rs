@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// A pod that serves, with changes laid over it.
-fn pod(change: Value) -> Pod {
+fn pod(change: Value) -> PodObject {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a", "namespace": "models", "labels": {"b": "2", "a": "1"}, "annotations": {"x": "y"}, "managedFields": [{"manager": "m"}]},
@@ -28,7 +28,7 @@ fn lay_over(onto: &mut Value, change: Value) {
     }
 }
 
-fn addresses(pod: &Pod, ports: &[u16], family: Option<IpFamily>) -> Vec<String> {
+fn addresses(pod: &PodObject, ports: &[u16], family: Option<IpFamily>) -> Vec<String> {
     pod.endpoints(ports, family).iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
@@ -67,14 +67,14 @@ fn a_pod_that_does_not_serve_is_none() {
     ] {
         assert_eq!(pod(change).endpoints(&[8000], None), [], "{why}");
     }
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+    let pod: PodObject = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
     assert_eq!(pod.endpoints(&[8000], None), []);
 }
 
 #[test]
 fn what_of_a_status_is_malformed_is_told_and_nothing_else_is_lost() {
     assert_eq!(pod(json!({})).trouble(), None);
-    let list: Vec<Pod> = serde_json::from_value(json!([
+    let list: Vec<PodObject> = serde_json::from_value(json!([
         {"metadata": {"name": "bad"}, "status": {"podIP": 7}},
         {"metadata": {"name": "good"}, "status": {"podIP": "10.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}},
     ]))
