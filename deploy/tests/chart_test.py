@@ -38,7 +38,8 @@ class Rendered(unittest.TestCase):
                 self.assertEqual(rendered.summary(of_case(case)), golden, "if it is meant, run deploy/tests/rendered.py")
 
     def test_the_same_values_make_the_same_text(self):
-        self.assertEqual(of_case("everything"), of_case("everything"))
+        values = ("--values", str(rendered.VALUES / "everything.yaml"))
+        self.assertEqual(rendered.template.__wrapped__(*values), rendered.template.__wrapped__(*values))
 
     def test_kubernetes_knows_every_member(self):
         for case in rendered.cases():
@@ -211,6 +212,42 @@ class Meaning(unittest.TestCase):
             "tokenreviews": ("ClusterRole", ["create"]), "subjectaccessreviews": ("ClusterRole", ["create"]),
             "/metrics": ("ClusterRole", ["get"]), "/debug/pprof/*": ("ClusterRole", ["get"]),
         })
+
+    def test_objectives_are_of_the_group_that_the_cluster_has(self):
+        for more, group in (((), "inference.networking.x-k8s.io"), (("--api-versions", "llm-d.ai/v1alpha2/InferenceObjective"), "llm-d.ai")):
+            objective = pick(objects(of_case("everything", *more)), "InferenceObjective", "batch")
+            self.assertEqual(objective["apiVersion"], f"{group}/v1alpha2")
+            self.assertEqual(objective["spec"]["poolRef"], {"group": "inference.networking.k8s.io", "name": rendered.RELEASE})
+            roles = [rule for document in objects(of_case("everything", *more)) if document["kind"] == "Role" for rule in document["rules"]]
+            self.assertTrue(any(group in rule["apiGroups"] and "inferenceobjectives" in rule["resources"] for rule in roles))
+
+    def test_the_pool_is_read_from_the_file_that_the_sidecar_writes(self):
+        for shape in ("sidecar", "embedded"):
+            text = rendered.bootstrap(objects(of_case("sidecar", "--set", f"inpick.shape={shape}")))
+            bootstrap = yaml.safe_load(text)
+            cluster = next(one for one in bootstrap["static_resources"]["clusters"] if one["name"] == "pool-default")
+            source = cluster["eds_cluster_config"]["eds_config"]["path_config_source"]
+            self.assertEqual(cluster["type"], "EDS")
+            self.assertNotIn("load_assignment", cluster)
+            flags = f"my=eds-file={source['path']}"
+            deployment = str(pick(objects(of_case("sidecar", "--set", f"inpick.shape={shape}")), "Deployment"))
+            self.assertIn(flags, deployment if shape == "sidecar" else text)
+            self.assertIn(str(Path(source["path"]).parent), deployment)
+            self.assertEqual(source["watched_directory"], {"path": str(Path(source["path"]).parent)})
+
+    def test_the_bootstrap_is_that_of_envoy_but_for_what_a_pod_needs(self):
+        ours = yaml.safe_load(rendered.bootstrap(objects(of_case("sidecar"))))
+        text = (ROOT / "envoy" / "kubernetes.yaml").read_text().replace("target/wasm32-wasip1/wasm/filter.wasm", "/opt/inpick/filter.wasm")
+        theirs = yaml.safe_load(text.replace('{"pool": "default", "served_endpoint": "header", "access_log": true}', "DOCUMENT"))
+        probes, gateway = ours["static_resources"]["listeners"]
+        self.assertEqual(probes["name"], "probes")
+        ours["static_resources"]["listeners"] = [gateway]
+        gateway["address"] = theirs["static_resources"]["listeners"][0]["address"]
+        filters = gateway["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+        document = filters[0]["typed_config"]["config"]["configuration"]
+        self.assertEqual(json.loads(document["value"]), {"pool": "my", "served_endpoint": "header", "access_log": True})
+        document["value"] = "DOCUMENT\n"
+        self.assertEqual(ours, theirs)
 
     def test_who_may_read_is_called_as_in_the_guide(self):
         guide = {(document["kind"], document["metadata"]["name"]): document

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import functools
 import hashlib
 import subprocess
 from pathlib import Path
@@ -30,6 +31,7 @@ def run(*command, text=""):
     return done.stdout
 
 
+@functools.cache
 def template(*arguments, release=RELEASE):
     """The objects of the chart, as text."""
     return run("helm", "template", release, str(CHART), "--namespace", NAMESPACE, *arguments)

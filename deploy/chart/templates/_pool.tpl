@@ -38,7 +38,7 @@ are taken under its names.
 {{- $servers := .Values.router.modelServers -}}
 {{- /* Both in the pod's own namespace. */ -}}
 {{- $source := printf "inferencepool:%s" .Release.Name -}}
-{{- $options := list (printf "%s=eds-file=/run/inpick/eds/pool.json" $pool) (printf "%s=eds-cluster=pool-default" $pool) -}}
+{{- $options := list (printf "%s=eds-file=/run/inpick/eds/default.json" $pool) (printf "%s=eds-cluster=pool-default" $pool) -}}
 {{- if not .Values.router.inferencePool.create -}}
 {{- $labels := list -}}
 {{- range $key, $value := $servers.matchLabels -}}{{- $labels = append $labels (printf "%s=%s" $key $value) -}}{{- end -}}
