@@ -293,3 +293,29 @@ def test_objectives_and_rewrites_count_without_a_restart(scene):
                or (gateway.envoy.chat("alias") and False))
     scene.delete("inferencemodelrewrites", "alias")
     eventually("without it the model is unknown", lambda: gateway.envoy.chat("alias").status == 404)
+
+
+def test_a_thousand_pods_fit(scene):
+    """Memory of the sidecar that watches 1 000 pods. Nobody answers at their addresses."""
+    gateway = scene.gateway("pods:app=many:8000", ["--pool-option", f"default=namespace={scene.namespace}", "--poll-interval", "5s"])
+    count = 1000
+    pods = f"/api/v1/namespaces/{scene.namespace}/pods"
+
+    def make(numbers):
+        with scene.cluster.session() as session:
+            for number in numbers:
+                name, address = f"many-{number}", f"127.250.{number // 250}.{number % 250 + 1}"
+                spec = {"nodeName": objects.NODE, "containers": [{"name": "vllm", "image": "vllm-sim"}]}
+                session.send("POST", pods, {"metadata": {"name": name, "labels": {"app": "many"}}, "spec": spec})
+                session.send("PATCH", f"{pods}/{name}/status", objects.pod_status(address))
+
+    makers = [threading.Thread(target=make, args=(range(start, count, 8),)) for start in range(8)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(PATIENCE * 3)
+    eventually("all are members", lambda: len(gateway.envoy.members()) == count, PATIENCE * 2, pause=0.5)
+    resident = gateway.sidecar.process.resident_bytes()
+    print(f"sidecar with {count} pods: {resident / 2**20:.1f} MiB resident")
+    # The limit of the chart's container is 256 MiB.
+    assert resident < 128 * 2**20

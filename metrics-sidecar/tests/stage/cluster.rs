@@ -249,7 +249,7 @@ fn respond(world: &mut World, request: &Request<Incoming>) -> Response<Body> {
         world.complaints.push(format!("a watch of {path} from nowhere"));
         return status(400, "BadRequest", "no version");
     };
-    if !query.get("allowWatchBookmarks").is_some_and(|value| value == "true") || !query.contains_key("timeoutSeconds") {
+    if query.get("allowWatchBookmarks").is_none_or(|value| value != "true") || !query.contains_key("timeoutSeconds") {
         world.complaints.push(format!("a watch of {path} without bookmarks or an end"));
     }
     if from < world.oldest {
