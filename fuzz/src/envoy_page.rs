@@ -190,6 +190,7 @@ fn own_families() -> &'static [OwnFamily] {
         let about = About {
             commit: "c",
             build_ref: "b",
+            away: &[],
             llm_d: true,
             envoy_up: true,
             envoy_page_failures: 0,

@@ -324,6 +324,7 @@ impl Scene {
                 Phase::Over
             }
             Directive::Hold => panic!("held, though nothing was refused"),
+            Directive::Park(_) => panic!("waits, though no configuration here has flow control"),
         };
         let stream = &mut self.streams[at];
         stream.phase = phase;
