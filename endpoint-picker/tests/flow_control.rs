@@ -44,9 +44,7 @@ struct Rig {
 
 impl Rig {
     fn new(flow_control: &str, pods: u16) -> Self {
-        let json = format!(
-            r#"{{"flow_control": {flow_control}, "objectives": {{"high": 5, "low": -5}}}}"#
-        );
+        let json = format!(r#"{{"flow_control": {flow_control}, "objectives": {{"high": 5, "low": -5}}}}"#);
         let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
         let mut rig = Self {
             picker: EndpointPicker::new(config, 1),
