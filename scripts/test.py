@@ -70,11 +70,13 @@ def bootstraps():
         eds = Path(scratch) / "eds"
         eds.mkdir()
         (eds / "default.json").write_text("{}")
+        # Envoy names itself to whoever gives it endpoints, be that a file.
+        node = ["--service-node", "gateway", "--service-cluster", "inpick"]
         for file in files:
             copy = Path(scratch) / file.name
             text = file.read_text().replace("/run/inpick/eds", str(eds)).replace("target/wasm32-wasip1/wasm/filter.wasm", str(wasm()))
             copy.write_text(text.replace("target/native/libinpick.so", str(native())))
-            yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy)]
+            yield [str(setup.envoy_path()), "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(copy), *node]
 
 
 def observability():

@@ -444,17 +444,11 @@ impl EndpointPicker {
         let (flow_control, profile) = (self.flow_control.as_mut()?, &self.config.profile);
         let ticket = match &self.shared {
             None => flow_control.poll_wake(Some(&mut self.routing), profile, now),
+            // Where another thread holds the routing, the next look finds them.
             Some(shared) => {
-                let woken =
-                    run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(Some(routing), profile, now));
-                match woken {
-                    (Some(ticket), _) => ticket,
-                    // Another thread holds the routing: who waits too long does not need it.
-                    (None, step) => {
-                        drop(step);
-                        self.flow_control.as_mut()?.poll_wake(None, &self.config.profile, now)
-                    }
-                }
+                run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(Some(routing), profile, now))
+                    .0
+                    .flatten()
             }
         };
         ticket.map(Ticket::number)

@@ -63,12 +63,12 @@ impl Exchange {
         };
         let Some(flow_control) = picker.flow_control_mut() else { return Directive::Continue };
         match flow_control.park(&fairness_id, bytes, held, now) {
-            Ok(ticket) => {
+            Some(ticket) => {
                 picker.note_waiting(&ready.request.record, true);
                 self.state = State::Parked(Box::new(Parked { ready, ticket }));
                 Directive::Park(ticket.number())
             }
-            Err(_) => {
+            None => {
                 let seconds = flow_control.retry_after(now);
                 let mut record = ready.request.record;
                 note(&mut record, QueueOutcome::RejectedCapacity);

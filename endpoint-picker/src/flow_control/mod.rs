@@ -128,12 +128,12 @@ impl FlowControl {
 
     /// Takes in a request; the ticket finds it again. `None`: there is no room, for the client to come again after so many seconds:
     /// [`Self::retry_after`].
-    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Result<Ticket, Held> {
+    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Option<Ticket> {
         let arrival = Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
         if !self.bands.has_room(&self.settings, &arrival) {
-            return Err(held);
+            return None;
         }
-        Ok(self.bands.add(self.settings.ordering, &arrival, held))
+        Some(self.bands.add(self.settings.ordering, &arrival, held))
     }
 
     /// Seconds after which somebody who is refused may come again, by how fast the queue drains.
