@@ -13,7 +13,7 @@ use crate::accounts::{Accounts, Burden, Charge};
 use crate::board::{BandPost, FlowPost};
 use crate::config::{Config, NoEndpoint};
 use crate::filter_time::FilterTime;
-use crate::flow_control::{FlowControl, Ticket};
+use crate::flow_control::{FlowControl, Held, Ticket};
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
@@ -443,29 +443,25 @@ impl EndpointPicker {
         }
         let (flow_control, profile) = (self.flow_control.as_mut()?, &self.config.profile);
         let ticket = match &self.shared {
-            None => flow_control.poll_wake(Some(&mut self.routing), profile, now),
+            None => flow_control.poll_wake(&mut self.routing, profile, now),
             // Where another thread holds the routing, the next look finds them.
             Some(shared) => {
-                run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(Some(routing), profile, now))
-                    .0
-                    .flatten()
+                run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(routing, profile, now)).0.flatten()
             }
         };
         ticket.map(Ticket::number)
     }
 
-    /// Whether a request may be sent although others wait, or could: it overtakes nobody, and somebody has room for it. `None`: there is no
-    /// flow control.
-    pub(crate) fn may_send(&mut self, request: &PickRequest<'_>, now: Timestamp) -> Option<bool> {
-        let flow_control = self.flow_control.as_ref()?;
-        if !flow_control.is_clear(request.priority) {
-            return Some(false);
+    /// Whether a request may be sent although others wait, or could: it overtakes nobody, and somebody has room for it.
+    pub(crate) fn may_send(&mut self, held: &Held, now: Timestamp) -> bool {
+        let Some(flow_control) = &self.flow_control else { return true };
+        if !flow_control.is_clear(held.priority) {
+            return false;
         }
-        let request = PickRequest { room: Some(flow_control.room()), ..*request };
-        let profile = &self.config.profile;
-        let Some(shared) = &self.shared else { return Some(self.routing.may_send(profile, &request, now)) };
+        let (request, profile) = (held.request(flow_control.room()), &self.config.profile);
+        let Some(shared) = &self.shared else { return self.routing.may_send(profile, &request, now) };
         // Where another thread holds the routing, the request is picked for by this thread's own knowledge, and may as well be sent.
-        Some(run(&*shared.state, |routing: &mut Routing| routing.may_send(profile, &request, now)).0.unwrap_or(true))
+        run(&*shared.state, |routing: &mut Routing| routing.may_send(profile, &request, now)).0.unwrap_or(true)
     }
 
     /// Ranks the endpoints for one request, and charges it to the first of them. Where there is none, nothing is charged. Where the request is

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Request, header};
 use http_body_util::Full;
 use local_stack::{Builder, HttpClient, HttpResponse, Mode, Page, Stack};
@@ -118,6 +119,25 @@ impl Gateway {
     /// A short chat completion with the pods' own model.
     pub async fn chat(&self) -> HttpResponse {
         self.post("/v1/chat/completions", chat_body(crate::MODEL, false)).await
+    }
+
+    /// Has pods tell how many requests they run at once: some wait there for three pages, perhaps more than once on a busy machine. Gives how
+    /// many requests that took.
+    pub async fn learns_slots(&self, slots: usize) -> u64 {
+        let mut sent = 0;
+        eventually("pods tell their slots", async || {
+            let burst = self.pods.len() * (slots + 3);
+            sent += burst as u64;
+            assert!(join_all((0..burst).map(|_| self.chat())).await.iter().all(|reply| reply.status == 200));
+            // The gauge is told once a second.
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            let page = self.envoy_page().await.map_err(|error| error.to_string())?;
+            let told = |addr: &str| page.sum("inpick_learned_slots", &[("endpoint", addr)]);
+            let known: Vec<_> = self.pods.iter().map(|pod| told(&pod.addr)).collect();
+            if known.iter().all(|known| *known * 2.0 >= slots as f64) { Ok(()) } else { Err(format!("{known:?}")) }
+        })
+        .await;
+        sent
     }
 
     /// GET.

@@ -5,13 +5,18 @@ use alloc::boxed::Box;
 use crate::flow_control::{Held, QueueOutcome, Queued};
 use crate::picker::EndpointPicker;
 use crate::reply::LocalReply;
-use crate::scheduling::PickRequest;
 use crate::time::Timestamp;
 
 use super::Exchange;
 use super::directive::Directive;
 use super::states::{Parked, Ready, State};
 use super::waiting::note;
+
+/// Gives a request back what flow control needed of it.
+fn give_back(ready: &mut Ready, held: Held) {
+    ready.prompt = held.prompt;
+    ready.request.subset = held.subset;
+}
 
 impl Exchange {
     /// Sends a request, or has it wait where all that could serve it are full.
@@ -34,22 +39,6 @@ impl Exchange {
             bytes,
             outcome,
         });
-        let asked = PickRequest {
-            target_model: &request.record.target_model,
-            prompt: Some(prompt),
-            prompt_bytes: request.record.request.prompt_bytes,
-            max_tokens: request.record.request.max_tokens,
-            priority,
-            deadline: request.deadline,
-            pinned: request.maker,
-            session: request.session,
-            subset: request.subset.as_ref(),
-            room: None,
-            is_explained: false,
-        };
-        if picker.may_send(&asked, now) != Some(false) {
-            return self.send(picker, ready, None, now);
-        }
         let held = Held {
             target_model: request.record.target_model.clone(),
             prompt: core::mem::take(prompt),
@@ -61,6 +50,10 @@ impl Exchange {
             session: request.session,
             subset: request.subset.take(),
         };
+        if picker.may_send(&held, now) {
+            give_back(&mut ready, held);
+            return self.send(picker, ready, None, now);
+        }
         let Some(flow_control) = picker.flow_control_mut() else { return Directive::Continue };
         match flow_control.park(&fairness_id, bytes, held, now) {
             Some(ticket) => {
@@ -110,8 +103,7 @@ impl Exchange {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
         }
         if let Some(held) = held {
-            ready.prompt = held.prompt;
-            ready.request.subset = held.subset;
+            give_back(&mut ready, held);
         }
         if is_expired {
             let mut record = ready.request.record;

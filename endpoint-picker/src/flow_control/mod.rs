@@ -44,7 +44,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn request(&self, room: Room) -> PickRequest<'_> {
+    /// Where it may go: to an endpoint with room.
+    pub(crate) fn request(&self, room: Room) -> PickRequest<'_> {
         PickRequest {
             target_model: &self.target_model,
             prompt: Some(&self.prompt),
@@ -166,34 +167,24 @@ impl FlowControl {
 
     /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. The same one is not named twice: where the host
     /// does not know it any more, it is forgotten.
-    pub(crate) fn poll_wake(
-        &mut self,
-        routing: Option<&mut Routing>,
-        profile: &Profile,
-        now: Timestamp,
-    ) -> Option<Ticket> {
+    pub(crate) fn poll_wake(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
         if let Some(ticket) = self.woken.take() {
             self.bands.remove(ticket);
         }
-        let oldest = self.bands.oldest()?;
-        let expired = (now.micros_since(oldest.came) >= self.settings.ttl_micros).then_some(oldest.ticket);
-        let next = match (expired, routing) {
-            (Some(ticket), _) => Some(ticket),
-            (None, Some(routing)) => {
-                let next = self.choose(routing, profile, now);
-                if let Some(ticket) = next {
-                    self.bands.pass_turn(ticket);
-                }
-                next
-            }
-            (None, None) => None,
-        };
-        self.woken = next;
-        next
+        let (oldest, came) = self.bands.oldest().map(|waiting| (waiting.ticket, waiting.came))?;
+        self.woken = if self.is_expired(came, now) { Some(oldest) } else { self.choose(routing, profile, now) };
+        self.woken
     }
 
     /// Whom an endpoint with room is given.
-    fn choose(&self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
+    fn choose(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
+        let next = self.best(routing, profile, now)?;
+        self.bands.pass_turn(next);
+        Some(next)
+    }
+
+    /// Who is next where there is room.
+    fn best(&self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
         let room = self.room();
         if !routing.has_room(&room) {
             return None;

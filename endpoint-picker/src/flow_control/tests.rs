@@ -123,11 +123,12 @@ fn whom_the_host_does_not_find_is_forgotten() {
     let first = control.park("a", 1, held(), at(0)).unwrap();
     let second = control.park("a", 1, held(), at(0)).unwrap();
     let Ok(Plugin::Filter(Config { profile, .. })) = Plugin::parse(b"") else { panic!("the defaults are valid") };
-    assert_eq!(control.poll_wake(None, &profile, at(0)), None, "nobody is due");
-    assert_eq!(control.poll_wake(None, &profile, at(1)), Some(first));
+    let mut routing = Routing::new(1);
+    assert_eq!(control.poll_wake(&mut routing, &profile, at(0)), None, "nobody is due");
+    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), Some(first));
     assert_eq!(control.requests(), 2);
-    assert_eq!(control.poll_wake(None, &profile, at(1)), Some(second), "the first is not named again");
+    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), Some(second), "the first is not named again");
     assert_eq!(control.requests(), 1);
     assert!(control.take(second).is_some() && control.take(first).is_none());
-    assert_eq!(control.poll_wake(None, &profile, at(1)), None);
+    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), None);
 }

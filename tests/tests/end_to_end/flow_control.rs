@@ -36,25 +36,6 @@ fn slow(slots: usize) -> [String; 6] {
     ]
 }
 
-/// Has pods tell how many requests they run at once: some wait there for three pages, perhaps more than once on a busy machine. Gives how
-/// many requests that took.
-async fn until_slots_are_known(gateway: &Gateway, slots: usize) -> u64 {
-    let mut sent = 0;
-    eventually("pods tell their slots", async || {
-        let burst = gateway.pods.len() * (slots + 3);
-        sent += burst as u64;
-        assert!(join_all((0..burst).map(|_| gateway.chat())).await.iter().all(|reply| reply.status == 200));
-        // The gauge is told once a second.
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
-        let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
-        let told = |addr: &str| page.sum("inpick_learned_slots", &[("endpoint", addr)]);
-        let known: Vec<_> = gateway.pods.iter().map(|pod| told(&pod.addr)).collect();
-        if known.iter().all(|known| *known * 2.0 >= slots as f64) { Ok(()) } else { Err(format!("{known:?}")) }
-    })
-    .await;
-    sent
-}
-
 async fn a_burst_is_served_to_its_last_request(mode: Mode) {
     let gateway = Gateway::start(builder(mode, 2, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(2))).await;
     let burst = (0..40).map(|_| gateway.chat());
@@ -73,7 +54,7 @@ async fn a_burst_is_served_to_its_last_request(mode: Mode) {
 async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
     let config = json!({"flow_control": {}, "objectives": {"urgent": 10}});
     let gateway = Gateway::start(builder(mode, 2, config).workers(1).vllm_sim_args(slow(SLOTS))).await;
-    let before = until_slots_are_known(&gateway, SLOTS).await;
+    let before = gateway.learns_slots(SLOTS).await;
     let urgent = async || {
         let began = Instant::now();
         let headers = [("x-gateway-inference-objective", "urgent")];
@@ -122,7 +103,7 @@ async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
 async fn who_may_not_wait_is_told_when_to_come_again(mode: Mode) {
     let config = json!({"flow_control": {"max_requests": 6}});
     let gateway = Gateway::start(builder(mode, 1, config).workers(1).vllm_sim_args(slow(1))).await;
-    until_slots_are_known(&gateway, 1).await;
+    gateway.learns_slots(1).await;
     let replies = join_all((0..30).map(|_| gateway.chat())).await;
     let (served, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
     assert!(!served.is_empty() && !refused.is_empty());
@@ -140,7 +121,7 @@ async fn who_may_not_wait_is_told_when_to_come_again(mode: Mode) {
 async fn who_waits_for_too_long_is_told_so(mode: Mode) {
     let config = json!({"flow_control": {"ttl_ms": 600}});
     let gateway = Gateway::start(builder(mode, 1, config).workers(1).vllm_sim_args(slow(1))).await;
-    until_slots_are_known(&gateway, 1).await;
+    gateway.learns_slots(1).await;
     let replies = join_all((0..12).map(|_| gateway.chat())).await;
     let (served, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
     assert!(!served.is_empty() && !refused.is_empty());
@@ -157,7 +138,7 @@ async fn who_waits_for_too_long_is_told_so(mode: Mode) {
 
 async fn a_client_that_leaves_the_queue_leaves_nothing_behind(mode: Mode) {
     let gateway = Gateway::start(builder(mode, 1, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(1))).await;
-    until_slots_are_known(&gateway, 1).await;
+    gateway.learns_slots(1).await;
     let stay = join_all((0..3).map(|_| gateway.chat()));
     let leave = join_all((0..10).map(|_| tokio::time::timeout(Duration::from_millis(300), gateway.chat())));
     let (stay, left) = tokio::join!(stay, leave);

@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use catalogue::{Publisher, Switch};
-use futures_util::future::join_all;
 use local_stack::{Builder, Page, repository};
 use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
@@ -191,17 +190,8 @@ async fn what_waits_in_flow_control_is_on_the_page_under_both_spellings(mode: Mo
     let config = json!({"flow_control": {"queue_depth": 1}, "objectives": {"high": 5}, "metrics": {"llm_d": true}});
     let stack = builder(mode, 1, config).vllm_sim_args(["--max-num-seqs=1", "--step-ms=40", "--speed=1"]);
     let gateway = Arc::new(Gateway::start(stack).await);
-    // Some before, after which the model's name has a label, and the engine has told how many it runs at once: they wait there for three pages.
-    let mut before = 0;
-    eventually("the pod's slots are known", async || {
-        let burst = (0..5).map(|_| gateway.post(CHAT, chat_body(MODEL, false)));
-        before += join_all(burst).await.iter().filter(|reply| reply.status == 200).count();
-        tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
-        let page = gateway.envoy_page().await.map_err(|error| error.to_string())?;
-        let slots = page.sum("inpick_learned_slots", &[]);
-        if slots >= 1.0 { Ok(()) } else { Err(format!("{slots} slots after {before} requests")) }
-    })
-    .await;
+    // Some before, after which the model's name has a label, too.
+    let before = gateway.learns_slots(1).await;
     let requests = (0..WAITERS).map(|number| {
         let gateway = Arc::clone(&gateway);
         let headers = [
@@ -231,7 +221,7 @@ async fn what_waits_in_flow_control_is_on_the_page_under_both_spellings(mode: Mo
         let page = gateway.sidecar_page().await.map_err(|error| error.to_string())?;
         let counted = page.sum(&format!("{FLOW}request_queue_duration_seconds_count"), &[("outcome", "Dispatched")]);
         let waiting = page.sum(&format!("{FLOW}queue_size"), &[]) + page.sum(&format!("{NEWEST_FLOW}queue_size"), &[]);
-        let is_over = counted == (WAITERS + before) as f64 && waiting == 0.0;
+        let is_over = counted == (WAITERS as u64 + before) as f64 && waiting == 0.0;
         if is_over { Ok(page) } else { Err(format!("{counted} counted, {waiting} wait")) }
     })
     .await;
