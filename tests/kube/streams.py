@@ -10,18 +10,36 @@ import objects
 from process import PATIENCE
 
 
-class Streams:
+class Clients:
+    """Threads that run `_run`, told their number, until they are left, which sets `over`."""
+
+    def __init__(self, number):
+        self.over = threading.Event()
+        self.threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in range(number)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(PATIENCE)
+
+
+class Streams(Clients):
     """So many clients at once; every other one keeps its connection for as long as it is let."""
 
     def __init__(self, url, clients=6, tokens=20, model=objects.MODEL):
+        super().__init__(clients)
         self.host = urlsplit(url).netloc
         self.tokens, self.model = tokens, model
         self.done, self.failed, self.pods = 0, [], {}
-        self.lock, self.over = threading.Lock(), threading.Event()
-        self.threads = [threading.Thread(target=self._run, args=(number % 2 == 0,), daemon=True) for number in range(clients)]
+        self.lock = threading.Lock()
 
-    def _run(self, keeps):
-        connection = None
+    def _run(self, number):
+        keeps, connection = number % 2 == 0, None
         while not self.over.is_set():
             connection = connection or http.client.HTTPConnection(self.host, timeout=PATIENCE)
             try:
@@ -46,13 +64,3 @@ class Streams:
         assert answer.status == 200, f"{answer.status} {text[:300]}"
         assert text.rstrip().endswith("data: [DONE]"), f"a stream without its end: {text[-200:]}"
         return answer.headers["x-inference-pod"], answer.will_close
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(PATIENCE)

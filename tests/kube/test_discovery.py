@@ -11,6 +11,7 @@ import objects
 from fleet import Fleet
 from gateway import Gateway, total
 from process import PATIENCE, eventually
+from streams import Clients
 
 LABELS = {"app": "vllm"}
 READS = [
@@ -73,29 +74,19 @@ def scene(cluster, namespace, folder):
         scene.stop()
 
 
-class Traffic:
+class Traffic(Clients):
     """Chat completions one after the other, from some threads, until it is left; every status is kept."""
 
     def __init__(self, gateway, threads=2):
-        self.gateway, self.statuses, self.pods, self.over = gateway, [], set(), threading.Event()
-        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        super().__init__(threads)
+        self.gateway, self.statuses, self.pods = gateway, [], set()
 
-    def _run(self):
+    def _run(self, _):
         while not self.over.is_set():
             answer = self.gateway.envoy.chat()
             self.statuses.append(answer.status)
             self.pods.add(answer.headers.get("x-inference-pod"))
             time.sleep(0.01)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(PATIENCE)
 
     def failed(self):
         return [status for status in self.statuses if status != 200]
