@@ -152,6 +152,10 @@ unsafe extern "C" {
         attribute: c_int,
         value: *mut u64,
     ) -> bool;
+    pub fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void) -> bool;
+    pub fn envoy_dynamic_module_callback_http_filter_scheduler_new(filter: *mut c_void) -> *mut c_void;
+    pub fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
+    pub fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);
     pub fn envoy_dynamic_module_callback_http_get_upstream_hosts_attempted_size(filter: *mut c_void) -> usize;
     pub fn envoy_dynamic_module_callback_http_get_upstream_hosts_attempted(
         filter: *mut c_void,

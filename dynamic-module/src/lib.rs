@@ -18,6 +18,7 @@ pub mod hooks;
 mod log_sink;
 mod main_thread;
 mod panics;
+mod parking;
 mod plugin;
 mod process;
 mod shared_memory;

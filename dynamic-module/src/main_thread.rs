@@ -16,7 +16,7 @@ use endpoint_picker::{EndpointPicker, Timestamp};
 use crate::clock;
 use crate::envoy::{Callout, ExtensionConfig, Timer};
 use crate::panics;
-use crate::process::{Instance, process};
+use crate::process::{Instance, process, wake_next};
 use crate::sidecar::{Answer, Sidecar, Told};
 use crate::stats::Stats;
 
@@ -164,6 +164,9 @@ impl Turn {
         let Self { stats, members, .. } = self;
         for member in members.iter_mut().filter(|member| member.pace.due_at <= now) {
             member.step(envoy, stats, |worker, picker, host| worker.tick(picker, host));
+            if member.instance.has_flow_control() {
+                member.instance.with_keeper(wake_next);
+            }
             member.pace.due_at = now.plus_micros(u64::from(member.pace.period_millis) * 1_000);
         }
     }

@@ -31,6 +31,7 @@ hooks! {
     ResponseHeaders = "response_headers",
     ResponseBody = "response_body",
     ResponseTrailers = "response_trailers",
+    Scheduled = "scheduled",
     StreamComplete = "stream_complete",
     StreamEnd = "destroy",
     ExtensionConfig = "bootstrap_extension_config_new",

@@ -44,16 +44,13 @@ pub(crate) fn configure_extension(document: &[u8]) -> Option<Option<ServiceConfi
 fn read(document: &[u8]) -> Option<Plugin> {
     let wrong = sidecar::errors(document);
     let errors = match endpoint_picker_config::parse(document) {
-        Ok(Reading { plugin, notes }) => match plugin.without_wasm_settings() {
-            Ok(plugin) if wrong.is_empty() => {
-                for note in notes {
-                    log::warn!("plugin configuration: {note}");
-                }
-                return Some(plugin);
+        Ok(Reading { plugin, notes }) if wrong.is_empty() => {
+            for note in notes {
+                log::warn!("plugin configuration: {note}");
             }
-            Ok(_) => wrong,
-            Err(ConfigError(errors)) => errors.into_iter().chain(wrong).collect(),
-        },
+            return Some(plugin);
+        }
+        Ok(_) => wrong,
         Err(ConfigError(errors)) => errors.into_iter().chain(wrong).collect(),
     };
     log::error!("{}", ConfigError(errors));

@@ -44,7 +44,7 @@ thread_local! {
 
 impl Instance {
     fn new(document: &[u8], config: Config) -> Arc<Self> {
-        let routing = SharedRouting::new(clock::random());
+        let routing = SharedRouting::with_flow_control(clock::random(), config.flow_control);
         let keeper = Mutex::new(EndpointPicker::keeping(config.clone(), clock::random(), routing.clone()));
         Arc::new(Self {
             document: document.to_vec(),
@@ -91,6 +91,18 @@ impl Instance {
         })
     }
 
+    /// Whether requests may wait.
+    pub(crate) const fn has_flow_control(&self) -> bool {
+        self.config.flow_control.is_some()
+    }
+
+    /// Has the request go on that is next in flow control, on its own thread.
+    pub(crate) fn wake_next(self: &Arc<Self>) {
+        if self.has_flow_control() {
+            self.with_picker(wake_next);
+        }
+    }
+
     fn new_picker(&self) -> EndpointPicker {
         let mut picker = EndpointPicker::serving(self.config.clone(), clock::random(), self.routing.clone());
         picker.catch_up();
@@ -110,6 +122,14 @@ impl Instance {
     /// How Envoy's load balancer is told whom to take.
     pub(crate) fn destination(&self) -> Destination {
         self.config.rules.destination.unwrap_or(Destination::Metadata)
+    }
+}
+
+/// Has the request go on that is next in flow control, on its own thread, and notes what the look for it took.
+pub(crate) fn wake_next(picker: &mut EndpointPicker) {
+    let before = clock::now();
+    if picker.wake_next(before) {
+        picker.record_dispatch_cycle(clock::now().micros_since(before));
     }
 }
 

@@ -20,6 +20,7 @@ use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
 
 use crate::clock;
 use crate::envoy::{Attribute, Body, HttpStream, Map, Text};
+use crate::parking::ParkedStream;
 use crate::process::{Instance, process};
 
 /// Where Envoy's load balancer and the endpoint picker protocol keep what concerns endpoints in metadata.
@@ -47,6 +48,8 @@ pub(crate) struct Stream {
     state: RefCell<State>,
     /// `None`: it is not timed.
     time: Cell<Option<FilterTime>>,
+    /// While it waits in flow control.
+    parked: RefCell<Option<Arc<ParkedStream>>>,
 }
 
 thread_local! {
@@ -77,7 +80,7 @@ impl Stream {
         let mut timed = TIMED.get();
         let time = Cell::new(timed.begin());
         TIMED.set(timed);
-        Self { instance, state: RefCell::default(), time }
+        Self { instance, state: RefCell::default(), time, parked: RefCell::default() }
     }
 
     /// Runs a hook, and notes how long it takes where the stream is timed.
@@ -221,9 +224,50 @@ impl Stream {
 
     pub(crate) fn stream_complete(&self, envoy: &HttpStream<'_>) {
         self.observe(envoy, |exchange, picker, envoy| exchange.on_log(picker, &mut Info(envoy)));
+        self.unpark();
+        self.instance.wake_next();
         if let Some(time) = self.time.take() {
             self.instance.with_picker(|picker| picker.record_filter_time(time));
         }
+    }
+
+    /// A request that waited in flow control under that number is to go on.
+    pub(crate) fn resume(&self, envoy: &mut HttpStream<'_>, number: u64) {
+        if self.parked.borrow().as_ref().is_none_or(|parked| parked.number() != number) {
+            return;
+        }
+        self.unpark();
+        let verdict = self.step(envoy, |exchange, picker, _| exchange.resume(picker, clock::now()));
+        // What the access log is told must be there before the request goes on, which may end it.
+        self.tell(envoy);
+        if verdict == Verdict::Go && !envoy.continue_request() {
+            log::warn!("a request that waited cannot go on");
+        }
+        self.instance.wake_next();
+    }
+
+    /// It does not wait any more, for whoever would wake it.
+    fn unpark(&self) {
+        if let Some(parked) = self.parked.take() {
+            parked.close();
+        }
+    }
+
+    /// Has the request wait in flow control under that number. What is to be done instead, if it cannot or need not wait any more.
+    fn park(&self, envoy: &HttpStream<'_>, number: u64) -> Option<Directive> {
+        let parked = envoy.scheduler().map(|scheduler| Arc::new(ParkedStream::new(number, scheduler)));
+        if parked.is_none() {
+            log::warn!("a request cannot wait");
+        }
+        self.parked.replace(parked.clone());
+        let waits = parked.is_some_and(|parked| {
+            self.with_exchange(|exchange, picker| exchange.set_wake(picker, parked)).unwrap_or(true)
+        });
+        if waits {
+            return None;
+        }
+        self.unpark();
+        Some(self.decide(|exchange, picker| exchange.resume(picker, clock::now())))
     }
 
     /// What a client sends to be told why its request goes where it goes, where that is configured.
@@ -292,14 +336,23 @@ impl Stream {
             exchange.ask_for_usage(picker, &mut process().shared());
             let before = clock::now();
             let directive = exchange.pick(picker, before);
-            picker.record_pick_duration(clock::now().micros_since(before));
+            let after = clock::now();
+            picker.record_pick_duration(after.micros_since(before));
+            exchange.note_parked(after);
             directive
         });
         loop {
             let (phase, verdict) = match directive {
                 Directive::Continue => (Phase::Passing, Verdict::Go),
                 Directive::Wait => (Phase::Reading, Verdict::Stay),
-                Directive::Pick | Directive::Hold | Directive::Park(_) => (Phase::Held, Verdict::Stay),
+                Directive::Pick | Directive::Hold => (Phase::Held, Verdict::Stay),
+                Directive::Park(number) => match self.park(envoy, number) {
+                    None => (Phase::Held, Verdict::Stay),
+                    Some(instead) => {
+                        directive = instead;
+                        continue;
+                    }
+                },
                 Directive::Send(outbound) => match self.send(envoy, &outbound) {
                     Ok(()) => (Phase::Passing, Verdict::Go),
                     Err(instead) => {
@@ -323,8 +376,13 @@ impl Stream {
 
     fn decide(&self, decide: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> Directive) -> Directive {
         // A hook within another one comes only while an answer is sent; then nothing is left to decide.
-        let Ok(mut state) = self.state.try_borrow_mut() else { return Directive::Hold };
-        self.instance.with_picker(|picker| decide(&mut state.exchange, picker))
+        self.with_exchange(decide).unwrap_or(Directive::Hold)
+    }
+
+    /// Works with the exchange; `None`: a hook outside of this one does.
+    fn with_exchange<T>(&self, then: impl FnOnce(&mut Exchange, &mut EndpointPicker) -> T) -> Option<T> {
+        let mut state = self.state.try_borrow_mut().ok()?;
+        Some(self.instance.with_picker(|picker| then(&mut state.exchange, picker)))
     }
 
     /// Changes a request as directed. What Envoy refuses is told to the exchange, whose directive counts instead unless it lets the request
@@ -455,4 +513,11 @@ impl StreamInfo for Info<'_, '_> {
 
 fn address(text: &[u8]) -> Option<SocketAddr> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Its thread may end now.
+        self.unpark();
+    }
 }

@@ -237,20 +237,6 @@ impl Plugin {
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
     }
 
-    /// For a binding that cannot do what only the module for wasm can.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] if the configuration asks for it.
-    pub fn without_wasm_settings(self) -> Result<Self, ConfigError> {
-        match &self {
-            Self::Filter(config) if config.flow_control.is_some() => Err(ConfigError(alloc::vec![
-                "flow_control: the native module cannot have requests wait; the module for wasm can".to_owned(),
-            ])),
-            _ => Ok(self),
-        }
-    }
-
     /// For a binding that cannot do what only the native module can.
     ///
     /// # Errors

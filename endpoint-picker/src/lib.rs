@@ -19,6 +19,7 @@ pub mod admission;
 pub mod affinity;
 pub mod board;
 pub mod config;
+pub mod director;
 mod ending;
 pub mod error_type;
 pub mod exchange;

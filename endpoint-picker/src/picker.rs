@@ -2,6 +2,8 @@
 //!
 //! Its routing is its own, or that of the whole process ([`SharedState`]); nothing else differs between the two.
 
+mod queue;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,10 +12,9 @@ use core::net::SocketAddr;
 use snapshot::{Loads, Membership};
 
 use crate::accounts::{Accounts, Burden, Charge};
-use crate::board::{BandPost, FlowPost};
 use crate::config::{Config, NoEndpoint};
+use crate::director::Director;
 use crate::filter_time::FilterTime;
-use crate::flow_control::{FlowControl, Held, Ticket};
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
@@ -26,7 +27,7 @@ pub use crate::routing::SentPrompt;
 use crate::routing::{Routing, Upload};
 use crate::scheduling::{Decision, Failure, Observation, PickRequest, Ratings, model_key};
 use crate::shared_state::{Note, SharedState, View};
-use crate::telemetry::{Telemetry, WaitingNote};
+use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
 
 /// Notes that the keeper takes in at once: a tenth of a millisecond's work.
@@ -36,12 +37,10 @@ const NOTES_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub struct EndpointPicker {
     config: Config,
-    /// The routing in use; beside a shared one, what this thread knows by itself.
-    routing: Routing,
+    /// The routing in use with its queue; beside a shared one, what this thread knows by itself.
+    director: Director,
     telemetry: Telemetry,
     recent: RecentPicks,
-    /// Requests of this worker that wait; `None`: none does.
-    flow_control: Option<FlowControl>,
     shared: Option<Shared>,
 }
 
@@ -78,9 +77,8 @@ impl EndpointPicker {
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             telemetry: Telemetry::new(&config),
-            routing: Routing::new(seed),
+            director: Director::new(Routing::new(seed), config.flow_control),
             recent: RecentPicks::default(),
-            flow_control: config.flow_control.map(FlowControl::new),
             shared: None,
             config,
         }
@@ -115,32 +113,37 @@ impl EndpointPicker {
     /// What is known of the endpoints. Where the routing is shared, who they are and their loads are as of the last [`Self::catch_up`].
     #[must_use]
     pub const fn pool(&self) -> &Pool {
-        self.routing.pool()
+        self.director.routing.pool()
     }
 
     /// Which endpoint should have which prefixes, by this thread's own knowledge.
     #[must_use]
     pub const fn prefix_index(&self) -> &PrefixIndex {
-        self.routing.prefix_index()
+        self.director.routing.prefix_index()
     }
 
     /// What was learned of the endpoints' times, by this thread's own knowledge.
     #[must_use]
     pub const fn learner(&self) -> &Learner {
-        self.routing.learner()
+        self.director.routing.learner()
     }
 
     /// What is in flight, by this thread's own knowledge.
     #[must_use]
     pub const fn accounts(&self) -> &Accounts {
-        self.routing.accounts()
+        self.director.routing.accounts()
     }
 
     /// Looks at the routing in use. `None`: another thread holds it.
     pub fn look<T>(&self, look: impl FnOnce(&Routing) -> T) -> Option<T> {
+        self.look_at_all(|director| look(&director.routing))
+    }
+
+    /// The same with the queue in front of it.
+    fn look_at_all<T>(&self, look: impl FnOnce(&Director) -> T) -> Option<T> {
         match &self.shared {
-            None => Some(look(&self.routing)),
-            Some(shared) => run(&*shared.state, |routing| look(routing)).0,
+            None => Some(look(&self.director)),
+            Some(shared) => run(&*shared.state, |director| look(director)).0,
         }
     }
 
@@ -176,19 +179,19 @@ impl EndpointPicker {
                 // What was told before is of endpoints that the new pool may not have any more.
                 while self.hear() {}
             }
-            self.routing.adopt(&view.pool, &self.config.profile);
+            self.director.routing.adopt(&view.pool, &self.config.profile);
             if is_keeping {
-                self.telemetry.membership_installed(self.routing.pool());
+                self.telemetry.membership_installed(self.director.routing.pool());
             }
         }
         if let Some((loads, at)) = &view.loads
             && (is_other || known.loads.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, loads)))
         {
             // Loads of another membership: those of this one come soon.
-            let _ = self.routing.install_loads(loads, *at, &self.config.profile);
+            let _ = self.director.routing.install_loads(loads, *at, &self.config.profile);
         }
         if let Some(at) = view.confirmed_at {
-            self.routing.confirm(at);
+            self.director.routing.confirm(at);
         }
         if let Some(labels) = &view.labels
             && !is_keeping
@@ -201,7 +204,7 @@ impl EndpointPicker {
     pub fn hear(&mut self) -> bool {
         let Some(state) = self.shared.as_ref().map(|shared| Arc::clone(&shared.state)) else { return false };
         for _ in 0..NOTES_AT_ONCE {
-            let pool = self.routing.pool();
+            let pool = self.director.routing.pool();
             match state.hear() {
                 None => return false,
                 Some(Note::Settled(record)) => {
@@ -240,8 +243,8 @@ impl EndpointPicker {
         self.telemetry.propose_models(models.iter().map(|model| model.name.as_str()));
         match &mut self.shared {
             None => {
-                self.routing.install_membership(membership, name, &self.config.profile);
-                self.telemetry.membership_installed(self.routing.pool());
+                self.director.routing.install_membership(membership, name, &self.config.profile);
+                self.telemetry.membership_installed(self.director.routing.pool());
             }
             Some(shared) => {
                 shared.role = Role::Keeping(Some(Version { epoch: membership.epoch, version: membership.version }));
@@ -263,7 +266,7 @@ impl EndpointPicker {
     /// When the loads are those of another membership: then nothing changes.
     pub fn install_loads(&mut self, loads: &Loads, received_at: Timestamp) -> Result<(), OtherMembership> {
         let Some(shared) = &self.shared else {
-            return self.routing.install_loads(loads, received_at, &self.config.profile);
+            return self.director.routing.install_loads(loads, received_at, &self.config.profile);
         };
         let version = Version { epoch: loads.epoch, version: loads.membership_version };
         if !matches!(shared.role, Role::Keeping(Some(installed)) if installed == version) {
@@ -283,7 +286,7 @@ impl EndpointPicker {
 
     /// The installed loads were still true at that moment.
     pub fn confirm(&mut self, at: Timestamp) {
-        let Some(shared) = &self.shared else { return self.routing.confirm(at) };
+        let Some(shared) = &self.shared else { return self.director.routing.confirm(at) };
         let state = Arc::clone(&shared.state);
         self.leave(move |routing| {
             routing.confirm(at);
@@ -294,27 +297,27 @@ impl EndpointPicker {
     /// Takes over what the other workers have in flight to the members, in the order of the membership: requests, and tokens of prompts
     /// that are yet to be computed.
     pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
-        self.routing.set_others_in_flight(counts);
+        self.director.routing.set_others_in_flight(counts);
     }
 
     /// Takes over what another worker holds against the member at that place of the membership.
     pub fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
-        self.routing.learn_suspicion(place, suspicion, now);
+        self.director.routing.learn_suspicion(place, suspicion, now);
     }
 
     /// Takes over that another worker sent a prompt to the member at that place of the membership: `marks` behind the mark of hash `tail`.
     pub fn learn_prompt(&mut self, place: usize, tail: u64, marks: &[PrefixMark]) {
-        self.routing.learn_prompt(place, tail, marks);
+        self.director.routing.learn_prompt(place, tail, marks);
     }
 
     /// Prompts that were sent since this was last asked.
     pub fn take_sent_prompts(&mut self) -> impl Iterator<Item = SentPrompt> {
-        self.routing.take_sent_prompts()
+        self.director.routing.take_sent_prompts()
     }
 
     /// Counts what waited for the shared table of labels, which was merged or cannot be.
     pub fn settle_pending(&mut self) {
-        self.telemetry.settle_pending(self.routing.pool());
+        self.telemetry.settle_pending(self.director.routing.pool());
     }
 
     /// Records how long one pick took.
@@ -323,47 +326,6 @@ impl EndpointPicker {
             None => self.telemetry.record_pick_duration(micros),
             Some(shared) => shared.state.tell(Note::Picked(micros)),
         }
-    }
-
-    /// Records how long one look for a request to send took: [`Self::poll_wake`], once.
-    pub fn record_dispatch_cycle(&mut self, micros: u64) {
-        match &self.shared {
-            None => self.telemetry.record_dispatch_cycle(micros),
-            Some(shared) => shared.state.tell(Note::Dispatched(micros)),
-        }
-    }
-
-    /// A request began or ceased to wait in flow control.
-    pub(crate) fn note_waiting(&mut self, record: &ExchangeRecord, began: bool) {
-        let Some(note) = WaitingNote::of(record, began) else { return };
-        match &self.shared {
-            None => self.telemetry.note_waiting(note),
-            Some(shared) => shared.state.tell(Note::Waiting(note)),
-        }
-    }
-
-    /// What flow control holds, for the gauges; `None`: it is off.
-    pub(crate) fn flow_post(&self) -> Option<FlowPost> {
-        let flow_control = self.flow_control.as_ref()?;
-        let settings = flow_control.settings();
-        // Where another thread holds the routing, this one's own knowledge is near enough.
-        let saturation = self.look(|routing| flow_control.saturation(routing.pool()));
-        let saturation = saturation.unwrap_or_else(|| flow_control.saturation(self.routing.pool()));
-        let waiting: Vec<_> = self.telemetry.waiting().collect();
-        let mut bands: Vec<_> = self.config.objectives.values().copied().chain([0]).collect();
-        bands.extend(waiting.iter().map(|waiting| waiting.priority));
-        bands.sort_unstable();
-        bands.dedup();
-        let band =
-            |priority| BandPost { priority, max_requests: settings.band_requests, max_bytes: settings.band_bytes };
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
-        Some(FlowPost {
-            saturation_permille: (saturation * 1_000.0 + 0.5) as u64,
-            waiting,
-            bands: bands.into_iter().map(band).collect(),
-            max_requests: settings.max_requests,
-            max_bytes: settings.max_bytes,
-        })
     }
 
     /// Records what the filter took for one request.
@@ -376,7 +338,7 @@ impl EndpointPicker {
 
     /// The rule for a model, of the configuration or of the pool, and a target drawn by weight.
     pub(crate) fn rewrite(&mut self, model: &str) -> Option<(&str, &Target)> {
-        let (pool, rng) = self.routing.pool_and_rng();
+        let (pool, rng) = self.director.routing.pool_and_rng();
         let rule = Rule::find(&[&self.config.rewrites, &pool.policies().rewrites], model)?;
         Some((&rule.name, rule.draw(rng)?))
     }
@@ -409,59 +371,12 @@ impl EndpointPicker {
     /// The endpoint at an address, as of now.
     pub(crate) fn find(&mut self, address: SocketAddr) -> Option<EndpointId> {
         self.catch_up();
-        self.routing.pool().find(address)
+        self.director.routing.pool().find(address)
     }
 
     /// How many endpoints should have a prompt as far as its mark of that hash.
     pub(crate) fn holders(&self, hash: u64) -> u32 {
         self.look(|routing| routing.prefix_index().holders(hash)).unwrap_or(0)
-    }
-
-    /// Requests that wait, and by which rules; `None`: none ever does.
-    #[must_use]
-    pub const fn flow_control(&self) -> Option<&FlowControl> {
-        self.flow_control.as_ref()
-    }
-
-    /// The same, to be changed.
-    pub const fn flow_control_mut(&mut self) -> Option<&mut FlowControl> {
-        self.flow_control.as_mut()
-    }
-
-    /// So many workers have requests waiting, this one counted among them, and it is the one of that number: they share what is free.
-    pub fn set_waiting_workers(&mut self, workers: u32, rank: u32) {
-        if let Some(flow_control) = &mut self.flow_control {
-            flow_control.set_peers(workers, rank);
-        }
-    }
-
-    /// The number of the request that is to go on now, by [`Exchange::resume`](crate::Exchange::resume); to be asked again until there is none.
-    /// To be asked whenever a request ended and on each tick.
-    pub fn poll_wake(&mut self, now: Timestamp) -> Option<u64> {
-        if self.flow_control.as_ref()?.requests() == 0 {
-            return None;
-        }
-        let (flow_control, profile) = (self.flow_control.as_mut()?, &self.config.profile);
-        let ticket = match &self.shared {
-            None => flow_control.poll_wake(&mut self.routing, profile, now),
-            // Where another thread holds the routing, the next look finds them.
-            Some(shared) => {
-                run(&*shared.state, |routing: &mut Routing| flow_control.poll_wake(routing, profile, now)).0.flatten()
-            }
-        };
-        ticket.map(Ticket::number)
-    }
-
-    /// Whether a request may be sent although others wait, or could: it overtakes nobody, and somebody has room for it.
-    pub(crate) fn may_send(&mut self, held: &Held, now: Timestamp) -> bool {
-        let Some(flow_control) = &self.flow_control else { return true };
-        if !flow_control.is_clear(held.priority) {
-            return false;
-        }
-        let (request, profile) = (held.request(flow_control.room()), &self.config.profile);
-        let Some(shared) = &self.shared else { return self.routing.may_send(profile, &request, now) };
-        // Where another thread holds the routing, the request is picked for by this thread's own knowledge, and may as well be sent.
-        run(&*shared.state, |routing: &mut Routing| routing.may_send(profile, &request, now)).0.unwrap_or(true)
     }
 
     /// Ranks the endpoints for one request, and charges it to the first of them. Where there is none, nothing is charged. Where the request is
@@ -475,7 +390,7 @@ impl EndpointPicker {
         now: Timestamp,
     ) -> Choice {
         let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
-        let take = |routing: &mut Routing| {
+        let take = |Director { routing, .. }: &mut Director| {
             let decision = routing.pick(profile, request, now);
             let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
             let ratings = request.is_explained.then(|| Box::new(*routing.ratings()));
@@ -483,16 +398,16 @@ impl EndpointPicker {
             let charge = Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now));
             Choice { decision, charge, ratings }
         };
-        let Some(shared) = &self.shared else { return take(&mut self.routing) };
+        let Some(shared) = &self.shared else { return take(&mut self.director) };
         if let (Some(taken), _) = run(&*shared.state, take) {
             // The list may name who joined a moment ago.
             self.catch_up();
             return taken;
         }
         shared.state.tell(Note::Alone);
-        let decision = self.routing.pick(profile, request, now);
+        let decision = self.director.routing.pick(profile, request, now);
         let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
-        let ratings = request.is_explained.then(|| Box::new(*self.routing.ratings()));
+        let ratings = request.is_explained.then(|| Box::new(*self.director.routing.ratings()));
         let (first, forecast) = (Some(ranked.first()), ranked.forecast(ranked.first()).unwrap_or_default());
         let marks = prompt.marks.clone();
         self.leave(move |routing| {
@@ -540,10 +455,10 @@ impl EndpointPicker {
             Upload { prompt_bytes: record.request.prompt_bytes, model: &record.target_model, sent_marks, streams };
         let profile = &self.config.profile;
         let Some(shared) = &self.shared else {
-            self.routing.became_whole(profile, charge, &upload, &prompt.marks, now);
+            self.director.routing.became_whole(profile, charge, &upload, &prompt.marks, now);
             return note_forecast(charge, record);
         };
-        let (done, _) = run(&*shared.state, |routing: &mut Routing| {
+        let (done, _) = run(&*shared.state, |Director { routing, .. }: &mut Director| {
             routing.became_whole(profile, charge, &upload, &prompt.marks, now);
         });
         if done.is_some() {
@@ -596,8 +511,8 @@ impl EndpointPicker {
     pub(crate) fn settle(&mut self, charge: Option<Charge>, record: Box<ExchangeRecord>, now: Timestamp) {
         match &self.shared {
             None => {
-                self.recent.see(&record, self.routing.pool(), &self.config.pool);
-                self.telemetry.record(self.routing.pool(), record);
+                self.recent.see(&record, self.director.routing.pool(), &self.config.pool);
+                self.telemetry.record(self.director.routing.pool(), record);
             }
             // Before its charge is taken off: an endpoint is known as long as it has some.
             Some(shared) => shared.state.tell(Note::Settled(record)),
@@ -622,12 +537,12 @@ impl EndpointPicker {
         let observation = *observation;
         match &self.shared {
             None => {
-                let is_ejected = self.routing.observe(endpoint, &observation, sent_at, now);
+                let is_ejected = self.director.routing.observe(endpoint, &observation, sent_at, now);
                 if let Some(failure) = failure {
-                    self.telemetry.count_failure(self.routing.pool(), endpoint, failure);
+                    self.telemetry.count_failure(self.director.routing.pool(), endpoint, failure);
                 }
                 if is_ejected {
-                    self.telemetry.count_ejection(self.routing.pool(), endpoint);
+                    self.telemetry.count_ejection(self.director.routing.pool(), endpoint);
                 }
             }
             Some(shared) => {
@@ -665,10 +580,15 @@ impl EndpointPicker {
 
     /// Acts on the routing in use, now or, where another thread holds it, later: then there is no result.
     fn act<T>(&mut self, step: impl FnOnce(&mut Routing) -> T + Send + 'static) -> Option<T> {
-        let Some(shared) = &self.shared else { return Some(step(&mut self.routing)) };
+        self.direct(move |director| step(&mut director.routing))
+    }
+
+    /// The same with the queue in front of it.
+    fn direct<T>(&mut self, step: impl FnOnce(&mut Director) -> T + Send + 'static) -> Option<T> {
+        let Some(shared) = &self.shared else { return Some(step(&mut self.director)) };
         let (result, step) = run(&*shared.state, step);
         if let Some(step) = step {
-            shared.state.leave(Box::new(move |routing| drop(step(routing))));
+            shared.state.leave(Box::new(move |director| drop(step(director))));
         }
         result
     }
@@ -676,18 +596,18 @@ impl EndpointPicker {
     /// Acts on the shared routing behind all that was left before, and sees to it that somebody does.
     fn leave(&self, step: impl FnOnce(&mut Routing) + Send + 'static) {
         if let Some(shared) = &self.shared {
-            shared.state.leave(Box::new(step));
+            shared.state.leave(Box::new(move |director| step(&mut director.routing)));
             shared.state.try_run(&mut |_| ());
         }
     }
 }
 
 /// Runs a step on a shared routing: its result, or the step itself where another thread holds the routing.
-fn run<T, S: FnOnce(&mut Routing) -> T>(state: &dyn SharedState, step: S) -> (Option<T>, Option<S>) {
+fn run<T, S: FnOnce(&mut Director) -> T>(state: &dyn SharedState, step: S) -> (Option<T>, Option<S>) {
     let (mut step, mut result) = (Some(step), None);
-    state.try_run(&mut |routing| {
+    state.try_run(&mut |director| {
         if let Some(step) = step.take() {
-            result = Some(step(routing));
+            result = Some(step(director));
         }
     });
     (result, step)

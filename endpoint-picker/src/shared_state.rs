@@ -10,16 +10,16 @@ use core::fmt::Debug;
 
 use snapshot::Loads;
 
+use crate::director::Director;
 use crate::filter_time::FilterTime;
 use crate::pool::{EndpointId, Pool};
 use crate::record::ExchangeRecord;
-use crate::routing::Routing;
 use crate::scheduling::Failure;
 use crate::telemetry::WaitingNote;
 use crate::time::Timestamp;
 
 /// What is done to the routing later.
-pub type Step = Box<dyn FnOnce(&mut Routing) + Send>;
+pub type Step = Box<dyn FnOnce(&mut Director) + Send>;
 
 /// What a thread tells the keeper.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct View {
 pub trait SharedState: Debug + Send + Sync {
     /// Runs a step on the routing, after those that were left, unless another thread holds it for longer than a pick takes. False: it was
     /// not run.
-    fn try_run(&self, step: &mut dyn FnMut(&mut Routing)) -> bool;
+    fn try_run(&self, step: &mut dyn FnMut(&mut Director)) -> bool;
 
     /// Leaves a step to whoever runs one next.
     fn leave(&self, step: Step);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::SegQueue;
-use endpoint_picker::routing::Routing;
+use endpoint_picker::director::Director;
+use endpoint_picker::flow_control::FlowSettings;
 use endpoint_picker::shared_state::{Note, SharedState, Step, View};
 
 /// How long a thread tries. A pick among a hundred endpoints takes a tenth of that; a thread that holds the routing for longer was
@@ -22,7 +23,7 @@ const TRIES_AT_ONCE: u32 = 64;
 /// The routing of a process, and what its threads tell one another.
 #[derive(Debug)]
 pub struct SharedRouting {
-    routing: Mutex<Routing>,
+    director: Mutex<Director>,
     steps: SegQueue<LeftStep>,
     notes: SegQueue<Note>,
     view: ArcSwap<View>,
@@ -40,20 +41,26 @@ impl SharedRouting {
     /// A routing that knows no endpoint yet. The seed decides ties: draw it at random.
     #[must_use]
     pub fn new(seed: u64) -> Arc<Self> {
+        Self::with_flow_control(seed, None)
+    }
+
+    /// The same, where requests may wait.
+    #[must_use]
+    pub fn with_flow_control(seed: u64, settings: Option<FlowSettings>) -> Arc<Self> {
         Arc::new(Self {
-            routing: Mutex::new(Routing::only(seed)),
+            director: Mutex::new(Director::only(seed, settings)),
             steps: SegQueue::new(),
             notes: SegQueue::new(),
             view: ArcSwap::default(),
         })
     }
 
-    fn hold(&self) -> Option<MutexGuard<'_, Routing>> {
+    fn hold(&self) -> Option<MutexGuard<'_, Director>> {
         let mut until = None;
         loop {
             for _ in 0..TRIES_AT_ONCE {
-                match self.routing.try_lock() {
-                    Ok(routing) => return Some(routing),
+                match self.director.try_lock() {
+                    Ok(director) => return Some(director),
                     // A step that panicked has left things as they were between two of its calls, each of which keeps them whole.
                     Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                     Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
@@ -68,12 +75,12 @@ impl SharedRouting {
 }
 
 impl SharedState for SharedRouting {
-    fn try_run(&self, step: &mut dyn FnMut(&mut Routing)) -> bool {
-        let Some(mut routing) = self.hold() else { return false };
+    fn try_run(&self, step: &mut dyn FnMut(&mut Director)) -> bool {
+        let Some(mut director) = self.hold() else { return false };
         while let Some(LeftStep(left)) = self.steps.pop() {
-            left(&mut routing);
+            left(&mut director);
         }
-        step(&mut routing);
+        step(&mut director);
         true
     }
 

@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use endpoint_picker::director::Director;
 use endpoint_picker::exchange::Outbound;
 use endpoint_picker::head::{RequestHead, ResponseHead};
-use endpoint_picker::routing::Routing;
 use endpoint_picker::shared_state::{Note, SharedState, Step, View};
 use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
@@ -153,7 +153,8 @@ fn chat(text: &str) -> String {
 fn assert_idle(state: &dyn SharedState) {
     let mut is_run = false;
     for _ in 0..1_000 {
-        is_run |= state.try_run(&mut |routing| {
+        is_run |= state.try_run(&mut |director| {
+            let routing = director.routing();
             assert!(routing.pool().endpoints().all(|(_, endpoint)| endpoint.in_flight().own() == 0));
             let now = Timestamp::from_micros(u64::MAX / 2);
             assert!(routing.pool().endpoints().all(|(_, endpoint)| endpoint.prefill().own_tokens(now) == 0));
@@ -228,7 +229,7 @@ struct Moody {
 }
 
 impl SharedState for Moody {
-    fn try_run(&self, step: &mut dyn FnMut(&mut Routing)) -> bool {
+    fn try_run(&self, step: &mut dyn FnMut(&mut Director)) -> bool {
         let busy = self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| Some(busy >> 1)).unwrap();
         busy & 1 == 0 && self.state.try_run(step)
     }

@@ -2,9 +2,11 @@
 
 mod extension;
 pub(crate) mod log;
+mod scheduler;
 mod stream;
 
 pub(crate) use extension::{Callout, ExtensionConfig, MetricId, MetricKind, Timer};
+pub(crate) use scheduler::Scheduler;
 pub(crate) use stream::{Attribute, Body, HttpStream, Map, Text};
 
 use crate::abi;

@@ -8,6 +8,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
+use super::Scheduler;
 use crate::abi::{self, Buffer, Header};
 
 /// Header maps by the ABI's numbers.
@@ -158,6 +159,18 @@ impl HttpStream<'_> {
                 Buffer::of(details.as_bytes()),
             );
         }
+    }
+
+    /// The way back to the stream, for any thread; `None`: Envoy gives none.
+    pub(crate) fn scheduler(&self) -> Option<Scheduler> {
+        // SAFETY: `raw` is the hook's stream.
+        unsafe { Scheduler::new(self.raw) }
+    }
+
+    /// Has a request go on that was held; false: refused. Other hooks of the same stream run before this returns.
+    pub(crate) fn continue_request(&mut self) -> bool {
+        // SAFETY: `raw` is the hook's stream.
+        unsafe { abi::envoy_dynamic_module_callback_http_filter_continue_decoding(self.raw) }
     }
 
     /// Sets a text of the stream's dynamic metadata.

@@ -95,7 +95,7 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
 const fn phase_of(hook: Hook) -> Phase {
     match hook {
         Hook::RequestHeaders => Phase::RequestHeaders,
-        Hook::RequestBody | Hook::RequestTrailers => Phase::RequestBody,
+        Hook::RequestBody | Hook::RequestTrailers | Hook::Scheduled => Phase::RequestBody,
         Hook::ResponseHeaders => Phase::ResponseHeaders,
         _ => Phase::ResponseBody,
     }
@@ -269,9 +269,21 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(stream: *co
     guard(Hook::StreamEnd, run, || (), ());
 }
 
-/// An event was scheduled for the stream: nothing here schedules any.
+/// A request that waited in flow control is to go on. If that panics, the client gets 500.
 #[unsafe(no_mangle)]
-pub extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(_: *mut c_void, _: *const c_void, _: u64) {}
+pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
+    raw: *mut c_void,
+    stream: *const c_void,
+    event: u64,
+) {
+    // SAFETY: the hook's pointers.
+    unsafe {
+        inward(Hook::Scheduled, raw, stream, |stream, envoy| {
+            stream.resume(envoy, event);
+            Verdict::Stay
+        });
+    }
+}
 
 /// The client reads slowly: Envoy's own flow control is all that is needed.
 #[unsafe(no_mangle)]

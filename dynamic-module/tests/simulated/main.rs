@@ -27,6 +27,7 @@ macro_rules! tests {
 mod bodies;
 mod configurations;
 mod endings;
+mod flow_control;
 mod hooks;
 #[cfg(feature = "fault-injection")]
 mod panics;

@@ -2,11 +2,13 @@
 
 use dm_host::{HttpMessage, NativeStream};
 
+use crate::flow_control;
 use crate::world::{self, assert_nothing_in_flight, complete, total};
 
 tests! {
     a_panic_on_the_way_in_is_answered_with_500
     a_panic_on_the_way_out_costs_its_answer_at_most
+    a_panic_of_a_request_that_waited_is_answered_with_500
     a_panic_of_the_main_thread_costs_one_turn
 }
 
@@ -70,6 +72,20 @@ mod scenarios {
         for hook in ["response_headers", "response_body", "response_trailers", "stream_complete"] {
             assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
         }
+        host.shut_down().unwrap();
+    }
+
+    pub(super) fn a_panic_of_a_request_that_waited_is_answered_with_500() {
+        let host = flow_control::host("{}");
+        let (running, first) = flow_control::fill(&host);
+        let faulty = host.worker(1).request(world::chat().header(FAULT, "scheduled"));
+        assert!(faulty.is_request_held());
+        flow_control::answer_all(&host, running, vec![first], |_| ());
+        assert!(host.run_until(flow_control::PATIENCE, |_| faulty.downstream().status().is_some()));
+        assert_500(&faulty);
+        complete(&host);
+        let stats = assert_nothing_in_flight(&host);
+        assert_eq!(stats.get("reason=scheduled;inpick_panics_total"), Some(&1), "{stats:#?}");
         host.shut_down().unwrap();
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn alone(name: &str, scenario: fn()) {
 }
 
 /// Two endpoints that are equally loaded.
-fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     let endpoints = [1, 2].map(|last| EndpointIdentity::unnamed(([10, 0, 0, last], 8000).into())).to_vec();
     let load = Load {
         state: State::Fresh,

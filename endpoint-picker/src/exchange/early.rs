@@ -13,7 +13,7 @@ use super::states::Request;
 /// After how many bytes of the body is looked for the first time whether the request can go on; `None`: it is held to its end.
 pub(super) fn first_look(picker: &EndpointPicker, request: &Request) -> Option<u64> {
     // Who may have to wait is held anyway, and all of it is needed to place it well.
-    if picker.flow_control().is_some() {
+    if picker.config().flow_control.is_some() {
         return None;
     }
     let early = picker.config().rules.early_pick?;

@@ -37,7 +37,7 @@ pub(super) fn refusal(picker: &EndpointPicker, record: &ExchangeRecord, now: Tim
         return Some(LocalReply::unknown_model(record.api, &record.model));
     }
     // Where requests can wait, those of negative priority do, behind all others.
-    let limits = rules.shedding.filter(|_| record.priority < 0 && picker.flow_control().is_none())?;
+    let limits = rules.shedding.filter(|_| record.priority < 0 && picker.config().flow_control.is_none())?;
     let level = picker.look(|routing| limits.level(routing.pool(), now)).unwrap_or_else(|| limits.level(pool, now));
     (level >= 1.0).then(|| LocalReply::saturated(record.api))
 }

@@ -103,7 +103,7 @@ impl Exchange {
             maker: None,
             asks_load: head.asks_load,
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
-            fairness_id: picker.flow_control().and_then(|_| waiting::fairness_id(head)),
+            fairness_id: picker.config().flow_control.and_then(|_| waiting::fairness_id(head)),
             usage_edit: None,
             asks_usage: false,
         };

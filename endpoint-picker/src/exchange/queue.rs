@@ -1,8 +1,9 @@
 //! A request's way through flow control.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
-use crate::flow_control::{Held, QueueOutcome, Queued};
+use crate::flow_control::{Admission, Held, QueueOutcome, Queued, Wake};
 use crate::picker::EndpointPicker;
 use crate::reply::LocalReply;
 use crate::time::Timestamp;
@@ -23,7 +24,7 @@ impl Exchange {
     pub(super) fn queue(&mut self, picker: &mut EndpointPicker, mut ready: Ready, now: Timestamp) -> Directive {
         let Ready { request, prompt, .. } = &mut ready;
         // What asks for no model takes no engine's time.
-        if picker.flow_control().is_none() || request.record.api.is_none() {
+        if picker.config().flow_control.is_none() || request.record.api.is_none() {
             return self.send(picker, ready, None, now);
         }
         let fairness_id = request.fairness_id.take().unwrap_or_else(|| request.record.model.clone());
@@ -50,19 +51,17 @@ impl Exchange {
             session: request.session,
             subset: request.subset.take(),
         };
-        if picker.may_send(&held, now) {
-            give_back(&mut ready, held);
-            return self.send(picker, ready, None, now);
-        }
-        let Some(flow_control) = picker.flow_control_mut() else { return Directive::Continue };
-        match flow_control.park(&fairness_id, bytes, held, now) {
-            Some(ticket) => {
+        match picker.admit(&fairness_id, bytes, held, now) {
+            Admission::Clear(held) => {
+                give_back(&mut ready, held);
+                self.send(picker, ready, None, now)
+            }
+            Admission::Parked(ticket, held) => {
                 picker.note_waiting(&ready.request.record, true);
-                self.state = State::Parked(Box::new(Parked { ready, ticket }));
+                self.state = State::Parked(Box::new(Parked { ready, ticket, held }));
                 Directive::Park(ticket.number())
             }
-            None => {
-                let seconds = flow_control.retry_after(now);
+            Admission::Full(seconds) => {
                 let mut record = ready.request.record;
                 note(&mut record, QueueOutcome::RejectedCapacity);
                 let reply = LocalReply::queue_full(record.api, seconds);
@@ -86,26 +85,30 @@ impl Exchange {
         matches!(self.state, State::Parked(_))
     }
 
-    /// A request that waited goes on: [`EndpointPicker::poll_wake`] gave its number.
+    /// Where threads share a queue: how this request's thread is told that it is to go on. False: it is to go on now.
+    pub fn set_wake(&mut self, picker: &mut EndpointPicker, wake: Arc<dyn Wake>) -> bool {
+        match &self.state {
+            State::Parked(parked) => picker.set_wake(parked.ticket, wake),
+            _ => true,
+        }
+    }
+
+    /// A request that waited goes on: [`EndpointPicker::poll_wake`] gave its number, or its [`Wake`] was called.
     pub fn resume(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
         if !self.is_parked() {
             return Directive::Continue;
         }
         let State::Parked(parked) = self.take() else { return Directive::Continue };
-        let Parked { mut ready, ticket } = *parked;
-        let came = ready.request.record.queued.as_ref().map_or(now, |queued| queued.enqueued_at);
-        let (held, is_expired, room) = match picker.flow_control_mut() {
-            Some(flow_control) => (flow_control.take(ticket), flow_control.is_expired(came, now), flow_control.room()),
-            None => return Directive::Continue,
-        };
-        picker.note_waiting(&ready.request.record, false);
-        if let Some(queued) = &mut ready.request.record.queued {
+        let Parked { mut ready, ticket, held } = *parked;
+        let waited_micros = ready.request.record.queued.as_mut().map_or(0, |queued| {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
-        }
-        if let Some(held) = held {
-            give_back(&mut ready, held);
-        }
-        if is_expired {
+            queued.waited_micros
+        });
+        let is_over = picker.config().flow_control.is_some_and(|settings| settings.is_over(waited_micros));
+        picker.unpark(ticket, !is_over, now);
+        picker.note_waiting(&ready.request.record, false);
+        give_back(&mut ready, Arc::unwrap_or_clone(held));
+        if is_over {
             let mut record = ready.request.record;
             let outcome = match picker.pool().members() {
                 [] => QueueOutcome::EvictedNoEndpoints,
@@ -115,9 +118,7 @@ impl Exchange {
             let reply = LocalReply::waited_too_long(record.api);
             return self.refuse(picker, record, reply, now);
         }
-        if let Some(flow_control) = picker.flow_control_mut() {
-            flow_control.dispatched(now);
-        }
-        self.send(picker, ready, Some(room), now)
+        let room = picker.room();
+        self.send(picker, ready, room, now)
     }
 }

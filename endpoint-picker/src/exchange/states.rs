@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::net::SocketAddr;
 
 use crate::accounts::Charge;
-use crate::flow_control::Ticket;
+use crate::flow_control::{Held, Ticket};
 use crate::head::ResponseHead;
 use crate::openai::response::{RefusalReader, UsageEventRemover};
 use crate::openai::{Edit, PromptDigest, RequestScanner, ResponseId, ResponseReader};
@@ -79,11 +80,13 @@ pub(super) struct Ready {
     pub(super) upload: Option<Box<Upload>>,
 }
 
-/// A request that waits. What flow control needs to place it, its prompt among it, is there.
+/// A request that waits.
 #[derive(Debug)]
 pub(super) struct Parked {
     pub(super) ready: Ready,
     pub(super) ticket: Ticket,
+    /// What flow control needs to place it, its prompt among it.
+    pub(super) held: Arc<Held>,
 }
 
 #[derive(Debug)]

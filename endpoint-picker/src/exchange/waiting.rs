@@ -34,10 +34,8 @@ pub(super) fn note(record: &mut ExchangeRecord, outcome: QueueOutcome) {
 
 /// Takes a request that is over out of the queue.
 pub(super) fn leave(picker: &mut EndpointPicker, parked: Parked, end: End, now: Timestamp) -> Box<ExchangeRecord> {
-    let Parked { ready, ticket } = parked;
-    if let Some(flow_control) = picker.flow_control_mut() {
-        flow_control.take(ticket);
-    }
+    let Parked { ready, ticket, .. } = parked;
+    picker.unpark(ticket, false, now);
     let mut record = ready.request.record;
     picker.note_waiting(&record, false);
     if let Some(queued) = &mut record.queued {

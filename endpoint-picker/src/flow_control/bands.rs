@@ -171,6 +171,14 @@ impl<T> Bands<T> {
         flow.waiting.get(index)
     }
 
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiting<T>> {
+        let band = self.bands.iter_mut().find(|band| band.priority == ticket.priority)?;
+        let flow = band.flows.iter_mut().find(|flow| flow.number == ticket.flow)?;
+        let index = flow.waiting.binary_search_by_key(&ticket.rank, |waiting| waiting.ticket.rank).ok()?;
+        flow.waiting.get_mut(index)
+    }
+
     /// Who has waited longest of all.
     pub(super) fn oldest(&mut self) -> Option<&Waiting<T>> {
         while let Some(&ticket) = self.ages.front() {

@@ -10,6 +10,8 @@ mod pace;
 mod settings;
 
 use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt::Debug;
 
 pub use bands::Ticket;
 pub use outcome::{FlowSize, QueueOutcome, Queued};
@@ -28,9 +30,11 @@ use pace::Pace;
 
 /// Of so many requests of a flow the one that takes the least is looked for: each costs a pick.
 const LOOKED_AT: usize = 16;
+/// A thread that was told to have its request go on does so within this time, or was stopped by the system: then others go on before.
+const THREADS_PATIENCE_MICROS: u64 = 5_000;
 
 /// What is needed of a request that waits to tell where it could go.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
     pub(crate) target_model: String,
     pub(crate) prompt: PromptDigest,
@@ -62,23 +66,64 @@ impl Held {
     }
 }
 
+/// Has the thread of a request that waits look after it.
+pub trait Wake: Debug + Send + Sync {
+    /// The request is to go on, by [`Exchange::resume`](crate::Exchange::resume). Called by any thread, at most once.
+    fn wake(&self);
+}
+
+/// What becomes of a request that came.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// It is sent at once.
+    Clear(Held),
+    /// It waits; the ticket finds it again.
+    Parked(Ticket, Arc<Held>),
+    /// As many as may wait do; its client may come again after so many seconds.
+    Full(u32),
+}
+
+/// A request that is to go on.
+#[derive(Debug)]
+pub(crate) struct Woken {
+    pub(crate) ticket: Ticket,
+    /// By whom its thread is told; `None`: its thread is the one that asked, or has not said yet how it is told.
+    pub(crate) wake: Option<Arc<dyn Wake>>,
+}
+
+/// A request in the queue.
+#[derive(Debug)]
+struct Entry {
+    held: Arc<Held>,
+    wake: Option<Arc<dyn Wake>>,
+}
+
 /// Who waits, and by which rules.
 #[derive(Debug)]
 pub struct FlowControl {
     settings: FlowSettings,
-    bands: Bands<Held>,
+    bands: Bands<Entry>,
     pace: Pace,
     /// Workers with requests that wait, and which of them this one is.
     peers: (u32, u32),
-    /// Whom the host was told to wake last.
-    woken: Option<Ticket>,
+    /// Who was told to go on last, and when, until it does.
+    woken: Option<(Ticket, Timestamp)>,
+    /// Microseconds until who was told to go on is forgotten.
+    patience_micros: u64,
 }
 
 impl FlowControl {
-    /// Nobody waits yet.
+    /// Of one thread, which has a request go on as soon as it is told to. Nobody waits yet.
     #[must_use]
     pub fn new(settings: FlowSettings) -> Self {
-        Self { settings, bands: Bands::default(), pace: Pace::default(), peers: (1, 0), woken: None }
+        let bands = Bands::default();
+        Self { settings, bands, pace: Pace::default(), peers: (1, 0), woken: None, patience_micros: 0 }
+    }
+
+    /// Of all threads of a process, each of which is told by its requests' [`Wake`].
+    #[must_use]
+    pub fn of_threads(settings: FlowSettings) -> Self {
+        Self { patience_micros: THREADS_PATIENCE_MICROS, ..Self::new(settings) }
     }
 
     /// The rules.
@@ -127,53 +172,55 @@ impl FlowControl {
         !self.bands.has(priority)
     }
 
-    /// Takes in a request; the ticket finds it again. `None`: there is no room, for the client to come again after so many seconds:
-    /// [`Self::retry_after`].
-    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Option<Ticket> {
+    /// Takes in a request, if there is room.
+    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Admission {
         let arrival = Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
         if !self.bands.has_room(&self.settings, &arrival) {
-            return None;
+            return Admission::Full(self.pace.retry_after(self.bands.requests(), now));
         }
-        Some(self.bands.add(self.settings.ordering, &arrival, held))
+        let held = Arc::new(held);
+        let entry = Entry { held: Arc::clone(&held), wake: None };
+        Admission::Parked(self.bands.add(self.settings.ordering, &arrival, entry), held)
     }
 
-    /// Seconds after which somebody who is refused may come again, by how fast the queue drains.
-    #[must_use]
-    pub fn retry_after(&self, now: Timestamp) -> u32 {
-        self.pace.retry_after(self.bands.requests(), now)
+    /// How the thread of a request that waits is told. False: the request is to go on at once.
+    pub(crate) fn set_wake(&mut self, ticket: Ticket, wake: Arc<dyn Wake>) -> bool {
+        if self.woken.is_some_and(|(woken, _)| woken == ticket) {
+            return false;
+        }
+        self.bands.get_mut(ticket).map(|waiting| waiting.held.wake = Some(wake)).is_some()
     }
 
-    /// Gives back a request that goes on, be that to its end.
-    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Held> {
-        let held = self.bands.remove(ticket)?.held;
-        if self.woken == Some(ticket) {
+    /// A request waits no more; `is_sent`: an endpoint is given it.
+    pub(crate) fn remove(&mut self, ticket: Ticket, is_sent: bool, now: Timestamp) {
+        self.bands.remove(ticket);
+        if self.woken.is_some_and(|(woken, _)| woken == ticket) {
             self.woken = None;
         }
-        Some(held)
-    }
-
-    /// A request that was given back is sent.
-    pub(crate) fn dispatched(&mut self, now: Timestamp) {
-        self.pace.dispatched(now);
+        if is_sent {
+            self.pace.dispatched(now);
+        }
         if self.bands.requests() == 0 {
             self.pace.emptied();
         }
     }
 
-    /// Whether the request has waited for as long as one may.
-    pub(crate) fn is_expired(&self, came: Timestamp, now: Timestamp) -> bool {
-        now.micros_since(came) >= self.settings.ttl_micros
-    }
-
-    /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. The same one is not named twice: where the host
-    /// does not know it any more, it is forgotten.
-    pub(crate) fn poll_wake(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
-        if let Some(ticket) = self.woken.take() {
+    /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. One goes on after the other, so that the next one
+    /// sees what the one before took. The same one is not named twice: who does not go on is forgotten.
+    pub(crate) fn poll_wake(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Woken> {
+        if let Some((ticket, at)) = self.woken {
+            if now.micros_since(at) < self.patience_micros {
+                return None;
+            }
+            self.woken = None;
             self.bands.remove(ticket);
         }
         let (oldest, came) = self.bands.oldest().map(|waiting| (waiting.ticket, waiting.came))?;
-        self.woken = if self.is_expired(came, now) { Some(oldest) } else { self.choose(routing, profile, now) };
-        self.woken
+        let is_over = self.settings.is_over(now.micros_since(came));
+        let ticket = if is_over { oldest } else { self.choose(routing, profile, now)? };
+        self.woken = Some((ticket, now));
+        let wake = self.bands.get(ticket).and_then(|waiting| waiting.held.wake.clone());
+        Some(Woken { ticket, wake })
     }
 
     /// Whom an endpoint with room is given.
@@ -196,7 +243,7 @@ impl FlowControl {
                     || flow.front().is_some_and(|first| is_overdue(first.came));
                 let mut best = None;
                 for waiting in flow.iter().take(LOOKED_AT) {
-                    let Some(micros) = routing.predicted_micros(profile, &waiting.held.request(room), now) else {
+                    let Some(micros) = routing.predicted_micros(profile, &waiting.held.held.request(room), now) else {
                         continue;
                     };
                     if in_order {

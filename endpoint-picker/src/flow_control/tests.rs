@@ -1,5 +1,8 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -116,19 +119,61 @@ fn the_oldest_is_who_waits_longest_in_any_band() {
     assert_eq!(bands.oldest().map(|waiting| waiting.held), Some("second"));
 }
 
+/// Two requests that wait in a queue whose requests are over after a millisecond.
+fn two_waiting(of: fn(FlowSettings) -> FlowControl) -> (FlowControl, [Ticket; 2]) {
+    let mut control = of(FlowSettings { ttl_micros: 1_000, ..FlowSettings::default() });
+    let tickets = [(); 2].map(|()| match control.park("a", 1, Held::default(), at(0)) {
+        Admission::Parked(ticket, _) => ticket,
+        other => panic!("{other:?}"),
+    });
+    (control, tickets)
+}
+
+/// Polls a queue in front of a pool without endpoints.
+fn poll(control: &mut FlowControl, millis: u64) -> Option<Woken> {
+    let Ok(Plugin::Filter(Config { profile, .. })) = Plugin::parse(b"") else { panic!("the defaults are valid") };
+    control.poll_wake(&mut Routing::new(1), &profile, at(millis))
+}
+
 #[test]
 fn whom_the_host_does_not_find_is_forgotten() {
-    let mut control = FlowControl::new(FlowSettings { ttl_micros: 1_000, ..FlowSettings::default() });
-    let held = || Held { priority: 0, ..Held::default() };
-    let first = control.park("a", 1, held(), at(0)).unwrap();
-    let second = control.park("a", 1, held(), at(0)).unwrap();
-    let Ok(Plugin::Filter(Config { profile, .. })) = Plugin::parse(b"") else { panic!("the defaults are valid") };
-    let mut routing = Routing::new(1);
-    assert_eq!(control.poll_wake(&mut routing, &profile, at(0)), None, "nobody is due");
-    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), Some(first));
+    let (mut control, [first, second]) = two_waiting(FlowControl::new);
+    assert!(poll(&mut control, 0).is_none(), "nobody is due");
+    assert_eq!(poll(&mut control, 1).map(|woken| woken.ticket), Some(first));
     assert_eq!(control.requests(), 2);
-    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), Some(second), "the first is not named again");
+    assert_eq!(poll(&mut control, 1).map(|woken| woken.ticket), Some(second), "the first is not named again");
     assert_eq!(control.requests(), 1);
-    assert!(control.take(second).is_some() && control.take(first).is_none());
-    assert_eq!(control.poll_wake(&mut routing, &profile, at(1)), None);
+    control.remove(second, false, at(1));
+    control.remove(first, false, at(1));
+    assert_eq!(control.requests(), 0);
+    assert!(poll(&mut control, 1).is_none());
+}
+
+#[derive(Debug, Default)]
+struct Calls(AtomicU32);
+
+impl Wake for Calls {
+    fn wake(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn a_thread_has_time_to_have_its_request_go_on_and_the_others_do_not_wait_for_ever() {
+    let (mut control, [first, second]) = two_waiting(FlowControl::of_threads);
+    let calls = Arc::new(Calls::default());
+    assert!(control.set_wake(second, calls.clone()));
+    // The thread of the first has not said yet how it is told: it is told as soon as it does.
+    assert!(poll(&mut control, 1).is_some_and(|woken| woken.ticket == first && woken.wake.is_none()));
+    assert!(!control.set_wake(first, calls.clone()));
+    assert!(poll(&mut control, 5).is_none(), "one after the other");
+    let woken = poll(&mut control, 6).unwrap();
+    assert_eq!((woken.ticket, control.requests()), (second, 1), "the thread of the first is stopped");
+    woken.wake.unwrap().wake();
+    assert_eq!(calls.0.load(Relaxed), 1);
+    // It goes on later all the same.
+    assert!(!control.set_wake(first, calls));
+    control.remove(first, true, at(7));
+    control.remove(second, true, at(7));
+    assert!(poll(&mut control, 20).is_none());
 }

@@ -9,7 +9,7 @@ use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
     // The native module refuses flow control.
-    wasm: [
+    both: [
         a_burst_is_served_to_its_last_request,
         the_urgent_are_served_as_if_the_pool_were_idle,
         who_may_not_wait_is_told_when_to_come_again,

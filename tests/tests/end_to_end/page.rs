@@ -11,13 +11,9 @@ use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [nothing_of_envoys_own_page_is_lost, prometheus_scrapes_the_page_as_openmetrics, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
+    both: [nothing_of_envoys_own_page_is_lost, prometheus_scrapes_the_page_as_openmetrics, families_of_the_newest_spelling_have_the_types_labels_and_bounds_of_its_own_page, families_of_the_endpoint_picker_have_the_types_labels_and_bounds_of_its_own_page, what_waits_in_flow_control_is_on_the_page_under_both_spellings, the_page_is_well_formed_and_its_histograms_are_consistent, promtool_finds_no_fault_with_the_page],
     // Natively, labels are labels.
-    wasm: [
-        a_bootstrap_without_stats_tags_gives_the_same_page,
-        // The native module has no flow control.
-        what_waits_in_flow_control_is_on_the_page_under_both_spellings,
-    ],
+    wasm: [a_bootstrap_without_stats_tags_gives_the_same_page],
 }
 
 const CHAT: &str = "/v1/chat/completions";

@@ -1,0 +1,78 @@
+//! Who goes where, and who waits until somebody has room: routing and flow control, of one thread or of a whole process.
+
+use crate::flow_control::{Admission, FlowControl, FlowSettings, Held, Woken};
+use crate::routing::Routing;
+use crate::scheduling::Profile;
+use crate::time::Timestamp;
+
+/// Routing, and the requests that wait for it.
+#[derive(Debug)]
+pub struct Director {
+    pub(crate) routing: Routing,
+    /// `None`: no request ever waits.
+    pub(crate) flow_control: Option<FlowControl>,
+}
+
+impl Director {
+    /// Of one thread.
+    #[must_use]
+    pub fn new(routing: Routing, settings: Option<FlowSettings>) -> Self {
+        Self { routing, flow_control: settings.map(FlowControl::new) }
+    }
+
+    /// The only one of its process, whose requests wait on their own threads. The seed decides ties: draw it at random.
+    #[must_use]
+    pub fn only(seed: u64, settings: Option<FlowSettings>) -> Self {
+        Self { routing: Routing::only(seed), flow_control: settings.map(FlowControl::of_threads) }
+    }
+
+    /// Who the endpoints are, and what is in flight to them.
+    #[must_use]
+    pub const fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// The same, to be changed.
+    pub const fn routing_mut(&mut self) -> &mut Routing {
+        &mut self.routing
+    }
+
+    /// Requests that wait, and by which rules; `None`: none ever does.
+    #[must_use]
+    pub const fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow_control.as_ref()
+    }
+
+    /// Whether a request is sent at once, waits or is refused.
+    pub(crate) fn admit(
+        &mut self,
+        profile: &Profile,
+        fairness_id: &str,
+        bytes: u64,
+        held: Held,
+        now: Timestamp,
+    ) -> Admission {
+        match &mut self.flow_control {
+            None => Admission::Clear(held),
+            Some(flow_control) => {
+                if flow_control.is_clear(held.priority) {
+                    let request = held.request(flow_control.room());
+                    if self.routing.may_send(profile, &request, now) {
+                        return Admission::Clear(held);
+                    }
+                }
+                flow_control.park(fairness_id, bytes, held, now)
+            }
+        }
+    }
+
+    /// Who is to go on now; see [`FlowControl::poll_wake`].
+    pub(crate) fn poll_wake(&mut self, profile: &Profile, now: Timestamp) -> Option<Woken> {
+        self.flow_control.as_mut()?.poll_wake(&mut self.routing, profile, now)
+    }
+
+    /// Whether any request waits.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.flow_control.as_ref().is_some_and(|flow_control| flow_control.requests() > 0)
+    }
+}
