@@ -9,6 +9,8 @@
 
 #[path = "../../endpoint-picker/tests/plain/host.rs"]
 mod host;
+#[path = "plain/keeper.rs"]
+mod keeper;
 #[path = "../../endpoint-picker/tests/plain/stats.rs"]
 mod stats;
 
@@ -25,69 +27,17 @@ use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::shared_state::{Note, SharedState, Step, View};
 use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use host::Info;
+use keeper::Keeper;
 use shared_routing::SharedRouting;
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
-use stats::Stats;
 
 const EVENTS: [&[u8]; 2] = [
     b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
     b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"total_tokens\":10}}\n\ndata: [DONE]\n\n",
 ];
 
-fn address(last: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, last], 8000))
-}
-
 fn config() -> Config {
     let Ok(Plugin::Filter(config)) = Plugin::parse(b"{}") else { panic!() };
     config
-}
-
-/// The keeper, and the table of labels that it would keep in shared data.
-struct Keeper {
-    picker: EndpointPicker,
-    table: Option<Vec<u8>>,
-}
-
-impl Keeper {
-    fn new(state: Arc<dyn SharedState>) -> Self {
-        Self { picker: EndpointPicker::keeping(config(), 1, state), table: None }
-    }
-
-    fn install(&mut self, version: u64, hosts: &[u8]) {
-        let endpoints = hosts.iter().map(|&host| EndpointIdentity::unnamed(address(host))).collect();
-        let models = vec![ServedModel { name: "m".into(), ..ServedModel::default() }];
-        let pool = PoolMembers { name: "default".into(), endpoints, models, ..PoolMembers::default() };
-        self.picker.install_membership(&Membership { epoch: 1, version, pools: vec![pool] });
-        let idle = Load { state: State::Fresh, age_ms: Some(0), waiting: Some(0), running: Some(0), ..Load::default() };
-        let endpoints = vec![idle; hosts.len()];
-        let loads = Loads { epoch: 1, membership_version: version, endpoints, ..Loads::default() };
-        self.picker.install_loads(&loads, Timestamp::from_micros(0)).unwrap();
-        self.picker.catch_up();
-        self.admit();
-    }
-
-    /// Counts what was told, as a tick does.
-    fn hear(&mut self) {
-        while self.picker.hear() {}
-        self.admit();
-    }
-
-    fn admit(&mut self) {
-        let admission = self.picker.telemetry_mut().admission_mut();
-        if let Some(table) = admission.merge(self.table.as_deref()) {
-            admission.learn(&table);
-            self.table = Some(table);
-        }
-        self.picker.settle_pending();
-    }
-
-    fn stats(mut self) -> BTreeMap<String, u64> {
-        self.picker.catch_up();
-        self.hear();
-        let stats = Stats::of(self.picker.telemetry_mut().derive());
-        stats.0.into_iter().filter(|(_, value)| *value > 0).collect()
-    }
 }
 
 /// What becomes of a request after it was sent.
@@ -173,7 +123,7 @@ fn threads_that_serve_at_once_while_one_is_stopped_count_exactly() {
     const THREADS: u64 = 4;
     const REQUESTS: u64 = 1_500;
     let state = SharedRouting::new(1);
-    let mut keeper = Keeper::new(state.clone());
+    let mut keeper = Keeper::new(config(), state.clone());
     keeper.install(1, &[1, 2, 3]);
     let is_over = Arc::new(AtomicBool::new(false));
     let stopper = thread::spawn({
@@ -261,7 +211,7 @@ fn whatever_step_is_left_to_another_thread_the_counts_are_the_same() {
         let mut expected = None;
         for busy in 0..256 {
             let moody = Arc::new(Moody { state: SharedRouting::new(1), busy: AtomicU64::new(0) });
-            let mut keeper = Keeper::new(moody.clone());
+            let mut keeper = Keeper::new(config(), moody.clone());
             keeper.install(1, &[1, 2]);
             moody.busy.store(busy, Ordering::Relaxed);
             let mut picker = EndpointPicker::serving(config(), 1, moody.clone());
@@ -284,7 +234,7 @@ fn whatever_step_is_left_to_another_thread_the_counts_are_the_same() {
 #[test]
 fn what_one_thread_sent_another_knows_at_once() {
     let state = SharedRouting::new(3);
-    let mut keeper = Keeper::new(state.clone());
+    let mut keeper = Keeper::new(config(), state.clone());
     keeper.install(1, &[1, 2, 3, 4, 5, 6, 7, 8]);
     let mut threads = [1, 2].map(|seed| EndpointPicker::serving(config(), seed, state.clone()));
     for conversation in 0..16 {
@@ -301,7 +251,7 @@ fn what_one_thread_sent_another_knows_at_once() {
 #[test]
 fn an_endpoint_that_failed_one_thread_is_known_to_all() {
     let state = SharedRouting::new(3);
-    let mut keeper = Keeper::new(state.clone());
+    let mut keeper = Keeper::new(config(), state.clone());
     keeper.install(1, &[1, 2]);
     let mut threads = [1, 2].map(|seed| EndpointPicker::serving(config(), seed, state.clone()));
     let failed = serve(&mut threads[0], &chat("a"), Course::ServerError, 1_000_000);
