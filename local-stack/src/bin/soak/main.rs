@@ -24,9 +24,9 @@ use mishap::{Mishap, repair, trouble};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use serde_json::json;
-use tally::{Figure, Outcome, Record, Tally, at_stake, labels, leaks};
+use tally::{Figure, Outcome, Record, Tally, at_stake, labels, leaks, waits};
 use tokio::task::{AbortHandle, JoinSet};
-use vitals::{knows_models, under_way};
+use vitals::{knows_models, knows_slots, under_way};
 
 /// Pods: one may be in trouble, and the load of the others is still to be compared.
 const PODS: usize = 4;
@@ -34,6 +34,8 @@ const PODS: usize = 4;
 const SPEED: &str = "20";
 /// Clients at work at once.
 const CLIENTS: u64 = 48;
+/// Requests that each pod runs at once where the rest is to wait: so few that pages show who queues.
+const FLOW_CONTROL_SLOTS: usize = 2;
 /// Stats are published each second, which is what a crash may cost, and the worker may be late by a tick.
 const FLUSH: Duration = Duration::from_millis(1100);
 /// After this nothing is under way any more: the last flush, and the time after which a dead machine's requests expire.
@@ -67,6 +69,9 @@ struct Arguments {
     /// Crashes of the filter, after those.
     #[arg(long, default_value_t = 8)]
     crashes: u32,
+    /// Has requests wait in flow control, in front of pods that run few at once.
+    #[arg(long)]
+    flow_control: bool,
     /// Seed of requests and mishaps.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -105,11 +110,15 @@ async fn soak(arguments: Arguments) -> anyhow::Result<bool> {
         .module(std::path::absolute(&arguments.module)?)
         .vllm_sim_args(["--runner", "any", "--speed", SPEED, "--served-model-name", &models])
         .vllm_sim_args(["--lora-modules", ADAPTER])
+        .vllm_sim_args(arguments.flow_control.then(|| format!("--max-num-seqs={FLOW_CONTROL_SLOTS}")))
         // Made-up models reach the pods, whose refusals are counted too.
-        .plugin_config(json!({"unknown_model": "pass"}))
+        .plugin_config(json!({"unknown_model": "pass", "flow_control": {"enabled": arguments.flow_control}}))
         .start()
         .await?;
     knows_models(&stack).await?;
+    if arguments.flow_control {
+        knows_slots(&stack, PODS, FLOW_CONTROL_SLOTS).await?;
+    }
     let mut good = troubled(&mut stack, &arguments).await?;
     if arguments.crashes > 0 {
         good &= crashing(&mut stack, &arguments).await?;
@@ -142,6 +151,7 @@ async fn troubled(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
         let mut figures = tally.figures(&before, page);
         figures.extend(labels(page));
         figures.extend(leaks(page));
+        figures.extend(arguments.flow_control.then(|| waits(&before, page)));
         figures
     };
     let agreed = settle(stack, figures).await?;

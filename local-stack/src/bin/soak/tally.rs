@@ -180,6 +180,10 @@ impl Tally {
             "Internal",
             "Cancelled",
         ];
+        // Who leaves while it waits is never picked for.
+        let queued = format!("{}_count", Stat::FlowRequestQueueDuration.family().name);
+        let left_waiting = grown(&queued, &[("outcome", "EvictedContextCancelled")]);
+        let picks = (self.parsed + load_only).saturating_sub(left_waiting as u64);
         vec![
             exactly("bodies parsed", self.parsed, grown(bodies, &[("outcome", "parsed")])),
             exactly("bodies malformed", self.bad_requests, grown(bodies, &[("outcome", "malformed")])),
@@ -195,7 +199,7 @@ impl Tally {
                 high: self.load_only + self.load_only_left,
                 found: complete,
             },
-            exactly("picks", self.parsed + load_only, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
+            exactly("picks", picks, grown(Stat::SchedulerAttemptsTotal.family().name, &[])),
             exactly("errors: BadRequest", self.bad_requests, code(&["BadRequest"])),
             about("errors: ModelServerError", self.failed, code(&["ModelServerError"])),
             about("errors: ModelServerRejected", self.rejected, code(&["ModelServerRejected"])),
@@ -244,6 +248,8 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
         Stat::InFlightRequests.family().name,
         Stat::PoolRunningRequests.family().name,
         Stat::PoolPerPodQueueSize.family().name,
+        Stat::FlowQueueSize.family().name,
+        Stat::FlowQueueBytes.family().name,
         "envoy_http_downstream_rq_active",
         "envoy_cluster_upstream_rq_active",
     ]
@@ -256,6 +262,13 @@ pub(crate) fn leaks(page: &Page) -> Vec<Figure> {
         nothing(name, page.sum(name, &[]) - own)
     })
     .into()
+}
+
+/// Whether requests waited in flow control, each of whose looks for somebody to send is counted.
+pub(crate) fn waits(before: &Page, page: &Page) -> Figure {
+    let name = format!("{}_count", Stat::FlowDispatchCycleDuration.family().name);
+    let found = page.sum(&name, &[]) - before.sum(&name, &[]);
+    Figure { name: "looks for a request to send".to_owned(), low: 1, high: u64::MAX, found }
 }
 
 /// Requests that a crash between `asked` and `replied` may cost: those that had ended after the last flush before it, and those

@@ -8,6 +8,7 @@ use catalogue::Stat;
 use local_stack::traffic::{ADAPTER, ALIAS, BASE};
 use local_stack::{HttpClient, Page, Stack};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::client::Phase;
 use crate::tally::Figure;
@@ -44,6 +45,33 @@ pub(crate) async fn knows_models(stack: &Stack) -> anyhow::Result<()> {
             && counts.iter().all(|name| models.iter().all(|model| page.sum(name, &[("model_name", *model)]) == 1.0))
     })
     .await
+}
+
+/// Has more requests come at once than pods run, until it is known how many they run: only then others wait for them.
+pub(crate) async fn knows_slots(stack: &Stack, pods: usize, slots: usize) -> anyhow::Result<()> {
+    /// Long enough for a queue to be there on several pages.
+    const TOKENS: u32 = 400;
+    let body = json!({"model": BASE, "prompt": "hello", "max_tokens": TOKENS, "ignore_eos": true});
+    let (body, url, asked) = (body.to_string(), stack.url("/v1/completions"), Instant::now());
+    loop {
+        let mut burst = JoinSet::new();
+        for _ in 0..pods * 4 * slots {
+            let (url, body) = (url.clone(), body.clone());
+            burst.spawn(async move { HttpClient::new().post_json(&url, body).await });
+        }
+        while let Some(response) = burst.join_next().await {
+            let response = response??;
+            ensure!(response.status == 200, "{} {}", response.status, response.text());
+        }
+        // The gauge is told once a second.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let page = stack.envoy_page().await?;
+        let known = page.select(Stat::LearnedSlots.family().name, &[]).filter(|known| known.value > 0.0).count();
+        if known >= pods {
+            return Ok(());
+        }
+        ensure!(asked.elapsed() < 4 * PATIENCE, "slots are known of {known} of {pods} pods");
+    }
 }
 
 /// Has the snapshot service trap and waits until another instance asks for snapshots in its place, in time, and all goes on.
