@@ -338,7 +338,7 @@ families! {
     SnapshotFetchesTotal = "inpick_snapshot_fetches_total", Counter, [Outcome], Always, Envoy,
         "Requests for the sidecar's snapshot by outcome.";
     Endpoints = "inpick_endpoints", Gauge, [Pool, State], Always, Envoy,
-        "Endpoints of the pool by state.";
+        "Endpoints of the pool by state: what the sidecar says of them, or ejected while requests are kept from them because others failed.";
     InFlightRequests = "inpick_in_flight_requests", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that this Envoy has sent to the endpoint and that have not finished.";
     EndpointFailuresTotal = "inpick_endpoint_failures_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
