@@ -432,6 +432,14 @@ async fn whole_page(gateway: &Gateway) -> Page {
     .await
 }
 
+/// Picks of all endpoints as the live page shows them.
+async fn shown_picks(gateway: &Gateway) -> u64 {
+    let state = gateway.client.get(&format!("http://{}/api/state", gateway.sidecar)).await.unwrap().text();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["envoy_problem"], Value::Null);
+    state["endpoints"].as_array().unwrap().iter().filter_map(|endpoint| endpoint["picks"].as_u64()).sum()
+}
+
 async fn a_bootstrap_without_stats_tags_gives_the_same_page(mode: Mode) {
     let tagged = Gateway::start(used_builder(mode, json!({"model": true}))).await;
     let untagged = used_builder(mode, json!({"model": true})).patch(|bootstrap| {
@@ -453,6 +461,8 @@ async fn a_bootstrap_without_stats_tags_gives_the_same_page(mode: Mode) {
     let differing: Vec<_> = published(&with).symmetric_difference(&published(&without)).cloned().collect();
     assert!(differing.is_empty(), "{differing:#?}");
     assert_eq!(counted(&with), counted(&without));
+    let (shown, shown_without) = (shown_picks(&tagged).await, shown_picks(&untagged).await);
+    assert!(shown > 0 && shown == shown_without, "the live page shows {shown} and {shown_without} picks");
 
     // Each stat by its own name in Envoy is a series of ours, with its labels to the letter.
     let names =
