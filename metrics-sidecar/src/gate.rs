@@ -35,6 +35,9 @@ pub(crate) enum Access {
     Envoy,
     /// Scrapers and people, as the settings say.
     Reader,
+    /// Whoever may be a reader: the live page without its data. Where tokens are asked for that is anyone, since a browser sends none
+    /// with a page that it opens; the page asks for it, and reads its data with it.
+    Shell,
     /// The same, but never anyone: what shows the process's memory or slows it down.
     Profiler,
 }
@@ -110,6 +113,7 @@ impl Gate {
             // Where nobody asks, an Envoy may be anywhere.
             Access::Envoy => peer.is_loopback() || matches!(self.0, Asks::Nobody { .. }),
             Access::Reader => matches!(self.0, Asks::Nobody { only_loopback: false }),
+            Access::Shell => !matches!(self.0, Asks::Nobody { only_loopback: true }),
             Access::Profiler => false,
         };
         if is_open {
@@ -214,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_word_about_it_only_loopback_reads() {
         let gate = Gate::new(&Readers::Loopback);
-        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Profiler] {
+        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Shell, Access::Profiler] {
             for peer in HERE {
                 assert_eq!(status(&gate, access, peer, &[]).await, 200, "{access:?} {peer}");
             }
@@ -229,7 +233,9 @@ mod tests {
     async fn anyone_reads_if_that_is_said_but_profiles() {
         let gate = Gate::new(&Readers::Anyone);
         for peer in ELSEWHERE {
-            assert_eq!(status(&gate, Access::Reader, peer, &[]).await, 200);
+            for access in [Access::Reader, Access::Shell] {
+                assert_eq!(status(&gate, access, peer, &[]).await, 200);
+            }
             assert_eq!(status(&gate, Access::Profiler, peer, &[]).await, 403);
         }
         assert_eq!(status(&gate, Access::Profiler, HERE[0], &[]).await, 200);
@@ -253,7 +259,9 @@ mod tests {
                 assert_eq!(status(&gate, access, peer, &[]).await, 401);
                 assert_eq!(status(&gate, access, peer, &["Bearer first", "Bearer first"]).await, 401, "two of them");
             }
-            assert_eq!(status(&gate, Access::Anyone, peer, &[]).await, 200);
+            for access in [Access::Anyone, Access::Shell] {
+                assert_eq!(status(&gate, access, peer, &[]).await, 200);
+            }
         }
         assert_eq!(status(&gate, Access::Envoy, HERE[0], &[]).await, 200);
         assert_eq!(status(&gate, Access::Envoy, ELSEWHERE[0], &[]).await, 401);
