@@ -640,14 +640,17 @@ function takeEvent(event) {
 
 // Each of the sidecar's events is a few lines, of which the one with the data is one, and ends with an empty line.
 async function readEvents(body) {
+  let told = 0;
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let unread = "";
-  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+  for (let piece = await reader.read(); ; piece = await reader.read()) {
+    if (piece.done) return told;
     const from = Math.max(0, unread.length - 1);
     unread += piece.value;
     if (unread.indexOf("\n\n", from) < 0) continue;
     const events = unread.split("\n\n");
     unread = events.pop();
+    told += events.length;
     for (const event of events) {
       try {
         takeEvent(event);
@@ -670,7 +673,8 @@ async function connect() {
     if (answer.status === 401 || answer.status === 403) return wantToken((await answer.text()).trim());
     if (answer.ok) {
       showSignIn(false);
-      await readEvents(answer.body);
+      // Events that a token opened end after a minute, so that a revoked one shows no more.
+      if ((await readEvents(answer.body)) > 0 && own === connection) return connect();
     }
   } catch {
     // The connection broke, or there was none.

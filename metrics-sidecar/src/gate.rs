@@ -42,6 +42,15 @@ pub(crate) enum Access {
     Profiler,
 }
 
+/// What let a request in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admission {
+    /// Where it came from, or that anyone may.
+    Open,
+    /// A token, which may be revoked.
+    Token,
+}
+
 /// Why a request is refused.
 #[derive(Debug)]
 enum Refusal {
@@ -80,12 +89,15 @@ pub(crate) struct Guard {
 pub(crate) async fn guard(
     State(Guard { gate, access }): State<Guard>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let verb = request.method().as_str().to_ascii_lowercase();
     match gate.admit(access, peer, request.headers(), &verb, request.uri().path()).await {
-        Ok(()) => next.run(request).await,
+        Ok(admission) => {
+            request.extensions_mut().insert(admission);
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -107,7 +119,7 @@ impl Gate {
         headers: &HeaderMap,
         verb: &str,
         path: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Admission, Refusal> {
         let is_open = match access {
             Access::Anyone => true,
             // Where nobody asks, an Envoy may be anywhere.
@@ -117,14 +129,14 @@ impl Gate {
             Access::Profiler => false,
         };
         if is_open {
-            return Ok(());
+            return Ok(Admission::Open);
         }
         let token = || bearer(headers).ok_or(Refusal::NoToken);
         match &self.0 {
-            Asks::Nobody { .. } if peer.is_loopback() => Ok(()),
+            Asks::Nobody { .. } if peer.is_loopback() => Ok(Admission::Open),
             Asks::Nobody { .. } => Err(Refusal::Elsewhere),
             Asks::TokenFile(tokens) => match tokens.have(token()?, Instant::now()) {
-                Ok(true) => Ok(()),
+                Ok(true) => Ok(Admission::Token),
                 Ok(false) => Err(Refusal::Unknown),
                 Err(problem) => {
                     warn!(file = %tokens.file.display(), problem, "tokens cannot be read");
@@ -132,7 +144,7 @@ impl Gate {
                 }
             },
             Asks::Kubernetes(reviews) => match reviews.judge(token()?, verb, path).await {
-                Verdict::Allowed => Ok(()),
+                Verdict::Allowed => Ok(Admission::Token),
                 Verdict::Unknown => Err(Refusal::Unknown),
                 Verdict::Forbidden(user) => Err(Refusal::Forbidden(user)),
                 Verdict::Failed => Err(Refusal::Failed),

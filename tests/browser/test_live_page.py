@@ -297,9 +297,22 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(browser, tmp_path):
         page.until(f"document.readyState === 'complete' && {asked}")
         assert page.run(kept) is None and page.run("endpoints.length") == 0 and page.run(refusal) == ""
 
-        # A token that is taken away ends what is shown once the connection is made anew.
+        # Events end after a while, and the page asks for more with the token.
         enter(page, "good-token")
         page.until(shown)
+        page.run("""
+            window.asked = [];
+            const real = window.fetch;
+            window.fetch = (url, options) => {
+              asked.push(options.headers.authorization);
+              return asked.length === 1 ? Promise.resolve(new Response("event: other\\ndata: 1\\n\\n")) : real(url, options);
+            };
+            void connect();
+        """)
+        page.until("asked.length === 2")
+        assert page.run("asked") == ["Bearer good-token"] * 2 and page.run("lost") is False
+
+        # One that is taken away shows nothing any more then.
         tokens.write_text("another\n")
         sidecar.end()
         sidecar = Process([*sidecar.child.args[:2], re.search(r"//([^/]+)/", address).group(1), *sidecar.child.args[3:]], "listening on")
