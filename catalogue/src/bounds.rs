@@ -13,6 +13,19 @@ pub enum Scale {
     Millionths,
 }
 
+impl Scale {
+    /// Suffix of the twin of a `_sum` that counts millionths of the family's unit. Envoy's counters are integers, so the plain `_sum` holds
+    /// whole units; whoever divides the twin by a million has the exact sum. `None`: the plain `_sum` is exact.
+    #[must_use]
+    pub const fn exact_sum_suffix(self) -> Option<&'static str> {
+        match self {
+            Self::Unit => None,
+            Self::Microseconds => Some("_sum_microseconds"),
+            Self::Millionths => Some("_sum_millionths"),
+        }
+    }
+}
+
 /// Upper bounds of a histogram's buckets; `+Inf` is implied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
@@ -154,6 +167,14 @@ mod tests {
             let limits = bounds.limits();
             assert_eq!(limits.len(), bounds.le().count());
             assert!(limits.windows(2).all(|pair| pair[0] < pair[1]), "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn sums_that_integers_cannot_hold_have_an_exact_twin() {
+        for bounds in ALL {
+            let has_fractions = bounds.le().any(|le| le.parse::<f64>().unwrap().fract() != 0.0);
+            assert_eq!(bounds.scale.exact_sum_suffix().is_some(), has_fractions, "{bounds:?}");
         }
     }
 

@@ -338,7 +338,7 @@ families! {
     SnapshotFetchesTotal = "inpick_snapshot_fetches_total", Counter, [Outcome], Always, Envoy,
         "Requests for the sidecar's snapshot by outcome.";
     Endpoints = "inpick_endpoints", Gauge, [Pool, State], Always, Envoy,
-        "Endpoints of the pool by state.";
+        "Endpoints of the pool by state: what the sidecar says of them, or ejected while requests are kept from them because others failed.";
     InFlightRequests = "inpick_in_flight_requests", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that this Envoy has sent to the endpoint and that have not finished.";
     EndpointFailuresTotal = "inpick_endpoint_failures_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
@@ -409,9 +409,14 @@ pub fn envoy_labels() -> Vec<Label> {
 /// Suffix of the name under which Envoy has a [`Kind::Ratio`], in thousandths.
 pub const PERMILLE_SUFFIX: &str = "_permille";
 
-/// Suffix of the twin of a `_sum` in seconds that counts whole microseconds. Envoy's counters are integers, so the plain `_sum`
-/// holds whole seconds; the sidecar divides this twin to publish the exact sum.
-pub const SUM_MICROSECONDS_SUFFIX: &str = "_sum_microseconds";
+/// Whether a series is the exact twin of a histogram's `_sum`, which Envoy's page alone has: see [`Scale::exact_sum_suffix`].
+#[must_use]
+pub fn is_exact_sum(name: &str) -> bool {
+    [Scale::Microseconds, Scale::Millionths]
+        .into_iter()
+        .filter_map(Scale::exact_sum_suffix)
+        .any(|suffix| name.ends_with(suffix))
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use catalogue::{Family, Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+use catalogue::{Family, Kind, Label, PERMILLE_SUFFIX, Stat};
 use endpoint_picker::ledger::SinkKind;
 
 use crate::envoy::{ExtensionConfig, MetricId, MetricKind};
@@ -42,8 +42,7 @@ impl Stats {
             Kind::Histogram(bounds) => {
                 let with_le: Vec<&str> = std::iter::once(Label::Le.as_str()).chain(plain.iter().copied()).collect();
                 self.define_stat(envoy, MetricKind::Counter, format!("{}_bucket", family.name), &with_le);
-                let exact = (bounds.scale == Scale::Microseconds).then_some(SUM_MICROSECONDS_SUFFIX);
-                for suffix in ["_sum", "_count"].into_iter().chain(exact) {
+                for suffix in ["_sum", "_count"].into_iter().chain(bounds.scale.exact_sum_suffix()) {
                     self.define_stat(envoy, MetricKind::Counter, format!("{}{suffix}", family.name), &plain);
                 }
             }

@@ -192,6 +192,10 @@ pub struct Post {
     /// What flow control holds; `None`: it is off.
     #[prost(message, optional, tag = "18")]
     pub flow: Option<FlowPost>,
+    /// Places in the pool of the endpoints that the worker leaves out because their requests failed. Gauges show it; what the other workers
+    /// go by are the suspects.
+    #[prost(uint32, repeated, tag = "19")]
+    pub ejected: Vec<u32>,
 }
 
 /// What a worker learned of an endpoint, see [`crate::learning::Rates`].

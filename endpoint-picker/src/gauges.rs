@@ -80,6 +80,8 @@ impl Gauges {
         let (mut memory_bytes, mut prefix_entries) = (0, 0);
         let mut lessons = Lessons::default();
         let mut bands = Bands::default();
+        // By place in the membership. What one worker met, the others know within a tick or two.
+        let mut ejected = HashSet::new();
         for post in posts {
             memory_bytes += post.memory_bytes;
             // All workers know nearly the same.
@@ -91,6 +93,9 @@ impl Gauges {
             values.add_queues(post);
             bands.add(post);
             lessons.add(post);
+            if post.order.is_some() && post.order == facts.membership.map(Order::of) {
+                ejected.extend(post.ejected.iter().map(|place| place.saturating_add(post.first)));
+            }
         }
         if let Some(membership) = facts.membership {
             values.add_lessons(&lessons, membership);
@@ -99,7 +104,7 @@ impl Gauges {
         self.ledger.set(Stat::PrefixIndexerSize, &[], prefix_entries);
         values.add_in_flight(facts.board, facts.membership);
         if let Some(membership) = facts.membership {
-            values.add_pools(membership, facts);
+            values.add_pools(membership, facts, &ejected);
         }
         self.list(shared, &values.values);
         for key in &self.listed {
@@ -166,6 +171,22 @@ impl Lessons {
             slot_micros: sum.slot_micros / answers,
             ..*sum
         })
+    }
+}
+
+/// The state of an endpoint that is left out because its requests failed, and would not be for what the sidecar says of it.
+const EJECTED: &str = "ejected";
+
+/// The one state under which an endpoint is counted.
+const fn state(load: &Load, is_ejected: bool) -> &'static str {
+    match load.state {
+        State::Fresh | State::Stale | State::Unknown if is_ejected => EJECTED,
+        State::Fresh => "fresh",
+        State::Stale => "stale",
+        State::Unknown => "unknown",
+        State::Sleeping => "sleeping",
+        State::Unready => "unready",
+        State::Frozen => "frozen",
     }
 }
 
@@ -236,22 +257,23 @@ impl Values {
         }
     }
 
-    fn add_pools(&mut self, membership: &Membership, facts: &Facts<'_>) {
+    fn add_pools(&mut self, membership: &Membership, facts: &Facts<'_>, ejected: &HashSet<u32>) {
         let loads = facts.loads;
         let admitted: HashSet<String> = self.table.pods.iter().cloned().collect();
         let addresses: HashSet<String> = self.table.endpoints.iter().cloned().collect();
-        let mut loads = loads.endpoints.iter().filter(|_| loads.belong_to(membership));
+        let mut loads = (0..).zip(&loads.endpoints).filter(|_| loads.belong_to(membership));
         for pool in &membership.pools {
-            for state in ["fresh", "stale", "unknown", "sleeping", "unready", "frozen"] {
+            for state in ["fresh", "stale", "unknown", "sleeping", "unready", "frozen", EJECTED] {
                 self.add(Stat::Endpoints, &[&pool.name, state], 0);
             }
             self.add(Stat::PoolReadyPods, &[&pool.name], 0);
             for endpoint in &pool.endpoints {
-                let Some(load) = loads.next() else { break };
+                let Some((place, load)) = loads.next() else { break };
                 let name = endpoint.name();
                 let name = label_value(&name);
                 let pod = if admitted.contains(name.as_ref()) { name.as_ref() } else { OTHER };
                 self.add_load(&pool.name, pod, load);
+                self.add(Stat::Endpoints, &[&pool.name, state(load, ejected.contains(&place))], 1);
                 // What is fresh was read again whenever the sidecar confirmed it; the rest is as old as the loads.
                 let since = if load.state == State::Fresh { facts.snapshot_age_ms } else { facts.loads_age_ms };
                 if let (Some(age_ms), Some(since)) = (load.age_ms, since) {
@@ -266,15 +288,6 @@ impl Values {
     }
 
     fn add_load(&mut self, pool: &str, pod: &str, load: &Load) {
-        let state = match load.state {
-            State::Fresh => "fresh",
-            State::Stale => "stale",
-            State::Unknown => "unknown",
-            State::Sleeping => "sleeping",
-            State::Unready => "unready",
-            State::Frozen => "frozen",
-        };
-        self.add(Stat::Endpoints, &[pool, state], 1);
         self.add(Stat::PoolReadyPods, &[pool], u64::from(load.state == State::Fresh));
         if let Some(waiting) = load.waiting {
             self.add(Stat::PoolPerPodQueueSize, &[pool, pod], u64::from(waiting));

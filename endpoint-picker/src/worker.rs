@@ -17,7 +17,7 @@ use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
 use crate::lease::Rank;
 use crate::picker::EndpointPicker;
-use crate::pool::EndpointId;
+use crate::pool::{EndpointId, Standing};
 use crate::prefix_news::Correspondent;
 use crate::recent_picks::Narrator;
 use crate::routing::Routing;
@@ -77,8 +77,8 @@ struct Posted {
     post: Post,
     /// [`crate::accounts::Accounts::revision`] of that moment.
     revision: u64,
-    /// When what was learned was last written down.
-    lessons_at: Option<Timestamp>,
+    /// When what gauges read was last written down.
+    noted_at: Option<Timestamp>,
     /// Own requests in flight by sequence, until a board contains a newer post.
     remembered: VecDeque<(u64, Vec<(u32, u32)>)>,
 }
@@ -215,7 +215,7 @@ impl Worker {
                 posted.post.flow.clone_from(&flow);
                 posted.revision = revision;
             }
-            posted.learn(routing, now);
+            posted.note(routing, now);
         });
         posted.post.written_at_micros = now.as_micros();
         if host.set(&key::post(self.id), &posted.post.encode_to_vec(), 0).is_ok() {
@@ -238,7 +238,7 @@ impl Posted {
             pool: config.pool.clone(),
             ..Post::default()
         };
-        Self { post, revision: 0, lessons_at: None, remembered: VecDeque::new() }
+        Self { post, revision: 0, noted_at: None, remembered: VecDeque::new() }
     }
 
     fn count(&mut self, routing: &Routing, news: &News, memory_bytes: u64, now: Timestamp) {
@@ -248,7 +248,7 @@ impl Posted {
         if post.order != news.order {
             // Counts in the order of another membership cannot be subtracted from a board of this one.
             self.remembered.clear();
-            self.lessons_at = None;
+            self.noted_at = None;
         }
         post.memory_bytes = memory_bytes;
         post.order = news.order;
@@ -285,15 +285,19 @@ impl Posted {
         self.remembered.push_back((post.sequence, counts));
     }
 
-    /// Writes down what was learned, unless that was done a moment ago: only gauges read it, once a second.
-    fn learn(&mut self, routing: &Routing, now: Timestamp) {
-        if self.lessons_at.is_some_and(|at| now.micros_since(at) < RENEW_AFTER_MICROS) {
+    /// Writes down what was learned and who is left out, unless that was done a moment ago: only gauges read it, once a second.
+    fn note(&mut self, routing: &Routing, now: Timestamp) {
+        if self.noted_at.is_some_and(|at| now.micros_since(at) < RENEW_AFTER_MICROS) {
             return;
         }
-        self.lessons_at = Some(now);
-        let members = (0_u32..).zip(routing.pool().members());
+        self.noted_at = Some(now);
+        let pool = routing.pool();
+        let members = || (0_u32..).zip(pool.members());
         self.post.lessons.clear();
-        self.post.lessons.extend(members.filter_map(|(place, &id)| lesson(routing, place, id)));
+        self.post.lessons.extend(members().filter_map(|(place, &id)| lesson(routing, place, id)));
+        let is_ejected = |id| pool.endpoint(id).is_some_and(|it| it.health().standing(now) == Standing::Ejected);
+        self.post.ejected.clear();
+        self.post.ejected.extend(members().filter(|(_, id)| is_ejected(**id)).map(|(place, _)| place));
     }
 
     /// What this worker had in flight in that post.

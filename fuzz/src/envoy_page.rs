@@ -53,7 +53,7 @@ fn check_histogram(values: &[u8]) {
         for le in bounds.le().chain(["+Inf"]) {
             add(&format!("bucket{{{labels}le=\"{le}\"}}"), next());
         }
-        for part in ["sum", "count", "sum_microseconds"] {
+        for part in ["sum", "count"].into_iter().chain(bounds.scale.exact_sum_suffix().map(|suffix| &suffix[1..])) {
             add(&format!("{part}{{{labels}}}"), next());
         }
     }

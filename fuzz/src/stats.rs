@@ -106,10 +106,10 @@ impl Stats {
             let stem = series.strip_suffix("_bucket").unwrap();
             let value = |suffix: &str| self.ids.get(&format!("{stem}{suffix}")).map(|&id| self.values[id as usize].1);
             assert_eq!(value("_count"), Some(total), "{stem}");
-            let micros = value("_sum_microseconds");
-            assert!(total > 0 || (value("_sum"), micros.unwrap_or(0)) == (Some(0), 0), "{stem}");
-            if let Some(micros) = micros {
-                assert_eq!(value("_sum"), Some(micros / 1_000_000), "{stem}");
+            let exact = value("_sum_microseconds").or(value("_sum_millionths"));
+            assert!(total > 0 || (value("_sum"), exact.unwrap_or(0)) == (Some(0), 0), "{stem}");
+            if let Some(exact) = exact {
+                assert_eq!(value("_sum"), Some(exact / 1_000_000), "{stem}");
             }
         }
     }

@@ -400,6 +400,10 @@ function draw() {
 }
 
 function showStatus() {
+  if (wanted) {
+    $("status").dataset.state = "waiting";
+    return text($("status"), "a token is wanted");
+  }
   const state = lost ? "lost" : at === 0 ? "waiting" : "live";
   $("status").dataset.state = paused && !lost ? "waiting" : state;
   text($("status"), lost ? "connection lost, trying again" : paused ? "paused" : at === 0 ? "connecting" : "live");
@@ -608,7 +612,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.target.closest("input, select, dialog")) return;
-  const keys = { "/": () => $("filter").focus(), p: pause, d: nextTheme };
+  const keys = wanted ? { d: nextTheme } : { "/": () => $("filter").focus(), p: pause, d: nextTheme };
   if (!(event.key in keys)) return;
   event.preventDefault();
   keys[event.key]();
@@ -621,25 +625,125 @@ window.addEventListener("resize", () => {
 // ---- events
 
 const TAKERS = { roster: takeRoster, past: takePast, loads: takeLoads, picks: takePicks };
+const RETRY_MS = 3000;
 
-function connect() {
-  const source = new EventSource("api/events");
-  for (const [name, take] of Object.entries(TAKERS)) {
-    source.addEventListener(name, (event) => {
-      lost = false;
-      const data = JSON.parse(event.data);
-      if (!paused) return take(data);
-      // Of figures the last ones are enough.
-      missed = [...(missed ?? []).filter(([other]) => take !== takeLoads || other !== takeLoads), [take, data]].slice(-500);
-    });
-  }
-  source.addEventListener("error", () => {
-    lost = true;
-    showStatus();
-    // A browser gives up where the answer was no stream of events, as while too many watch.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
-  });
+function takeEvent(event) {
+  const fields = new Map(event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trimStart()]));
+  const take = TAKERS[fields.get("event")];
+  if (!take) return;
+  lost = false;
+  const data = JSON.parse(fields.get("data"));
+  if (!paused) return take(data);
+  // Of figures the last ones are enough.
+  missed = [...(missed ?? []).filter(([other]) => take !== takeLoads || other !== takeLoads), [take, data]].slice(-500);
 }
+
+// Each of the sidecar's events is a few lines, of which the one with the data is one, and ends with an empty line.
+async function readEvents(body) {
+  let told = 0;
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let unread = "";
+  for (let piece = await reader.read(); ; piece = await reader.read()) {
+    if (piece.done) return told;
+    const from = Math.max(0, unread.length - 1);
+    unread += piece.value;
+    if (unread.indexOf("\n\n", from) < 0) continue;
+    const events = unread.split("\n\n");
+    unread = events.pop();
+    told += events.length;
+    for (const event of events) {
+      try {
+        takeEvent(event);
+      } catch (error) {
+        // One that cannot be shown ends no connection.
+        reportError(error);
+      }
+    }
+  }
+}
+
+// A browser's own reader of events sends no token. Only the newest connection tries again.
+let connection = 0;
+
+async function connect() {
+  const own = ++connection;
+  const headers = token === "" ? {} : { authorization: `Bearer ${token}` };
+  try {
+    const answer = await fetch("api/events", { headers, cache: "no-store", credentials: "omit", redirect: "error" });
+    if (answer.status === 401 || answer.status === 403) return wantToken((await answer.text()).trim());
+    if (answer.ok) {
+      showSignIn(false);
+      // Events that a token opened end after a minute, so that a revoked one shows no more.
+      if ((await readEvents(answer.body)) > 0 && own === connection) return connect();
+    }
+  } catch {
+    // The connection broke, or there was none.
+  }
+  if (own !== connection) return;
+  lost = true;
+  showStatus();
+  setTimeout(() => own === connection && connect(), RETRY_MS);
+}
+
+// ---- the token, where the sidecar asks for one
+
+const TOKEN_KEY = "inpick-token";
+let token = "";
+let wanted = false;
+try {
+  token = sessionStorage.getItem(TOKEN_KEY) ?? "";
+} catch {
+  // A browser that keeps nothing asks for it again with each load.
+}
+
+function keepToken(text) {
+  token = text;
+  try {
+    if (text === "") sessionStorage.removeItem(TOKEN_KEY);
+    else sessionStorage.setItem(TOKEN_KEY, text);
+  } catch {
+    // As above.
+  }
+}
+
+function showSignIn(isWanted) {
+  wanted = isWanted;
+  $("sign-in").hidden = !isWanted;
+  document.querySelector("main").hidden = isWanted;
+  $("pause").hidden = isWanted;
+  $("forget").hidden = isWanted || token === "";
+  if (isWanted) $("problem").hidden = true;
+  showStatus();
+}
+
+function refuse(why) {
+  $("refusal").hidden = why === "";
+  text($("refusal"), why);
+}
+
+// What the sidecar says of a token that was sent is shown; without one it says no more than the form.
+function wantToken(why) {
+  refuse(token === "" ? "" : `The sidecar refuses the token: ${why}.`);
+  keepToken("");
+  $("insecure").hidden = isSecureContext;
+  showSignIn(true);
+  $("token").focus();
+}
+
+$("sign-in-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const said = $("token").value.trim().replace(/^(authorization:\s*)?bearer\s+/i, "");
+  if (!/^[!-~]+$/.test(said)) return refuse("A token is one word of ASCII letters, digits and signs.");
+  refuse("");
+  $("token").value = "";
+  keepToken(said);
+  connect();
+});
+$("forget").addEventListener("click", () => {
+  keepToken("");
+  // What was shown with it goes too.
+  location.reload();
+});
 
 let theme = "system";
 try {

@@ -166,7 +166,7 @@ fn header(line: &[u8]) -> Option<(bool, &[u8])> {
 
 /// Whose series a line is whose name is that of a stat with labels in front, as far as no `stats_tags` cut them out, and with `_` for
 /// whatever Prometheus allows in no name.
-fn garbled_place(line: &[u8]) -> Option<Place> {
+pub(crate) fn garbled_place(line: &[u8]) -> Option<Place> {
     // Most of what Envoy has of its own is told by this.
     if line.starts_with(b"envoy_") {
         return None;
@@ -185,17 +185,34 @@ fn garbled_place(line: &[u8]) -> Option<Place> {
     })
 }
 
+/// A stat of ours, as a line of Envoy's `/stats` has it.
+pub(crate) struct NamedStat<'a> {
+    pub(crate) place: Place,
+    /// In the order of the name.
+    pub(crate) labels: Vec<(Label, &'a str)>,
+    /// The labels as the name spells them.
+    spelled: &'a str,
+    pub(crate) value: &'a str,
+}
+
+impl<'a> NamedStat<'a> {
+    /// `None`: the line is of no stat of ours.
+    pub(crate) fn read(line: &'a [u8]) -> Option<Self> {
+        let (name, value) = str::from_utf8(line).ok()?.strip_prefix(NAMESPACE)?.rsplit_once(": ")?;
+        let (labels, family) = split_stat_name(name)?;
+        let place = *places().get(family.as_bytes())?;
+        Some(Self { place, labels, spelled: name.strip_suffix(family)?, value })
+    }
+}
+
 fn read_stat(gathered: &mut [Gathered], found: &mut [bool], line: &[u8]) {
-    let Some(stat) = str::from_utf8(line).ok().and_then(|line| line.strip_prefix(NAMESPACE)) else { return };
-    let Some((name, value)) = stat.rsplit_once(": ") else { return };
-    let Some((labels, family)) = split_stat_name(name) else { return };
-    let Some(place) = places().get(family.as_bytes()) else { return };
+    let Some(NamedStat { place, labels, spelled, value }) = NamedStat::read(line) else { return };
     let (bound, labels) = match labels.as_slice() {
         [(Label::Le, bound), rest @ ..] => (Some(*bound), rest),
         all => (None, all),
     };
     let from = bound.map_or(0, |bound| Label::Le.as_str().len() + bound.len() + "=;".len());
-    let spelled = name.get(from..name.len() - family.len()).unwrap_or_default();
+    let spelled = spelled.get(from..).unwrap_or_default();
     if let (Some(series), Some(found)) = (gathered.get_mut(place.stat), found.get_mut(place.stat)) {
         *found = true;
         series.add_stat(place.part, labels, spelled, bound, value.as_bytes());

@@ -35,8 +35,20 @@ pub(crate) enum Access {
     Envoy,
     /// Scrapers and people, as the settings say.
     Reader,
+    /// Whoever may be a reader: the live page without its data. Where tokens are asked for that is anyone, since a browser sends none
+    /// with a page that it opens; the page asks for it, and reads its data with it.
+    Shell,
     /// The same, but never anyone: what shows the process's memory or slows it down.
     Profiler,
+}
+
+/// What let a request in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admission {
+    /// Where it came from, or that anyone may.
+    Open,
+    /// A token, which may be revoked.
+    Token,
 }
 
 /// Why a request is refused.
@@ -77,12 +89,15 @@ pub(crate) struct Guard {
 pub(crate) async fn guard(
     State(Guard { gate, access }): State<Guard>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let verb = request.method().as_str().to_ascii_lowercase();
     match gate.admit(access, peer, request.headers(), &verb, request.uri().path()).await {
-        Ok(()) => next.run(request).await,
+        Ok(admission) => {
+            request.extensions_mut().insert(admission);
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -104,23 +119,24 @@ impl Gate {
         headers: &HeaderMap,
         verb: &str,
         path: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Admission, Refusal> {
         let is_open = match access {
             Access::Anyone => true,
             // Where nobody asks, an Envoy may be anywhere.
             Access::Envoy => peer.is_loopback() || matches!(self.0, Asks::Nobody { .. }),
             Access::Reader => matches!(self.0, Asks::Nobody { only_loopback: false }),
+            Access::Shell => !matches!(self.0, Asks::Nobody { only_loopback: true }),
             Access::Profiler => false,
         };
         if is_open {
-            return Ok(());
+            return Ok(Admission::Open);
         }
         let token = || bearer(headers).ok_or(Refusal::NoToken);
         match &self.0 {
-            Asks::Nobody { .. } if peer.is_loopback() => Ok(()),
+            Asks::Nobody { .. } if peer.is_loopback() => Ok(Admission::Open),
             Asks::Nobody { .. } => Err(Refusal::Elsewhere),
             Asks::TokenFile(tokens) => match tokens.have(token()?, Instant::now()) {
-                Ok(true) => Ok(()),
+                Ok(true) => Ok(Admission::Token),
                 Ok(false) => Err(Refusal::Unknown),
                 Err(problem) => {
                     warn!(file = %tokens.file.display(), problem, "tokens cannot be read");
@@ -128,7 +144,7 @@ impl Gate {
                 }
             },
             Asks::Kubernetes(reviews) => match reviews.judge(token()?, verb, path).await {
-                Verdict::Allowed => Ok(()),
+                Verdict::Allowed => Ok(Admission::Token),
                 Verdict::Unknown => Err(Refusal::Unknown),
                 Verdict::Forbidden(user) => Err(Refusal::Forbidden(user)),
                 Verdict::Failed => Err(Refusal::Failed),
@@ -214,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_word_about_it_only_loopback_reads() {
         let gate = Gate::new(&Readers::Loopback);
-        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Profiler] {
+        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Shell, Access::Profiler] {
             for peer in HERE {
                 assert_eq!(status(&gate, access, peer, &[]).await, 200, "{access:?} {peer}");
             }
@@ -229,7 +245,9 @@ mod tests {
     async fn anyone_reads_if_that_is_said_but_profiles() {
         let gate = Gate::new(&Readers::Anyone);
         for peer in ELSEWHERE {
-            assert_eq!(status(&gate, Access::Reader, peer, &[]).await, 200);
+            for access in [Access::Reader, Access::Shell] {
+                assert_eq!(status(&gate, access, peer, &[]).await, 200);
+            }
             assert_eq!(status(&gate, Access::Profiler, peer, &[]).await, 403);
         }
         assert_eq!(status(&gate, Access::Profiler, HERE[0], &[]).await, 200);
@@ -253,7 +271,9 @@ mod tests {
                 assert_eq!(status(&gate, access, peer, &[]).await, 401);
                 assert_eq!(status(&gate, access, peer, &["Bearer first", "Bearer first"]).await, 401, "two of them");
             }
-            assert_eq!(status(&gate, Access::Anyone, peer, &[]).await, 200);
+            for access in [Access::Anyone, Access::Shell] {
+                assert_eq!(status(&gate, access, peer, &[]).await, 200);
+            }
         }
         assert_eq!(status(&gate, Access::Envoy, HERE[0], &[]).await, 200);
         assert_eq!(status(&gate, Access::Envoy, ELSEWHERE[0], &[]).await, 401);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::sync::OnceLock;
 
-use catalogue::{Bounds, Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat};
+use catalogue::{Bounds, Kind, Label, PERMILLE_SUFFIX, Stat};
 
 use crate::exposition::{LabelPair, Sample, escape_into};
 use crate::format::Format;
@@ -17,7 +17,8 @@ pub(crate) enum Part {
     Permille,
     Bucket(Bounds),
     Sum,
-    SumMicroseconds,
+    /// The sum in millionths.
+    ExactSum,
     Count,
 }
 
@@ -41,7 +42,7 @@ struct Histogram {
     /// One a bound, and `+Inf`.
     buckets: Box<[Option<u64>]>,
     sum: Option<Number>,
-    sum_microseconds: Option<u64>,
+    exact_sum: Option<u64>,
     count: Option<u64>,
 }
 
@@ -89,8 +90,8 @@ pub(crate) fn places() -> &'static HashMap<&'static [u8], Place> {
                     add(format!("{}_bucket", family.name), Part::Bucket(bounds));
                     add(format!("{}_sum", family.name), Part::Sum);
                     add(format!("{}_count", family.name), Part::Count);
-                    if bounds.scale == Scale::Microseconds {
-                        add(format!("{}{SUM_MICROSECONDS_SUFFIX}", family.name), Part::SumMicroseconds);
+                    if let Some(suffix) = bounds.scale.exact_sum_suffix() {
+                        add(format!("{}{suffix}", family.name), Part::ExactSum);
                     }
                 }
             }
@@ -211,7 +212,7 @@ impl Gathered {
             Part::Sum => {
                 histogram.sum.get_or_insert(number);
             }
-            Part::SumMicroseconds => histogram.sum_microseconds = histogram.sum_microseconds.or(number.whole()),
+            Part::ExactSum => histogram.exact_sum = histogram.exact_sum.or(number.whole()),
             Part::Count => histogram.count = histogram.count.or(number.whole()),
         }
     }
@@ -301,7 +302,7 @@ impl Number {
 impl Histogram {
     /// Whether Envoy has all of it: a quantile over a part would lie.
     fn is_whole(&self) -> bool {
-        let has_sum = self.sum_microseconds.is_some() || self.sum.is_some();
+        let has_sum = self.exact_sum.is_some() || self.sum.is_some();
         has_sum && self.count.is_some() && !self.buckets.is_empty() && self.buckets.iter().all(Option::is_some)
     }
 
@@ -326,9 +327,9 @@ impl Histogram {
             print_whole(out, count);
         }
         print_series(out, name, "_sum", labels, None);
-        match (self.sum_microseconds, &self.sum) {
-            (Some(micros), _) => {
-                out.extend_from_slice(seconds(micros).as_bytes());
+        match (self.exact_sum, &self.sum) {
+            (Some(exact), _) => {
+                out.extend_from_slice(millionths(exact).as_bytes());
                 out.push(b'\n');
             }
             (None, Some(sum)) => sum.print(out),
@@ -371,9 +372,9 @@ pub(crate) fn is_label(label: &LabelPair<'_>) -> bool {
     is_letter(first) && rest.iter().all(|&byte| is_letter(byte) || byte.is_ascii_digit()) && label.value().is_ok()
 }
 
-/// Whole microseconds as seconds, exactly.
-pub(crate) fn seconds(micros: u64) -> String {
-    decimal(micros / 1_000_000, micros % 1_000_000, 6)
+/// Whole millionths of a unit as that unit, exactly.
+pub(crate) fn millionths(count: u64) -> String {
+    decimal(count / 1_000_000, count % 1_000_000, 6)
 }
 
 /// A whole number and so many digits behind the point, without those that say nothing.

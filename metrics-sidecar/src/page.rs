@@ -179,7 +179,7 @@ mod tests {
     use catalogue::Bounds;
 
     use super::*;
-    use crate::gathered::seconds;
+    use crate::gathered::millionths;
 
     const DURATION: &str = "inference_objective_request_duration_seconds";
 
@@ -267,13 +267,29 @@ mod tests {
 
     #[test]
     fn sums_of_seconds_are_exact_and_other_sums_are_kept() {
-        assert_eq!([0, 1, 1_000_000, 10_500_000, 123].map(seconds), ["0", "0.000001", "1", "10.5", "0.000123"]);
+        assert_eq!([0, 1, 1_000_000, 10_500_000, 123].map(millionths), ["0", "0.000001", "1", "10.5", "0.000123"]);
         let family = "inference_objective_output_tokens";
         let mut envoy = format!("{family}_sum{{}} 4460\n{family}_count{{}} 61\n");
         for le in Bounds::OUTPUT_TOKENS.le().chain(["+Inf"]) {
             envoy.push_str(&format!("{family}_bucket{{le=\"{le}\"}} 61\n"));
         }
         assert!(page(&envoy, &[]).contains(&format!("{family}_sum 4460\n")));
+    }
+
+    #[test]
+    fn sums_of_ratios_are_exact_and_the_twin_is_not_printed() {
+        let family = "inpick_ttft_ratio";
+        let mut envoy = String::new();
+        for le in Bounds::PREDICTION_RATIO.le().chain(["+Inf"]) {
+            envoy.push_str(&format!("{family}_bucket{{pool=\"p\",le=\"{le}\"}} 4\n"));
+        }
+        envoy.push_str(&format!("{family}_sum{{pool=\"p\"}} 0\n{family}_count{{pool=\"p\"}} 4\n"));
+        let without_twin = page(&envoy, &[]);
+        assert!(without_twin.contains("_sum{pool=\"p\"} 0\n"), "a module without the twin");
+        envoy.push_str(&format!("{family}_sum_millionths{{pool=\"p\"}} 400004\n"));
+        let merged = page(&envoy, &[]);
+        assert_eq!(merged, without_twin.replace("_sum{pool=\"p\"} 0\n", "_sum{pool=\"p\"} 0.400004\n"));
+        assert_eq!(page(&merged, &[]), merged);
     }
 
     #[test]

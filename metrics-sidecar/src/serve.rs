@@ -232,5 +232,8 @@ mod tests {
             .map(|route| route.path)
             .collect();
         assert_eq!(open, ["/snapshot", "/healthz", "/readyz"]);
+        let shell: Vec<&str> =
+            routes().iter().filter(|route| route.access == Access::Shell).map(|route| route.path).collect();
+        assert_eq!(shell, ["/", "/live.css", "/live.js"]);
     }
 }

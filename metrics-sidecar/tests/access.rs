@@ -290,6 +290,19 @@ async fn scrapers_have_a_place_of_their_own_with_tokens_and_without_the_snapshot
         assert_eq!(get(address, "/metrics", "").await.status, 401);
         assert_eq!(get(address, "/metrics", "Authorization: Bearer scrape\r\n").await.status, 401);
         assert_eq!(get(address, "/metrics", "Authorization: Bearer scraper\r\n").await.status, 200);
+        // A browser sends no token with a page that it opens. What it opens is what the repository has.
+        for (path, text) in [
+            ("/", include_str!("../assets/live.html")),
+            ("/live.css", include_str!("../assets/live.css")),
+            ("/live.js", include_str!("../assets/live.js")),
+        ] {
+            let reply = get(address, path, "").await;
+            assert_eq!((reply.status, reply.text().as_str()), (200, text), "{path}");
+        }
+        for path in ["/api/state", "/api/events"] {
+            assert_eq!(get(address, path, "").await.status, 401, "{path}");
+        }
+        assert_eq!(get(address, "/api/state", "Authorization: Bearer scraper\r\n").await.status, 200);
     }
     running.stop().await;
     assert!(TcpStream::connect(scrapers).await.is_err(), "it is closed with the rest");

@@ -298,6 +298,48 @@ async fn the_merged_page_is_the_pickers_page() {
 }
 
 #[tokio::test]
+async fn the_live_page_reads_labels_from_the_names_of_stats_where_envoys_page_has_lost_them() {
+    let pod = Server::pod(&page(3, 0, 0.25)).await;
+    let address = pod.address.to_string();
+    let (mut garbled, mut names) = (String::new(), String::new());
+    for (labels, family, value) in [
+        (format!("pool=p;endpoint={address};reason=tie;"), "inpick_picks_total", 40),
+        (format!("pool=p;endpoint={address};reason=retry;"), "inpick_picks_total", 2),
+        (format!("pool=p;endpoint={address};"), "inpick_in_flight_requests", 5),
+        (format!("pool=p;endpoint={address};"), "inpick_ejections_total", 1),
+        (format!("pool=p;endpoint={address};"), "inpick_learned_fixed_time_millionths", 20_000),
+    ] {
+        let stat = format!("{labels}{family}");
+        let name = stat.replace(|character: char| !character.is_ascii_alphanumeric(), "_");
+        writeln!(garbled, "# TYPE {name} gauge\n{name}{{}} {value}").unwrap();
+        writeln!(names, "wasmcustom.{stat}: {value}").unwrap();
+    }
+    names.push_str("wasmcustom.pool=p;inpick_picks_total: 7\ncluster.inpick_picks_total: 9\nwasmcustom.other: 1\n");
+    let envoy = Server::start(&[("/stats/prometheus", Manner::Page(garbled)), ("/stats", Manner::Page(names))]).await;
+    let admin = format!("http://{}", envoy.address);
+    let running = sidecar(&["--envoy-admin", &admin, "--pool", &format!("p=static:{address}")]).await;
+    until(&running, pod.address, |endpoint| endpoint.state == State::Fresh).await;
+    let state = async || -> serde_json::Value {
+        serde_json::from_str(&get(running.addr(), "/api/state", "").await.text()).unwrap()
+    };
+    let figures = |state: &serde_json::Value| {
+        let endpoint = &state["endpoints"][0];
+        ["in_flight", "picks", "failures", "ejections", "predicted_wait_ms"].map(|name| endpoint[name].as_u64())
+    };
+    assert_eq!(figures(&state().await), [5, 42, 0, 1, 20].map(Some));
+    // The proxy begins anew with a bootstrap that has the tags.
+    let label = format!("{{pool=\"p\",endpoint=\"{address}\"}}");
+    envoy.set("/stats", Manner::Page(String::new()));
+    envoy.set("/stats/prometheus", Manner::Page(format!("inpick_in_flight_requests{label} 8\n")));
+    let began = Instant::now();
+    while figures(&state().await) != [Some(8), Some(0), Some(0), Some(0), None] {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn without_envoy_the_merged_page_is_503_and_says_why() {
     let pod = Server::pod(&page(3, 0, 0.25)).await;
     let pool = format!("p=static:{}", pod.address);

@@ -15,8 +15,8 @@ from sources import DASHBOARDS  # noqa: E402
 
 CATALOGUE = OBSERVABILITY.parent / "catalogue" / "src" / "lib.rs"
 FAMILY = re.compile(r'^\s+\w+ = "(\w+)", (Counter|Gauge|Ratio|Histogram)\b.*?\], \w+, (Envoy|Sidecar|Both),$', re.M)
-# What a series of each kind can be called behind its family's name. Envoy's page alone has ratios in thousandths and sums in microseconds.
-SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Ratio": ("", "_permille"), "Histogram": ("_bucket", "_sum", "_count", "_sum_microseconds")}
+# What a series of each kind can be called behind its family's name. Envoy's page alone has ratios in thousandths and sums in millionths.
+SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Ratio": ("", "_permille"), "Histogram": ("_bucket", "_sum", "_count", "_sum_microseconds", "_sum_millionths")}
 
 
 def load(name):

@@ -244,6 +244,88 @@ def test_a_thousand_endpoints_stay_fluid(browser):
         pod.kill()
 
 
+def test_a_token_is_asked_for_and_kept_in_the_tab(browser, tmp_path):
+    tokens, port = tmp_path / "tokens", free_port()
+    tokens.write_text("good-token\n")
+    pod = start_pod(port)
+    sidecar = Process(
+        [binary("metrics-sidecar"), "--listen", "127.0.0.1:0", "--pool", f"p=static:127.0.0.1:{port}", "--envoy-admin", "http://127.0.0.1:1",
+         "--metrics-endpoint-token-file", str(tokens)],
+        "listening on",
+    )
+    address = re.search(r"listening on (\S+)", sidecar.said).group(1).rstrip("/") + "/"
+    asked = "document.querySelector('#sign-in')?.hidden === false && document.querySelector('main').hidden"
+    shown = "document.querySelector('#sign-in')?.hidden && document.querySelectorAll('.endpoint .badge[data-state=fresh]').length === 1"
+    kept = "sessionStorage.getItem('inpick-token')"
+    refusal = "document.querySelector('#refusal').innerText"
+
+    def enter(page, text):
+        page.until("document.activeElement.id === 'token'")
+        page.write(text)
+        page.press("Enter")
+
+    try:
+        page = browser.page(address)
+        page.until(asked)
+        assert page.run("[document.querySelector('#token').type, document.querySelector('#insecure').hidden]") == ["password", True]
+        assert (page.run("endpoints.length"), page.run(refusal), page.run("document.querySelector('#status').textContent")) == (0, "", "a token is wanted")
+        assert ("textbox", "Bearer token") in page.tree()
+        page.press("p")  # of the page behind the form
+        assert page.run("paused") is False
+        page.run("document.querySelector('#token').value = ''")
+        enter(page, "no token")
+        page.until(f"{refusal}.includes('one word')")
+        page.run("document.querySelector('#token').value = ''")
+        enter(page, "bad-token")
+        page.until(f"{refusal}.includes(\"nobody's token\")")
+        assert page.run(asked) and page.run(kept) is None
+        # As it stands in a command that was copied.
+        enter(page, " Authorization: Bearer good-token ")
+        page.until(shown)
+        assert page.run(kept) == "good-token" and page.run("document.querySelector('#token').value") == ""
+        page.until("document.querySelector('#status').textContent === 'live'")
+
+        # It is there after a reload, in no other tab, and in no address.
+        page.call("Page.reload")
+        page.until(f"performance.getEntriesByType('navigation')[0].type === 'reload' && {shown}")
+        other = browser.page(address)
+        other.until(asked)
+        other.close()
+        assert not any("good-token" in url for url in page.requests())
+
+        page.run("document.querySelector('#forget').click()")
+        page.until(f"document.readyState === 'complete' && {asked}")
+        assert page.run(kept) is None and page.run("endpoints.length") == 0 and page.run(refusal) == ""
+
+        # Events end after a while, and the page asks for more with the token.
+        enter(page, "good-token")
+        page.until(shown)
+        page.run("""
+            window.asked = [];
+            const real = window.fetch;
+            window.fetch = (url, options) => {
+              asked.push(options.headers.authorization);
+              return asked.length === 1 ? Promise.resolve(new Response("event: other\\ndata: 1\\n\\n")) : real(url, options);
+            };
+            void connect();
+        """)
+        page.until("asked.length === 2")
+        assert page.run("asked") == ["Bearer good-token"] * 2 and page.run("lost") is False
+
+        # One that is taken away shows nothing any more then.
+        tokens.write_text("another\n")
+        sidecar.end()
+        sidecar = Process([*sidecar.child.args[:2], re.search(r"//([^/]+)/", address).group(1), *sidecar.child.args[3:]], "listening on")
+        page.until(asked)
+        assert "nobody's token" in page.run(refusal) and page.run(kept) is None
+        complaints = [complaint.get("text", "") for complaint in page.complaints()]
+        assert all("401" in text or "ERR_" in text for text in complaints), complaints
+        page.close()
+    finally:
+        sidecar.end()
+        pod.kill()
+
+
 def test_top_shows_the_same_in_a_terminal(gateway):
     child, terminal = pty.fork()
     if child == 0:

@@ -40,10 +40,15 @@ impl HostStats for Host {
 
 const FLOW: &str = "inference_extension_flow_control_";
 
-fn membership() -> Membership {
-    let endpoints = vec![EndpointIdentity::unnamed("10.0.0.1:80".parse().unwrap())];
-    let pools = vec![PoolMembers { name: "p".into(), endpoints, ..PoolMembers::default() }];
-    Membership { epoch: 1, version: 1, pools }
+fn membership(pools: &[(&str, usize)]) -> Membership {
+    let mut ports = 1..;
+    let mut endpoint = || EndpointIdentity::unnamed(([10, 0, 0, 1], ports.next().unwrap()).into());
+    let pools = pools.iter().map(|&(name, endpoints)| PoolMembers {
+        name: name.into(),
+        endpoints: core::iter::repeat_with(&mut endpoint).take(endpoints).collect(),
+        ..PoolMembers::default()
+    });
+    Membership { epoch: 1, version: 1, pools: pools.collect() }
 }
 
 fn shared() -> FakeSharedData {
@@ -75,15 +80,21 @@ fn post(llm_d: bool, waiting: &[(u32, i64, u32)]) -> Post {
 
 /// What Envoy shows once `holder`, or one that has just taken the lease, has counted these posts.
 fn shown(gauges: &mut Gauges, shared: &mut FakeSharedData, host: &mut Host, posts: &[Post], second: u64) {
-    let (membership, board) = (membership(), Board::default());
-    let loads = Loads::default();
-    let facts = Facts {
-        membership: Some(&membership),
-        loads: &loads,
-        board: &board,
-        snapshot_age_ms: Some(0),
-        loads_age_ms: Some(0),
-    };
+    shown_of(gauges, shared, host, (&membership(&[("p", 1)]), &Loads::default()), posts, second);
+}
+
+/// The same of any endpoints and their loads.
+fn shown_of(
+    gauges: &mut Gauges,
+    shared: &mut FakeSharedData,
+    host: &mut Host,
+    (membership, loads): (&Membership, &Loads),
+    posts: &[Post],
+    second: u64,
+) {
+    let board = Board::default();
+    let facts =
+        Facts { membership: Some(membership), loads, board: &board, snapshot_age_ms: Some(0), loads_age_ms: Some(0) };
     let now = Timestamp::from_micros(second * 1_000_000);
     gauges.compute(shared, &facts, posts.iter(), now);
     // A tick defines 16 stats at most, and what was not defined is told with the next flush.
@@ -160,4 +171,32 @@ fn without_flow_control_none_of_its_gauges_is_defined() {
     shown(&mut gauges, &mut shared, &mut host, &[off], 1);
     assert_eq!(host.names.iter().find(|name| name.contains("flow_control")), None);
     assert!(host.names.iter().any(|name| name.contains("inpick_endpoints")));
+}
+
+#[test]
+fn endpoints_that_are_left_out_for_failures_have_a_state_of_their_own_and_each_has_one() {
+    let (mut shared, mut host) = (shared(), Host::default());
+    let mut gauges = Gauges::new(&mut shared, ["c", "b"]);
+    let membership = membership(&[("p", 5), ("q", 2)]);
+    let states =
+        [State::Fresh, State::Fresh, State::Stale, State::Unready, State::Frozen, State::Fresh, State::Unknown];
+    let endpoints = states.map(|state| Load { state, ..Load::default() }).to_vec();
+    let loads = Loads { epoch: 1, membership_version: 1, endpoints, ..Loads::default() };
+    let order = Some(Order::of(&membership));
+    let post = |order, first, ejected: &[u32]| Post { order, first, ejected: ejected.to_vec(), ..Post::default() };
+    let mut count = |posts: &[Post], second| {
+        shown_of(&mut gauges, &mut shared, &mut host, (&membership, &loads), posts, second);
+        ["p", "q"].map(|pool| {
+            ["fresh", "stale", "unknown", "unready", "frozen", "ejected"]
+                .map(|state| host.value(&alloc::format!("pool={pool};state={state};inpick_endpoints")).unwrap())
+        })
+    };
+    let nobody = [[2, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 0]];
+    assert_eq!(count(&[post(order, 0, &[])], 1), nobody);
+    // Two workers of one pool, who know of the same endpoint, and one of the other. What the sidecar says of those that get nothing stands.
+    let posts = [post(order, 0, &[1, 2]), post(order, 0, &[1, 3, 4]), post(order, 5, &[0, 1])];
+    assert_eq!(count(&posts, 2), [[1, 0, 0, 1, 1, 2], [0, 0, 0, 0, 0, 2]]);
+    // Places in another membership are somebody else's, and some are nobody's.
+    let moved = Some(Order { epoch: 1, version: 2 });
+    assert_eq!(count(&[post(moved, 0, &[0, 1]), post(None, 0, &[0]), post(order, u32::MAX, &[9])], 3), nobody);
 }

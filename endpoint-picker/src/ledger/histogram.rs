@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use catalogue::{Bounds, Scale};
+use catalogue::Bounds;
 
 const MILLIONTHS: u64 = 1_000_000;
 
@@ -14,7 +14,7 @@ pub(super) struct Histogram {
     /// Samples by bucket, not cumulative; the last is beyond all limits.
     counts: Box<[u64]>,
     sum: u64,
-    /// Microseconds that did not fill a whole second yet.
+    /// Millionths that did not fill a whole second, or 1, yet.
     carry: u64,
 }
 
@@ -34,8 +34,9 @@ impl Histogram {
         self.bounds.le().nth(bucket).unwrap_or("+Inf")
     }
 
-    pub(super) fn in_seconds(&self) -> bool {
-        self.bounds.scale == Scale::Microseconds
+    /// Suffix of the exact twin of the sum, where there is one.
+    pub(super) const fn exact_sum_suffix(&self) -> Option<&'static str> {
+        self.bounds.scale.exact_sum_suffix()
     }
 
     pub(super) fn record(&mut self, sample: u64) {
@@ -56,7 +57,7 @@ impl Histogram {
         self.sum = self.sum.saturating_add(sum);
     }
 
-    /// What to add to each slot, in the slots' order: buckets, sum, count, and the sum in microseconds where the sum is in seconds.
+    /// What to add to each slot, in the slots' order: buckets, sum, count, and the sum in millionths where it has a twin.
     /// Nothing is left behind but the carry.
     pub(super) fn take(&mut self, deltas: &mut Vec<u64>) {
         deltas.clear();
@@ -66,16 +67,12 @@ impl Histogram {
             cumulative
         }));
         let sum = core::mem::take(&mut self.sum);
-        if self.bounds.scale == Scale::Unit {
-            deltas.push(sum);
+        if self.exact_sum_suffix().is_none() {
+            deltas.extend([sum, cumulative]);
         } else {
             self.carry += sum;
-            deltas.push(self.carry / MILLIONTHS);
+            deltas.extend([self.carry / MILLIONTHS, cumulative, sum]);
             self.carry %= MILLIONTHS;
-        }
-        deltas.push(cumulative);
-        if self.in_seconds() {
-            deltas.push(sum);
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Envoy's stats are integers, cost a regular expression a label to define and a host call to change, and its histograms
 //! approximate. So samples are counted here, and a flush adds to Envoy *counters* whatever came since the last one: exact
-//! classic histograms, at a price that does not depend on the number of requests. Seconds are counted in microseconds; the
-//! whole-second `_sum` carries its remainder, so that it never drifts, and a twin in microseconds is exact.
+//! classic histograms, at a price that does not depend on the number of requests. Seconds and ratios are counted in millionths; the
+//! whole `_sum` carries its remainder, so that it never drifts, and a twin in millionths is exact.
 
 mod accumulator;
 mod histogram;

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use catalogue::{Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Stat};
+use catalogue::{Kind, Label, PERMILLE_SUFFIX, Stat};
 
 use super::histogram::Histogram;
 use super::sink::{SinkKind, StatSink};
@@ -89,8 +89,10 @@ impl Series {
     fn slots(&self) -> usize {
         match &self.value {
             Pending::Counter(_) | Pending::Gauge(_) => 1,
-            // Sum, count, and the exact twin of a sum of seconds.
-            Pending::Histogram(histogram) => histogram.buckets() + 2 + usize::from(histogram.in_seconds()),
+            // Sum, count, and the exact twin of a sum that integers cannot hold.
+            Pending::Histogram(histogram) => {
+                histogram.buckets() + 2 + usize::from(histogram.exact_sum_suffix().is_some())
+            }
         }
     }
 
@@ -113,7 +115,7 @@ impl Series {
         let suffix = match slot - buckets {
             0 => "_sum",
             1 => "_count",
-            _ => SUM_MICROSECONDS_SUFFIX,
+            _ => histogram.exact_sum_suffix()?,
         };
         sink.define(SinkKind::Counter, family, suffix, &plain.collect::<Vec<_>>())
     }

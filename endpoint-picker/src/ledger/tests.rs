@@ -100,6 +100,23 @@ fn seconds_are_carried_so_that_the_sum_never_drifts() {
 }
 
 #[test]
+fn a_sum_of_ratios_has_an_exact_twin_as_one_of_seconds_has() {
+    let (mut ledger, mut host) = (ledger(false), Host::with_time(0));
+    let ratio = ledger.labelled(Stat::TtftRatio, &["p"]).unwrap();
+    let hits = ledger.labelled(Stat::PrefixIndexerHitRatio, &[]).unwrap();
+    for _ in 0..3 {
+        ledger.sample(ratio, 1_100_001);
+        ledger.sample(hits, 0);
+        settle(&mut ledger, &mut host);
+    }
+    assert_eq!(host.value("pool=p;inpick_ttft_ratio_sum"), 3);
+    assert_eq!(host.value("pool=p;inpick_ttft_ratio_sum_millionths"), 3_300_003);
+    assert_eq!(host.value("inference_extension_prefix_indexer_hit_ratio_sum_millionths"), 0);
+    assert_eq!(host.value("inference_extension_prefix_indexer_hit_ratio_count"), 3);
+    assert!(host.names.iter().all(|name| !name.ends_with("ratio_sum_microseconds")));
+}
+
+#[test]
 fn one_accumulator_feeds_every_spelling() {
     let (mut ledger, mut host) = (ledger(true), Host::with_time(0));
     let (short, long) = (Bounds::OUTPUT_TOKENS, Bounds::GEN_AI_TOKENS);

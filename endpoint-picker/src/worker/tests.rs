@@ -426,8 +426,14 @@ fn what_one_worker_met_the_others_know() {
         let pool = picker.pool();
         pool.endpoint(pool.members()[member]).unwrap().health().standing(now)
     };
-    assert_eq!(standing(&mut fleet, 0), crate::pool::Standing::Ejected);
-    assert_eq!(standing(&mut fleet, 1), crate::pool::Standing::Good);
+    assert_eq!(standing(&mut fleet, 0), Standing::Ejected);
+    assert_eq!(standing(&mut fleet, 1), Standing::Good);
+    let (fresh, ejected) = ("pool=default;state=fresh;inpick_endpoints", "pool=default;state=ejected;inpick_endpoints");
+    fleet.run(1_500);
+    fleet.assert_stats(&[(fresh, 1), (ejected, 1)]);
+    // After the fourth ejection, of 16 s, it may be tried, and nobody sends it anything.
+    fleet.run(16_000);
+    fleet.assert_stats(&[(fresh, 2), (ejected, 0)]);
 }
 
 #[test]

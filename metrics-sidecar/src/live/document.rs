@@ -251,7 +251,7 @@ mod tests {
                  inpick_in_flight_requests{{endpoint=\"10.0.0.1:80\",pool=\"p\"}} 4\n",
                 picks / 3
             );
-            readings.take(Duration::from_secs(second), Figures::read(page.as_bytes()));
+            readings.take(Duration::from_secs(second), Figures::of_page(page.as_bytes()).unwrap());
         }
         readings
     }

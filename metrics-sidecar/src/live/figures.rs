@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use catalogue::Stat;
+use catalogue::{Label, Stat};
 
+use crate::contents::{NamedStat, garbled_place};
 use crate::exposition::{Sample, split_name};
 
 /// The families that are read.
@@ -20,11 +21,26 @@ const FAMILIES: [Stat; 7] = [
 /// Shares and rates are of this time: long enough for a share to be more than chance.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The path of Envoy's page with these families alone. Labels stand in front of a family's name in the stats of the wasm filter, and behind it
-/// in those of the native module.
-pub(crate) fn path() -> String {
-    let names: Vec<&str> = FAMILIES.into_iter().map(|stat| stat.family().name).collect();
-    format!("/stats/prometheus?filter=%28{}%29", names.join("%7C"))
+/// Where Envoy shows these families.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    /// The page for Prometheus.
+    Page,
+    /// The list of stats by their own names, which begin with the labels. Without the bootstrap's `stats_tags` the page has lost them.
+    Names,
+}
+
+impl Source {
+    /// The path of these families alone. Labels stand in front of a family's name in the stats of the wasm filter, and behind it in those
+    /// of the native module.
+    pub(crate) fn path(self) -> String {
+        let names: Vec<&str> = FAMILIES.into_iter().map(|stat| stat.family().name).collect();
+        let path = match self {
+            Self::Page => "/stats/prometheus",
+            Self::Names => "/stats",
+        };
+        format!("{path}?filter=%28{}%29", names.join("%7C"))
+    }
 }
 
 /// Pool and address.
@@ -67,18 +83,42 @@ impl EndpointFigures {
 pub(crate) struct Figures(HashMap<Key, EndpointFigures>);
 
 impl Figures {
-    /// Reads a page; what is no sample of these families is passed over.
-    pub(crate) fn read(page: &[u8]) -> Self {
+    /// Reads the page for Prometheus; what is no sample of these families is passed over. `None`: it has lost their labels.
+    pub(crate) fn of_page(page: &[u8]) -> Option<Self> {
         let mut figures = Self::default();
         for line in page.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#")) {
-            figures.add(line);
+            let (name, rest) = split_name(line);
+            match FAMILIES.into_iter().find(|stat| stat.family().name.as_bytes() == name) {
+                Some(stat) => figures.add_sample(stat, rest).unwrap_or_default(),
+                None if garbled_place(line).is_some() => return None,
+                None => {}
+            }
+        }
+        Some(figures)
+    }
+
+    /// Reads the list of stats by their own names.
+    pub(crate) fn of_names(names: &[u8]) -> Self {
+        let mut figures = Self::default();
+        for stat in names.split(|byte| *byte == b'\n').filter_map(NamedStat::read) {
+            let known = Stat::ALL.get(stat.place.stat).copied().filter(|known| FAMILIES.contains(known));
+            let label = |wanted| stat.labels.iter().find(|(label, _)| *label == wanted).map(|(_, value)| *value);
+            if let (Some(known), Some(pool), Some(endpoint), Ok(value)) =
+                (known, label(Label::Pool), label(Label::Endpoint), stat.value.parse())
+            {
+                figures.add(known, (pool.to_owned(), endpoint.to_owned()), value);
+            }
         }
         figures
     }
 
-    fn add(&mut self, line: &[u8]) -> Option<()> {
-        let (name, rest) = split_name(line);
-        let stat = FAMILIES.into_iter().find(|stat| stat.family().name.as_bytes() == name)?;
+    /// Whether Envoy has nothing of these families.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes what follows the name in a line of the page; `None`: it cannot be read.
+    fn add_sample(&mut self, stat: Stat, rest: &[u8]) -> Option<()> {
         let sample = Sample::split(rest).ok()?;
         let (mut pool, mut endpoint) = (None, None);
         for label in sample.labels().map_while(Result::ok) {
@@ -91,7 +131,12 @@ impl Figures {
         let value = sample.value().ok().filter(|value| *value >= 0.0)?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast from a float saturates")]
         let value = value as u64;
-        let figures = self.0.entry((pool?.into_owned(), endpoint?.into_owned())).or_default();
+        self.add(stat, (pool?.into_owned(), endpoint?.into_owned()), value);
+        Some(())
+    }
+
+    fn add(&mut self, stat: Stat, key: Key, value: u64) {
+        let figures = self.0.entry(key).or_default();
         let field = match stat {
             Stat::InFlightRequests => &mut figures.in_flight,
             // One series a reason.
@@ -103,7 +148,6 @@ impl Figures {
             _ => &mut figures.slots,
         };
         *field = field.saturating_add(value);
-        Some(())
     }
 
     fn get(&self, pool: &str, address: &str) -> Option<&EndpointFigures> {
@@ -181,7 +225,7 @@ mod tests {
 
     fn page(picks: [u64; 3]) -> Figures {
         let [a, fallback, b] = picks;
-        Figures::read(
+        Figures::of_page(
             format!(
                 "# TYPE inpick_picks_total counter\n\
                  inpick_picks_total{{reason=\"best_score\",endpoint=\"10.0.0.1:80\",pool=\"p\"}} {a}\n\
@@ -198,6 +242,7 @@ mod tests {
             )
             .as_bytes(),
         )
+        .unwrap()
     }
 
     #[test]
@@ -235,11 +280,34 @@ mod tests {
 
     #[test]
     fn envoy_is_asked_for_these_families_alone() {
-        let path = path();
-        assert!(
-            path.starts_with("/stats/prometheus?filter=%28inpick_in_flight_requests%7Cinpick_picks_total%7C"),
-            "{path}"
-        );
-        assert!(path.ends_with("inpick_learned_slots%29"), "{path}");
+        for (source, page) in [(Source::Page, "/stats/prometheus"), (Source::Names, "/stats")] {
+            let path = source.path();
+            let rest = path.strip_prefix(page).unwrap();
+            assert!(rest.starts_with("?filter=%28inpick_in_flight_requests%7Cinpick_picks_total%7C"), "{path}");
+            assert!(rest.ends_with("inpick_learned_slots%29"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_page_that_has_lost_labels_is_told_apart_from_one_without_figures() {
+        assert!(Figures::of_page(b"").unwrap().is_empty());
+        assert!(Figures::of_page(b"# TYPE x gauge\nx 1\nenvoy_pool_inpick_picks_total 1\n").unwrap().is_empty());
+        // Some labels were cut out by a bootstrap of an older version, and some were not.
+        let tagged = "inpick_in_flight_requests{pool=\"p\",endpoint=\"e\"} 1\n";
+        assert!(!Figures::of_page(tagged.as_bytes()).unwrap().is_empty());
+        let garbled = format!("{tagged}endpoint_e_inpick_picks_total{{pool=\"p\"}} 1\n");
+        assert!(Figures::of_page(garbled.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn names_of_stats_say_what_the_page_says() {
+        let names = "wasmcustom.pool=p;endpoint=[::1]:80;reason=tie;inpick_picks_total: 3\n\
+                     wasmcustom.pool=p;endpoint=[::1]:80;reason=retry;inpick_picks_total: 1\n\
+                     wasmcustom.pool=p;endpoint=[::1]:80;inpick_learned_slots: 4\n\
+                     wasmcustom.pool=p;inpick_picks_total: 9\nwasmcustom.pool=p;endpoint=e;inpick_picks_total: x\n\
+                     wasmcustom.pool=p;state=fresh;inpick_endpoints: 2\ncluster.pool=p;endpoint=e;inpick_picks_total: 9\n";
+        let figures = Figures::of_names(names.as_bytes());
+        let expected = EndpointFigures { picks: 4, slots: 4, ..EndpointFigures::default() };
+        assert_eq!((figures.get("p", "[::1]:80"), figures.0.len()), (Some(&expected), 1));
     }
 }

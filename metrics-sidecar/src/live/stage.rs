@@ -9,10 +9,11 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::document::{Document, past};
-use super::figures::{self, Figures, Readings};
+use super::figures::{Figures, Readings, Source};
 use super::history::History;
 use crate::audience::Pick;
-use crate::scrape::GetError;
+use crate::config::Admin;
+use crate::scrape::{Buffers, Client, GetError};
 use crate::shared::{Shared, admin_client, lock, wall_ms};
 
 /// Time between events: as often as Envoy's figures change.
@@ -259,7 +260,7 @@ async fn tell(inner: Weak<Inner>) {
 /// Reads Envoy's page each second while somebody watches.
 async fn read_figures(inner: Weak<Inner>) {
     let Some(shared) = inner.upgrade().map(|inner| Arc::clone(&inner.shared)) else { return };
-    let mut client = admin_client(&shared.config.envoy_admin, &figures::path(), MAX_FIGURES_BYTES);
+    let mut reader = FiguresReader::new(&shared.config.envoy_admin);
     drop(shared);
     loop {
         let Some(inner) = inner.upgrade() else { return };
@@ -270,9 +271,38 @@ async fn read_figures(inner: Weak<Inner>) {
             came.notified().await;
             continue;
         }
-        let read = client.get(&inner.shared.buffers, FIGURES_TIMEOUT, Figures::read).await;
+        let read = reader.read(&inner.shared.buffers).await;
         inner.take_figures(read);
         drop(inner);
         tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Reads figures where they were found last.
+struct FiguresReader {
+    page: Client,
+    names: Client,
+    source: Source,
+}
+
+impl FiguresReader {
+    fn new(admin: &Admin) -> Self {
+        let client = |source: Source| admin_client(admin, &source.path(), MAX_FIGURES_BYTES);
+        Self { page: client(Source::Page), names: client(Source::Names), source: Source::Page }
+    }
+
+    async fn read(&mut self, buffers: &Buffers) -> Result<Figures, GetError> {
+        if self.source == Source::Page {
+            if let Some(figures) = self.page.get(buffers, FIGURES_TIMEOUT, Figures::of_page).await? {
+                return Ok(figures);
+            }
+            self.source = Source::Names;
+        }
+        let figures = self.names.get(buffers, FIGURES_TIMEOUT, Figures::of_names).await?;
+        if figures.is_empty() {
+            // Another Envoy may be there by now, whose page has the labels.
+            self.source = Source::Page;
+        }
+        Ok(figures)
     }
 }

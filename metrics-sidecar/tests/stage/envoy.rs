@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use catalogue::{Kind, Label, PERMILLE_SUFFIX, SUM_MICROSECONDS_SUFFIX, Scale, Stat, stat_name};
+use catalogue::{Kind, Label, PERMILLE_SUFFIX, Stat, stat_name};
 
 /// Calls `add` with every stat of so many models: its kind, its name with suffix, its labels and its value.
 fn stats(models: usize, mut add: impl FnMut(&str, &str, &[(Label, &str)], u64)) {
@@ -25,8 +25,7 @@ fn stats(models: usize, mut add: impl FnMut(&str, &str, &[(Label, &str)], u64)) 
                         let with_bound: Vec<_> = [(Label::Le, le)].into_iter().chain(labels.iter().copied()).collect();
                         add("counter", &bucket, &with_bound, 1000 * count as u64);
                     }
-                    let exact = (bounds.scale == Scale::Microseconds).then_some(SUM_MICROSECONDS_SUFFIX);
-                    for suffix in ["_sum", "_count"].into_iter().chain(exact) {
+                    for suffix in ["_sum", "_count"].into_iter().chain(bounds.scale.exact_sum_suffix()) {
                         add("counter", &format!("{}{suffix}", family.name), &labels, 1_234_567_890);
                     }
                 }

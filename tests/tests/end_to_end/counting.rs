@@ -172,13 +172,18 @@ async fn requests_bytes_and_tokens_of_every_api_are_counted_exactly_on_both_page
     assert!(tally.cached.0.iter().any(|tokens| *tokens > 0), "nothing came from a prefix cache");
     gateway.shows(&tally.figures(MODEL)).await;
 
-    // The sidecar's sums of seconds are exact, Envoy's are whole seconds that lag by less than one a worker.
+    // The sidecar's sums of seconds and ratios are exact, Envoy's are whole ones that lag by less than one a worker.
     let (envoy, sidecar) = (gateway.envoy_page().await.unwrap(), gateway.sidecar_page().await.unwrap());
-    for family in ["inference_objective_request_duration_seconds", "inference_objective_request_ttft_seconds"] {
+    for (family, suffix) in [
+        ("inference_objective_request_duration_seconds", "_sum_microseconds"),
+        ("inference_objective_request_ttft_seconds", "_sum_microseconds"),
+        ("inpick_ttft_ratio", "_sum_millionths"),
+        ("inference_extension_prefix_indexer_hit_ratio", "_sum_millionths"),
+    ] {
         let whole = envoy.sum(&format!("{family}_sum"), &[]);
         let exact = sidecar.sum(&format!("{family}_sum"), &[]);
-        let twin = envoy.sum(&format!("{family}_sum_microseconds"), &[]);
-        assert!((exact - twin / 1e6).abs() < 1e-9, "{family}: {exact} and {twin} us");
+        let twin = envoy.sum(&format!("{family}{suffix}"), &[]);
+        assert!((exact - twin / 1e6).abs() < 1e-9, "{family}: {exact} and {twin} millionths");
         assert!(whole <= exact && exact < whole + 2.0, "{family}: {whole} and {exact}");
         assert!(exact > 0.0);
     }

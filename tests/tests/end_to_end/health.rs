@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once],
+    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once, a_pod_that_is_left_out_is_counted_as_ejected_until_it_serves_again],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -171,4 +171,30 @@ async fn a_stream_without_its_end_is_a_failure_once(mode: Mode) {
             figure("inpick_endpoint_failures_total", &[("reason", "broken_off")], 1),
         ])
         .await;
+}
+
+async fn a_pod_that_is_left_out_is_counted_as_ejected_until_it_serves_again(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 3, json!({})))).await;
+    // Each look comes after more requests, so that trials of a pod that is not well eject it again, and for longer.
+    let states = async || {
+        failures(&gateway, 10, Duration::from_millis(10)).await;
+        let pages = [gateway.envoy_page().await.unwrap(), gateway.sidecar_page().await.unwrap()];
+        pages.map(|page| {
+            let of = |labels: &[(&str, &str)]| page.sum("inpick_endpoints", labels);
+            [of(&[("state", "fresh")]), of(&[("state", "ejected")]), of(&[])]
+        })
+    };
+    let shows = async |[fresh, ejected]: [f64; 2]| {
+        eventually("the endpoints by state", async || {
+            let seen = states().await;
+            // Each endpoint has one state.
+            if seen == [[fresh, ejected, 3.0]; 2] { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    };
+    shows([3.0, 0.0]).await;
+    gateway.fault(0, json!({"kind": "status", "status": 500})).await;
+    shows([2.0, 1.0]).await;
+    gateway.heal(0).await;
+    shows([3.0, 0.0]).await;
 }
