@@ -7,7 +7,6 @@ added up. The router that reads bodies is part of inpick, so its row shows inpic
 from .board import Dashboard, panel, row
 
 QUANTILES = (("0.95", "95%"), ("0.9", "90%"), ("0.5", "50%"))
-NO_FLOW_CONTROL = "there only while flow control is on, which it is not in a rehearsal"
 FLOW = "inference_extension_flow_control_"
 ENQUEUED = FLOW + "request_enqueue_duration_seconds_count"
 QUEUED = FLOW + "request_queue_duration_seconds_count"
@@ -33,7 +32,7 @@ def largest(value, peak, by="priority, fairness_id", legend="P{{priority}} - {{f
 
 def flow(title, unit, *queries, **options):
     """A panel of the flow control layer."""
-    return panel(title, unit, *queries, empty=NO_FLOW_CONTROL, **options)
+    return panel(title, unit, *queries, **options)
 
 
 DISPATCHED = QUEUED + '{outcome="Dispatched"}'
