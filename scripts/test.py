@@ -177,7 +177,7 @@ STEPS = [
     Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
     Step("build", build, minutes=20),
     Step("rust", cargo("test", "--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)), "--no-fail-fast"),
-         ("envoy",)),
+         ("envoy",), minutes=20),
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
@@ -193,9 +193,9 @@ STEPS = [
     Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=10, beside=GATEWAY),
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.
     # One that fails among five others is run again by itself, and named either way.
-    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=20,
+    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=30,
          again=lambda names: ["cargo", "test", "--package", "tests", "--", "--test-threads", "1", "--exact", *names]),
-    Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
+    Step("soak", soak, ("wasm-target", "envoy"), minutes=15),
     # Also `inpick top` in a terminal of its own.
     Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=10, beside=GATEWAY),
     # An API server of its own, and pods by a kubelet of the tests' own.
