@@ -5,6 +5,7 @@
 
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
+Steps that wait more than they compute run beside the others, one at a time, once what they need is built.
 The last lines name each test that failed, with the beginning of what it said.
 A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
 """
@@ -16,7 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import setup
@@ -34,6 +37,12 @@ MINUTE = 60
 CORE = ("endpoint-picker", "snapshot", "catalogue")
 # The steps of `make check`.
 CHECK = ("lint", "stats-tags", "core")
+# The steps that make what a whole gateway is made of.
+GATEWAY = ("wasm", "native", "build")
+# Processes of the steps that run, to be ended if this program is.
+RUNNING = set()
+# Set when nothing more is to be started.
+STOPPED = threading.Event()
 
 
 def target():
@@ -56,10 +65,11 @@ class Step:
     """A name, the tools it needs and commands; `find` makes commands that depend on what is there.
 
     `again` makes the command that runs the named tests by themselves, for tests that share a busy machine with each other and keep its clock.
+    `beside` names the steps it needs, for one that waits more than it computes: it runs beside the others as soon as these have ended.
     """
 
-    def __init__(self, name, find, tools=(), minutes=10, again=None):
-        self.name, self.find, self.tools, self.minutes, self.again = name, find, tools, minutes, again
+    def __init__(self, name, find, tools=(), minutes=10, again=None, beside=None):
+        self.name, self.find, self.tools, self.minutes, self.again, self.beside = name, find, tools, minutes, again, beside
 
 
 def bootstraps():
@@ -167,7 +177,7 @@ STEPS = [
     Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
     Step("build", build, minutes=20),
     Step("rust", cargo("test", "--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)), "--no-fail-fast"),
-         ("envoy",)),
+         ("envoy",), minutes=20),
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
@@ -176,21 +186,22 @@ STEPS = [
     Step("module-imports", imports, minutes=1),
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
-    Step("licences", licences, ("deploy-env",), minutes=2),
+    Step("licences", licences, ("deploy-env",), minutes=4, beside=()),
+    Step("observability", observability, ("promtool", "observability-env"), minutes=5, beside=()),
     # Also the chart's bootstraps on Envoy, and `inpick drain`.
-    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=15),
-    Step("observability", observability, ("promtool", "observability-env"), minutes=3),
-    Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=6),
+    Step("chart", chart, ("helm", "deploy-env", "envoy"), minutes=20, beside=GATEWAY),
+    Step("dashboards", dashboards, ("envoy", "promtool", "observability-env"), minutes=10, beside=GATEWAY),
     # More threads than cores: the tests wait for pods, clocks and pages most of the time.
     # One that fails among five others is run again by itself, and named either way.
-    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=20,
+    Step("end-to-end", cargo("test", "--package", "tests", "--no-fail-fast", "--", "--test-threads", "6"), ("envoy",), minutes=30,
          again=lambda names: ["cargo", "test", "--package", "tests", "--", "--test-threads", "1", "--exact", *names]),
-    Step("soak", soak, ("wasm-target", "envoy"), minutes=10),
+    Step("soak", soak, ("wasm-target", "envoy"), minutes=15),
     # Also `inpick top` in a terminal of its own.
-    Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=5),
+    Step("live-page", lambda: [["python", "-m", "pytest", "-q", "tests/browser"]], ("envoy", "python-env", "browser"), minutes=10, beside=GATEWAY),
     # An API server of its own, and pods by a kubelet of the tests' own.
-    Step("kube", lambda: [["python", "-m", "pytest", "-q", "tests/kube"]], ("envoy", "python-env", "kube-env", "helm", "etcd", "api-server"), minutes=12),
-    Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=5),
+    Step("kube", lambda: [["python", "-m", "pytest", "-q", "tests/kube"]], ("envoy", "python-env", "kube-env", "helm", "etcd", "api-server"), minutes=20,
+         beside=GATEWAY),
+    Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=10, beside=GATEWAY),
 ]
 
 
@@ -202,17 +213,26 @@ def run(command, log, seconds):
     environment.update(INPICK_WASM=str(wasm()), INPICK_NATIVE=str(native()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
     log.write(f"$ {' '.join(command)}\n")
     log.flush()
+    if STOPPED.is_set():
+        raise Failed("stopped")
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
     )
+    RUNNING.add(process)
     try:
         return process.wait(timeout=max(seconds, 1))
     except subprocess.TimeoutExpired:
         return None
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end(process)
+        RUNNING.discard(process)
+
+
+def end(process):
+    """Ends a process and whatever it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def counted(output):
@@ -270,39 +290,78 @@ def select(names):
     return [step for step in STEPS if not names or step.name in names]
 
 
-def main(names):
-    strict = os.environ.get("CI") == "true"
-    LOGS.mkdir(parents=True, exist_ok=True)
-    passed = failed = skipped = 0
-    named = []
-    unsteady = []
-    for step in select(names):
+class Outcome:
+    """How a step went: `verdict`, the names of its failed tests with what they said, and those that passed when run by themselves."""
+
+    def __init__(self, step):
+        strict = os.environ.get("CI") == "true"
         path = LOGS / f"{step.name}.log"
         path.unlink(missing_ok=True)
         start = time.monotonic()
         detail = output = ""
+        self.named, self.unsteady = [], []
         try:
-            unsteady += perform(step, path)
-            verdict = "ok"
+            self.unsteady = perform(step, path)
+            self.verdict = "ok"
         except setup.Missing as missing:
-            verdict, detail = ("skipped" if missing.optional and not strict else "FAILED"), str(missing)
+            self.verdict, detail = ("skipped" if missing.optional and not strict else "FAILED"), str(missing)
         except Failed as failure:
-            verdict, detail = "FAILED", str(failure)
+            self.verdict, detail = "FAILED", str(failure)
         if path.exists():
             output = path.read_text(errors="replace")
-        if verdict == "FAILED":
-            print("\n".join(output.splitlines()[-TAIL:]))
-            named += [f"{step.name}: {name}: {reason(output, name)}".removesuffix(": ") for name in failing(output) or [detail]]
+        tail = ""
+        if self.verdict == "FAILED":
+            tail = "".join(f"{line}\n" for line in output.splitlines()[-TAIL:])
+            self.named = [f"{step.name}: {name}: {reason(output, name)}".removesuffix(": ") for name in failing(output) or [detail]]
         tests = counted(output)
         detail = detail or (f"{tests} tests" if tests else "")
-        print(f"{verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}", flush=True)
-        passed += verdict == "ok"
-        failed += verdict == "FAILED"
-        skipped += verdict == "skipped"
-    print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
-    print("".join(f"failed once, passed alone: {name}\n" for name in unsteady), end="")
-    print("".join(f"failed: {name}\n" for name in named), end="", flush=True)
-    return int(failed > 0)
+        # Whole at once, for steps run beside each other.
+        sys.stdout.write(f"{tail}{self.verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}\n")
+        sys.stdout.flush()
+
+
+def outcomes(chosen):
+    """Runs steps; gives their outcomes in the order of the steps, whatever ended first."""
+    ended = {step.name: threading.Event() for step in chosen}
+
+    def follow(steps):
+        done = {}
+        for step in steps:
+            for needed in step.beside or ():
+                if needed in ended:
+                    ended[needed].wait()
+            if STOPPED.is_set():
+                break
+            try:
+                done[step.name] = Outcome(step)
+            finally:
+                ended[step.name].set()
+        return done
+
+    with ThreadPoolExecutor(1) as other:
+        beside = other.submit(follow, [step for step in chosen if step.beside is not None])
+        try:
+            done = follow([step for step in chosen if step.beside is None])
+            done |= beside.result()
+        except BaseException:
+            # Ctrl-C, for one: the executor waits for the step that it runs.
+            STOPPED.set()
+            for event in ended.values():
+                event.set()
+            for process in list(RUNNING):
+                end(process)
+            raise
+    return [done[step.name] for step in chosen]
+
+
+def main(names):
+    LOGS.mkdir(parents=True, exist_ok=True)
+    done = outcomes(select(names))
+    count = {verdict: sum(outcome.verdict == verdict for outcome in done) for verdict in ("ok", "FAILED", "skipped")}
+    print(f"\n{count['ok']} passed, {count['FAILED']} failed, {count['skipped']} skipped")
+    print("".join(f"failed once, passed alone: {name}\n" for outcome in done for name in outcome.unsteady), end="")
+    print("".join(f"failed: {name}\n" for outcome in done for name in outcome.named), end="", flush=True)
+    return int(count["FAILED"] > 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import io
 import sys
 import tempfile
+import threading
+import time
 import unittest
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -109,6 +111,60 @@ class Failing(unittest.TestCase):
                 "failed: empty: found nothing to check",
             ],
         )
+
+    def test_a_step_that_waits_runs_beside_the_others_when_what_it_needs_is_done(self):
+        """`slow` ends only when `beside` has ended, and `beside` succeeds only if `built` has."""
+        with tempfile.TemporaryDirectory() as folder:
+            built, beside = Path(folder) / "built.txt", Path(folder) / "beside.txt"
+            wait = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)"
+            check = f"import pathlib\npathlib.Path({str(built)!r}).read_text()\npathlib.Path({str(beside)!r}).touch()\nraise SystemExit(1)"
+
+            def step(name, code, **options):
+                return steps.Step(name, lambda: [[sys.executable, "-c", code]], minutes=1, **options)
+
+            chosen = [
+                step("beside", check, beside=("built",)),
+                step("built", f"import pathlib, time\ntime.sleep(0.3)\npathlib.Path({str(built)!r}).touch()"),
+                step("slow", wait.format(str(beside))),
+            ]
+            with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()) as printed:
+                self.assertEqual(steps.main([]), 1)
+            lines = printed.getvalue().splitlines()
+            verdicts = {tuple(line.split()[:2]) for line in lines if " s  " in line}
+            self.assertEqual(verdicts, {("ok", "built"), ("FAILED", "beside"), ("ok", "slow")})
+            self.assertEqual(lines[-2:], ["2 passed, 1 failed, 0 skipped", "failed: beside: exit code 1"])
+            # Chosen without what it needs, it waits for nothing.
+            with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()):
+                self.assertEqual(steps.main(["beside"]), 1)
+
+    def test_an_interrupted_run_ends_what_runs_and_starts_nothing_more(self):
+        class Interrupted(Exception):
+            pass
+
+        with tempfile.TemporaryDirectory() as folder:
+            started, later = Path(folder) / "started.txt", Path(folder) / "later.txt"
+
+            def interrupt():
+                while not started.exists():
+                    time.sleep(0.01)
+                raise Interrupted
+
+            def python(code):
+                return lambda: [[sys.executable, "-c", code]]
+
+            touch = "import pathlib, time\npathlib.Path({!r}).touch()\ntime.sleep({})"
+            chosen = [
+                steps.Step("long", python(touch.format(str(started), 50)), beside=()),
+                steps.Step("later", python(touch.format(str(later), 0)), beside=()),
+                steps.Step("interrupted", interrupt),
+            ]
+            start = time.monotonic()
+            with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder), STOPPED=threading.Event()), redirect_stdout(io.StringIO()):
+                with self.assertRaises(Interrupted):
+                    steps.main([])
+            self.assertLess(time.monotonic() - start, 40)
+            self.assertFalse(later.exists())
+            self.assertEqual(steps.RUNNING, set())
 
     def test_a_test_that_fails_among_others_is_run_by_itself_and_named(self):
         def failing():

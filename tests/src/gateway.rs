@@ -224,8 +224,8 @@ impl Gateway {
 
     /// Waits until both pages show every figure, and checks that they go on showing them.
     pub async fn shows(&self, figures: &[Figure]) {
-        self.page_shows("Envoy's page", figures, async || self.envoy_page().await.unwrap()).await;
-        self.page_shows("the sidecar's page", figures, async || self.sidecar_page().await.unwrap()).await;
+        // Together, as each must be steady for a while.
+        tokio::join!(self.envoy_shows(figures), self.sidecar_shows(figures));
     }
 
     /// The same for Envoy's page alone.

@@ -14,12 +14,20 @@ const METRICS: &str = "vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 
 /// Long enough that two pieces do not meet in one packet.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Responds to every POST in the same way and to every GET with an idle engine's metrics, until the test's runtime ends.
+/// Responds to every POST with what it was told last and to every GET with an idle engine's metrics, until the test's runtime ends.
 #[derive(Debug)]
 pub struct ScriptedPod {
     /// Where it listens.
     pub addr: SocketAddr,
+    response: Arc<Mutex<Arc<Response>>>,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+/// A whole HTTP response, and how many bytes of it are sent at a time.
+#[derive(Debug)]
+struct Response {
+    bytes: Vec<u8>,
+    piece: usize,
 }
 
 /// A POST that came.
@@ -58,16 +66,26 @@ impl ScriptedPod {
     async fn with(response: Vec<u8>, piece: usize, patience: Patience) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let response = Arc::new(response);
+        let response = Arc::new(Mutex::new(Arc::new(Response { bytes: response, piece })));
         let arrivals = Arc::<Mutex<Vec<Arrival>>>::default();
-        let noted = Arc::clone(&arrivals);
+        let (noted, current) = (Arc::clone(&arrivals), Arc::clone(&response));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let connection = Connection { socket, received: Vec::new(), arrivals: Arc::clone(&noted) };
-                tokio::spawn(connection.serve(Arc::clone(&response), piece, patience));
+                let (response, arrivals) = (Arc::clone(&current), Arc::clone(&noted));
+                let connection = Connection { socket, received: Vec::new(), response, arrivals };
+                tokio::spawn(connection.serve(patience));
             }
         });
-        Self { addr, arrivals }
+        Self { addr, response, arrivals }
+    }
+
+    /// From the next POST on it responds with this.
+    ///
+    /// # Panics
+    ///
+    /// When the pod itself did.
+    pub fn respond_with(&self, response: impl Into<Vec<u8>>, piece: usize) {
+        *self.response.lock().unwrap() = Arc::new(Response { bytes: response.into(), piece });
     }
 
     /// The POSTs that came so far.
@@ -90,6 +108,7 @@ enum Left {
 struct Connection {
     socket: TcpStream,
     received: Vec<u8>,
+    response: Arc<Mutex<Arc<Response>>>,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
 
@@ -98,7 +117,7 @@ impl Connection {
         (self.socket.read_buf(&mut self.received).await.ok()? > 0).then_some(())
     }
 
-    async fn serve(mut self, response: Arc<Vec<u8>>, piece: usize, patience: Patience) -> Option<()> {
+    async fn serve(mut self, patience: Patience) -> Option<()> {
         self.socket.set_nodelay(true).ok()?;
         loop {
             let head_end = loop {
@@ -117,12 +136,13 @@ impl Connection {
                 self.socket.write_all(page.as_bytes()).await.ok()?;
                 continue;
             }
+            let response = Arc::clone(&self.response.lock().unwrap());
             if patience == Patience::None {
-                self.socket.write_all(&response).await.ok()?;
+                self.socket.write_all(&response.bytes).await.ok()?;
             }
             self.take_body(head).await?;
             if patience == Patience::Whole {
-                for bytes in response.chunks(piece) {
+                for bytes in response.bytes.chunks(response.piece) {
                     self.socket.write_all(bytes).await.ok()?;
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -12,7 +12,7 @@ tests::on_bindings! {
 const CHAT: &str = "/v1/chat/completions";
 
 /// A gateway in front of one pod that gives this answer.
-async fn in_front_of(mode: Mode, answer: Vec<u8>, piece: usize) -> Gateway {
+async fn in_front_of(mode: Mode, answer: Vec<u8>, piece: usize) -> (Gateway, ScriptedPod) {
     let pod = ScriptedPod::start(answer, piece).await;
     let gateway = Gateway::start(builder(mode, 0, json!({})).pods_at([pod.addr.to_string()])).await;
     eventually("the pod is known", async || {
@@ -20,7 +20,7 @@ async fn in_front_of(mode: Mode, answer: Vec<u8>, piece: usize) -> Gateway {
         if ready == 1.0 { Ok(()) } else { Err(ready) }
     })
     .await;
-    gateway
+    (gateway, pod)
 }
 
 fn chunked(content_type: &str, body: &str, piece: usize) -> Vec<u8> {
@@ -61,17 +61,18 @@ const STREAM: &str = ": ping\n\n\
     data: [DONE]\n\n";
 
 async fn usage_is_found_wherever_packets_split_a_stream(mode: Mode) {
-    for (chunk, piece) in [(1, 7), (17, 1000), (STREAM.len(), 3)] {
-        let gateway = in_front_of(mode, chunked("text/event-stream; charset=utf-8", STREAM, chunk), piece).await;
+    let (gateway, pod) = in_front_of(mode, Vec::new(), 1).await;
+    for (round, (chunk, piece)) in (1..).zip([(1, 7), (17, 1000), (STREAM.len(), 3)]) {
+        pod.respond_with(chunked("text/event-stream; charset=utf-8", STREAM, chunk), piece);
         for _ in 0..2 {
             let reply = gateway.post(CHAT, chat_body(MODEL, true)).await;
             assert_eq!(reply.text(), STREAM);
         }
-        let mut figures = tokens(62, 32, 26);
+        let mut figures = tokens(62 * round, 32 * round, 26 * round);
         figures.extend([
-            figure("inference_objective_response_sizes_sum", &[], 2 * STREAM.len() as u64),
-            figure("inference_objective_request_ttft_seconds_count", &[], 2),
-            figure("inference_objective_request_tpot_seconds_count", &[], 2),
+            figure("inference_objective_response_sizes_sum", &[], 2 * round * STREAM.len() as u64),
+            figure("inference_objective_request_ttft_seconds_count", &[], 2 * round),
+            figure("inference_objective_request_tpot_seconds_count", &[], 2 * round),
             figure("inference_objective_request_error_total", &[], 0),
             figure("inference_objective_running_requests", &[], 0),
         ]);
@@ -84,7 +85,7 @@ async fn a_plain_answer_is_read_in_pieces_too(mode: Mode) {
     let body =
         json!({"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
             .to_string();
-    let gateway = in_front_of(mode, chunked("application/json", &body, 5000), 40_000).await;
+    let (gateway, _pod) = in_front_of(mode, chunked("application/json", &body, 5000), 40_000).await;
     let reply = gateway.chat().await;
     assert_eq!(reply.text(), body);
     let mut figures = tokens(5, 0, 6);
@@ -95,16 +96,19 @@ async fn a_plain_answer_is_read_in_pieces_too(mode: Mode) {
 
 async fn an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted(mode: Mode) {
     let body: Vec<u8> = (0..=255).cycle().take(3000).collect();
-    for headers in
-        ["content-type: application/json\r\ncontent-encoding: gzip", "content-type: audio/mpeg", "x-nothing: 1"]
-    {
-        let gateway = in_front_of(mode, with_length(headers, &body), 1000).await;
+    let (gateway, pod) = in_front_of(mode, Vec::new(), 1).await;
+    for (round, headers) in (1..).zip([
+        "content-type: application/json\r\ncontent-encoding: gzip",
+        "content-type: audio/mpeg",
+        "x-nothing: 1",
+    ]) {
+        pod.respond_with(with_length(headers, &body), 1000);
         let reply = gateway.chat().await;
         assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &body[..]));
         let mut figures = tokens(0, 0, 0);
         figures.extend([
-            figure("inference_objective_response_sizes_sum", &[], 3000),
-            figure("inference_objective_request_duration_seconds_count", &[], 1),
+            figure("inference_objective_response_sizes_sum", &[], 3000 * round),
+            figure("inference_objective_request_duration_seconds_count", &[], round),
             figure("inference_objective_output_tokens_count", &[], 0),
             figure("inference_objective_request_error_total", &[], 0),
         ]);
@@ -113,7 +117,7 @@ async fn an_answer_that_cannot_be_read_passes_and_its_bytes_are_counted(mode: Mo
 }
 
 async fn an_answer_without_a_body_ends_the_request(mode: Mode) {
-    let gateway = in_front_of(mode, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), 100).await;
+    let (gateway, _pod) = in_front_of(mode, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), 100).await;
     assert_eq!(gateway.chat().await.status.as_u16(), 204);
     gateway
         .shows(&[
@@ -127,7 +131,7 @@ async fn an_answer_without_a_body_ends_the_request(mode: Mode) {
 
 async fn an_error_inside_a_plain_answer_of_status_200_is_counted(mode: Mode) {
     let body = json!({"error": {"message": "out of memory", "type": "server_error", "code": 500}}).to_string();
-    let gateway = in_front_of(mode, with_length("content-type: application/json", body.as_bytes()), 100).await;
+    let (gateway, _pod) = in_front_of(mode, with_length("content-type: application/json", body.as_bytes()), 100).await;
     let reply = gateway.chat().await;
     assert_eq!(serde_json::from_slice::<Value>(&reply.body).unwrap()["error"]["code"], 500);
     gateway.shows(&[figure("inference_objective_request_error_total", &[("error_code", "ModelServerError")], 1)]).await;

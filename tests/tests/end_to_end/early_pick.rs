@@ -93,9 +93,8 @@ async fn a_slow_upload_reaches_the_pod_while_it_lasts(mode: Mode) {
 }
 
 /// Whether a body is at the pod before its last byte was sent.
-async fn is_early(mode: Mode, config: Value, body: &str, is_chunked: bool) -> bool {
-    let pod = ScriptedPod::start(short_answer(), usize::MAX).await;
-    let gateway = in_front_of(mode, &pod, config).await;
+async fn is_early(gateway: &Gateway, pod: &ScriptedPod, body: &str, is_chunked: bool) -> bool {
+    let before = pod.arrivals().len();
     let (start, last) = body.split_at(body.len() - 2);
     let arrived = if is_chunked {
         let mut wire = Wire::open(gateway.gateway).await;
@@ -103,34 +102,50 @@ async fn is_early(mode: Mode, config: Value, body: &str, is_chunked: bool) -> bo
             format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n");
         wire.write(format!("{head}{:x}\r\n{start}\r\n", start.len()).as_bytes()).await;
         tokio::time::sleep(GAP).await;
-        let arrived = !pod.arrivals().is_empty();
+        let arrived = pod.arrivals().len() > before;
         wire.write(format!("{:x}\r\n{last}\r\n0\r\n\r\n", last.len()).as_bytes()).await;
         assert!(wire.read_to_end().await.starts_with("HTTP/1.1 200"));
         arrived
     } else {
-        let mut wire = begin(&gateway, body.len()).await;
+        let mut wire = begin(gateway, body.len()).await;
         wire.write(start.as_bytes()).await;
         tokio::time::sleep(GAP).await;
-        let arrived = !pod.arrivals().is_empty();
+        let arrived = pod.arrivals().len() > before;
         wire.write(last.as_bytes()).await;
         assert!(wire.read_to_end().await.starts_with("HTTP/1.1 200"));
         arrived
     };
-    assert!(pod.arrivals()[0].body == body.as_bytes(), "the pod got another body");
-    gateway.envoy_shows(&[figure("inference_objective_request_total", &[("model_name", MODEL)], 1)]).await;
+    assert!(pod.arrivals()[before].body == body.as_bytes(), "the pod got another body");
+    let requests = before as u64 + 1;
+    gateway.envoy_shows(&[figure("inference_objective_request_total", &[("model_name", MODEL)], requests)]).await;
     arrived
 }
 
 async fn a_body_goes_on_where_nothing_that_matters_is_still_to_come(mode: Mode) {
     let any_model = json!({"missing_model": "pass", "unknown_model": "pass"});
     let unread = json!({"missing_model": "pass", "unknown_model": "pass", "early_pick_rest": "pass"});
-    assert!(is_early(mode, json!({}), &model_first(100_000), false).await);
-    assert!(is_early(mode, json!({}), &model_first(100_000), true).await);
-    assert!(!is_early(mode, json!({}), &model_first(30_000), false).await);
-    assert!(!is_early(mode, json!({"early_pick_bytes": 200_000}), &model_first(100_000), true).await);
-    assert!(!is_early(mode, json!({}), &model_behind_the_prompt(100_000), false).await);
-    assert!(is_early(mode, any_model, &model_behind_the_prompt(100_000), false).await);
-    assert!(is_early(mode, unread, &model_behind_the_prompt(100_000), true).await);
+    let (first, behind) = (model_first(100_000), model_behind_the_prompt(100_000));
+    for (config, cases) in [
+        (
+            json!({}),
+            &[
+                (&first, false, true),
+                (&first, true, true),
+                (&model_first(30_000), false, false),
+                (&behind, false, false),
+            ][..],
+        ),
+        (json!({"early_pick_bytes": 200_000}), &[(&first, true, false)]),
+        (any_model, &[(&behind, false, true)]),
+        (unread, &[(&behind, true, true)]),
+    ] {
+        let pod = ScriptedPod::start(short_answer(), usize::MAX).await;
+        let gateway = in_front_of(mode, &pod, config.clone()).await;
+        for (body, is_chunked, expected) in cases {
+            let early = is_early(&gateway, &pod, body, *is_chunked).await;
+            assert_eq!(early, *expected, "{config}: {} bytes, chunked: {is_chunked}: {}", body.len(), &body[..40]);
+        }
+    }
 }
 
 async fn a_rest_that_is_malformed_is_the_pods_to_refuse_and_is_counted(mode: Mode) {

@@ -92,9 +92,10 @@ async fn a_frozen_engine_gets_few_requests_though_its_page_looks_idle(mode: Mode
     });
     let answered =
         join_all(requests).await.into_iter().filter(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200));
-    // What hangs there is in flight, so the next request goes elsewhere; only the first ones can meet it.
+    // What hangs there is in flight, so the next request goes elsewhere; only the first ones can meet it, and those that come while a busy
+    // machine keeps as many at the healthy pod. By its page alone it would get half or more.
     let answered = answered.count();
-    assert!(answered >= 26, "{answered} of {REQUESTS} requests were answered");
+    assert!(answered >= 22, "{answered} of {REQUESTS} requests were answered");
 }
 
 async fn a_pod_that_answers_503_is_retried_on_the_next(mode: Mode) {

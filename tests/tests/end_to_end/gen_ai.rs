@@ -140,21 +140,6 @@ async fn every_api_is_counted_under_its_operation(mode: Mode) {
         .await;
 }
 
-/// A gateway in front of one pod that gives this response to whatever is asked.
-async fn in_front_of(mode: Mode, body: &Value) -> (Gateway, ScriptedPod) {
-    let body = body.to_string();
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
-    let pod = ScriptedPod::start(format!("{head}: {}\r\n\r\n{body}", body.len()), usize::MAX).await;
-    let stack = builder(mode, 0, json!({})).pods_at([pod.addr.to_string()]);
-    let gateway = Gateway::start(stack).await;
-    eventually("the pod is known", async || {
-        let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
-        if ready == 1.0 { Ok(()) } else { Err(ready) }
-    })
-    .await;
-    (gateway, pod)
-}
-
 async fn input_contains_cached_tokens_and_output_those_of_reasoning(mode: Mode) {
     let openai = json!({"model": "dated-name", "choices": [{"message": {"content": "a"}}], "usage": {
         "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
@@ -164,21 +149,34 @@ async fn input_contains_cached_tokens_and_output_those_of_reasoning(mode: Mode) 
         "input_tokens_details": {"cached_tokens": 64}, "output_tokens_details": {"reasoning_tokens": 40}}});
     let anthropic = json!({"type": "message", "model": "dated-name", "content": [{"type": "text", "text": "a"}], "usage": {
         "input_tokens": 6, "cache_read_input_tokens": 64, "cache_creation_input_tokens": 30, "output_tokens": 50}});
-    for (path, answer, reasoning) in
-        [("/v1/chat/completions", openai, 40), ("/v1/responses", responses, 40), ("/v1/messages", anthropic, 0)]
-    {
-        let (gateway, _pod) = in_front_of(mode, &answer).await;
+    let pod = ScriptedPod::start("", usize::MAX).await;
+    let gateway = Gateway::start(builder(mode, 0, json!({})).pods_at([pod.addr.to_string()])).await;
+    eventually("the pod is known", async || {
+        let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
+        if ready == 1.0 { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    let mut reasoned = 0;
+    for (round, (path, answer, reasoning)) in (1..).zip([
+        ("/v1/chat/completions", openai, 40),
+        ("/v1/responses", responses, 40),
+        ("/v1/messages", anthropic, 0),
+    ]) {
+        let answer = answer.to_string();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
+        pod.respond_with(format!("{head}: {}\r\n\r\n{answer}", answer.len()), usize::MAX);
         let body = json!({"model": "m", "messages": [], "input": "a", "max_tokens": 50}).to_string();
         assert_eq!(gateway.post(path, body).await.status.as_u16(), 200, "{path}");
+        reasoned += reasoning;
         let labels = [("gen_ai_request_model", "m"), ("gen_ai_response_model", "dated-name")];
         gateway
             .shows(&[
-                figure(&total("input"), &labels, 100),
-                figure(&total("cache_read_input"), &labels, 64),
-                figure(&total("output"), &labels, 50),
-                figure(&total("reasoning_output"), &labels, reasoning),
-                figure(&format!("{USAGE}_sum"), &[("gen_ai_token_type", "input")], 100),
-                figure(&format!("{USAGE}_sum"), &[("gen_ai_token_type", "output")], 50),
+                figure(&total("input"), &labels, 100 * round),
+                figure(&total("cache_read_input"), &labels, 64 * round),
+                figure(&total("output"), &labels, 50 * round),
+                figure(&total("reasoning_output"), &labels, reasoned),
+                figure(&format!("{USAGE}_sum"), &[("gen_ai_token_type", "input")], 100 * round),
+                figure(&format!("{USAGE}_sum"), &[("gen_ai_token_type", "output")], 50 * round),
             ])
             .await;
     }

@@ -67,6 +67,8 @@ async fn tokens_are_counted_though_the_client_did_not_ask_and_sees_no_usage(mode
 }
 
 async fn a_recorded_stream_loses_its_event_of_usage_and_no_other_byte(mode: Mode) {
+    let (gateway, pod) = in_front_of(mode, Vec::new(), 1, json!({})).await;
+    let mut requests = 0;
     for name in ["chat-stream-usage", "completions-stream-usage"] {
         let file = local_stack::repository().join(format!("endpoint-picker/tests/fixtures/{name}.raw.txt"));
         let recorded = std::fs::read(file).unwrap();
@@ -78,10 +80,10 @@ async fn a_recorded_stream_loses_its_event_of_usage_and_no_other_byte(mode: Mode
             .map(|event| format!("data: {}\n\n", event.lines().next().unwrap()))
             .collect();
         for piece in [7, 4096] {
-            let (gateway, pod) = in_front_of(mode, recorded.clone(), piece, json!({})).await;
+            pod.respond_with(recorded.clone(), piece);
             let answer = gateway.post(CHAT, body("")).await;
             assert_eq!(answer.text(), expected, "{name} in pieces of {piece}");
-            assert_eq!(String::from_utf8_lossy(&pod.arrivals()[0].body), asking());
+            assert_eq!(String::from_utf8_lossy(&pod.arrivals()[requests].body), asking());
             // The same stream with what a proxy in between may do to it.
             let usage = format!(
                 "data: {}\r\n\r\n",
@@ -94,12 +96,12 @@ async fn a_recorded_stream_loses_its_event_of_usage_and_no_other_byte(mode: Mode
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n",
                 stream.len()
             );
-            drop(gateway);
-            let (gateway, _pod) = in_front_of(mode, format!("{head}{stream}").into_bytes(), piece, json!({})).await;
+            pod.respond_with(format!("{head}{stream}"), piece);
             let answer = gateway.post(CHAT, body("")).await;
             assert_eq!(answer.text(), stream.replace(&usage, ""), "in pieces of {piece}");
+            requests += 2;
             let labels = [("model_name", MODEL)];
-            gateway.envoy_shows(&[figure("inference_objective_output_tokens_count", &labels, 1)]).await;
+            gateway.envoy_shows(&[figure("inference_objective_output_tokens_count", &labels, requests as u64)]).await;
         }
     }
 }
