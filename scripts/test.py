@@ -65,7 +65,8 @@ class Step:
     """A name, the tools it needs and commands; `find` makes commands that depend on what is there.
 
     `again` makes the command that runs the named tests by themselves, for tests that share a busy machine with each other and keep its clock.
-    `beside` names the steps it needs, for one that waits more than it computes: it runs beside the others as soon as these have ended.
+    `beside` names the steps it needs, for one that waits more than it computes: it runs beside the others as soon as these have ended,
+    and once more by itself if it fails there.
     """
 
     def __init__(self, name, find, tools=(), minutes=10, again=None, beside=None):
@@ -351,7 +352,20 @@ def outcomes(chosen):
             for process in list(RUNNING):
                 end(process)
             raise
+    if len(chosen) > 1:
+        try_again(chosen, done)
     return [done[step.name] for step in chosen]
+
+
+def try_again(chosen, done):
+    """Runs steps by themselves that failed beside others, which may have been the machine's doing; their tests are named either way."""
+    for step in chosen:
+        first = done[step.name]
+        if step.beside is None or first.verdict != "FAILED":
+            continue
+        done[step.name] = second = Outcome(step)
+        if second.verdict == "ok":
+            second.unsteady += first.named
 
 
 def main(names):

@@ -137,6 +137,23 @@ class Failing(unittest.TestCase):
             with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()):
                 self.assertEqual(steps.main(["beside"]), 1)
 
+    def test_a_step_that_failed_beside_another_is_run_by_itself_and_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            ran = Path(folder) / "ran.txt"
+            once = f"import pathlib\nran = pathlib.Path({str(ran)!r})\nis_second = ran.exists()\nran.touch()\nraise SystemExit(not is_second)"
+
+            def python(code):
+                return lambda: [[sys.executable, "-c", code]]
+
+            chosen = [
+                steps.Step("beside", python(once), beside=()), steps.Step("never", python("raise SystemExit(3)"), beside=()),
+                steps.Step("other", python("")),
+            ]
+            with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()) as printed:
+                self.assertEqual(steps.main([]), 1)
+            last = ["2 passed, 1 failed, 0 skipped", "failed once, passed alone: beside: exit code 1", "failed: never: exit code 3"]
+            self.assertEqual(printed.getvalue().splitlines()[-3:], last)
+
     def test_an_interrupted_run_ends_what_runs_and_starts_nothing_more(self):
         class Interrupted(Exception):
             pass
