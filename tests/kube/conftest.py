@@ -10,6 +10,7 @@ from kubernetes import client
 import node
 import objects
 from cluster import Cluster
+from scene import Scene
 
 REFUSED = pytest.StashKey()
 
@@ -56,3 +57,12 @@ def namespace(cluster):
 def folder():
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
         yield Path(made)
+
+
+@pytest.fixture
+def scene(cluster, namespace, folder):
+    scene = Scene(cluster, namespace, folder)
+    try:
+        yield scene
+    finally:
+        scene.stop()

@@ -4,74 +4,11 @@ import signal
 import threading
 import time
 
-import pytest
-from kubernetes import client
-
 import objects
-from fleet import Fleet
 from gateway import Gateway, total
 from process import PATIENCE, eventually
+from scene import LABELS
 from streams import Clients
-
-LABELS = {"app": "vllm"}
-READS = [
-    objects.rule([""], ["pods"], ["list", "watch"]),
-    objects.rule([objects.POOL_GROUP], ["inferencepools"], ["list", "watch"]),
-    objects.rule([objects.POLICY_GROUP], ["inferenceobjectives", "inferencemodelrewrites"], ["list", "watch"]),
-]
-
-
-class Scene:
-    """A namespace with a pool, the account that may watch it, and model servers."""
-
-    def __init__(self, cluster, namespace, folder):
-        self.cluster, self.namespace, self.folder = cluster, namespace, folder
-        self.objects = client.CustomObjectsApi(cluster.api())
-        self.fleet = Fleet(cluster, namespace, folder)
-        self.gateways = []
-        rbac = client.RbacAuthorizationV1Api(cluster.api())
-        rbac.create_namespaced_role(namespace, objects.role("Role", "picker", READS))
-        rbac.create_namespaced_role_binding(namespace, objects.role_binding("Role", "picker", "default", namespace))
-        self.create("inferencepools", objects.pool("models", LABELS, [8000]))
-
-    @staticmethod
-    def _version(plural):
-        return (objects.POOL_GROUP, "v1") if plural == "inferencepools" else (objects.POLICY_GROUP, "v1alpha2")
-
-    def create(self, plural, body):
-        self.objects.create_namespaced_custom_object(*self._version(plural), self.namespace, plural, body)
-
-    def patch(self, plural, name, body):
-        self.objects.patch_namespaced_custom_object(*self._version(plural), self.namespace, plural, name, body)
-
-    def delete(self, plural, name):
-        self.objects.delete_namespaced_custom_object(*self._version(plural), self.namespace, plural, name)
-
-    def gateway(self, source=None, arguments=(), configuration=None):
-        source = source or f"inferencepool:{self.namespace}/models"
-        token = self.cluster.token(self.namespace, "default")
-        folder = self.folder / f"gateway-{len(self.gateways)}"
-        gateway = Gateway(folder, self.cluster, token, source, arguments, configuration)
-        self.gateways.append(gateway)
-        return gateway
-
-    def member(self, name, number, port=8000):
-        """A member of Envoy's cluster, with what is said of it."""
-        return {f"{Fleet.address(number)}:{port}": {"pod": name, "namespace": self.namespace}}
-
-    def stop(self):
-        for gateway in self.gateways:
-            gateway.stop()
-        self.fleet.stop()
-
-
-@pytest.fixture
-def scene(cluster, namespace, folder):
-    scene = Scene(cluster, namespace, folder)
-    try:
-        yield scene
-    finally:
-        scene.stop()
 
 
 class Traffic(Clients):
