@@ -7,6 +7,7 @@ import os
 import secrets
 import ssl
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -28,7 +29,6 @@ CONTROLLERS = (
     "deployment-controller", "replicaset-controller", "endpointslice-controller", "serviceaccount-controller", "serviceaccount-token-controller",
     "root-ca-certificate-publisher-controller", "namespace-controller", "garbage-collector-controller", "disruption-controller",
 )
-CRDS = Path(__file__).parent / "crds"
 
 
 class Cluster:
@@ -169,18 +169,35 @@ class Cluster:
         eventually(f"a service account in {name}", lambda: core.read_namespaced_service_account("default", name))
         return name
 
-    def install_crds(self):
-        """The definitions of pools, objectives and rewrites, and waits until the API server serves them."""
-        for file in sorted(CRDS.glob("*.yaml")):
-            self.install_crd(yaml.safe_load(file.read_text()))
+    def install(self, definition):
+        """Installs a CustomResourceDefinition, and waits until the API server serves its kind."""
+        client.ApiextensionsV1Api(self.api()).create_custom_resource_definition(definition)
+        for path in self._paths(definition):
+            eventually(f"{path} is served", lambda: self.get(path))
 
-    def install_crd(self, definition):
-        extensions = client.ApiextensionsV1Api(self.api())
-        extensions.create_custom_resource_definition(definition)
-        names, group = definition["spec"]["names"], definition["spec"]["group"]
-        for version in definition["spec"]["versions"]:
-            if version["served"]:
-                eventually(f"{names['plural']} are served", lambda: self.get(f"/apis/{group}/{version['name']}/{names['plural']}"), PATIENCE)
+    def uninstall(self, definition):
+        """Takes a CustomResourceDefinition away with all its objects, and waits until the API server knows its kind no more."""
+        extensions, name = client.ApiextensionsV1Api(self.api()), definition["metadata"]["name"]
+        extensions.delete_custom_resource_definition(name)
+        for path in self._paths(definition):
+            eventually(f"{path} is gone", lambda: not self.has(path))
+        eventually(f"{name} is gone", lambda: not self.has(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"))
+
+    def has(self, path):
+        """Whether there is something at a path."""
+        try:
+            self.get(path)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def _paths(definition):
+        """Where each served version of a definition lists its objects."""
+        plural, group = definition["spec"]["names"]["plural"], definition["spec"]["group"]
+        return [f"/apis/{group}/{version['name']}/{plural}" for version in definition["spec"]["versions"] if version["served"]]
 
     def _write(self, name, text):
         path = self.folder / name

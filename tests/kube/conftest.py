@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+import definitions
 import node
 import objects
 from cluster import Cluster
@@ -40,7 +41,8 @@ def cluster(request):
         cluster = Cluster(folder, "127.0.0.1" if REFUSED in request.config.stash else node.ADDRESS)
         try:
             cluster.start()
-            cluster.install_crds()
+            for definition in [definitions.pools(), *definitions.policies(objects.POLICY_GROUP)]:
+                cluster.install(definition)
             client.CoreV1Api(cluster.api()).create_node(objects.node())
             yield cluster
         finally:

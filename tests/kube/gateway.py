@@ -172,6 +172,27 @@ class Gateway:
         assert answer.status == 200, answer.body
         return answer.body
 
+    def priority_of(self, objective):
+        """The priority by which a request of an objective was counted. Other requests must not go through meanwhile."""
+        before = self._by_priority()
+        answer = self.envoy.chat(headers={"x-gateway-inference-objective": objective})
+        assert answer.status in (200, 503), answer.body
+
+        def counted():
+            now = self._by_priority()
+            return [priority for priority, count in now.items() if count > before.get(priority, 0)]
+
+        (priority,) = eventually("the request is counted", counted)
+        return int(priority)
+
+    def _by_priority(self):
+        lines = [line for line in self.page().splitlines() if line.startswith("inference_objective_request_total{")]
+        counts = {}
+        for line in lines:
+            priority = re.search(r'priority="([^"]*)"', line).group(1)
+            counts[priority] = counts.get(priority, 0) + float(line.rsplit(" ", 1)[1])
+        return counts
+
     def wait_for_members(self, expected, patience=30):
         """Waits until Envoy's cluster has just these members: addresses, or a dict with the metadata of each."""
 

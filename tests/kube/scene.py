@@ -10,7 +10,7 @@ LABELS = {"app": "vllm"}
 READS = [
     objects.rule([""], ["pods"], ["list", "watch"]),
     objects.rule([objects.POOL_GROUP], ["inferencepools"], ["list", "watch"]),
-    objects.rule([objects.POLICY_GROUP], ["inferenceobjectives", "inferencemodelrewrites"], ["list", "watch"]),
+    objects.rule([objects.POLICY_GROUP, objects.NEWER_POLICY_GROUP], ["inferenceobjectives", "inferencemodelrewrites"], ["list", "watch"]),
 ]
 
 
@@ -28,17 +28,20 @@ class Scene:
         self.create("inferencepools", objects.pool("models", LABELS, [8000]))
 
     @staticmethod
-    def _version(plural):
-        return (objects.POOL_GROUP, "v1") if plural == "inferencepools" else (objects.POLICY_GROUP, "v1alpha2")
+    def _version(plural, group):
+        if plural == "inferencepools":
+            return objects.POOL_GROUP, "v1"
+        return group, objects.POLICY_VERSION
 
     def create(self, plural, body):
-        self.objects.create_namespaced_custom_object(*self._version(plural), self.namespace, plural, body)
+        group, version = body["apiVersion"].split("/")
+        self.objects.create_namespaced_custom_object(group, version, self.namespace, plural, body)
 
-    def patch(self, plural, name, body):
-        self.objects.patch_namespaced_custom_object(*self._version(plural), self.namespace, plural, name, body)
+    def patch(self, plural, name, body, group=objects.POLICY_GROUP):
+        self.objects.patch_namespaced_custom_object(*self._version(plural, group), self.namespace, plural, name, body)
 
-    def delete(self, plural, name):
-        self.objects.delete_namespaced_custom_object(*self._version(plural), self.namespace, plural, name)
+    def delete(self, plural, name, group=objects.POLICY_GROUP):
+        self.objects.delete_namespaced_custom_object(*self._version(plural, group), self.namespace, plural, name)
 
     def gateway(self, source=None, arguments=(), configuration=None):
         source = source or f"inferencepool:{self.namespace}/models"

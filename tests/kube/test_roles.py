@@ -62,8 +62,8 @@ class Account:
             self.rbac.create_namespaced_role_binding(namespace, objects.role_binding("Role", role["metadata"]["name"], ACCOUNT, namespace))
         create = client.CustomObjectsApi(cluster.api()).create_namespaced_custom_object
         create(objects.POOL_GROUP, "v1", namespace, "inferencepools", objects.pool(RELEASE, LABELS, [8000]))
-        create(objects.POLICY_GROUP, "v1alpha2", namespace, "inferenceobjectives", objects.objective("batch", RELEASE, PRIORITY))
-        create(objects.POLICY_GROUP, "v1alpha2", namespace, "inferencemodelrewrites", objects.rewrite("alias", RELEASE, "alias", objects.MODEL))
+        create(objects.POLICY_GROUP, objects.POLICY_VERSION, namespace, "inferenceobjectives", objects.objective("batch", RELEASE, PRIORITY))
+        create(objects.POLICY_GROUP, objects.POLICY_VERSION, namespace, "inferencemodelrewrites", objects.rewrite("alias", RELEASE, "alias", objects.MODEL))
         self.prioritised = 0
         self.fleet = Fleet(cluster, namespace, folder)
         self.fleet.add("a", 1, LABELS)
