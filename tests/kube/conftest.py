@@ -11,6 +11,7 @@ import definitions
 import node
 import objects
 from cluster import Cluster
+from gateway import Envoy
 from scene import Scene
 
 REFUSED = pytest.StashKey()
@@ -61,9 +62,18 @@ def folder():
         yield Path(made)
 
 
+@pytest.fixture(scope="session")
+def envoy():
+    """The Envoy that tests share."""
+    with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
+        envoy = Envoy(made)
+        yield envoy
+        envoy.stop()
+
+
 @pytest.fixture
-def scene(cluster, namespace, folder):
-    scene = Scene(cluster, namespace, folder)
+def scene(cluster, namespace, folder, envoy):
+    scene = Scene(cluster, namespace, folder, envoy)
     try:
         yield scene
     finally:

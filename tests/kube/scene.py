@@ -17,8 +17,8 @@ READS = [
 class Scene:
     """A namespace with a pool, the account that may watch it, and model servers."""
 
-    def __init__(self, cluster, namespace, folder):
-        self.cluster, self.namespace, self.folder = cluster, namespace, folder
+    def __init__(self, cluster, namespace, folder, envoy):
+        self.cluster, self.namespace, self.folder, self.envoy = cluster, namespace, folder, envoy
         self.objects = client.CustomObjectsApi(cluster.api())
         self.fleet = Fleet(cluster, namespace, folder)
         self.gateways = []
@@ -43,17 +43,17 @@ class Scene:
     def delete(self, plural, name, group=objects.POLICY_GROUP):
         self.objects.delete_namespaced_custom_object(*self._version(plural, group), self.namespace, plural, name)
 
-    def gateway(self, source=None, arguments=(), configuration=None):
+    def gateway(self, source=None, arguments=(), has_own_envoy=False):
         source = source or f"inferencepool:{self.namespace}/models"
         token = self.cluster.token(self.namespace, "default")
         folder = self.folder / f"gateway-{len(self.gateways)}"
-        gateway = Gateway(folder, self.cluster, token, source, arguments, configuration)
+        gateway = Gateway(folder, self.cluster, token, source, arguments, None if has_own_envoy else self.envoy)
         self.gateways.append(gateway)
         return gateway
 
     def member(self, name, number, port=8000):
         """A member of Envoy's cluster, with what is said of it."""
-        return {f"{Fleet.address(number)}:{port}": {"pod": name, "namespace": self.namespace}}
+        return {f"{self.fleet.address(number)}:{port}": {"pod": name, "namespace": self.namespace}}
 
     def stop(self):
         for gateway in self.gateways:

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from fleet import Fleet
 from gateway import ask, total
 from process import eventually
 from scene import LABELS
@@ -13,6 +12,11 @@ from sleeping_engine import SleepingEngine
 
 def set_mode(scene, mode):
     scene.patch("inferencepools", "models", {"spec": {"endpointPickerRef": {"failureMode": mode}}})
+
+
+def left_to_envoy(gateway):
+    """How many requests were."""
+    return total(gateway.page(), "inpick_picks_total", reason="fallback") or 0
 
 
 def refusal(answer):
@@ -31,8 +35,8 @@ def gateway(scene):
 
 
 @pytest.fixture
-def engine():
-    engine = SleepingEngine(Fleet.address(1), 8000)
+def engine(scene):
+    engine = SleepingEngine(scene.fleet.address(1), 8000)
     yield engine
     engine.stop()
 
@@ -42,6 +46,7 @@ def test_an_endpoint_that_cannot_be_picked_is_tried_only_if_the_pool_fails_open(
     scene.fleet.report("a", 1)
     # Envoy has it, so it can be tried.
     gateway.wait_for_members(scene.member("a", 1))
+    before = left_to_envoy(gateway)
     eventually("the sidecar knows that it sleeps", lambda: total(gateway.page(), "inpick_sidecar_endpoints", state="sleeping") == 1)
     for _ in range(2):
         set_mode(scene, "FailClose")
@@ -57,7 +62,7 @@ def test_an_endpoint_that_cannot_be_picked_is_tried_only_if_the_pool_fails_open(
         for _ in range(5):
             assert gateway.envoy.chat().status == 200
         assert engine.requests == tried + 5
-    eventually("they are counted as left to Envoy", lambda: total(gateway.page(), "inpick_picks_total", reason="fallback") >= 12)
+    eventually("they are counted as left to Envoy", lambda: left_to_envoy(gateway) >= before + 12)
 
 
 def test_the_refusal_has_the_shape_of_the_api_that_was_asked(scene, gateway):
@@ -80,11 +85,11 @@ def test_the_last_pod_leaves_and_returns(scene, gateway):
     eventually("a request is refused", lambda: refusal(gateway.envoy.chat()))
     set_mode(scene, "FailOpen")
 
-    def left_to_envoy():
+    def has_nobody():
         answer = gateway.envoy.chat()
         assert answer.status == 503
         return not refusal(answer) and "no_healthy_upstream" in answer.body
 
-    eventually("Envoy itself has nobody", left_to_envoy)
+    eventually("Envoy itself has nobody", has_nobody)
     scene.fleet.report("a", 1)
     eventually("it serves again", lambda: gateway.envoy.chat().status == 200)

@@ -84,12 +84,12 @@ def test_definitions_come_and_go_and_those_of_llm_d_count_first(scene, groups):
     write(scene, NEWER, 3, "of-newer")
     scene.create("inferenceobjectives", objects.objective("older-alone", "models", 9, OLDER))
     wait_for(3, "of-newer")
-    assert gateway.priority_of("older-alone") == 0
+    eventually("the older group's do not count", lambda: gateway.priority_of("older-alone") == 0)
     scene.patch("inferenceobjectives", "batch", {"spec": {"priority": 4}}, NEWER)
     wait_for(4, "of-newer")
     groups.uninstall(NEWER)
     wait_for(-7, "of-older")
-    assert gateway.priority_of("older-alone") == 9
+    eventually("they count again", lambda: gateway.priority_of("older-alone") == 9)
     assert gateway.sidecar.process.running() and gateway.sidecar.process.pid == pid
     # The same from the start.
     groups.install(NEWER)

@@ -50,7 +50,7 @@ def without(rules, group, resource, verb):
 class Account:
     """The chart's account with its roles, a gateway that runs as it, and a pod."""
 
-    def __init__(self, cluster, namespace, folder):
+    def __init__(self, cluster, namespace, folder, envoy):
         self.cluster, self.namespace = cluster, namespace
         self.rbac, self.reviews = client.RbacAuthorizationV1Api(cluster.api()), client.AuthorizationV1Api(cluster.api())
         core = client.CoreV1Api(cluster.api())
@@ -67,7 +67,7 @@ class Account:
         self.fleet = Fleet(cluster, namespace, folder)
         self.fleet.add("a", 1, LABELS)
         token = cluster.token(namespace, ACCOUNT)
-        self.gateway = Gateway(folder / "gateway", cluster, token, f"inferencepool:{namespace}/{RELEASE}")
+        self.gateway = Gateway(folder / "gateway", cluster, token, f"inferencepool:{namespace}/{RELEASE}", envoy=envoy)
 
     def _create(self, plural, body):
         group, version = body["apiVersion"].split("/")
@@ -148,7 +148,7 @@ class Account:
             eventually("the newest rewrite counts", lambda: self.gateway.envoy.chat(f"newest-{number}").status == 200)
 
     def wait_until_all_work(self):
-        self.gateway.wait_for_members({f"{Fleet.address(1)}:8000": {"pod": "a", "namespace": self.namespace}})
+        self.gateway.wait_for_members({f"{self.fleet.address(1)}:8000": {"pod": "a", "namespace": self.namespace}})
         resources = {resource for _, resource, _ in self.verbs()}
         eventually("every watch stands", lambda: all(self.away(resource) == 0 for resource in resources))
         for resource in resources:
@@ -172,8 +172,8 @@ class Account:
 
 
 @pytest.fixture
-def account(cluster, namespace, folder):
-    account = Account(cluster, namespace, folder)
+def account(cluster, namespace, folder, envoy):
+    account = Account(cluster, namespace, folder, envoy)
     try:
         yield account
     finally:
