@@ -1,7 +1,6 @@
 """The pool as Envoy has it follows the cluster: a real API server, the real sidecar, the real Envoy, simulated model servers."""
 
 import signal
-import threading
 import time
 
 import objects
@@ -224,25 +223,23 @@ def test_objectives_and_rewrites_count_without_a_restart(scene):
 
 
 def test_a_thousand_pods_fit(scene):
-    """Memory of the sidecar that watches 1 000 pods. Nobody answers at their addresses."""
-    gateway = scene.gateway("pods:app=many:8000", ["--pool-option", f"default=namespace={scene.namespace}", "--poll-interval", "5s"])
+    """Memory of the sidecar that watches 1 000 pods as the API server keeps them. Nobody answers at their addresses."""
     count = 1000
-    pods = f"/api/v1/namespaces/{scene.namespace}/pods"
+    scene.fleet.create("many-0", {"app": "many"})
+    scene.fleet.report("many-0", 1)
+    addresses = [f"127.250.{number // 250}.{number % 250 + 1}" for number in range(1, count)]
+    scene.cluster.copy_pod(scene.namespace, "many-0", [(f"many-{number}", address) for number, address in enumerate(addresses, 1)])
+    # An Envoy of its own, for it keeps something of every endpoint that it has known.
+    gateway = scene.gateway(
+        "pods:app=many:8000", ["--pool-option", f"default=namespace={scene.namespace}", "--poll-interval", "5s"], has_own_envoy=True,
+    )
 
-    def make(numbers):
-        with scene.cluster.session() as session:
-            for number in numbers:
-                name, address = f"many-{number}", f"127.250.{number // 250}.{number % 250 + 1}"
-                spec = {"nodeName": objects.NODE, "containers": [{"name": "vllm", "image": "vllm-sim"}]}
-                session.send("POST", pods, {"metadata": {"name": name, "labels": {"app": "many"}}, "spec": spec})
-                session.send("PATCH", f"{pods}/{name}/status", objects.pod_status(address))
+    def wait_for(number):
+        eventually(f"{number} are members", lambda: len(gateway.envoy.members()) == number, PATIENCE * 2, pause=0.3)
 
-    makers = [threading.Thread(target=make, args=(range(start, count, 8),)) for start in range(8)]
-    for maker in makers:
-        maker.start()
-    for maker in makers:
-        maker.join(PATIENCE * 3)
-    eventually("all are members", lambda: len(gateway.envoy.members()) == count, PATIENCE * 2, pause=0.5)
+    wait_for(count)
+    scene.fleet.report("many-0", 1, ready=False)
+    wait_for(count - 1)
     resident = gateway.sidecar.process.resident_bytes()
     print(f"sidecar with {count} pods: {resident / 2**20:.1f} MiB resident")
     # The limit of the chart's container is 256 MiB.
