@@ -66,11 +66,7 @@ class Cluster:
         ], self.folder / "etcd.log")
         self.start_server()
         self._write("admin.kubeconfig", self.kubeconfig(self.admin_token))
-        self.controllers = Process("controllers", [
-            os.environ["API_SERVER"], "controllers", "--kubeconfig", self.folder / "admin.kubeconfig", "--leader-elect=false", "--secure-port=0",
-            f"--controllers={','.join(CONTROLLERS)}", "--service-account-private-key-file", self.folder / "sa.key",
-            "--root-ca-file", self.ca_file,
-        ], self.folder / "controllers.log")
+        self._start_controllers()
         # A pod can be made in a namespace once its default service account is there.
         core = client.CoreV1Api(self.api())
         self.controllers.wait_until("the default service account", lambda: core.read_namespaced_service_account("default", "default"))
@@ -90,16 +86,26 @@ class Cluster:
             "--authorization-mode=RBAC", f"--service-cluster-ip-range={SERVICE_RANGE}", "--endpoint-reconciler-type=none",
         ], self.folder / "api-server.log")
         self.server.wait_until("the API server is ready", lambda: self.get("/readyz") == b"ok")
+        if self.controllers is not None:
+            # After some failures they would try again only every 30 s.
+            self.controllers.kill()
+            self._start_controllers()
+
+    def _start_controllers(self):
+        self.controllers = Process("controllers", [
+            os.environ["API_SERVER"], "controllers", "--kubeconfig", self.folder / "admin.kubeconfig", "--leader-elect=false", "--secure-port=0",
+            f"--controllers={','.join(CONTROLLERS)}", "--service-account-private-key-file", self.folder / "sa.key",
+            "--root-ca-file", self.ca_file,
+        ], self.folder / "controllers.log")
 
     def stop(self):
         for process in (self.controllers, self.server, self.etcd):
             if process is not None:
                 process.kill()
 
-    def restart_server(self, away=0.0):
-        """Kills the API server, and starts it again after so many seconds."""
+    def restart_server(self):
+        """Kills the API server, and starts it again."""
         self.server.kill()
-        time.sleep(away)
         self.start_server()
 
     def compact(self):

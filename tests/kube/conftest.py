@@ -35,9 +35,19 @@ def machine(request):
 
 
 @pytest.fixture(scope="session")
-def cluster(request):
-    """A control plane, which pods can reach where there are any, with the definitions of pools, objectives and rewrites and one node."""
+def envoy():
+    """The Envoy that tests share. It starts while the control plane does."""
     assert os.environ.get("API_SERVER"), "run it by `make test STEPS=kube`, or set API_SERVER and ENVOY"
+    with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
+        envoy = Envoy(made)
+        envoy.launch()
+        yield envoy
+        envoy.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(request, envoy):
+    """A control plane, which pods can reach where there are any, with the definitions of pools, objectives and rewrites and one node."""
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(folder, "127.0.0.1" if REFUSED in request.config.stash else node.ADDRESS)
         try:
@@ -60,15 +70,6 @@ def namespace(cluster):
 def folder():
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
         yield Path(made)
-
-
-@pytest.fixture(scope="session")
-def envoy():
-    """The Envoy that tests share."""
-    with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
-        envoy = Envoy(made)
-        yield envoy
-        envoy.stop()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Its counters go on from test to test."""
 import json
 import os
 import re
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -101,16 +102,22 @@ class Envoy:
         self.process = None
 
     def start(self):
-        """Starts it, unless it runs. The file must be there."""
+        """Waits until it is ready; launches it unless it runs."""
+        self.launch()
+        self.process.wait_until("Envoy is ready", lambda: ask(f"http://127.0.0.1:{self.admin_port}/ready").status == 200, START_SECONDS)
+
+    def launch(self):
+        """Begins to start it, unless it runs."""
         if self.process is not None and self.process.running():
             return
+        # Envoy does not start without this file.
+        subprocess.run([binary("inpick"), "eds-file", "--cluster", "pool-default", self.eds_file], check=True, timeout=START_SECONDS)
         bootstrap = self.folder / "envoy.yaml"
         bootstrap.write_text(yaml.safe_dump(self._bootstrap()))
         self.process = Process("Envoy", [
             os.environ["ENVOY"], "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn",
             "--service-node", "gateway", "--service-cluster", "inpick", "-c", bootstrap,
         ], self.folder / "envoy.log")
-        self.process.wait_until("Envoy is ready", lambda: ask(f"http://127.0.0.1:{self.admin_port}/ready").status == 200, START_SECONDS)
 
     def _bootstrap(self):
         tree = yaml.safe_load((ROOT / "envoy" / "standalone.yaml").read_text())
