@@ -191,6 +191,7 @@ fn own_families() -> &'static [OwnFamily] {
             commit: "c",
             build_ref: "b",
             away: &[],
+            rights: &[],
             llm_d: true,
             envoy_up: true,
             envoy_page_failures: 0,

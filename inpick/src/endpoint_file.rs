@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use metrics_sidecar::eds::EdsFile;
 
 /// What `eds-file` is told.
 #[derive(Clone, Debug, Args)]
@@ -16,18 +17,18 @@ pub(crate) struct EndpointFileFlags {
     file: PathBuf,
 }
 
-/// Writes an empty list if there is no file yet.
+/// Writes an empty list if there is no file yet, as the sidecar writes one.
 ///
 /// # Errors
 ///
-/// Why it cannot be written.
+/// Why it cannot be written, or why Envoy would not read it.
 pub(crate) fn run(flags: &EndpointFileFlags) -> Result<(), String> {
-    let assignment = serde_json::json!({
-        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": flags.cluster,
-    });
-    let list = serde_json::json!({ "version_info": "empty", "resources": [assignment] });
-    write_new(&flags.file, list.to_string().as_bytes()).map_err(|error| format!("{}: {error}", flags.file.display()))
+    let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", flags.file.display());
+    if let Some(objection) = EdsFile::objection(&flags.file) {
+        return Err(wrong(&objection));
+    }
+    let file = EdsFile { path: flags.file.clone(), cluster: flags.cluster.clone() };
+    write_new(&file.path, &file.content(&[])).map_err(|error| wrong(&error))
 }
 
 fn write_new(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -49,13 +50,17 @@ mod tests {
         let file = folder.path().join("pool.json");
         let flags = EndpointFileFlags { cluster: "pool-default".to_owned(), file: file.clone() };
         run(&flags).unwrap();
-        let list: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        assert_eq!(list.pointer("/resources/0/cluster_name").unwrap(), "pool-default");
-        assert!(list.pointer("/resources/0/endpoints").is_none());
+        let list = EdsFile { path: file.clone(), cluster: flags.cluster.clone() };
+        let written = std::fs::read(&file).unwrap();
+        assert_eq!(written, list.content(&[]));
+        assert_eq!(list.endpoints(&written), Some(Vec::new()), "the sidecar must know it for a list of its own");
         std::fs::write(&file, "of the sidecar").unwrap();
         run(&flags).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "of the sidecar");
-        let away = EndpointFileFlags { file: folder.path().join("away/pool.json"), ..flags };
-        assert!(run(&away).is_err());
+        for unfit in ["away/pool.json", "pool.pb"] {
+            let unfit = EndpointFileFlags { cluster: flags.cluster.clone(), file: folder.path().join(unfit) };
+            let error = run(&unfit).unwrap_err();
+            assert!(error.starts_with(unfit.file.to_str().unwrap()) && !unfit.file.exists(), "{error}");
+        }
     }
 }

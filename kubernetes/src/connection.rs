@@ -1,17 +1,18 @@
 //! How the API server is reached: where it is, whom to trust, and who we are.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use kube::client::{ClientBuilder, DynBody};
+use kube::client::{Body, ClientBuilder, DynBody};
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 
-use crate::contact::{Contacts, ResourceKind};
+use crate::contact::Contacts;
+use crate::right::{ResourceKind, Right};
 
 /// How long a connection may take: the API server is in the cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,21 +113,39 @@ impl Connection {
         Ok(config)
     }
 
-    /// A client whose answers tell the contact of one resource that the server is there.
+    /// A client for one watch, whose answers tell the contact of its resource that the server is there, and which rights it granted. It sends
+    /// one request after the other.
     ///
     /// # Errors
     ///
     /// [`ConnectionError`].
-    pub(crate) async fn client(&self, contacts: Arc<Contacts>, kind: ResourceKind) -> Result<Client, ConnectionError> {
+    pub(crate) async fn client(
+        &self,
+        contacts: Arc<Contacts>,
+        group: &'static str,
+        kind: ResourceKind,
+    ) -> Result<Client, ConnectionError> {
         let config = self.config().await?;
         let builder = ClientBuilder::try_from(config).map_err(|error| ConnectionError::Client(error.to_string()))?;
+        let asked: Arc<Mutex<Option<Right>>> = Arc::default();
+        let asking = Arc::clone(&asked);
+        let ask = move |request: http::Request<Body>| {
+            *asking.lock().unwrap_or_else(PoisonError::into_inner) = Right::used_by(request.uri(), group, kind);
+            request
+        };
         let note = move |response: http::Response<Box<DynBody>>| {
-            if response.status().is_success() {
+            let right = *asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(right) = right.filter(|_| response.status().is_success()) {
                 contacts.of(kind).regain();
+                if contacts.grant(right) {
+                    let (verb, resource) = (right.verb.as_str(), kind.plural());
+                    tracing::info!(verb, resource, group, "a right that was missing is there");
+                }
             }
             response
         };
-        Ok(builder.with_layer(&MapResponseLayer::new(note)).build())
+        let noting = builder.with_layer(&MapResponseLayer::new(note));
+        Ok(noting.with_layer(&MapRequestLayer::new(ask)).build())
     }
 }
 

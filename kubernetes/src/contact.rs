@@ -1,36 +1,11 @@
-//! Whether the API server is there, for each resource that is watched.
+//! Whether the API server is there, for each resource that is watched, and whether it lets us watch.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A resource that is watched.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum ResourceKind {
-    /// Pods.
-    Pods,
-    /// The pool itself.
-    Pool,
-    /// Its objectives.
-    Objectives,
-    /// Its rewrites.
-    Rewrites,
-}
-
-impl ResourceKind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Pods, Self::Pool, Self::Objectives, Self::Rewrites];
-
-    /// Its plural, as in paths and in roles.
-    #[must_use]
-    pub const fn plural(self) -> &'static str {
-        match self {
-            Self::Pods => "pods",
-            Self::Pool => "inferencepools",
-            Self::Objectives => "inferenceobjectives",
-            Self::Rewrites => "inferencemodelrewrites",
-        }
-    }
-}
+use crate::right::{ResourceKind, Right};
 
 /// Whether a watch is current.
 #[derive(Debug)]
@@ -77,13 +52,16 @@ impl Contact {
 
 /// The contacts of everything that a pool needs watched.
 #[derive(Debug, Default)]
-pub struct Contacts([Contact; ResourceKind::ALL.len()]);
+pub struct Contacts {
+    contacts: [Contact; ResourceKind::ALL.len()],
+    refused: Mutex<BTreeSet<Right>>,
+}
 
 impl Contacts {
     /// That of one resource.
     #[must_use]
     pub fn of(&self, kind: ResourceKind) -> &Contact {
-        let [pods, pool, objectives, rewrites] = &self.0;
+        let [pods, pool, objectives, rewrites] = &self.contacts;
         match kind {
             ResourceKind::Pods => pods,
             ResourceKind::Pool => pool,
@@ -91,11 +69,42 @@ impl Contacts {
             ResourceKind::Rewrites => rewrites,
         }
     }
+
+    /// Whether the server refused what needs this right when it was asked last.
+    #[must_use]
+    pub fn is_refused(&self, right: Right) -> bool {
+        self.refusals().contains(&right)
+    }
+
+    /// It refused; true if this is news.
+    pub(crate) fn refuse(&self, right: Right) -> bool {
+        self.refusals().insert(right)
+    }
+
+    /// It did not, or there is nothing that needs the right; true if this is news.
+    pub(crate) fn grant(&self, right: Right) -> bool {
+        self.refusals().remove(&right)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeSet<Right>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::right::Verb;
+
+    #[test]
+    fn a_right_is_refused_until_it_is_granted() {
+        let contacts = Contacts::default();
+        let right = Right { group: "", kind: ResourceKind::Pods, verb: Verb::Watch };
+        assert!(!contacts.is_refused(right) && !contacts.grant(right));
+        assert!(contacts.refuse(right) && !contacts.refuse(right));
+        assert!(contacts.is_refused(right) && !contacts.is_refused(Right { verb: Verb::List, ..right }));
+        assert!(contacts.grant(right) && !contacts.is_refused(right));
+    }
 
     #[test]
     fn a_contact_is_lost_from_its_first_failure_until_an_answer() {

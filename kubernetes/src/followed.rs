@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::contact::ResourceKind;
 use crate::pod::IpFamily;
 use crate::pool::PodSource;
+use crate::right::{ResourceKind, Right, Verb};
 
 /// What is followed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +46,12 @@ impl Followed {
             Self::Pods { .. } => &[ResourceKind::Pods],
         }
     }
+
+    /// The rights that these need. Of objectives and rewrites only those count whose kind the cluster has.
+    pub fn rights(&self) -> impl Iterator<Item = Right> {
+        let groups = self.kinds().iter().flat_map(|kind| kind.groups().iter().map(|group| (*kind, *group)));
+        groups.flat_map(|(kind, group)| Verb::ALL.map(|verb| Right { group, kind, verb }))
+    }
 }
 
 impl fmt::Display for Followed {
@@ -54,5 +60,27 @@ impl fmt::Display for Followed {
             Self::Pool { namespace, name, .. } => write!(out, "InferencePool {namespace}/{name}"),
             Self::Pods { namespace, source, .. } => write!(out, "pods {} in {namespace}", source.selector),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_resource_needs_both_verbs_in_each_of_its_groups() {
+        let source = PodSource { selector: "app=vllm".parse().unwrap(), ports: vec![8000] };
+        let pods = Followed::Pods { namespace: "ns".to_owned(), source, family: None };
+        let rights: Vec<_> =
+            pods.rights().map(|right| (right.group, right.kind.plural(), right.verb.as_str())).collect();
+        assert_eq!(rights, [("", "pods", "list"), ("", "pods", "watch")]);
+        let pool = Followed::Pool { namespace: "ns".to_owned(), name: "p".to_owned(), family: None };
+        let rights: Vec<_> = pool.rights().collect();
+        assert_eq!(rights.len(), 12);
+        let groups =
+            |kind| rights.iter().filter(|right| right.kind == kind).map(|right| right.group).collect::<Vec<_>>();
+        assert_eq!(groups(ResourceKind::Pool), ["inference.networking.k8s.io"; 2]);
+        let (newer, older) = ("llm-d.ai", "inference.networking.x-k8s.io");
+        assert_eq!(groups(ResourceKind::Rewrites), [newer, newer, older, older]);
     }
 }

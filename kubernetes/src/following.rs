@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::Connection;
-use crate::contact::{Contacts, ResourceKind};
+use crate::contact::Contacts;
 use crate::followed::Followed;
 use crate::knowledge::{Knowledge, News, PoolView};
 use crate::pod::PodObject;
 use crate::policy::{POLICY_GROUPS, objective_resource, rewrite_resource};
-use crate::pool::{PodSource, pool_resource};
+use crate::pool::{POOL_GROUP, PodSource, pool_resource};
 use crate::reading::Reading;
+use crate::right::{POD_GROUP, ResourceKind};
 use crate::watching::{Trouble, WATCH_SECONDS, Watched, watch};
 
 /// Most news that are worked off before what they add up to is looked at.
@@ -101,10 +102,11 @@ struct Follower {
 }
 
 impl Follower {
-    fn watched(&self, kind: ResourceKind, config: Config) -> Watched {
+    fn watched(&self, group: &'static str, kind: ResourceKind, config: Config) -> Watched {
         Watched {
             connection: self.connection.clone(),
             contacts: Arc::clone(&self.contacts),
+            group,
             kind,
             config: config.timeout(WATCH_SECONDS),
             is_optional: matches!(kind, ResourceKind::Objectives | ResourceKind::Rewrites),
@@ -113,38 +115,27 @@ impl Follower {
 
     fn watch_pool(&self, watches: &mut JoinSet<()>, name: &str) {
         let this = Config::default().fields(&format!("metadata.name={name}"));
-        self.watch_objects(watches, ResourceKind::Pool, this, pool_resource(), News::Pool);
-        for (group, group_name) in POLICY_GROUPS.into_iter().enumerate() {
-            let objectives = move |told| News::Objectives(group, told);
-            self.watch_objects(
-                watches,
-                ResourceKind::Objectives,
-                Config::default(),
-                objective_resource(group_name),
-                objectives,
-            );
-            let rewrites = move |told| News::Rewrites(group, told);
-            self.watch_objects(
-                watches,
-                ResourceKind::Rewrites,
-                Config::default(),
-                rewrite_resource(group_name),
-                rewrites,
-            );
+        let pool = self.watched(POOL_GROUP, ResourceKind::Pool, this);
+        self.watch_objects(watches, pool, pool_resource(), News::Pool);
+        for (position, group) in POLICY_GROUPS.into_iter().enumerate() {
+            let objectives = self.watched(group, ResourceKind::Objectives, Config::default());
+            let news = move |told| News::Objectives(position, told);
+            self.watch_objects(watches, objectives, objective_resource(group), news);
+            let rewrites = self.watched(group, ResourceKind::Rewrites, Config::default());
+            let news = move |told| News::Rewrites(position, told);
+            self.watch_objects(watches, rewrites, rewrite_resource(group), news);
         }
     }
 
     fn watch_objects<S>(
         &self,
         watches: &mut JoinSet<()>,
-        kind: ResourceKind,
-        config: Config,
+        watched: Watched,
         resource: kube::core::ApiResource,
         news: impl Fn(Result<Event<Object<Reading<S>, NotUsed>>, Trouble>) -> News + Send + Sync + 'static,
     ) where
         S: Clone + fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     {
-        let watched = self.watched(kind, config);
         let namespace = self.followed.namespace().to_owned();
         let sender = self.sender.clone();
         watches.spawn(async move {
@@ -154,7 +145,7 @@ impl Follower {
     }
 
     fn watch_pods(&self, watches: &mut JoinSet<()>, source: &PodSource, number: u64) -> AbortHandle {
-        let watched = self.watched(ResourceKind::Pods, Config::default().labels(source.selector.as_str()));
+        let watched = self.watched(POD_GROUP, ResourceKind::Pods, Config::default().labels(source.selector.as_str()));
         let namespace = self.followed.namespace().to_owned();
         let sender = self.sender.clone();
         watches.spawn(async move {

@@ -77,7 +77,7 @@ where
                 }
             }
             Err(Trouble::NoKind(_)) => self.state = Listing::Absent,
-            Err(Trouble::Forbidden(_)) if self.state != Listing::There => self.state = Listing::Absent,
+            Err(Trouble::Forbidden(..)) if self.state != Listing::There => self.state = Listing::Absent,
             Err(Trouble::Away(_)) if self.state == Listing::Awaited => self.state = Listing::Failed,
             // The last list stands.
             Err(_) => {}

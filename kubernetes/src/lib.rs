@@ -14,14 +14,16 @@ mod followed;
 mod following;
 mod knowledge;
 mod reading;
+mod right;
 mod watching;
 
 pub use connection::{Connection, ConnectionError};
-pub use contact::{Contact, Contacts, ResourceKind};
+pub use contact::{Contact, Contacts};
 pub use followed::Followed;
 pub use following::{Known, follow};
 pub use knowledge::PoolView;
 pub use pod::{IpFamily, PodEndpoint};
 pub use policy::{ModelRewrite, WeightedModel};
 pub use pool::{FailureMode, PodSource};
+pub use right::{ResourceKind, Right, Verb};
 pub use selector::PodSelector;

@@ -12,7 +12,8 @@ use crate::reading::Reading;
 /// Groups that have these kinds, the one whose kind counts first in front: where it is there, the other's objects are ignored, as the
 /// Endpoint Picker does.
 pub(crate) const POLICY_GROUPS: [&str; 2] = ["llm-d.ai", "inference.networking.x-k8s.io"];
-const POLICY_VERSION: &str = "v1alpha2";
+/// Version of these kinds.
+pub(crate) const POLICY_VERSION: &str = "v1alpha2";
 
 /// An `InferenceObjective` as the API server has it.
 pub(crate) type ObjectiveObject = Object<Reading<ObjectiveSpec>, NotUsed>;

@@ -11,7 +11,9 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::connection::Connection;
-use crate::contact::{Contacts, ResourceKind};
+use crate::contact::Contacts;
+use crate::policy::POLICY_VERSION;
+use crate::right::{ResourceKind, Right, Verb};
 
 /// Pause after the first failure; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -30,8 +32,8 @@ pub(crate) const WATCH_SECONDS: u32 = 30;
 pub(crate) enum Trouble {
     /// The server has no such kind.
     NoKind(String),
-    /// We may not.
-    Forbidden(String),
+    /// We may not do that.
+    Forbidden(Verb, String),
     /// The server is away, or does not do what it should.
     Away(String),
 }
@@ -39,8 +41,8 @@ pub(crate) enum Trouble {
 impl Trouble {
     fn of(error: &watcher::Error, kind: ResourceKind) -> Self {
         let verb = match error {
-            watcher::Error::InitialListFailed(_) => "list",
-            _ => "watch",
+            watcher::Error::InitialListFailed(_) => Verb::List,
+            _ => Verb::Watch,
         };
         let (watcher::Error::InitialListFailed(cause)
         | watcher::Error::WatchStartFailed(cause)
@@ -57,25 +59,31 @@ impl Trouble {
         }
     }
 
-    fn of_status(status: &kube::core::Status, verb: &str, kind: ResourceKind) -> Self {
-        let plural = kind.plural();
+    fn of_status(status: &kube::core::Status, right: Verb, kind: ResourceKind) -> Self {
+        let (verb, plural) = (right.as_str(), kind.plural());
         match status.code {
-            404 => {
-                Self::NoKind(format!("the API server has no {plural}: their CustomResourceDefinition is not installed"))
-            }
-            403 => Self::Forbidden(format!(
-                "the right to {verb} {plural} is missing: {}; the sidecar needs list and watch on {plural}",
-                status.message
-            )),
+            404 => Self::no_kind(kind),
+            403 => Self::Forbidden(
+                right,
+                format!(
+                    "the right to {verb} {plural} is missing: {}; the sidecar needs list and watch on {plural}",
+                    status.message
+                ),
+            ),
             401 => Self::Away("the API server does not know our token (401)".to_owned()),
             code => Self::Away(format!("the API server answers {code} to {verb} {plural}: {}", status.message)),
         }
     }
 
+    fn no_kind(kind: ResourceKind) -> Self {
+        let plural = kind.plural();
+        Self::NoKind(format!("the API server has no {plural}: their CustomResourceDefinition is not installed"))
+    }
+
     /// What to tell an operator.
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::NoKind(text) | Self::Forbidden(text) | Self::Away(text) => text,
+            Self::NoKind(text) | Self::Forbidden(_, text) | Self::Away(text) => text,
         }
     }
 }
@@ -100,10 +108,40 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Watched {
     pub(crate) connection: Connection,
     pub(crate) contacts: Arc<Contacts>,
+    pub(crate) group: &'static str,
     pub(crate) kind: ResourceKind,
     pub(crate) config: watcher::Config,
     /// Whether the kind may be absent or kept from us without anything being wrong.
     pub(crate) is_optional: bool,
+}
+
+impl Watched {
+    /// The server refuses also what it does not have. A cluster without the kind lacks no right; whoever may ask anything may ask which kinds
+    /// there are.
+    async fn unless_absent(&self, client: &Client, trouble: Trouble) -> Trouble {
+        match client.list_api_group_resources(&format!("{}/{POLICY_VERSION}", self.group)).await {
+            Ok(list) if list.resources.iter().any(|resource| resource.name == self.kind.plural()) => trouble,
+            Err(kube::Error::Api(status)) if status.code == 404 => Trouble::no_kind(self.kind),
+            Ok(_) => Trouble::no_kind(self.kind),
+            Err(_) => trouble,
+        }
+    }
+
+    /// Notes which right is missing, and tells it if it is news: nothing else shows that an optional kind is kept from us.
+    fn note(&self, trouble: &Trouble) {
+        let right = |verb| Right { group: self.group, kind: self.kind, verb };
+        match trouble {
+            Trouble::Forbidden(verb, text) if self.contacts.refuse(right(*verb)) && self.is_optional => {
+                tracing::warn!(group = self.group, problem = text.as_str(), "a right is missing");
+            }
+            Trouble::NoKind(_) => {
+                for verb in Verb::ALL {
+                    self.contacts.grant(right(verb));
+                }
+            }
+            Trouble::Forbidden(..) | Trouble::Away(_) => {}
+        }
+    }
 }
 
 /// Watches until `tell` returns false. Events come as the library gives them; a trouble comes after each try that failed.
@@ -117,7 +155,7 @@ pub(crate) async fn watch<K>(
     let contact = watched.contacts.of(watched.kind);
     let mut pause = FIRST_PAUSE;
     loop {
-        let client = watched.connection.client(Arc::clone(&watched.contacts), watched.kind).await;
+        let client = watched.connection.client(Arc::clone(&watched.contacts), watched.group, watched.kind).await;
         let client = match client {
             Ok(client) => client,
             Err(error) => {
@@ -129,7 +167,7 @@ pub(crate) async fn watch<K>(
                 continue;
             }
         };
-        let mut events = pin!(watcher(api(client), watched.config.clone()));
+        let mut events = pin!(watcher(api(client.clone()), watched.config.clone()));
         while let Some(event) = events.next().await {
             let error = match event {
                 Ok(event) => {
@@ -147,7 +185,11 @@ pub(crate) async fn watch<K>(
             if !contact.is_lost() {
                 pause = FIRST_PAUSE;
             }
-            let trouble = Trouble::of(&error, watched.kind);
+            let mut trouble = Trouble::of(&error, watched.kind);
+            if watched.is_optional && matches!(trouble, Trouble::Forbidden(..)) {
+                trouble = watched.unless_absent(&client, trouble).await;
+            }
+            watched.note(&trouble);
             let is_absent = !matches!(trouble, Trouble::Away(_));
             if is_absent && watched.is_optional {
                 contact.regain();

@@ -185,9 +185,10 @@ impl Iterator for Compressed {
 
 /// What the sidecar itself knows.
 pub(crate) fn own_families(shared: &Shared) -> Vec<OwnFamily> {
-    let away = shared.away();
+    let (away, rights) = (shared.away(), shared.rights());
     let about = About {
         away: &away,
+        rights: &rights,
         commit: &shared.config.commit,
         build_ref: &shared.config.build_ref,
         llm_d: shared.config.llm_d,

@@ -49,6 +49,23 @@ pub struct About<'a> {
     pub snapshots_unchanged: u64,
     /// Pool, resource and seconds for which its watch of the API server of Kubernetes has not been current.
     pub away: &'a [(String, &'static str, f64)],
+    /// Rights that pools need of that API server.
+    pub rights: &'a [NeededRight],
+}
+
+/// A right that a pool needs of the API server of Kubernetes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NeededRight {
+    /// Name of the pool.
+    pub pool: String,
+    /// Group of the resource; empty for pods.
+    pub group: &'static str,
+    /// Its plural.
+    pub resource: &'static str,
+    /// What must be allowed.
+    pub verb: &'static str,
+    /// Whether it was refused when it was needed last.
+    pub is_refused: bool,
 }
 
 /// Every family that the sidecar itself publishes, those of the catalogue first.
@@ -100,6 +117,16 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
     );
     for (pool, resource, seconds) in about.away {
         away.add("", &[("pool", pool), ("resource", resource)], seconds);
+    }
+    let mut forbidden = Lines::new(
+        "inpick_sidecar_kubernetes_forbidden",
+        "gauge",
+        "1 while the API server forbids the verb on the pool's resource, so that nothing of it is known or no change; else 0.",
+    );
+    for right in about.rights {
+        let labels =
+            [("group", right.group), ("pool", &right.pool), ("resource", right.resource), ("verb", right.verb)];
+        forbidden.add("", &labels, u8::from(right.is_refused));
     }
     let mut eds = Lines::new(
         "inpick_sidecar_eds_writes_total",
@@ -204,6 +231,7 @@ pub fn families(fleet: &Fleet, about: About<'_>) -> Vec<OwnFamily> {
         lacking,
         discovery,
         away,
+        forbidden,
         eds,
         models_failures,
         models_left_out,
@@ -349,6 +377,7 @@ mod tests {
         snapshots_sent: 1,
         snapshots_unchanged: 2,
         away: &[],
+        rights: &[],
     };
 
     fn fleet(pods: &[(&str, Option<u32>)]) -> Fleet {

@@ -17,7 +17,7 @@ use crate::endpoint::{DiscoveredPod, Transition};
 use crate::failures::Failures;
 pub(crate) use crate::failures::Task;
 use crate::fleet::Fleet;
-use crate::gauges::state_name;
+use crate::gauges::{NeededRight, state_name};
 use crate::published::Published;
 use crate::scrape::{Buffers, Client, Peer};
 
@@ -87,6 +87,28 @@ impl Shared {
                 }
             }
             away
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        Vec::new()
+    }
+
+    /// The rights that pools need of the API server, and whether it refuses them.
+    pub(crate) fn rights(&self) -> Vec<NeededRight> {
+        #[cfg(feature = "kubernetes")]
+        {
+            let mut rights = Vec::new();
+            for (pool, contacts) in self.config.pools.iter().zip(&self.contacts) {
+                if let Source::Kubernetes { followed, .. } = &pool.source {
+                    rights.extend(followed.rights().map(|right| NeededRight {
+                        pool: pool.name.clone(),
+                        group: right.group,
+                        resource: right.kind.plural(),
+                        verb: right.verb.as_str(),
+                        is_refused: contacts.is_refused(right),
+                    }));
+                }
+            }
+            rights
         }
         #[cfg(not(feature = "kubernetes"))]
         Vec::new()

@@ -239,6 +239,74 @@ async fn a_right_that_is_missing_is_named_and_taken_up_once_it_is_granted() {
     }
 }
 
+/// The gauge of a right in the pool `p`.
+fn forbidden(group: &str, resource: &str, verb: &str) -> String {
+    format!(
+        "inpick_sidecar_kubernetes_forbidden{{group=\"{group}\",pool=\"p\",resource=\"{resource}\",verb=\"{verb}\"}}"
+    )
+}
+
+#[tokio::test]
+async fn each_right_that_is_missing_is_on_the_page_until_it_is_granted() {
+    let rights = [
+        ("", "pods"),
+        ("inference.networking.k8s.io", "inferencepools"),
+        ("inference.networking.x-k8s.io", "inferenceobjectives"),
+        ("inference.networking.x-k8s.io", "inferencemodelrewrites"),
+    ];
+    let rights = rights.into_iter().flat_map(|right| ["list", "watch"].map(|verb| (right, verb)));
+    let all: Vec<_> = rights
+        .map(async |((group, resource), verb)| {
+            let (cluster, folder) = (Cluster::start().await, tempfile::tempdir().unwrap());
+            cluster.with(|world| {
+                world.serve(OBJECTIVES);
+                world.serve(REWRITES);
+                world.put(PODS, "a", pod("10.0.0.1", "vllm"));
+                world.put(POOLS, "my", pool("vllm", &[8000], "FailOpen"));
+                world.forbidden.insert((verb, resource));
+            });
+            let running = follower(&cluster, folder.path(), "inferencepool:my").await;
+            until_metric(&running, &forbidden(group, resource, verb), |value| value == 1.0).await;
+            let page = get(running.addr(), "/metrics?families=sidecar", "").await.text();
+            let refused: Vec<_> = page
+                .lines()
+                .filter(|line| line.starts_with("inpick_sidecar_kubernetes_forbidden{") && line.ends_with(" 1"))
+                .collect();
+            assert_eq!(refused, [format!("{} 1", forbidden(group, resource, verb))]);
+            // It stays while the other verb is granted again and again.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            assert_eq!(metric(&running, &forbidden(group, resource, verb)).await, 1.0, "{verb} {resource}");
+            cluster.with(|world| world.forbidden.clear());
+            until_metric(&running, &forbidden(group, resource, verb), |value| value == 0.0).await;
+            until_addresses(&running, &["10.0.0.1:8000"]).await;
+            running.stop().await;
+        })
+        .collect();
+    futures_util::future::join_all(all).await;
+}
+
+#[tokio::test]
+async fn a_kind_that_a_cluster_does_not_have_lacks_no_right() {
+    let (cluster, folder) = (Cluster::start().await, tempfile::tempdir().unwrap());
+    cluster.with(|world| {
+        world.put(PODS, "a", pod("10.0.0.1", "vllm"));
+        world.put(POOLS, "my", pool("vllm", &[8000], "FailOpen"));
+        world.serve(REWRITES);
+        world.forbidden.insert(("list", "inferenceobjectives"));
+    });
+    let running = follower(&cluster, folder.path(), "inferencepool:my").await;
+    // The server refuses the list without a look at whether there is such a kind.
+    until_addresses(&running, &["10.0.0.1:8000"]).await;
+    let (newer, older) = ("llm-d.ai", "inference.networking.x-k8s.io");
+    let of = |group| forbidden(group, "inferenceobjectives", "list");
+    assert_eq!((metric(&running, &of(newer)).await, metric(&running, &of(older)).await), (0.0, 0.0));
+    // Once there is, the right is missing in its group.
+    cluster.with(|world| world.serve(OBJECTIVES));
+    until_metric(&running, &of(older), |value| value == 1.0).await;
+    assert_eq!(metric(&running, &of(newer)).await, 0.0);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_malformed_object_hides_no_other() {
     let (cluster, folder) = (Cluster::start().await, tempfile::tempdir().unwrap());

@@ -4,7 +4,7 @@ import json
 import re
 import unittest
 
-from files import DASHBOARDS, dashboard, generate, rules, series
+from files import DASHBOARDS, dashboard, generate, rules, series, sidecar_series
 
 # Rows and panels of the Endpoint Picker's dashboard.
 ENDPOINT_PICKERS = {
@@ -33,8 +33,9 @@ class Dashboards(unittest.TestCase):
         (board,) = [board for board in DASHBOARDS if board.title == "Inference Gateway"]
         self.assertEqual({row.title: [panel.title for panel in row.panels] for row in board.rows}, ENDPOINT_PICKERS)
 
-    def test_series_of_panels_and_rules_are_in_the_catalogue(self):
-        known = series()
+    def test_series_of_panels_and_rules_are_in_the_catalogue_or_the_sidecars_own(self):
+        known = series() | sidecar_series()
+        self.assertGreater(len(sidecar_series()), 10)
         for board in DASHBOARDS:
             for panel in board.panels():
                 for query in panel.queries:

@@ -15,6 +15,9 @@ from sources import DASHBOARDS  # noqa: E402
 
 CATALOGUE = OBSERVABILITY.parent / "catalogue" / "src" / "lib.rs"
 FAMILY = re.compile(r'^\s+\w+ = "(\w+)", (Counter|Gauge|Ratio|Histogram)\b.*?\], \w+, (Envoy|Sidecar|Both),$', re.M)
+# What the sidecar says of itself is no part of the catalogue: nobody but it publishes that.
+SIDECAR = OBSERVABILITY.parent / "metrics-sidecar" / "src" / "gauges.rs"
+SIDECAR_FAMILY = re.compile(r'Lines::new\(\s*"(inpick_sidecar_\w+)",\s*"(counter|gauge|histogram)"')
 # What a series of each kind can be called behind its family's name. Envoy's page alone has ratios in thousandths and sums in millionths.
 SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Ratio": ("", "_permille"), "Histogram": ("_bucket", "_sum", "_count", "_sum_microseconds", "_sum_millionths")}
 
@@ -44,4 +47,10 @@ def series(publishers=("Envoy", "Sidecar", "Both")):
     return {name + suffix for name, kind, publisher in found if publisher in publishers for suffix in SUFFIXES[kind]}
 
 
-__all__ = ["DASHBOARDS", "OBSERVABILITY", "alerts", "dashboard", "generate", "load", "rules", "series"]
+def sidecar_series():
+    """Every series name of the sidecar's own families."""
+    found = SIDECAR_FAMILY.findall(SIDECAR.read_text())
+    return {name + suffix for name, kind in found for suffix in SUFFIXES[kind.capitalize()]}
+
+
+__all__ = ["DASHBOARDS", "OBSERVABILITY", "alerts", "dashboard", "generate", "load", "rules", "series", "sidecar_series"]

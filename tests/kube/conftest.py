@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+import definitions
 import node
 import objects
 from cluster import Cluster
+from gateway import Envoy
+from scene import Scene
 
 REFUSED = pytest.StashKey()
 
@@ -32,14 +35,25 @@ def machine(request):
 
 
 @pytest.fixture(scope="session")
-def cluster(request):
-    """A control plane, which pods can reach where there are any, with the definitions of pools, objectives and rewrites and one node."""
+def envoy():
+    """The Envoy that tests share. It starts while the control plane does."""
     assert os.environ.get("API_SERVER"), "run it by `make test STEPS=kube`, or set API_SERVER and ENVOY"
+    with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
+        envoy = Envoy(made)
+        envoy.launch()
+        yield envoy
+        envoy.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(request, envoy):
+    """A control plane, which pods can reach where there are any, with the definitions of pools, objectives and rewrites and one node."""
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(folder, "127.0.0.1" if REFUSED in request.config.stash else node.ADDRESS)
         try:
             cluster.start()
-            cluster.install_crds()
+            for definition in [definitions.pools(), *definitions.policies(objects.POLICY_GROUP)]:
+                cluster.install(definition)
             client.CoreV1Api(cluster.api()).create_node(objects.node())
             yield cluster
         finally:
@@ -56,3 +70,12 @@ def namespace(cluster):
 def folder():
     with tempfile.TemporaryDirectory(prefix="inpick-kube-", ignore_cleanup_errors=True) as made:
         yield Path(made)
+
+
+@pytest.fixture
+def scene(cluster, namespace, folder, envoy):
+    scene = Scene(cluster, namespace, folder, envoy)
+    try:
+        yield scene
+    finally:
+        scene.stop()

@@ -1,5 +1,6 @@
 """Pods of model servers: objects in a cluster whose kubelet is the test, each with a simulated vLLM behind its address."""
 
+import itertools
 import secrets
 
 from kubernetes import client
@@ -9,8 +10,10 @@ import objects
 from gateway import ask
 from process import Process, binary, eventually
 
-# Two runs on one machine have different networks, so all can serve on the same port.
-NETWORK = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+# Two runs on one machine have different networks, and so have two fleets of a run: all can serve on the same port, and what an Envoy learned
+# of one's addresses says nothing of another's.
+RUN = secrets.randbelow(200) + 20
+NUMBERS = itertools.count(1)
 
 
 class Fleet:
@@ -20,10 +23,10 @@ class Fleet:
         self.cluster, self.namespace, self.folder = cluster, namespace, folder
         self.core = client.CoreV1Api(cluster.api())
         self.servers = {}
+        self.network = f"127.{RUN}.{next(NUMBERS)}"
 
-    @staticmethod
-    def address(number):
-        return f"{NETWORK}.{number}"
+    def address(self, number):
+        return f"{self.network}.{number}"
 
     def create(self, name, labels, annotations=None):
         """A pod that has been scheduled and has no address yet."""

@@ -1,9 +1,13 @@
-"""A sidecar that watches a cluster, and the real Envoy that serves what it writes."""
+"""A sidecar that watches a cluster, and the real Envoy that serves what it writes.
+
+An Envoy takes seconds of processor time to start, for the module is compiled, so tests share one: to it each test is a sidecar that was restarted.
+Its counters go on from test to test."""
 
 import json
 import os
 import re
-import shutil
+import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +18,8 @@ from process import Process, ROOT, binary, eventually, free_port
 
 # Envoy loads and configures the module on a busy machine.
 START_SECONDS = 60
+# The filter writes its counters every 100 ms here.
+FLUSH_SECONDS = 0.25
 
 
 def module():
@@ -50,17 +56,17 @@ def total(page, family, **labels):
 
 
 class Sidecar:
-    """The real sidecar with a service account's token, outside of a pod."""
+    """The real sidecar of an Envoy with a service account's token, outside of a pod."""
 
-    def __init__(self, folder, cluster, token, arguments, envoy_admin=None, tied=True):
+    def __init__(self, folder, cluster, token, arguments, envoy):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.token_file = self.folder / "token"
         self.token_file.write_text(token)
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port, self.metrics_port = envoy.sidecar_port, free_port()
         self.command = [
             binary("inpick"), "run", "--listen", f"127.0.0.1:{self.port}", "--metrics-listen", f"127.0.0.1:{self.metrics_port}",
-            "--envoy-admin", f"http://127.0.0.1:{envoy_admin or free_port()}", "--kubernetes-api-server", cluster.url,
+            "--envoy-admin", f"http://127.0.0.1:{envoy.admin_port}", "--kubernetes-api-server", cluster.url,
             "--kubernetes-token-file", self.token_file, "--kubernetes-ca-file", cluster.ca_file, *arguments,
         ]
         self.start()
@@ -86,20 +92,32 @@ class Sidecar:
 
 
 class Envoy:
-    """The shipped bootstrap on free ports, its pool fed by the sidecar's file."""
+    """The shipped bootstrap on free ports, its pool fed by the file of whichever sidecar listens on `sidecar_port`."""
 
-    def __init__(self, folder, sidecar_port, eds_file, admin_port, configuration=None):
+    def __init__(self, folder):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.port, self.admin_port = free_port(), admin_port
-        self.sidecar_port, self.eds_file, self.configuration = sidecar_port, Path(eds_file), configuration or {}
+        self.eds_file = self.folder / "eds" / "default.json"
+        self.eds_file.parent.mkdir(parents=True)
+        self.port, self.admin_port, self.sidecar_port = free_port(), free_port(), free_port()
+        self.process = None
+
+    def start(self):
+        """Waits until it is ready; launches it unless it runs."""
+        self.launch()
+        self.process.wait_until("Envoy is ready", lambda: ask(f"http://127.0.0.1:{self.admin_port}/ready").status == 200, START_SECONDS)
+
+    def launch(self):
+        """Begins to start it, unless it runs."""
+        if self.process is not None and self.process.running():
+            return
+        # Envoy does not start without this file.
+        subprocess.run([binary("inpick"), "eds-file", "--cluster", "pool-default", self.eds_file], check=True, timeout=START_SECONDS)
         bootstrap = self.folder / "envoy.yaml"
         bootstrap.write_text(yaml.safe_dump(self._bootstrap()))
         self.process = Process("Envoy", [
             os.environ["ENVOY"], "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn",
             "--service-node", "gateway", "--service-cluster", "inpick", "-c", bootstrap,
         ], self.folder / "envoy.log")
-        self.process.wait_until("Envoy is ready", lambda: ask(f"http://127.0.0.1:{admin_port}/ready").status == 200, START_SECONDS)
 
     def _bootstrap(self):
         tree = yaml.safe_load((ROOT / "envoy" / "standalone.yaml").read_text())
@@ -112,7 +130,7 @@ class Envoy:
         (plugin,) = [entry["typed_config"]["config"] for entry in manager["http_filters"] if entry["name"] == "inpick"]
         # An anchor of the shipped file makes both one document; they must stay equal.
         plugin["vm_config"] = service["vm_config"]
-        settings = {**json.loads(plugin["configuration"]["value"]), "metrics": {"flush_interval_ms": 100}, **self.configuration}
+        settings = {**json.loads(plugin["configuration"]["value"]), "metrics": {"flush_interval_ms": 100}}
         plugin["configuration"]["value"] = json.dumps(settings)
         pool, sidecar = tree["static_resources"]["clusters"]
         sidecar["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] = self.sidecar_port
@@ -143,27 +161,28 @@ class Envoy:
         return members
 
     def stop(self):
-        self.process.kill()
+        if self.process is not None:
+            self.process.kill()
 
 
 class Gateway:
-    """A sidecar with an Envoy behind it. `source` is what follows NAME= of the sidecar's --pool."""
+    """A sidecar with an Envoy behind it, an own one if none is given. `source` is what follows NAME= of the sidecar's --pool."""
 
-    def __init__(self, folder, cluster, token, source, arguments=(), configuration=None):
+    def __init__(self, folder, cluster, token, source, arguments=(), envoy=None):
         folder = Path(folder)
-        eds = folder / "eds"
-        shutil.rmtree(eds, ignore_errors=True)
-        eds.mkdir(parents=True)
-        self.eds_file = eds / "default.json"
-        admin_port = free_port()
+        self.is_own = envoy is None
+        self.envoy = envoy or Envoy(folder / "envoy")
+        self.eds_file = self.envoy.eds_file
+        # What the sidecar of another test wrote is nothing that this one should go on with.
+        self.eds_file.unlink(missing_ok=True)
         self.sidecar = Sidecar(folder / "sidecar", cluster, token, [
             "--pool", f"default={source}", "--pool-option", f"default=eds-file={self.eds_file}",
             "--pool-option", "default=eds-cluster=pool-default", "--metrics-endpoint-auth=false", *arguments,
-        ], admin_port)
+        ], self.envoy)
         try:
-            self.envoy = Envoy(folder / "envoy", self.sidecar.port, self.eds_file, admin_port, configuration)
+            self.envoy.start()
         except BaseException:
-            self.sidecar.stop()
+            self.stop()
             raise
 
     def page(self):
@@ -171,6 +190,33 @@ class Gateway:
         answer = self.sidecar.metrics()
         assert answer.status == 200, answer.body
         return answer.body
+
+    def priority_of(self, objective):
+        """The priority by which a request of an objective was counted. Other requests must not go through meanwhile."""
+        (before,) = eventually("all requests are counted", self._settled)
+        answer = self.envoy.chat(headers={"x-gateway-inference-objective": objective})
+        assert answer.status in (200, 503), answer.body
+
+        def counted():
+            now = self._by_priority()
+            return [priority for priority, count in now.items() if count > before.get(priority, 0)]
+
+        (priority,) = eventually("the request is counted", counted)
+        return int(priority)
+
+    def _settled(self):
+        before = self._by_priority()
+        time.sleep(FLUSH_SECONDS)
+        # In a list, since none may have been counted yet.
+        return [before] if self._by_priority() == before else None
+
+    def _by_priority(self):
+        lines = [line for line in self.page().splitlines() if line.startswith("inference_objective_request_total{")]
+        counts = {}
+        for line in lines:
+            priority = re.search(r'priority="([^"]*)"', line).group(1)
+            counts[priority] = counts.get(priority, 0) + float(line.rsplit(" ", 1)[1])
+        return counts
 
     def wait_for_members(self, expected, patience=30):
         """Waits until Envoy's cluster has just these members: addresses, or a dict with the metadata of each."""
@@ -187,5 +233,6 @@ class Gateway:
             ) from None
 
     def stop(self):
-        self.envoy.stop()
+        if self.is_own:
+            self.envoy.stop()
         self.sidecar.stop()

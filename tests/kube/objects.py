@@ -4,6 +4,9 @@ from kubernetes import client
 
 POOL_GROUP = "inference.networking.k8s.io"
 POLICY_GROUP = "inference.networking.x-k8s.io"
+# The group that counts where both are there.
+NEWER_POLICY_GROUP = "llm-d.ai"
+POLICY_VERSION = "v1alpha2"
 RBAC_GROUP = "rbac.authorization.k8s.io"
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 NODE = "node-1"
@@ -20,18 +23,18 @@ def pool(name, selector, ports, failure_mode="FailOpen"):
     }
 
 
-def objective(name, pool_name, priority):
+def objective(name, pool_name, priority, group=POLICY_GROUP):
     return {
-        "apiVersion": f"{POLICY_GROUP}/v1alpha2", "kind": "InferenceObjective", "metadata": {"name": name},
+        "apiVersion": f"{group}/{POLICY_VERSION}", "kind": "InferenceObjective", "metadata": {"name": name},
         "spec": {"priority": priority, "poolRef": {"name": pool_name}},
     }
 
 
-def rewrite(name, pool_name, model, target):
+def rewrite(name, pool_name, model, target, group=POLICY_GROUP):
     """An InferenceModelRewrite of one model to another."""
     rule = {"matches": [{"model": {"type": "Exact", "value": model}}], "targets": [{"modelRewrite": target}]}
     return {
-        "apiVersion": f"{POLICY_GROUP}/v1alpha2", "kind": "InferenceModelRewrite", "metadata": {"name": name},
+        "apiVersion": f"{group}/{POLICY_VERSION}", "kind": "InferenceModelRewrite", "metadata": {"name": name},
         "spec": {"poolRef": {"name": pool_name}, "rules": [rule]},
     }
 

@@ -1,6 +1,7 @@
 """The Services of a cluster as a node serves them: a connection to a Service's address goes to one of its ready endpoints."""
 
 import asyncio
+import contextlib
 import random
 import threading
 
@@ -22,7 +23,7 @@ class ServiceProxy:
         self.address = service.spec.cluster_ip
         self.ports = {port.name: port.port for port in service.spec.ports}
         self.targets = {}
-        self.loop = asyncio.new_event_loop()
+        self.loop = self.serving = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.listening = threading.Event()
 
@@ -33,18 +34,18 @@ class ServiceProxy:
         return self
 
     def stop(self):
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self.serving.cancel)
         self.thread.join(10)
 
     def url(self, port):
         return f"http://{self.address}:{self.ports[port]}"
 
     def _run(self):
-        asyncio.set_event_loop(self.loop)
-        self.loop.create_task(self._serve())
-        self.loop.run_forever()
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._serve())
 
     async def _serve(self):
+        self.loop, self.serving = asyncio.get_running_loop(), asyncio.current_task()
         for name, port in self.ports.items():
             await asyncio.start_server(lambda reader, writer, name=name: self._connect(name, reader, writer), self.address, port)
         self.listening.set()

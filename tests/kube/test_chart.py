@@ -1,5 +1,5 @@
-"""The chart, installed by helm into a real API server, its pods run by a kubelet of the tests' own from what they say: traffic
-through its Service, each request counted, while models and the gateway itself are replaced."""
+"""The chart in each of its shapes, installed by helm into a real API server, its pods run by a kubelet of the tests' own from what they say:
+traffic through its Service, each request counted, while models and the gateway itself are replaced."""
 
 import base64
 import os
@@ -63,10 +63,10 @@ def models(name, replicas, version="1"):
 
 
 class Release:
-    """The chart, installed; its pods run."""
+    """The chart, installed in a shape; its pods run."""
 
-    def __init__(self, cluster, namespace, folder):
-        self.cluster, self.namespace, self.folder = cluster, namespace, folder
+    def __init__(self, cluster, namespace, folder, shape):
+        self.cluster, self.namespace, self.folder, self.shape = cluster, namespace, folder, shape
         self.apps, self.core = client.AppsV1Api(cluster.api()), client.CoreV1Api(cluster.api())
         self.kubeconfig = folder / "kubeconfig"
         self.kubeconfig.write_text(cluster.kubeconfig(cluster.admin_token, namespace))
@@ -76,7 +76,7 @@ class Release:
 
     def helm(self, *arguments):
         values = self.folder / "values.yaml"
-        values.write_text(yaml.safe_dump(VALUES))
+        values.write_text(yaml.safe_dump({**VALUES, "inpick": {**VALUES["inpick"], "shape": self.shape}}))
         command = ["helm", "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments, "--values", values]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE * 2)
         assert done.returncode == 0, done.stderr
@@ -124,11 +124,11 @@ class Release:
         self.kubelet.stop()
 
 
-@pytest.fixture(scope="module")
-def release(cluster, machine, tmp_path_factory):
+@pytest.fixture(scope="module", params=["sidecar", "embedded"])
+def release(request, cluster, machine, tmp_path_factory):
     namespace = cluster.namespace()
     folder = tmp_path_factory.mktemp("release")
-    release = Release(cluster, namespace, folder)
+    release = Release(cluster, namespace, folder, request.param)
     try:
         release.apps.create_namespaced_deployment(namespace, models("vllm", 3))
         release.helm("install", RELEASE, CHART)
@@ -145,6 +145,15 @@ def chat(release):
     release.chats += 1
     body = {"model": objects.MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
     return ask(f"{release.proxy.url('http')}/v1/chat/completions", body)
+
+
+def test_the_gateway_has_the_containers_of_its_shape(release):
+    pods = release.core.list_namespaced_pod(release.namespace, label_selector=f"app.kubernetes.io/instance={RELEASE}").items
+    assert len(pods) == 2
+    for pod in pods:
+        lasting = [container.name for container in pod.spec.init_containers or [] if container.restart_policy == "Always"]
+        lasting += [container.name for container in pod.spec.containers]
+        assert lasting == (["inpick", "envoy"] if release.shape == "sidecar" else ["envoy"])
 
 
 def test_a_first_request_is_answered_and_a_first_scrape_needs_a_token(release):

@@ -1,77 +1,13 @@
 """The pool as Envoy has it follows the cluster: a real API server, the real sidecar, the real Envoy, simulated model servers."""
 
 import signal
-import threading
 import time
 
-import pytest
-from kubernetes import client
-
 import objects
-from fleet import Fleet
 from gateway import Gateway, total
 from process import PATIENCE, eventually
+from scene import LABELS
 from streams import Clients
-
-LABELS = {"app": "vllm"}
-READS = [
-    objects.rule([""], ["pods"], ["list", "watch"]),
-    objects.rule([objects.POOL_GROUP], ["inferencepools"], ["list", "watch"]),
-    objects.rule([objects.POLICY_GROUP], ["inferenceobjectives", "inferencemodelrewrites"], ["list", "watch"]),
-]
-
-
-class Scene:
-    """A namespace with a pool, the account that may watch it, and model servers."""
-
-    def __init__(self, cluster, namespace, folder):
-        self.cluster, self.namespace, self.folder = cluster, namespace, folder
-        self.objects = client.CustomObjectsApi(cluster.api())
-        self.fleet = Fleet(cluster, namespace, folder)
-        self.gateways = []
-        rbac = client.RbacAuthorizationV1Api(cluster.api())
-        rbac.create_namespaced_role(namespace, objects.role("Role", "picker", READS))
-        rbac.create_namespaced_role_binding(namespace, objects.role_binding("Role", "picker", "default", namespace))
-        self.create("inferencepools", objects.pool("models", LABELS, [8000]))
-
-    @staticmethod
-    def _version(plural):
-        return (objects.POOL_GROUP, "v1") if plural == "inferencepools" else (objects.POLICY_GROUP, "v1alpha2")
-
-    def create(self, plural, body):
-        self.objects.create_namespaced_custom_object(*self._version(plural), self.namespace, plural, body)
-
-    def patch(self, plural, name, body):
-        self.objects.patch_namespaced_custom_object(*self._version(plural), self.namespace, plural, name, body)
-
-    def delete(self, plural, name):
-        self.objects.delete_namespaced_custom_object(*self._version(plural), self.namespace, plural, name)
-
-    def gateway(self, source=None, arguments=(), configuration=None):
-        source = source or f"inferencepool:{self.namespace}/models"
-        token = self.cluster.token(self.namespace, "default")
-        folder = self.folder / f"gateway-{len(self.gateways)}"
-        gateway = Gateway(folder, self.cluster, token, source, arguments, configuration)
-        self.gateways.append(gateway)
-        return gateway
-
-    def member(self, name, number, port=8000):
-        """A member of Envoy's cluster, with what is said of it."""
-        return {f"{Fleet.address(number)}:{port}": {"pod": name, "namespace": self.namespace}}
-
-    def stop(self):
-        for gateway in self.gateways:
-            gateway.stop()
-        self.fleet.stop()
-
-
-@pytest.fixture
-def scene(cluster, namespace, folder):
-    scene = Scene(cluster, namespace, folder)
-    try:
-        yield scene
-    finally:
-        scene.stop()
 
 
 class Traffic(Clients):
@@ -108,6 +44,7 @@ def test_pods_come_become_ready_end_and_move(scene):
     gateway.wait_for_members(scene.member("a", 1))
     scene.fleet.report("b", 2)
     gateway.wait_for_members({**scene.member("a", 1), **scene.member("b", 2)})
+    counted = total(gateway.page(), "inference_objective_request_total") or 0
     with Traffic(gateway) as traffic:
         eventually("both serve", lambda: {"a", "b"} <= traffic.pods)
         # It serves to its end, and gets nothing new from the moment that it is to end.
@@ -123,7 +60,7 @@ def test_pods_come_become_ready_end_and_move(scene):
         scene.fleet.report("a", 5)
         gateway.wait_for_members({**scene.member("a", 5), **scene.member("b", 4)})
     assert len(traffic.statuses) > 10 and not traffic.failed()
-    eventually("each is counted", lambda: total(gateway.page(), "inference_objective_request_total") == len(traffic.statuses))
+    eventually("each is counted", lambda: total(gateway.page(), "inference_objective_request_total") - counted == len(traffic.statuses))
 
 
 def test_a_pod_that_changes_its_labels_enters_and_leaves(scene):
@@ -188,22 +125,34 @@ def away(gateway):
 
 
 def test_the_api_server_is_killed_and_returns_under_traffic(scene):
+    """One gateway runs all the time, and one starts meanwhile."""
     for number, name in enumerate("abc", 1):
         scene.fleet.add(name, number, LABELS)
     gateway = scene.gateway()
     everyone = {**scene.member("a", 1), **scene.member("b", 2), **scene.member("c", 3)}
     gateway.wait_for_members(everyone)
     assert away(gateway) == 0
+    token = scene.cluster.token(scene.namespace, "default")
     with Traffic(gateway) as traffic:
         scene.cluster.server.kill()
-        eventually("the gauge says that it is away", lambda: away(gateway) > 1)
-        # The last list stands.
-        assert gateway.envoy.members() == everyone
-        scene.cluster.start_server()
+        try:
+            late = Gateway(scene.folder / "late", scene.cluster, token, f"inferencepool:{scene.namespace}/models")
+            scene.gateways.append(late)
+            # Envoy runs: an empty file was there before anything else.
+            assert late.envoy.members() == {}
+            assert not late.sidecar.ready()
+            eventually("the gauge says that it is away", lambda: away(gateway) > 1)
+            # The last list stands.
+            assert gateway.envoy.members() == everyone
+        finally:
+            scene.cluster.start_server()
         scene.fleet.add("d", 4, LABELS)
-        gateway.wait_for_members({**everyone, **scene.member("d", 4)}, 60)
-        eventually("the watch is back", lambda: away(gateway) == 0)
+        everyone.update(scene.member("d", 4))
+        for each in (gateway, late):
+            each.wait_for_members(everyone, 60)
+            eventually("the watch is back", lambda: away(each) == 0)
         eventually("the new pod serves", lambda: "d" in traffic.pods)
+        eventually("the late sidecar is ready", late.sidecar.ready)
     assert not traffic.failed()
 
 
@@ -220,29 +169,15 @@ def test_a_revision_that_is_gone_is_listed_anew(scene):
         scene.fleet.add("c", 3, LABELS)
         for round_number in range(20):
             scene.fleet.core.patch_namespaced_pod("b", scene.namespace, {"metadata": {"annotations": {"round": str(round_number)}}})
-        scene.cluster.compact()
+        before = scene.cluster.compact()
         scene.cluster.restart_server()
-        scene.cluster.compact()
+        # etcd has what the server that was killed wrote.
+        assert scene.fleet.core.read_namespaced_pod("b", scene.namespace).metadata.annotations == {"round": "19"}
+        assert scene.cluster.compact() >= before
     finally:
         gateway.sidecar.process.signal(signal.SIGCONT)
     gateway.wait_for_members({**scene.member("b", 2), **scene.member("c", 3)}, 60)
     assert gateway.envoy.chat().status == 200
-
-
-def test_the_sidecar_starts_while_the_api_server_is_away(scene):
-    scene.fleet.add("a", 1, LABELS)
-    token = scene.cluster.token(scene.namespace, "default")
-    scene.cluster.server.kill()
-    try:
-        gateway = Gateway(scene.folder / "late", scene.cluster, token, f"inferencepool:{scene.namespace}/models")
-        scene.gateways.append(gateway)
-        # Envoy runs: an empty file was there before anything else.
-        assert gateway.envoy.members() == {}
-        assert not gateway.sidecar.ready()
-    finally:
-        scene.cluster.start_server()
-    gateway.wait_for_members(scene.member("a", 1), 60)
-    eventually("the sidecar is ready", gateway.sidecar.ready)
 
 
 def test_a_restarted_sidecar_finds_its_pool_again(scene):
@@ -259,53 +194,50 @@ def test_a_restarted_sidecar_finds_its_pool_again(scene):
 
 
 def test_objectives_and_rewrites_count_without_a_restart(scene):
-    scene.fleet.add("a", 1, LABELS, arguments=["--served-model-name", "base,tuned"])
+    scene.fleet.add("a", 1, LABELS, arguments=["--served-model-name", f"{objects.MODEL},base,tuned"])
     gateway = scene.gateway()
     gateway.wait_for_members(scene.member("a", 1))
 
-    def priority_counted(priority):
-        headers = {"x-gateway-inference-objective": "batch"}
-        assert gateway.envoy.chat("base", headers).status == 200
-        return total(gateway.page(), "inference_objective_request_total", priority=str(priority))
+    def wait_for_priority(priority):
+        eventually(f"the priority is {priority}", lambda: gateway.priority_of("batch") == priority)
 
     scene.create("inferenceobjectives", objects.objective("batch", "models", -7))
     scene.create("inferenceobjectives", objects.objective("elsewhere", "another-pool", 99))
-    eventually("the objective counts", lambda: priority_counted(-7))
+    wait_for_priority(-7)
+    assert gateway.priority_of("elsewhere") == 0
     scene.patch("inferenceobjectives", "batch", {"spec": {"priority": 3}})
-    eventually("its change counts", lambda: priority_counted(3))
+    wait_for_priority(3)
     scene.delete("inferenceobjectives", "batch")
-    eventually("without it the priority is zero", lambda: priority_counted(0))
+    wait_for_priority(0)
     assert gateway.envoy.chat("alias").status == 404
     scene.create("inferencemodelrewrites", objects.rewrite("alias", "models", "alias", "base"))
     eventually("the rewrite counts", lambda: gateway.envoy.chat("alias").status == 200)
     target = {"spec": {"rules": [{"matches": [{"model": {"value": "alias"}}], "targets": [{"modelRewrite": "tuned"}]}]}}
     scene.patch("inferencemodelrewrites", "alias", target)
-    eventually("its change counts", lambda: total(gateway.page(), "inference_objective_request_total", target_model_name="tuned") is not None
+    eventually("its change counts", lambda: total(gateway.page(), "inference_objective_request_total", target_model_name="tuned")
                or (gateway.envoy.chat("alias") and False))
     scene.delete("inferencemodelrewrites", "alias")
     eventually("without it the model is unknown", lambda: gateway.envoy.chat("alias").status == 404)
 
 
 def test_a_thousand_pods_fit(scene):
-    """Memory of the sidecar that watches 1 000 pods. Nobody answers at their addresses."""
-    gateway = scene.gateway("pods:app=many:8000", ["--pool-option", f"default=namespace={scene.namespace}", "--poll-interval", "5s"])
+    """Memory of the sidecar that watches 1 000 pods as the API server keeps them. Nobody answers at their addresses."""
     count = 1000
-    pods = f"/api/v1/namespaces/{scene.namespace}/pods"
+    scene.fleet.create("many-0", {"app": "many"})
+    scene.fleet.report("many-0", 1)
+    addresses = [f"127.250.{number // 250}.{number % 250 + 1}" for number in range(1, count)]
+    scene.cluster.copy_pod(scene.namespace, "many-0", [(f"many-{number}", address) for number, address in enumerate(addresses, 1)])
+    # An Envoy of its own, for it keeps something of every endpoint that it has known.
+    gateway = scene.gateway(
+        "pods:app=many:8000", ["--pool-option", f"default=namespace={scene.namespace}", "--poll-interval", "5s"], has_own_envoy=True,
+    )
 
-    def make(numbers):
-        with scene.cluster.session() as session:
-            for number in numbers:
-                name, address = f"many-{number}", f"127.250.{number // 250}.{number % 250 + 1}"
-                spec = {"nodeName": objects.NODE, "containers": [{"name": "vllm", "image": "vllm-sim"}]}
-                session.send("POST", pods, {"metadata": {"name": name, "labels": {"app": "many"}}, "spec": spec})
-                session.send("PATCH", f"{pods}/{name}/status", objects.pod_status(address))
+    def wait_for(number):
+        eventually(f"{number} are members", lambda: len(gateway.envoy.members()) == number, PATIENCE * 2, pause=0.3)
 
-    makers = [threading.Thread(target=make, args=(range(start, count, 8),)) for start in range(8)]
-    for maker in makers:
-        maker.start()
-    for maker in makers:
-        maker.join(PATIENCE * 3)
-    eventually("all are members", lambda: len(gateway.envoy.members()) == count, PATIENCE * 2, pause=0.5)
+    wait_for(count)
+    scene.fleet.report("many-0", 1, ready=False)
+    wait_for(count - 1)
     resident = gateway.sidecar.process.resident_bytes()
     print(f"sidecar with {count} pods: {resident / 2**20:.1f} MiB resident")
     # The limit of the chart's container is 256 MiB.

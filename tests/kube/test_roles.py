@@ -1,13 +1,15 @@
-"""The chart's roles are enough, and no more: without a verb of them something is missing. The verb watch of objectives and rewrites is the
-one whose loss does not show: they are listed again every few seconds, so a change only comes later."""
+"""The chart's roles are enough, and no more: without a verb of them something is missing, and the metrics page names it. Without the verb watch of
+objectives and rewrites nothing else does: they are listed again every few seconds, so a change only comes later."""
 
+import itertools
+import re
 import subprocess
-import time
 
 import pytest
 import yaml
 from kubernetes import client
 
+import definitions
 import objects
 from fleet import Fleet
 from gateway import Gateway, ask, total
@@ -16,10 +18,7 @@ from process import ROOT, eventually
 RELEASE, ACCOUNT = "my", "my-epp"
 LABELS = {"app": "vllm"}
 PRIORITY = -7
-# The filter writes its counters every 100 ms in these tests.
-FLUSH_SECONDS = 0.4
-# What shall not happen would have happened by then.
-SETTLED_SECONDS = 3
+POLICIES = ("inferenceobjectives", "inferencemodelrewrites")
 
 
 def rendered(namespace):
@@ -51,7 +50,7 @@ def without(rules, group, resource, verb):
 class Account:
     """The chart's account with its roles, a gateway that runs as it, and a pod."""
 
-    def __init__(self, cluster, namespace, folder):
+    def __init__(self, cluster, namespace, folder, envoy):
         self.cluster, self.namespace = cluster, namespace
         self.rbac, self.reviews = client.RbacAuthorizationV1Api(cluster.api()), client.AuthorizationV1Api(cluster.api())
         core = client.CoreV1Api(cluster.api())
@@ -60,22 +59,34 @@ class Account:
         for role in self.roles:
             self.rbac.create_namespaced_role(namespace, objects.role("Role", role["metadata"]["name"], role["rules"]))
             self.rbac.create_namespaced_role_binding(namespace, objects.role_binding("Role", role["metadata"]["name"], ACCOUNT, namespace))
-        create = client.CustomObjectsApi(cluster.api()).create_namespaced_custom_object
-        create(objects.POOL_GROUP, "v1", namespace, "inferencepools", objects.pool(RELEASE, LABELS, [8000]))
-        create(objects.POLICY_GROUP, "v1alpha2", namespace, "inferenceobjectives", objects.objective("batch", RELEASE, PRIORITY))
-        create(objects.POLICY_GROUP, "v1alpha2", namespace, "inferencemodelrewrites", objects.rewrite("alias", RELEASE, "alias", objects.MODEL))
-        self.prioritised = 0
+        self.objects = client.CustomObjectsApi(cluster.api())
+        self._create("inferencepools", objects.pool(RELEASE, LABELS, [8000]))
+        self.group, self.served = None, {"": ("pods",), objects.POOL_GROUP: ("inferencepools",)}
+        self.serve(objects.POLICY_GROUP)
+        self.numbers = itertools.count(100)
         self.fleet = Fleet(cluster, namespace, folder)
         self.fleet.add("a", 1, LABELS)
         token = cluster.token(namespace, ACCOUNT)
-        self.gateway = Gateway(folder / "gateway", cluster, token, f"inferencepool:{namespace}/{RELEASE}")
+        self.gateway = Gateway(folder / "gateway", cluster, token, f"inferencepool:{namespace}/{RELEASE}", envoy=envoy)
+
+    def _create(self, plural, body):
+        group, version = body["apiVersion"].split("/")
+        self.objects.create_namespaced_custom_object(group, version, self.namespace, plural, body)
+
+    def serve(self, group):
+        """An objective and a rewrite in a group that the cluster serves, and none in another: without a right to the newer, the older counts."""
+        for plural in POLICIES if self.group else ():
+            self.objects.delete_collection_namespaced_custom_object(self.group, objects.POLICY_VERSION, self.namespace, plural)
+        self.group = group
+        self.served[group] = POLICIES
+        self._create("inferenceobjectives", objects.objective("batch", RELEASE, PRIORITY, group))
+        self._create("inferencemodelrewrites", objects.rewrite("alias", RELEASE, "alias", objects.MODEL, group))
 
     def verbs(self):
         """Each (group, resource, verb) of the roles whose kind this cluster serves."""
-        served = {"": {"pods"}, objects.POOL_GROUP: {"inferencepools"}, objects.POLICY_GROUP: {"inferenceobjectives", "inferencemodelrewrites"}}
         return [
             (group, resource, verb) for role in self.roles for rule in role["rules"] for group in rule["apiGroups"]
-            for resource in rule["resources"] if resource in served.get(group, ()) for verb in rule["verbs"]
+            for resource in rule["resources"] if resource in self.served.get(group, ()) for verb in rule["verbs"]
         ]
 
     def allow(self, taken=None):
@@ -98,14 +109,15 @@ class Account:
     def away(self, resource):
         return total(self.gateway.page(), "inpick_sidecar_kubernetes_away_seconds", resource=resource)
 
+    def refused(self):
+        """Each (group, resource, verb) that the metrics page says is forbidden."""
+        pattern = r'inpick_sidecar_kubernetes_forbidden\{group="([^"]*)",pool="default",resource="([^"]*)",verb="([^"]*)"\} 1'
+        return re.findall(pattern, self.gateway.page())
+
     def works(self, resource):
         """Whether what the cluster says by this kind of object is so in the gateway."""
         if resource == "inferenceobjectives":
-            assert self.gateway.envoy.chat(headers={"x-gateway-inference-objective": "batch"}).status in (200, 503)
-            time.sleep(FLUSH_SECONDS)
-            # The counter only grows, so what counts is whether this request is in it.
-            before, self.prioritised = self.prioritised, total(self.gateway.page(), "inference_objective_request_total", priority=str(PRIORITY)) or 0
-            return self.prioritised > before
+            return self.gateway.priority_of("batch") == PRIORITY
         if resource == "inferencemodelrewrites":
             return self.gateway.envoy.chat("alias").status == 200
         return bool(self.gateway.envoy.members())
@@ -115,19 +127,44 @@ class Account:
         text = self.gateway.sidecar.process.log.read_text()[self.logged:] + ask(f"http://127.0.0.1:{self.gateway.sidecar.port}/readyz").body
         return f"the right to {verb} {resource} is missing" in text
 
-    def restart(self):
+    def restart(self, resource):
+        """Starts the sidecar anew, and waits until the gateway has what this one knows, be it nothing of that resource."""
         self.gateway.sidecar.stop()
         self.logged = len(self.gateway.sidecar.process.log.read_text())
         self.gateway.eds_file.unlink(missing_ok=True)
+        number, other = next(self.numbers), POLICIES[resource == POLICIES[0]]
+        if other == "inferenceobjectives":
+            self._create(other, objects.objective(f"newest-{number}", RELEASE, number, self.group))
+        else:
+            self._create(other, objects.rewrite(f"newest-{number}", RELEASE, f"newest-{number}", objects.MODEL, self.group))
         self.gateway.sidecar.start()
+        if resource in ("pods", "inferencepools"):
+            return
+        eventually("the pool is known", lambda: self.works("pods"))
+        eventually("it serves", lambda: self.gateway.envoy.chat().status == 200)
+        if other == "inferenceobjectives":
+            eventually("the newest objective counts", lambda: self.gateway.priority_of(f"newest-{number}") == number)
+        else:
+            eventually("the newest rewrite counts", lambda: self.gateway.envoy.chat(f"newest-{number}").status == 200)
 
-    def wait_until_settled(self, resource):
-        """Waits until the pool is known, where it can be, and some time more."""
-        if resource not in ("pods", "inferencepools"):
-            eventually("the pool is known", lambda: self.works("pods"))
-            eventually("it serves", lambda: self.gateway.envoy.chat().status == 200)
-        time.sleep(SETTLED_SECONDS)
-        self.works("inferenceobjectives")
+    def wait_until_all_work(self):
+        self.gateway.wait_for_members({f"{self.fleet.address(1)}:8000": {"pod": "a", "namespace": self.namespace}})
+        resources = {resource for _, resource, _ in self.verbs()}
+        eventually("every watch stands", lambda: all(self.away(resource) == 0 for resource in resources))
+        for resource in resources:
+            eventually(f"{resource} work", lambda: self.works(resource))
+        eventually("nothing is forbidden", lambda: not self.refused())
+
+    def try_without(self, taken):
+        """What is missing without one verb, and what says so."""
+        group, resource, verb = taken
+        self.allow(taken)
+        self.restart(resource)
+        eventually(f"the page says that {taken} is missing, and no other", lambda: self.refused() == [taken])
+        eventually(f"the log says that {taken} is missing", lambda: self.says(resource, verb))
+        # With a list alone it knows what is there and does not hear of changes.
+        if verb == "list":
+            assert not self.works(resource), f"{resource} work without {taken}"
 
     def stop(self):
         self.gateway.stop()
@@ -135,42 +172,39 @@ class Account:
 
 
 @pytest.fixture
-def account(cluster, namespace, folder):
-    account = Account(cluster, namespace, folder)
+def account(cluster, namespace, folder, envoy):
+    account = Account(cluster, namespace, folder, envoy)
     try:
         yield account
     finally:
         account.stop()
+        if objects.NEWER_POLICY_GROUP in account.served:
+            for definition in definitions.policies(objects.NEWER_POLICY_GROUP):
+                cluster.uninstall(definition)
 
 
 def test_the_roles_are_enough_and_no_more(account):
-    address = f"{Fleet.address(1)}:8000"
     verbs = account.verbs()
-    assert {resource for _, resource, _ in verbs} == {"pods", "inferencepools", "inferenceobjectives", "inferencemodelrewrites"}
-    resources = {resource for _, resource, _ in verbs}
-    account.gateway.wait_for_members({address: {"pod": "a", "namespace": account.namespace}})
-    eventually("every watch stands", lambda: all(account.away(resource) == 0 for resource in resources))
-    for resource in resources:
-        eventually(f"{resource} work", lambda: account.works(resource))
+    assert {resource for _, resource, _ in verbs} == {"pods", "inferencepools", *POLICIES}
+    account.wait_until_all_work()
     for taken in verbs:
-        _, resource, verb = taken
-        if verb == "watch" and resource not in ("pods", "inferencepools"):
-            continue
-        account.allow(taken)
-        account.restart()
-        # Objectives and rewrites are optional: where they cannot be listed they count as absent, and nothing is said.
-        if resource in ("pods", "inferencepools"):
-            eventually(f"it says that {taken} is missing", lambda: account.says(resource, verb))
-        # With a list alone it knows what is there and does not hear of changes.
-        if verb == "list":
-            account.wait_until_settled(resource)
-            assert not account.works(resource), f"{resource} work without {taken}"
+        account.try_without(taken)
     account.allow()
-    account.restart()
-    account.gateway.wait_for_members({address: {"pod": "a", "namespace": account.namespace}})
-    eventually("every watch stands again", lambda: all(account.away(resource) == 0 for resource in resources))
-    for resource in resources:
-        eventually(f"{resource} work again", lambda: account.works(resource))
+    account.restart(POLICIES[0])
+    account.wait_until_all_work()
+    # The group that counts once it is there.
+    for definition in definitions.policies(objects.NEWER_POLICY_GROUP):
+        account.cluster.install(definition)
+    account.serve(objects.NEWER_POLICY_GROUP)
+    newer = [right for right in account.verbs() if right[0] == objects.NEWER_POLICY_GROUP]
+    assert len(newer) == 4
+    account.restart(POLICIES[0])
+    account.wait_until_all_work()
+    for taken in newer:
+        account.try_without(taken)
+    # A right that is given while the sidecar runs is used.
+    account.allow()
+    account.wait_until_all_work()
 
 
 def test_the_roles_have_no_verb_beside_those_that_are_tried(cluster, namespace):

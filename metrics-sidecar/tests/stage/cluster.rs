@@ -85,6 +85,19 @@ impl World {
         self.served.insert(path.to_owned());
     }
 
+    /// Whether a path asks which kinds a version of a group has.
+    fn discovers(path: &str) -> bool {
+        path.strip_prefix("/apis/").is_some_and(|rest| rest.split('/').count() == 2)
+    }
+
+    /// The kinds of the version of a group at a path; `None`: it is no such path, or has no kind.
+    fn kinds(&self, path: &str) -> Option<Vec<&str>> {
+        let under = format!("{path}/");
+        let served = self.served.iter().filter(|served| Self::discovers(path) && served.starts_with(&under));
+        let kinds: Vec<_> = served.filter_map(|served| served.rsplit('/').next()).collect();
+        (!kinds.is_empty()).then_some(kinds)
+    }
+
     /// Forgets what was before now, and ends all watches.
     pub fn compact(&mut self) {
         self.oldest = self.version;
@@ -209,7 +222,9 @@ fn respond(world: &mut World, request: &Request<Incoming>) -> Response<Body> {
         .collect();
     let is_watch = query.get("watch").is_some_and(|value| value == "true");
     let verb = if is_watch { "watch" } else { "list" };
-    world.requests.push(format!("{verb} {plural}"));
+    if !World::discovers(&path) {
+        world.requests.push(format!("{verb} {plural}"));
+    }
     if request.method() != "GET" {
         world.complaints.push(format!("{} {path}", request.method()));
     }
@@ -221,6 +236,19 @@ fn respond(world: &mut World, request: &Request<Incoming>) -> Response<Body> {
             "{plural} is forbidden: User \"system:serviceaccount:ns:my\" cannot {verb} resource \"{plural}\" in API group \"\" in the namespace \"ns\""
         );
         return status(403, "Forbidden", &message);
+    }
+    if let Some(kinds) = world.kinds(&path) {
+        let resources: Vec<Value> = kinds
+            .iter()
+            .map(|kind| json!({"name": kind, "singularName": "", "namespaced": true, "kind": "Kind", "verbs": ["list", "watch"]}))
+            .collect();
+        let group = path.trim_start_matches("/apis/");
+        let list =
+            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources});
+        return Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(list.to_string()))
+            .unwrap();
     }
     if !world.served.contains(&path) {
         let text = "404 page not found\n";
