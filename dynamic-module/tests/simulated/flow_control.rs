@@ -48,7 +48,7 @@ fn sidecar() -> (impl FnMut(&Callout) -> CalloutAnswer + 'static, Rc<Cell<u64>>)
         let is_busy = generation < IDLE;
         for load in &mut snapshot.loads.endpoints {
             let (running, waiting) = if is_busy { (SLOTS, generation as u32) } else { (0, 0) };
-            *load = Load { state: State::Fresh, running: Some(running), waiting: Some(waiting), ..load.clone() };
+            *load = Load { state: State::Fresh, running: Some(running), waiting: Some(waiting), ..*load };
         }
         snapshot
     }
