@@ -83,6 +83,8 @@ class PodRun:
         self.folder = kubelet.folder / f"{number}-{self.name}"
         self.ending = threading.Event()
         self.containers, self.helpers, self.ready = {}, [], None
+        # What each container's readiness probe said: whether it passes, when it is due again, and its failures in a row.
+        self.probed = {}
         self.sidecars = []
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -224,12 +226,23 @@ class PodRun:
     def _live(self):
         """Until the pod is to end: tells the API server whether it is ready."""
         while not self.ending.wait(LOOK_SECONDS):
-            ready = all(self._probe(spec, "readinessProbe") for spec in self._specs())
+            ready = all([self._is_ready(spec) for spec in self._specs()])
             if ready != self.ready:
                 self._report(ready)
             for container in self.containers.values():
                 if not container.process.running():
                     raise AssertionError(f"{self.name}: {container.name} ended with {container.process.child.returncode}:\n{container.process.said()}")
+
+    def _is_ready(self, spec):
+        """Looks more often than the probe says until it passes, and then as often, and takes as many failures in a row for one."""
+        probe, now = spec.get("readinessProbe") or {}, time.monotonic()
+        passed, due, failures = self.probed.get(spec["name"], (False, now, 0))
+        if passed and now < due:
+            return True
+        failures = 0 if self._probe(spec, "readinessProbe") else failures + 1
+        passed = failures < (probe.get("failureThreshold", 3) if passed else 1)
+        self.probed[spec["name"]] = passed, now + probe.get("periodSeconds", 10), failures
+        return passed
 
     def _report(self, ready, message=None):
         self.ready = ready
