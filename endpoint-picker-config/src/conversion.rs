@@ -8,8 +8,9 @@ use endpoint_picker::config::Fields;
 use endpoint_picker::scheduling::{Picker, Scorer};
 use serde_json::{Map, Value, json};
 
+use crate::flow_control::{self, Surroundings};
 use crate::parameters::{Parameters, check_picker, check_scorer, read_saturation};
-use crate::plugin_types::{ONE_PROFILE, ROLES, Treatment, treatment};
+use crate::plugin_types::{ONE_PROFILE, QUEUE, ROLES, Treatment, treatment};
 
 /// The versions under which the document was published, by the projects that it belonged to.
 const API_VERSIONS: [&str; 2] = ["llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"];
@@ -79,6 +80,8 @@ struct Reader {
     order: Vec<String>,
     /// Names that profiles refer to.
     in_profiles: BTreeSet<String>,
+    /// The gate of flow control is open.
+    queues: bool,
     errors: Vec<String>,
     notes: Vec<String>,
 }
@@ -88,6 +91,7 @@ impl Reader {
         let mut root = Fields::of(document, "", &mut self.errors);
         self.constant(&mut root, "apiVersion", &API_VERSIONS);
         self.constant(&mut root, "kind", &[KIND]);
+        self.feature_gates(&mut root);
         for (path, plugin) in root.list("plugins", &mut self.errors).unwrap_or_default() {
             self.declare(&path, plugin);
         }
@@ -95,8 +99,13 @@ impl Reader {
         if let Some(scheduling) = self.profiles(&mut root) {
             made.insert("scheduling".into(), scheduling);
         }
-        self.feature_gates(&mut root);
-        let saturation = self.saturation(&mut root);
+        let flow = root.object(FLOW_CONTROL, &mut self.errors);
+        let (saturation, flow) = self.saturation(&mut root, flow);
+        if self.queues {
+            made.insert("flow_control".into(), self.flow_control(flow, &saturation).into());
+        } else if let Some(flow) = flow {
+            self.closed_flow_control(flow);
+        }
         if !saturation.is_empty() {
             made.insert("saturation".into(), saturation.into());
         }
@@ -137,7 +146,13 @@ impl Reader {
         let name = fields.text("name", errors).unwrap_or_else(|| plugin_type.clone());
         let treatment = treatment(&plugin_type);
         let mut parameters = match treatment {
-            Some(Treatment::Idle(_) | Treatment::Unsupported(_) | Treatment::UnsupportedInProfile(_)) | None => {
+            Some(
+                Treatment::Idle(_)
+                | Treatment::QueuePolicy
+                | Treatment::Unsupported(_)
+                | Treatment::UnsupportedInProfile(_),
+            )
+            | None => {
                 fields.values.remove("parameters");
                 Fields::default()
             }
@@ -154,6 +169,8 @@ impl Reader {
             Some(Treatment::Unsupported(reason)) => {
                 errors.push(format!("{path}.type: {plugin_type} is not supported: {reason}"));
             }
+            Some(Treatment::QueuePolicy) if self.queues => {}
+            Some(Treatment::QueuePolicy) => notes.push(format!("{path}.type: {plugin_type} has no effect: {QUEUE}")),
             Some(Treatment::Idle(reason)) => notes.push(format!("{path}.type: {plugin_type} has no effect: {reason}")),
             // Whether it does anything is known when the profiles are.
             Some(Treatment::UnsupportedInProfile(_)) => {}
@@ -322,12 +339,7 @@ impl Reader {
                 }
             };
             if name == FLOW_CONTROL {
-                if is_on {
-                    self.errors.push(format!(
-                        "{path}: {FLOW_CONTROL} is not supported: requests do not queue in the proxy; those of negative \
-                         priority are shed while the pool is full"
-                    ));
-                }
+                self.queues = is_on;
             } else if IDLE_GATES.contains(&name) {
                 self.notes.push(format!("{path}: {name} has no effect: there is nothing to choose between"));
             } else {
@@ -336,22 +348,35 @@ impl Reader {
         }
     }
 
-    /// The thresholds of the detector in use. The newer place counts where both are given.
-    fn saturation(&mut self, root: &mut Fields) -> Map<String, Value> {
+    /// The thresholds of the detector in use, and what is left of the section of flow control. The newer place counts where both are given.
+    fn saturation(&mut self, root: &mut Fields, mut flow: Option<Fields>) -> (Map<String, Value>, Option<Fields>) {
         let outer = root.object("saturationDetector", &mut self.errors).map(|fields| self.detector(fields));
-        let mut inner = None;
-        if let Some(mut flow) = root.object(FLOW_CONTROL, &mut self.errors) {
-            inner = flow.object("saturationDetector", &mut self.errors).map(|fields| self.detector(fields));
-            for name in FLOW_CONTROL_SETTINGS {
-                if flow.values.remove(name).is_some() {
-                    self.notes.push(format!("{}{name}: has no effect without flow control", flow.path));
-                }
-            }
-            flow.finish(&mut self.errors);
-        }
+        let inner = flow.as_mut().and_then(|flow| flow.object("saturationDetector", &mut self.errors));
+        let inner = inner.map(|fields| self.detector(fields));
         // One that is declared and not referred to is in use too, by the name that the EPP looks for.
         let declared = || self.plugins.get(DETECTOR).map(|plugin| plugin.saturation.clone());
-        inner.or(outer).or_else(declared).unwrap_or_default()
+        (inner.or(outer).or_else(declared).unwrap_or_default(), flow)
+    }
+
+    /// The section `flow_control` of what is made.
+    fn flow_control(&mut self, flow: Option<Fields>, saturation: &Map<String, Value>) -> Map<String, Value> {
+        let plugins = &self.plugins;
+        let plugin_type = |name: &str| match plugins.get(name) {
+            Some(declared) => Some(declared.plugin_type.clone()),
+            None => treatment(name).map(|_| name.to_owned()),
+        };
+        let surroundings = Surroundings { plugin_type: &plugin_type, saturation };
+        flow_control::read(flow.unwrap_or_default(), &surroundings, &mut self.errors, &mut self.notes)
+    }
+
+    /// The section of flow control where its gate is closed.
+    fn closed_flow_control(&mut self, mut flow: Fields) {
+        for name in FLOW_CONTROL_SETTINGS {
+            if flow.values.remove(name).is_some() {
+                self.notes.push(format!("{}{name}: has no effect without flow control", flow.path));
+            }
+        }
+        flow.finish(&mut self.errors);
     }
 
     /// A section `saturationDetector`: a reference, or in v1.3 and before the thresholds themselves.

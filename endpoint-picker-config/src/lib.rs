@@ -8,8 +8,10 @@
 mod conversion;
 mod document;
 mod duration;
+mod flow_control;
 mod parameters;
 mod plugin_types;
+mod quantity;
 mod yaml;
 
 pub use conversion::{Conversion, convert, is_endpoint_picker_config};

@@ -15,6 +15,8 @@ pub(crate) enum Treatment {
     UtilizationDetector,
     /// The filter of conformance tests: a switch here.
     TestingFilter,
+    /// A policy of flow control, which the section of flow control refers to.
+    QueuePolicy,
     /// Left out, because of that.
     Idle(&'static str),
     /// Runs profiles for the stages of a request: fine here as long as there is one stage.
@@ -29,7 +31,7 @@ pub(crate) const ONE_PROFILE: &str = "one profile picks for every request";
 const DECODE: &str = "roles of endpoints are not known here: all of the pool are taken for those that decode";
 const PAGES: &str = "the metrics sidecar reads the model servers' pages";
 const BODIES: &str = "the path says which API a body is of";
-const QUEUE: &str = "only flow control uses it";
+pub(crate) const QUEUE: &str = "only flow control uses it";
 const IN_FLIGHT: &str = "requests in flight are always counted";
 const LEARNS: &str = "latencies are learned from the answers that pass through";
 
@@ -39,7 +41,8 @@ const FIGURES: &str = "figures besides those of the model servers' pages are not
 const EVENTS: &str =
     "KV events and tokenizers are not at hand in a proxy: prefix-cache-scorer goes by what was sent where";
 const PREDICTION: &str = "predicted-latency-scorer is what predicts here, and it needs no filter";
-const FLOW: &str = "requests do not queue in the proxy";
+const FLOW: &str =
+    "with flow control a request waits for an endpoint that has room, and without it a full one is not left out";
 const CLUSTERS: &str = "endpoints that are clusters";
 const ANSWERS: &str = "answers carry no attributes for the load balancer";
 
@@ -69,15 +72,15 @@ const TYPES: &[(&str, Treatment)] = &[
         "destination-endpoint-served-verifier",
         Treatment::Idle("what Envoy says of the endpoint that served is always taken in"),
     ),
-    ("global-strict-fairness-policy", Treatment::Idle(QUEUE)),
-    ("round-robin-fairness-policy", Treatment::Idle(QUEUE)),
-    ("program-aware-fairness", Treatment::Idle(QUEUE)),
-    ("fcfs-ordering-policy", Treatment::Idle(QUEUE)),
-    ("edf-ordering-policy", Treatment::Idle(QUEUE)),
-    ("slo-deadline-ordering-policy", Treatment::Idle(QUEUE)),
-    ("static-usage-limit-policy", Treatment::Idle(QUEUE)),
-    ("priority-holdback-policy", Treatment::Idle(QUEUE)),
-    ("soft-reflective-ceiling-policy", Treatment::Idle(QUEUE)),
+    ("global-strict-fairness-policy", Treatment::QueuePolicy),
+    ("round-robin-fairness-policy", Treatment::QueuePolicy),
+    ("program-aware-fairness", Treatment::QueuePolicy),
+    ("fcfs-ordering-policy", Treatment::QueuePolicy),
+    ("edf-ordering-policy", Treatment::QueuePolicy),
+    ("slo-deadline-ordering-policy", Treatment::QueuePolicy),
+    ("static-usage-limit-policy", Treatment::QueuePolicy),
+    ("priority-holdback-policy", Treatment::QueuePolicy),
+    ("soft-reflective-ceiling-policy", Treatment::QueuePolicy),
     ("sheddable-eviction-filter", Treatment::Idle(QUEUE)),
     ("priority-then-time-eviction-order-policy", Treatment::Idle(QUEUE)),
     ("eviction-sheddable-filter", Treatment::Idle(QUEUE)),

@@ -129,7 +129,7 @@ schedulingProfiles:
   - {pluginRef: nobody}
   - {weight: 1}
   - {pluginRef: prefix, priority: 1}
-featureGates: [flowControl, unheardOf, dataLayer=maybe, 7]
+featureGates: [queueControl, unheardOf, dataLayer=maybe, 7]
 dataLayer:
   sources: [{pluginRef: nobody, extractors: [{pluginRef: queue-scorer}, {}]}]
   discovery: {pluginRef: file-discovery}
@@ -158,7 +158,7 @@ typo: 1
             "schedulingProfiles[0].plugins[1].pluginRef: no plugin is called nobody",
             "schedulingProfiles[0].plugins[2].pluginRef: missing",
             "schedulingProfiles[0].plugins[3].priority: unknown",
-            "featureGates[0]: flowControl is not supported: ",
+            "featureGates[0]: queueControl is unknown",
             "featureGates[1]: unheardOf is unknown",
             "featureGates[2]: must be",
             "featureGates[3]: must be",
@@ -241,6 +241,97 @@ fn thresholds_of_saturation_come_from_wherever_a_version_has_them() {
     }
     assert_eq!(saturation(&format!("{detector}saturationDetector: {{pluginRef: utilization-detector}}")), Value::Null);
     assert_eq!(saturation("saturationDetector: {queueDepthThreshold: 999999999}"), json!({"queue_depth": 1_000_000}));
+}
+
+/// The section of flow control that comes of a document with the gate open.
+fn flow_control(body: &str) -> Value {
+    let document = format!("{HEAD}featureGates: [flowControl]\n{body}");
+    let (config, _) = filter(&document);
+    assert!(config.flow_control.is_some());
+    convert(read(document.as_bytes()).unwrap()).unwrap().document["flow_control"].clone()
+}
+
+#[test]
+fn flow_control_keeps_its_limits_times_and_policies() {
+    let defaults = json!({
+        "max_requests": 1_000_000, "max_bytes": 1_u64 << 40, "fairness": "best_head", "ordering": "first_come",
+    });
+    for none in
+        ["", "flowControl: {}", "flowControl: {maxRequests: 0, maxBytes: \"0\", defaultPriorityBand: {maxRequests: 0}}"]
+    {
+        assert_eq!(flow_control(none), defaults, "{none}");
+    }
+    let all = "plugins:
+- {type: round-robin-fairness-policy, name: turns}
+- {type: edf-ordering-policy}
+- {type: static-usage-limit-policy, name: one}
+- {type: utilization-detector, parameters: {queueDepthThreshold: 3, kvCacheUtilThreshold: 0.7}}
+flowControl:
+  maxRequests: 2k
+  maxBytes: 1.5Gi
+  defaultRequestTTL: 1m30s
+  noEndpointRequestTTL: 5m
+  usageLimitPolicyPluginRef: one
+  enableEviction: false
+  defaultPriorityBand: {priority: 0, maxRequests: 70, maxBytes: 500M, fairnessPolicyRef: turns, orderingPolicyRef: edf-ordering-policy}
+  defaultNegativePriorityBand: {maxRequests: 70}
+  priorityBands:
+  - {priority: 100, maxRequests: 70, maxBytes: 500M, fairnessPolicyRef: turns}
+  - {priority: -1, defaultRequestTTL: 90s}
+";
+    let expected = json!({
+        "max_requests": 2_000, "max_bytes": 1_610_612_736_u64, "ttl_ms": 90_000, "max_band_requests": 70,
+        "max_band_bytes": 500_000_000, "fairness": "round_robin", "ordering": "earliest_deadline", "queue_depth": 3,
+        "kv_cache_usage": 0.7,
+    });
+    assert_eq!(flow_control(all), expected);
+    assert_named(
+        &converted(&format!("featureGates: [flowControl=true]\n{all}")).notes,
+        &["flowControl.noEndpointRequestTTL: has no effect", "flowControl.usageLimitPolicyPluginRef: has no effect"],
+    );
+    assert_eq!(flow_control("flowControl: {defaultRequestTTL: 0s}")["ttl_ms"], 86_400_000, "as long as its client");
+    assert_eq!(converted("featureGates: [flowControl=false]").document.get("flow_control"), None);
+}
+
+#[test]
+fn what_flow_control_cannot_do_is_named_by_its_place() {
+    let errors = refused(
+        "featureGates: [flowControl]
+plugins: [{type: program-aware-fairness, name: aware}, {type: priority-holdback-policy}]
+flowControl:
+  maxRequests: many
+  maxBytes: -1
+  defaultRequestTTL: soon
+  enableEviction: true
+  usageLimitPolicyPluginRef: priority-holdback-policy
+  defaultPriorityBand: {maxBytes: 1x, fairnessPolicyRef: aware, orderingPolicyRef: nobody, maxBand: 1}
+  defaultNegativePriorityBand: {maxRequests: 3}
+  priorityBands:
+  - {priority: 5, orderingPolicyRef: edf-ordering-policy}
+  - {priority: 6, fairnessPolicyRef: slo-deadline-ordering-policy}
+  - {priority: 7, weight: 2}
+  typo: 1
+",
+    );
+    assert_named(
+        &errors,
+        &[
+            "flowControl.maxRequests: must be a quantity",
+            "flowControl.maxBytes: must be a quantity",
+            "flowControl.defaultRequestTTL: must be a duration",
+            "flowControl.enableEviction: is not supported",
+            "flowControl.usageLimitPolicyPluginRef: priority-holdback-policy is not supported",
+            "flowControl.defaultPriorityBand.maxBytes: must be a quantity",
+            "flowControl.defaultPriorityBand.fairnessPolicyRef: program-aware-fairness is not supported",
+            "flowControl.defaultPriorityBand.orderingPolicyRef: no plugin is called nobody",
+            "flowControl.defaultPriorityBand.maxBand: unknown",
+            "flowControl.defaultNegativePriorityBand: is not supported",
+            "flowControl.priorityBands[0]: is not supported",
+            "flowControl.priorityBands[1].fairnessPolicyRef: slo-deadline-ordering-policy is not supported",
+            "flowControl.priorityBands[2].weight: unknown",
+            "flowControl.typo: unknown",
+        ],
+    );
 }
 
 #[test]

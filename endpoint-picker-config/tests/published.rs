@@ -127,8 +127,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("llm-d-head-sim-epp-no-hit-lru.yaml", &["plugins[0].type"]),
     ("llm-d-head-sim-epp-tokenizer-vllm-http-config.yaml", &["plugins[0].type", "plugins[1].type"]),
     ("llm-d-head-sim-pd-epp-config.yaml", &["plugins[7].parameters.deciders", "plugins[3].type", "schedulingProfiles"]),
-    ("llm-d-head-sim-program-aware-config.yaml", &["featureGates[0]"]),
-    ("llm-d-head-soft-reflective-ceiling-epp-config.yaml", &["featureGates[0]"]),
+    ("llm-d-head-sim-program-aware-config.yaml", &["flowControl.defaultPriorityBand.fairnessPolicyRef"]),
+    ("llm-d-head-soft-reflective-ceiling-epp-config.yaml", &["flowControl.usageLimitPolicyPluginRef"]),
     ("llm-d-v0.4-epp-precise-prefix-cache-config.yaml", &["plugins[2].type"]),
     (
         "llm-d-v0.4-sim-epp-kvcache-config.yaml",

@@ -8,7 +8,6 @@ use serde_json::json;
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    // The native module refuses flow control.
     both: [
         a_burst_is_served_to_its_last_request,
         the_urgent_are_served_as_if_the_pool_were_idle,
