@@ -35,6 +35,8 @@ MAX_AGAIN = 3
 MINUTE = 60
 # What decides and counts, and what its parts agree on: small enough to be tested before anything else is built.
 CORE = ("endpoint-picker", "snapshot", "catalogue")
+# Everything else in Rust but the tests of a whole gateway.
+RUST = ("--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)))
 # The steps of `make check`.
 CHECK = ("lint", "stats-tags", "core")
 # The steps that make what a whole gateway is made of.
@@ -177,8 +179,9 @@ STEPS = [
     Step("wasm", cargo("build", "--package", "filter", "--profile", "wasm", "--target", "wasm32-wasip1"), ("wasm-target",)),
     Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
     Step("build", build, minutes=20),
-    Step("rust", cargo("test", "--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)), "--no-fail-fast"),
-         ("envoy",), minutes=20),
+    # One that fails beside other steps is run again by itself, and named either way.
+    Step("rust", cargo("test", *RUST, "--no-fail-fast"), ("envoy",), minutes=20,
+         again=lambda names: ["cargo", "test", *RUST, "--", "--test-threads", "1", "--exact", *names]),
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
