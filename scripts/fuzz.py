@@ -42,6 +42,15 @@ MEMORY_MB = 1024
 LENGTHS = {"exchange": 801, "http_answer": 2048, "plugin_config": 2048, "snapshot": 2048}
 LENGTH = 4096
 BUILD_SECONDS = 1800
+# What libFuzzer learns from: which branches were taken, what was compared, how deep the stack was (LLVM's SanitizerCoverage). `cargo fuzz build`
+# sets the same, and would be a tool to build first. No sanitizer: they need a nightly compiler and look for faults of memory, which code without
+# `unsafe` cannot have. What such code can have, overflows and failed checks, panics, since debug assertions are on.
+FLAGS = (
+    "-Cpasses=sancov-module", "-Cllvm-args=-sanitizer-coverage-level=4", "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table", "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cllvm-args=-sanitizer-coverage-stack-depth", "-Cllvm-args=-simplifycfg-branch-fold-threshold=0", "-Cdebug-assertions",
+    "-Ccodegen-units=1", "--cfg", "fuzzing",
+)
 # Larger inputs stay out of the corpora: nearly all code is reached by smaller ones.
 KEPT_BYTES = 300
 # Lines shown of a run that failed.
@@ -54,13 +63,13 @@ def targets():
 
 def build():
     """Builds every target; returns the folder of the binaries."""
-    # No sanitizer: they need a nightly compiler and look for faults of memory, which code without `unsafe` cannot have. What
-    # such code can have, overflows and failed checks, panics, since cargo-fuzz turns debug assertions on.
-    command = ["cargo", "fuzz", "build", "--sanitizer", "none", "--features", "libfuzzer", "--fuzz-dir", str(FUZZ)]
-    done = subprocess.run(command, cwd=ROOT, env=setup.environment(), stdin=subprocess.DEVNULL, timeout=BUILD_SECONDS)
+    host = re.search(r"^host: (\S+)", setup.query("rustc", "-vV", cwd=ROOT) or "", re.MULTILINE).group(1)
+    environment = setup.environment() | {"RUSTFLAGS": " ".join(FLAGS)}
+    # With a target of its own, build scripts are not instrumented.
+    command = ["cargo", "build", "--release", "--package", "fuzz", "--features", "libfuzzer", "--bins", "--target", host]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, timeout=BUILD_SECONDS)
     if done.returncode != 0:
         sys.exit("the fuzz targets do not build")
-    host = re.search(r"^host: (\S+)", setup.query("rustc", "-vV", cwd=ROOT) or "", re.MULTILINE).group(1)
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / host / "release"
 
 
@@ -200,7 +209,7 @@ def main(arguments):
             say(f"{target:16} {fuzz_corpus.pack(CORPUS, target)} inputs")
         return 0
     try:
-        setup.ensure("cargo-fuzz")
+        setup.ensure("cpp-compiler")
     except setup.Missing as missing:
         sys.exit(f"fuzzing cannot be had here: {missing}")
     binaries = build()

@@ -3,7 +3,7 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, deploy-env, cargo-fuzz, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, deploy-env, cpp-compiler, nightly. With no TOOL it installs all of them.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -34,7 +34,6 @@ API_SERVER = ROOT / "tests" / "kube" / "api-server"
 
 ENVOY_VERSION = (1, 40, 0)
 WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
-CARGO_FUZZ_VERSION = "0.13.1"
 # Of Miri and the sanitizers, which no stable compiler has.
 NIGHTLY = "nightly-2026-05-20"
 # The runner of the core's wasm tests uses features of Node 18.
@@ -250,12 +249,9 @@ def cargo_install(crate, version, what):
     shutil.rmtree(build, ignore_errors=True)
 
 
-def setup_cargo_fuzz():
+def setup_cpp_compiler():
     if shutil.which(os.environ.get("CXX") or "c++") is None:
         raise Missing("fuzzing needs a C++ compiler, since libFuzzer is written in it", optional=True)
-    if (query(str(TOOLS / "bin" / "cargo-fuzz"), "--version") or "").endswith(f" {CARGO_FUZZ_VERSION}"):
-        return
-    cargo_install("cargo-fuzz", CARGO_FUZZ_VERSION, "cargo-fuzz")
 
 
 def setup_nightly():
@@ -416,7 +412,7 @@ SETUPS = {
     "kube-env": setup_kube_env,
     "helm": setup_helm,
     "deploy-env": setup_deploy_env,
-    "cargo-fuzz": setup_cargo_fuzz,
+    "cpp-compiler": setup_cpp_compiler,
     "nightly": setup_nightly,
 }
 

@@ -51,19 +51,20 @@ class Setup(unittest.TestCase):
 
     def test_fuzzing_is_left_out_where_there_is_no_cpp_compiler(self):
         with mock.patch.object(setup.shutil, "which", return_value=None), self.assertRaises(setup.Missing) as raised:
-            setup.setup_cargo_fuzz()
+            setup.setup_cpp_compiler()
         self.assertTrue(raised.exception.optional)
         self.assertIn("C++", str(raised.exception))
 
-    def test_cargo_fuzz_is_built_once_and_pinned(self):
-        with mock.patch.object(setup.shutil, "which", return_value="/usr/bin/c++"), mock.patch.object(setup, "attempt") as attempt:
-            with mock.patch.object(setup, "query", return_value=f"cargo-fuzz {setup.CARGO_FUZZ_VERSION}"):
-                setup.setup_cargo_fuzz()
+    def test_a_tool_of_cargos_is_built_once_and_pinned(self):
+        version = setup.locked_version("wasm-bindgen")
+        with mock.patch.object(setup, "attempt") as attempt:
+            with mock.patch.object(setup, "query", return_value=f"wasm-bindgen-test-runner {version}"):
+                setup.setup_wasm_bindgen()
             attempt.assert_not_called()
-            with mock.patch.object(setup, "query", return_value="cargo-fuzz 0.12.0"), redirect_stderr(io.StringIO()):
-                setup.setup_cargo_fuzz()
+            with mock.patch.object(setup, "query", return_value="wasm-bindgen-test-runner 0.1.0"), redirect_stderr(io.StringIO()):
+                setup.setup_wasm_bindgen()
             command = attempt.call_args.args[1]
-            self.assertEqual(command[command.index("--version") + 1], setup.CARGO_FUZZ_VERSION)
+            self.assertEqual(command[command.index("--version") + 1], version)
             self.assertIn("--locked", command)
 
     def test_api_server_is_left_out_where_there_is_no_go(self):

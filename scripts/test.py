@@ -186,7 +186,7 @@ STEPS = [
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
          ("wasm-target", "node", "wasm-bindgen"), minutes=10),
-    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cargo-fuzz",), minutes=25),
+    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cpp-compiler",), minutes=25),
     Step("module-imports", imports, minutes=1),
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),

@@ -230,22 +230,27 @@ impl Gateway {
 
     /// The same for Envoy's page alone.
     pub async fn envoy_shows(&self, figures: &[Figure]) {
-        self.page_shows("Envoy's page", figures, async || self.envoy_page().await.unwrap()).await;
+        self.page_shows("Envoy's page", figures, async || self.envoy_page().await.map_err(|error| error.to_string()))
+            .await;
     }
 
     /// The same for the sidecar's page alone.
     pub async fn sidecar_shows(&self, figures: &[Figure]) {
-        self.page_shows("the sidecar's page", figures, async || self.sidecar_page().await.unwrap()).await;
+        self.page_shows("the sidecar's page", figures, async || {
+            self.sidecar_page().await.map_err(|error| error.to_string())
+        })
+        .await;
     }
 
-    async fn page_shows(&self, whose: &str, figures: &[Figure], mut page: impl AsyncFnMut() -> Page) {
+    async fn page_shows(&self, whose: &str, figures: &[Figure], mut page: impl AsyncFnMut() -> Result<Page, String>) {
         eventually(whose, async || {
-            let wrong = disagreements(&page().await, figures);
+            // Who serves it may not be up yet.
+            let wrong = disagreements(&page().await?, figures);
             if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
         })
         .await;
         tokio::time::sleep(STEADY).await;
-        let wrong = disagreements(&page().await, figures);
+        let wrong = disagreements(&page().await.unwrap(), figures);
         assert!(wrong.is_empty(), "{whose} had the right figures and lost them:\n{}", wrong.join("\n"));
     }
 }
