@@ -184,7 +184,7 @@ const WAITERS: usize = 12;
 async fn what_waits_in_flow_control_is_on_the_page_under_both_spellings(mode: Mode) {
     // One pod with one slot: of requests that come together all but two wait.
     let config = json!({"flow_control": {"queue_depth": 1}, "objectives": {"high": 5}, "metrics": {"llm_d": true}});
-    let stack = builder(mode, 1, config).vllm_sim_args(["--max-num-seqs=1", "--step-ms=40", "--speed=1"]);
+    let stack = builder(mode, 1, config).vllm_sim_args(["--max-num-seqs=1", "--step-ms=150", "--speed=1"]);
     let gateway = Arc::new(Gateway::start(stack).await);
     // Some before, after which the model's name has a label, too.
     let before = gateway.learns_slots(1).await;
