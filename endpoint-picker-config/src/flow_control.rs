@@ -13,12 +13,16 @@ const NO_LIMIT: [(&str, &str, u64); 2] =
 const BAND_LIMITS: [(&str, &str); 2] = [("maxRequests", "max_band_requests"), ("maxBytes", "max_band_bytes")];
 /// An EPP's request without a limit of its time waits for as long as its client does: a day is more.
 const FOR_EVER_MILLIS: u64 = 86_400_000;
+/// Types of the EPP's policies, each with the filter's word for it.
+type Words = [(&'static str, &'static str); 2];
 /// Which flow of a priority is next, by the types of the EPP's policies; the first is its default.
-const FAIRNESS: [(&str, &str); 2] =
+const FAIRNESS: Words =
     [("global-strict-fairness-policy", "best_head"), ("round-robin-fairness-policy", "round_robin")];
 /// Who of a flow is next.
-const ORDERING: [(&str, &str); 2] =
-    [("fcfs-ordering-policy", "first_come"), ("edf-ordering-policy", "earliest_deadline")];
+const ORDERING: Words = [("fcfs-ordering-policy", "first_come"), ("edf-ordering-policy", "earliest_deadline")];
+/// How the EPP refers to them, and the filter's names of them.
+const POLICIES: [(&str, &str, Words); 2] =
+    [("fairnessPolicyRef", "fairness", FAIRNESS), ("orderingPolicyRef", "ordering", ORDERING)];
 const SHARED: &str = "all priorities share the limits and policies of defaultPriorityBand";
 
 /// What is read beside the section itself.
@@ -41,7 +45,7 @@ pub(crate) fn read(
         let limit = quantity(&mut fields, name, errors).unwrap_or(0);
         made.insert(ours.into(), if limit == 0 { none } else { limit.min(none) }.into());
     }
-    if let Some(ttl) = ttl(&mut fields, "defaultRequestTTL", errors) {
+    if let Some(ttl) = ttl(&mut fields, errors) {
         made.insert("ttl_ms".into(), ttl.into());
     }
     if fields.values.remove("noEndpointRequestTTL").is_some() {
@@ -50,44 +54,22 @@ pub(crate) fn read(
             fields.path
         ));
     }
-    let mut default = fields.object("defaultPriorityBand", errors).unwrap_or_default();
-    for (name, ours) in BAND_LIMITS {
-        if let Some(limit) = quantity(&mut default, name, errors).filter(|limit| *limit > 0) {
-            made.insert(ours.into(), limit.into());
+    let default = fields.object("defaultPriorityBand", errors).unwrap_or_default();
+    for (name, ours, known) in POLICIES {
+        if let Some((_, first)) = known.first().filter(|_| !default.values.contains_key(name)) {
+            made.insert(ours.into(), (*first).into());
         }
     }
-    if let Some(ttl) = ttl(&mut default, "defaultRequestTTL", errors) {
-        made.insert("ttl_ms".into(), ttl.into());
-    }
-    let policies = [("fairnessPolicyRef", "fairness", FAIRNESS), ("orderingPolicyRef", "ordering", ORDERING)];
-    for (name, ours, known) in policies {
-        if let Some(policy) = policy(&mut default, name, &known, surroundings, errors) {
-            made.insert(ours.into(), policy.into());
-        }
-    }
-    default.values.remove("priority");
-    default.finish(errors);
+    made.extend(band(default, surroundings, errors));
     let negative = fields.object("defaultNegativePriorityBand", errors);
     let bands = fields.list("priorityBands", errors).unwrap_or_default();
     let bands = bands.into_iter().map(|(path, band)| Fields::of(band, &path, errors)).collect::<Vec<_>>();
-    for mut band in negative.into_iter().chain(bands) {
-        // They are read, so that what is wrong with them is told.
-        let limits = BAND_LIMITS.map(|(name, _)| quantity(&mut band, name, errors));
-        let own = policies.map(|(name, _, known)| policy_of(&mut band, name, &known, surroundings, errors));
-        let ttl = ttl(&mut band, "defaultRequestTTL", errors);
-        let differs = limits.iter().zip(BAND_LIMITS).any(|(limit, (_, ours))| {
-            limit.is_some_and(|limit| limit > 0 && made.get(ours).and_then(Value::as_u64) != Some(limit))
-        }) || own
-            .iter()
-            .zip(policies)
-            .any(|(own, (_, ours, _))| own.is_some() && own.as_deref() != made.get(ours).and_then(Value::as_str))
-            || ttl.is_some_and(|ttl| made.get("ttl_ms").and_then(Value::as_u64) != Some(ttl));
-        if differs {
-            errors.push(format!("{}: is not supported: {SHARED}", band.path.trim_end_matches('.')));
+    for mut fields in negative.into_iter().chain(bands) {
+        let path = fields.path.clone();
+        fields.values.remove("priorityName");
+        if band(fields, surroundings, errors).iter().any(|(name, value)| made.get(name) != Some(value)) {
+            errors.push(format!("{}: is not supported: {SHARED}", path.trim_end_matches('.')));
         }
-        band.values.remove("priority");
-        band.values.remove("priorityName");
-        band.finish(errors);
     }
     let path = format!("{}usageLimitPolicyPluginRef", fields.path);
     if let Some(name) = fields.text("usageLimitPolicyPluginRef", errors) {
@@ -114,6 +96,27 @@ pub(crate) fn read(
     made
 }
 
+/// What a band says of itself: limits, times and policies that it names.
+fn band(mut fields: Fields, surroundings: &Surroundings<'_>, errors: &mut Vec<String>) -> Map<String, Value> {
+    let mut made = Map::new();
+    for (name, ours) in BAND_LIMITS {
+        if let Some(limit) = quantity(&mut fields, name, errors).filter(|limit| *limit > 0) {
+            made.insert(ours.into(), limit.into());
+        }
+    }
+    if let Some(ttl) = ttl(&mut fields, errors) {
+        made.insert("ttl_ms".into(), ttl.into());
+    }
+    for (name, ours, known) in POLICIES {
+        if let Some(policy) = policy(&mut fields, name, &known, surroundings, errors) {
+            made.insert(ours.into(), policy.into());
+        }
+    }
+    fields.values.remove("priority");
+    fields.finish(errors);
+    made
+}
+
 /// A quantity, written as a number or a text.
 fn quantity(fields: &mut Fields, name: &str, errors: &mut Vec<String>) -> Option<u64> {
     let value = fields.values.remove(name)?;
@@ -129,9 +132,9 @@ fn quantity(fields: &mut Fields, name: &str, errors: &mut Vec<String>) -> Option
 }
 
 /// Milliseconds that a request waits at most; 0 is no limit there.
-fn ttl(fields: &mut Fields, name: &str, errors: &mut Vec<String>) -> Option<u64> {
-    let path = format!("{}{name}", fields.path);
-    let text = fields.text(name, errors)?;
+fn ttl(fields: &mut Fields, errors: &mut Vec<String>) -> Option<u64> {
+    let path = format!("{}defaultRequestTTL", fields.path);
+    let text = fields.text("defaultRequestTTL", errors)?;
     match millis(&text) {
         Some(0) => Some(FOR_EVER_MILLIS),
         Some(millis) => Some(millis.min(FOR_EVER_MILLIS)),
@@ -142,34 +145,21 @@ fn ttl(fields: &mut Fields, name: &str, errors: &mut Vec<String>) -> Option<u64>
     }
 }
 
-/// The filter's word for a policy, the EPP's default where none is named.
+/// The filter's word for a policy that is named.
 fn policy(
     fields: &mut Fields,
     name: &str,
     known: &[(&str, &'static str)],
     surroundings: &Surroundings<'_>,
     errors: &mut Vec<String>,
-) -> Option<String> {
-    let is_named = fields.values.contains_key(name);
-    let read = policy_of(fields, name, known, surroundings, errors);
-    if is_named { read } else { known.first().map(|(_, ours)| (*ours).to_owned()) }
-}
-
-/// The filter's word for a policy that is named.
-fn policy_of(
-    fields: &mut Fields,
-    name: &str,
-    known: &[(&str, &'static str)],
-    surroundings: &Surroundings<'_>,
-    errors: &mut Vec<String>,
-) -> Option<String> {
+) -> Option<&'static str> {
     let path = format!("{}{name}", fields.path);
     let named = fields.text(name, errors).filter(|named| !named.is_empty())?;
     let Some(plugin_type) = (surroundings.plugin_type)(&named) else {
         errors.push(format!("{path}: no plugin is called {named}"));
         return None;
     };
-    let ours = known.iter().find(|(theirs, _)| *theirs == plugin_type).map(|(_, ours)| (*ours).to_owned());
+    let ours = known.iter().find(|(theirs, _)| *theirs == plugin_type).map(|(_, ours)| *ours);
     if ours.is_none() {
         let types = known.iter().map(|(theirs, _)| *theirs).collect::<Vec<_>>().join(" and ");
         errors.push(format!("{path}: {plugin_type} is not supported: there are {types}"));

@@ -32,11 +32,6 @@ impl Director {
         &self.routing
     }
 
-    /// The same, to be changed.
-    pub const fn routing_mut(&mut self) -> &mut Routing {
-        &mut self.routing
-    }
-
     /// Requests that wait, and by which rules; `None`: none ever does.
     #[must_use]
     pub const fn flow_control(&self) -> Option<&FlowControl> {

@@ -12,8 +12,6 @@ pub(crate) struct Scheduler(NonNull<c_void>);
 
 // SAFETY: Envoy lets any thread post an event and give the scheduler back.
 unsafe impl Send for Scheduler {}
-// SAFETY: see above.
-unsafe impl Sync for Scheduler {}
 
 impl Scheduler {
     /// # Safety
