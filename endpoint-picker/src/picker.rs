@@ -195,6 +195,7 @@ impl EndpointPicker {
         }
         if let Some(labels) = &view.labels
             && !is_keeping
+            && known.labels.as_ref().is_none_or(|known| !Arc::ptr_eq(known, labels))
         {
             self.telemetry.admission_mut().learn(labels);
         }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use allocation_counter::measure;
 use endpoint_picker::director::Director;
 use endpoint_picker::exchange::Outbound;
 use endpoint_picker::head::{RequestHead, ResponseHead};
@@ -257,5 +258,20 @@ fn an_endpoint_that_failed_one_thread_is_known_to_all() {
     let failed = serve(&mut threads[0], &chat("a"), Course::ServerError, 1_000_000);
     for _ in 0..8 {
         assert_ne!(serve(&mut threads[1], &chat("b"), Course::ClientLeaves, 1_100_000), failed);
+    }
+}
+
+#[test]
+fn a_thread_reads_the_table_of_labels_when_it_changes_and_not_with_each_page() {
+    let routing = SharedRouting::new(1);
+    let mut keeper = Keeper::new(config(), routing.clone());
+    keeper.install(1, &[1, 2]);
+    let labels = keeper.labels();
+    routing.change_view(&mut |view| view.labels = Some(Arc::clone(&labels)));
+    let mut picker = EndpointPicker::serving(config(), 2, routing.clone());
+    assert!(measure(|| picker.catch_up()).count_total > 0);
+    for page in 1..5 {
+        keeper.report(1, 2, page, 0, u64::from(page) * 100);
+        assert_eq!(measure(|| picker.catch_up()).count_total, 0, "page {page}");
     }
 }

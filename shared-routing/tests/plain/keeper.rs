@@ -57,6 +57,11 @@ impl Keeper {
         self.picker.catch_up();
     }
 
+    /// The labels that there are, as all threads are told of them.
+    pub(crate) fn labels(&self) -> Arc<[u8]> {
+        self.table.as_deref().unwrap().into()
+    }
+
     /// Counts what was told, as a tick does.
     pub(crate) fn hear(&mut self) {
         while self.picker.hear() {}
