@@ -6,10 +6,11 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use endpoint_picker::config::Config;
 use endpoint_picker::exchange::{Inbound, Outbound, Refused, StreamInfo};
 use endpoint_picker::filter_time::{self, FilterTime, Sampler};
-use endpoint_picker::head::{DESTINATION_HEADER, EXPLAIN_HEADER, EXPLANATION_HEADER, RequestHead, ResponseHead};
+use endpoint_picker::head::{
+    DESTINATION_HEADER, EXPLAIN_HEADER, EXPLANATION_HEADER, RETRY_AFTER_HEADER, RequestHead, ResponseHead,
+};
 use endpoint_picker::load_report;
 use endpoint_picker::openai::Api;
 use endpoint_picker::reply::LocalReply;
@@ -117,10 +118,8 @@ impl Stream {
             return self.step(envoy, |exchange, picker, _| exchange.on_refused(picker, Refused::Strip, clock::now()));
         }
         self.step(envoy, |exchange, picker, envoy| {
-            let objective = picker.has_objectives().then_some(Config::OBJECTIVE_HEADERS);
-            let names = self.instance.request_headers().iter().copied().chain(objective.into_iter().flatten());
-            let pairs = names.flat_map(|name| envoy.values(Map::Request, name).map(|value| (name.as_bytes(), value)));
-            let mut head = RequestHead::read(pairs);
+            let names = self.instance.request_headers().iter().copied().chain(picker.more_request_headers());
+            let mut head = RequestHead::read(envoy.pairs(Map::Request, names));
             head.has_destination = has_destination;
             head.subset_metadata = hint.as_deref();
             head.session = token.as_deref();
@@ -179,12 +178,12 @@ impl Stream {
 
     pub(crate) fn response_headers(&self, envoy: &mut HttpStream<'_>, end: bool) {
         let inbound = self.observe(envoy, |exchange, picker, envoy| {
-            let pairs = self
-                .instance
-                .response_headers()
-                .iter()
-                .flat_map(|name| envoy.values(Map::Response, name).map(|value| (name.as_bytes(), value)));
-            exchange.on_response_headers(picker, &ResponseHead::read(pairs), &mut Info(envoy), end)
+            let names = self.instance.response_headers().iter().copied();
+            let mut head = ResponseHead::read(envoy.pairs(Map::Response, names));
+            if head.is_busy() {
+                head.read_more(envoy.pairs(Map::Response, [RETRY_AFTER_HEADER]));
+            }
+            exchange.on_response_headers(picker, &head, &mut Info(envoy), end)
         });
         if let Some(inbound) = inbound {
             receive(envoy, &inbound);

@@ -17,7 +17,8 @@ use serde_json::{Map, Value};
 use crate::flow_control::FlowSettings;
 use crate::head::{
     DESTINATION_HEADER, EXPLAIN_HEADER, FAIRNESS_HEADER, FAIRNESS_HEADER_LLM_D, OBJECTIVE_HEADER,
-    OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, RESPONSE_HEADERS, SELECTION_HEADER, SUBSET_HEADER,
+    OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, REQUEST_ID_HEADER, RESPONSE_HEADERS, RETRY_AFTER_HEADER, SELECTION_HEADER,
+    SUBSET_HEADER, TIMEOUT_HEADER,
 };
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
@@ -177,17 +178,15 @@ pub fn scan_options(prefix_hashes: bool) -> crate::openai::ScanOptions {
 }
 
 impl Config {
-    /// The request headers with an objective, for a host that looks each up by its name while objectives have priorities.
-    pub const OBJECTIVE_HEADERS: [&'static str; 2] = [OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D];
-
     /// The request headers that these settings make something of, but for those that are removed (the client's own destination, and its
-    /// secret), for a host that looks each up by its name. Those with the objective are read where objectives have priorities, which a pool
-    /// may bring at any time: see [`Self::OBJECTIVE_HEADERS`].
+    /// secret), for a host that looks each up by its name. Those that matter at times only: [`EndpointPicker::more_request_headers`].
+    ///
+    /// [`EndpointPicker::more_request_headers`]: crate::EndpointPicker::more_request_headers
     pub fn request_headers(&self) -> impl Iterator<Item = &'static str> {
         REQUEST_HEADERS.iter().copied().filter(|&name| match name {
             DESTINATION_HEADER | EXPLAIN_HEADER => false,
-            OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D => false,
-            FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D => self.flow_control.is_some(),
+            OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D | REQUEST_ID_HEADER => false,
+            FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D | TIMEOUT_HEADER => self.flow_control.is_some(),
             FORMAT_HEADER => self.rules.orca,
             SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
             SELECTION_HEADER => self.rules.conformance,
@@ -195,9 +194,13 @@ impl Config {
         })
     }
 
-    /// The same of a response's headers.
+    /// The same of a response's headers; of a server that is busy, [`RETRY_AFTER_HEADER`] matters too.
     pub fn response_headers(&self) -> impl Iterator<Item = &'static str> {
-        let is_read = |name: &str| self.rules.orca || (name != REPORT_HEADER && name != BINARY_REPORT_HEADER);
+        let is_read = |name: &str| match name {
+            RETRY_AFTER_HEADER => false,
+            REPORT_HEADER | BINARY_REPORT_HEADER => self.rules.orca,
+            _ => true,
+        };
         RESPONSE_HEADERS.iter().copied().filter(move |name| is_read(name))
     }
 }
@@ -446,16 +449,15 @@ mod tests {
             "content-type",
             "accept-encoding",
             "upgrade",
-            "x-request-id",
-            "x-envoy-upstream-rq-timeout-ms",
         ]));
-        assert!(plain.response_headers().eq([":status", "content-type", "content-encoding", "retry-after"]));
+        assert!(plain.response_headers().eq([":status", "content-type", "content-encoding"]));
         let all = filter(
             r#"{"objectives": {"a": 1}, "orca": true, "subset_hint": "header", "conformance": true, "flow_control": {}}"#,
         );
-        // Those of the objective are read while there are priorities, wherever they are from.
-        assert_eq!(all.request_headers().count() + Config::OBJECTIVE_HEADERS.len(), REQUEST_HEADERS.len() - 2);
-        assert_eq!(all.response_headers().count(), RESPONSE_HEADERS.len());
+        // Objectives matter while there are priorities, wherever they are from; an id while somebody is told of it.
+        let rare = [DESTINATION_HEADER, EXPLAIN_HEADER, OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_ID_HEADER];
+        assert!(all.request_headers().eq(REQUEST_HEADERS.iter().copied().filter(|name| !rare.contains(name))));
+        assert!(all.response_headers().eq(RESPONSE_HEADERS.iter().copied().filter(|&name| name != RETRY_AFTER_HEADER)));
     }
 
     #[test]

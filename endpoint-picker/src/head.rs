@@ -3,6 +3,9 @@
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, LoadReport, REPORT_HEADER};
 use crate::openai::{Api, media::MediaType};
 
+/// What a model server answers whose queue is full.
+const SERVICE_UNAVAILABLE: u16 = 503;
+
 /// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
 /// In which the proxy says who served, where it is configured to: an address and a port.
@@ -11,6 +14,10 @@ pub const SERVED_HEADER: &str = "x-inpick-served-endpoint";
 pub const EXPLAIN_HEADER: &str = "x-inpick-explain";
 /// In which that is told.
 pub const EXPLANATION_HEADER: &str = "x-inpick-explanation";
+/// Names a request, for whoever is told of it.
+pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
+/// How long the client waits, in milliseconds.
+pub(crate) const TIMEOUT_HEADER: &str = "x-envoy-upstream-rq-timeout-ms";
 /// Names an objective, which stands for a priority.
 pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 /// The objective header's newer name.
@@ -33,8 +40,8 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "content-type",
     "accept-encoding",
     "upgrade",
-    "x-request-id",
-    "x-envoy-upstream-rq-timeout-ms",
+    REQUEST_ID_HEADER,
+    TIMEOUT_HEADER,
     DESTINATION_HEADER,
     OBJECTIVE_HEADER,
     OBJECTIVE_HEADER_LLM_D,
@@ -45,9 +52,11 @@ pub const REQUEST_HEADERS: &[&str] = &[
     SELECTION_HEADER,
     EXPLAIN_HEADER,
 ];
+/// How long a server that is busy wants to be left alone.
+pub const RETRY_AFTER_HEADER: &str = "retry-after";
 /// Every header that [`ResponseHead::read`] looks at.
 pub const RESPONSE_HEADERS: &[&str] =
-    &[":status", "content-type", "content-encoding", "retry-after", REPORT_HEADER, BINARY_REPORT_HEADER];
+    &[":status", "content-type", "content-encoding", RETRY_AFTER_HEADER, REPORT_HEADER, BINARY_REPORT_HEADER];
 
 /// What a request's headers say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -70,9 +79,9 @@ pub struct RequestHead<'a> {
     pub tunnel: bool,
     /// `accept-encoding`, if it allows another than `identity`.
     pub accepts_encoded: bool,
-    /// `x-request-id`.
+    /// [`REQUEST_ID_HEADER`].
     pub request_id: Option<&'a [u8]>,
-    /// `x-envoy-upstream-rq-timeout-ms`: how long the client waits, in milliseconds.
+    /// [`TIMEOUT_HEADER`]: how long the client waits, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// `content-type`, which tells how the body is to be read.
     pub content_type: Option<&'a [u8]>,
@@ -106,8 +115,8 @@ impl<'a> RequestHead<'a> {
                 b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
                 b"upgrade" => head.tunnel = true,
-                b"x-request-id" => head.request_id = Some(value),
-                b"x-envoy-upstream-rq-timeout-ms" => {
+                _ if name == REQUEST_ID_HEADER.as_bytes() => head.request_id = Some(value),
+                _ if name == TIMEOUT_HEADER.as_bytes() => {
                     head.timeout_ms = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
                 }
                 _ if name == DESTINATION_HEADER.as_bytes() => head.has_destination = true,
@@ -186,32 +195,43 @@ impl ResponseHead {
     /// Reads header pairs as the host lists them.
     pub fn read<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut head = Self::default();
+        head.read_more(pairs);
+        head
+    }
+
+    /// Whether the server refused the request because it has too many: then [`RETRY_AFTER_HEADER`] matters.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        self.status == SERVICE_UNAVAILABLE
+    }
+
+    /// Reads further pairs of the same block.
+    pub fn read_more<'a>(&mut self, pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
         for (name, value) in pairs {
             match name {
                 b":status" => {
-                    head.status = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                    self.status = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
                 }
                 b"content-type" => {
                     let media_type = MediaType::of(value);
-                    head.event_stream = media_type == MediaType::EventStream;
-                    head.json = media_type == MediaType::Json;
+                    self.event_stream = media_type == MediaType::EventStream;
+                    self.json = media_type == MediaType::Json;
                 }
-                b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
-                b"retry-after" => {
-                    head.retry_after = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+                b"content-encoding" => self.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                _ if name == RETRY_AFTER_HEADER.as_bytes() => {
+                    self.retry_after = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
                 }
                 _ if name == REPORT_HEADER.as_bytes() => {
-                    head.has_load = true;
-                    head.load = LoadReport::parse(value).or(head.load);
+                    self.has_load = true;
+                    self.load = LoadReport::parse(value).or(self.load);
                 }
                 _ if name == BINARY_REPORT_HEADER.as_bytes() => {
-                    head.has_load = true;
-                    head.load = LoadReport::parse_binary(value).or(head.load);
+                    self.has_load = true;
+                    self.load = LoadReport::parse_binary(value).or(self.load);
                 }
                 _ => {}
             }
         }
-        head
     }
 }
 

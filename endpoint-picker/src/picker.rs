@@ -15,6 +15,7 @@ use crate::accounts::{Accounts, Burden, Charge};
 use crate::config::{Config, NoEndpoint};
 use crate::director::Director;
 use crate::filter_time::FilterTime;
+use crate::head::{OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D, REQUEST_ID_HEADER};
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::{PrefixMark, PromptDigest, Usage};
@@ -101,7 +102,8 @@ impl EndpointPicker {
     /// Whether what endpoints are rated by is noted with each pick: the access log shows it, or somebody watches.
     #[must_use]
     pub fn explains_picks(&self) -> bool {
-        self.recent.is_watched() || self.config.rules.access_log
+        let is_watched = self.shared.as_ref().map_or(self.recent.is_watched(), |shared| shared.view.is_watched);
+        is_watched || self.config.rules.access_log
     }
 
     /// The settings in force.
@@ -156,6 +158,16 @@ impl EndpointPicker {
     /// The statistics, to be carried to the host.
     pub const fn telemetry_mut(&mut self) -> &mut Telemetry {
         &mut self.telemetry
+    }
+
+    /// Says whether somebody watches which endpoints are picked; to be called on ticks of whoever counts.
+    pub fn set_watched(&mut self, is_watched: bool, now: Timestamp) {
+        self.recent.set_watched(is_watched, now);
+        if let Some(shared) = &self.shared
+            && shared.view.is_watched != is_watched
+        {
+            shared.state.change_view(&mut |view| view.is_watched = is_watched);
+        }
     }
 
     /// What is explained of exchanges that settled, for whoever watches.
@@ -349,10 +361,13 @@ impl EndpointPicker {
         !self.config.rewrites.is_empty() || !self.pool().policies().rewrites.is_empty()
     }
 
-    /// Whether objectives have priorities, so that a request's objective makes a difference.
-    #[must_use]
-    pub fn has_objectives(&self) -> bool {
-        !self.config.objectives.is_empty() || !self.pool().policies().objectives.is_empty()
+    /// The request headers that matter now beyond those that the settings name ([`Config::request_headers`]), for a host that looks each up by
+    /// its name: of objectives while they have priorities, which a pool may bring at any time, and the request's id while it is told to somebody.
+    pub fn more_request_headers(&self) -> impl Iterator<Item = &'static str> {
+        let has_objectives = !self.config.objectives.is_empty() || !self.pool().policies().objectives.is_empty();
+        let is_told = self.explains_picks() || self.config.rules.explain.is_some();
+        let objectives = has_objectives.then_some([OBJECTIVE_HEADER, OBJECTIVE_HEADER_LLM_D]);
+        objectives.into_iter().flatten().chain(is_told.then_some(REQUEST_ID_HEADER))
     }
 
     /// The priority of an objective, by the configuration or else by the pool; 0 if neither knows it.

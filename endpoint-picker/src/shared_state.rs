@@ -53,6 +53,8 @@ pub struct View {
     pub confirmed_at: Option<Timestamp>,
     /// The table of labels, as [`crate::admission::Table`] encodes it.
     pub labels: Option<Arc<[u8]>>,
+    /// Whether somebody watches which endpoints are picked, and wants to know why.
+    pub is_watched: bool,
 }
 
 /// What a native host implements.

@@ -142,9 +142,8 @@ impl Worker {
         // Also while it serves nothing: its first request may be the next turn of what another worker served.
         self.prefixes.tick(self.id, self.news.order, self.news.first, picker, host, now);
         let is_watched = now.as_micros() < self.news.watched_until_micros;
-        let recent = picker.recent_picks_mut();
-        let explained = recent.take();
-        recent.set_watched(is_watched, now);
+        let explained = picker.recent_picks_mut().take();
+        picker.set_watched(is_watched, now);
         self.narrator.tick(self.id, is_watched, explained, host);
         let interval_ms = picker.config().stats.flush_interval_ms;
         if self.flusher.is_due(interval_ms, now) {

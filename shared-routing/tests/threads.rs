@@ -275,3 +275,17 @@ fn a_thread_reads_the_table_of_labels_when_it_changes_and_not_with_each_page() {
         assert_eq!(measure(|| picker.catch_up()).count_total, 0, "page {page}");
     }
 }
+
+#[test]
+fn threads_explain_their_picks_while_somebody_watches() {
+    let routing = SharedRouting::new(1);
+    let mut keeper = Keeper::new(config(), routing.clone());
+    let mut picker = EndpointPicker::serving(config(), 2, routing);
+    for is_watched in [false, true, false] {
+        keeper.picker.set_watched(is_watched, Timestamp::from_micros(1));
+        keeper.picker.catch_up();
+        picker.catch_up();
+        assert_eq!(picker.explains_picks(), is_watched);
+        assert_eq!(picker.more_request_headers().any(|name| name == "x-request-id"), is_watched);
+    }
+}

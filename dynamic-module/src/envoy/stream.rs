@@ -49,6 +49,9 @@ pub(crate) enum Text {
     UpstreamAddress = 41,
 }
 
+/// Chunks of a body for which no memory is taken. A hook mostly brings one; more come of a body that was held.
+const FEW_CHUNKS: usize = 4;
+
 /// Dynamic metadata, by the ABI's number.
 const DYNAMIC_METADATA: i32 = 0;
 
@@ -72,6 +75,16 @@ impl HttpStream<'_> {
         let first = self.value(map, name, 0, Some(&mut count));
         let rest = (1..count).filter_map(move |index| self.value(map, name, index, None));
         first.into_iter().chain(rest)
+    }
+
+    /// The names and values of the headers of these names, in the order of the names.
+    pub(crate) fn pairs<'a>(
+        &'a self,
+        map: Map,
+        names: impl IntoIterator<Item = &'static str>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let values = move |name: &'static str| self.values(map, name).map(move |value| (name.as_bytes(), value));
+        names.into_iter().flat_map(values)
     }
 
     fn value(&self, map: Map, name: &str, index: usize, count: Option<&mut usize>) -> Option<&[u8]> {
@@ -116,13 +129,15 @@ impl HttpStream<'_> {
     pub(crate) fn body(&self, body: Body) -> Option<impl Iterator<Item = &[u8]>> {
         // SAFETY: `raw` is the hook's stream.
         let count = unsafe { abi::envoy_dynamic_module_callback_http_get_body_chunks_size(self.raw, body as i32) };
-        let mut chunks = vec![Buffer::NULL; count];
-        // SAFETY: Envoy writes as many buffers as it just said there are.
+        let mut few = [Buffer::NULL; FEW_CHUNKS];
+        let mut many = if count > FEW_CHUNKS { vec![Buffer::NULL; count] } else { Vec::new() };
+        let chunks = if many.is_empty() { few.as_mut_ptr() } else { many.as_mut_ptr() };
+        // SAFETY: Envoy writes as many buffers as it just said there are, for which there is room in the one or the other.
         let given = count == 0
-            || unsafe {
-                abi::envoy_dynamic_module_callback_http_get_body_chunks(self.raw, body as i32, chunks.as_mut_ptr())
-            };
-        given.then(|| chunks.into_iter().map(|chunk| self.bytes(chunk)).filter(|slice| !slice.is_empty()))
+            || unsafe { abi::envoy_dynamic_module_callback_http_get_body_chunks(self.raw, body as i32, chunks) };
+        // Those that Envoy did not write are empty.
+        let chunks = few.into_iter().chain(many);
+        given.then(|| chunks.map(|chunk| self.bytes(chunk)).filter(|slice| !slice.is_empty()))
     }
 
     /// Whether what the current hook brings of the request is what Envoy had held back, given once more.

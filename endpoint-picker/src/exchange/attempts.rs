@@ -14,9 +14,6 @@ use crate::time::Timestamp;
 use super::states::Sent;
 use super::stream_info::StreamInfo;
 
-/// What a model server answers whose queue is full.
-const SERVICE_UNAVAILABLE: u16 = 503;
-
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
@@ -45,9 +42,10 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
         let now = info.now();
-        let failure = match head.status {
-            SERVICE_UNAVAILABLE => Failure::Busy { seconds: head.retry_after.unwrap_or(0) },
-            _ => Failure::ServerError,
+        let failure = if head.is_busy() {
+            Failure::Busy { seconds: head.retry_after.unwrap_or(0) }
+        } else {
+            Failure::ServerError
         };
         picker.observe_failed(&mut record, endpoint, failure, charge.sent_at(), now);
     }
