@@ -44,6 +44,8 @@ DOWNLOAD_SECONDS = 600
 # A command-line tool built from source on two cores.
 BUILD_SECONDS = 1200
 QUERY_SECONDS = 60
+# What is built from source takes the processors that others leave.
+NICE = ("nice", "-n", "19")
 
 
 class Missing(Exception):
@@ -235,7 +237,7 @@ def cargo_install(crate, version, what):
     say(f"building {what} {version} (a few minutes)")
     build = TOOLS / f"{crate}-build"
     # Unoptimised: such a tool has little to do itself, and builds in half the time.
-    command = ["cargo", "install", crate, "--version", version, "--force", "--debug", "--quiet",
+    command = [*NICE, "cargo", "install", crate, "--version", version, "--force", "--debug", "--quiet",
                "--root", str(TOOLS), "--target-dir", str(build)]
     options = {"timeout": BUILD_SECONDS, "env": {**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0"},
                # Not the root: the workspace's own flags are not for this build.
@@ -346,7 +348,7 @@ def setup_api_server():
                        "CGO_ENABLED": "0", "GOFLAGS": "-modcacherw -mod=readonly"}
         attempt("downloading Kubernetes' sources", ["go", "mod", "download"], env=environment, cwd=API_SERVER)
         attempt("building Kubernetes' API server",
-                ["nice", "go", "build", "-p", "2", "-trimpath", "-gcflags=all=-N -l", "-ldflags", flags, "-o", f"{scratch}/program", "."],
+                [*NICE, "go", "build", "-p", "2", "-trimpath", "-gcflags=all=-N -l", "-ldflags", flags, "-o", f"{scratch}/program", "."],
                 timeout=BUILD_SECONDS, attempts=2, env=environment, cwd=API_SERVER)
         for outdated in TOOLS.glob("api-server-*"):
             outdated.unlink()
