@@ -200,8 +200,8 @@ STEPS = [
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
-         ("wasm-target", "node", "wasm-bindgen"), minutes=30, beside=(), spare=True),
-    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cpp-compiler",), minutes=40, beside=(), spare=True),
+         ("wasm-target", "node", "wasm-bindgen"), minutes=60, beside=(), spare=True),
+    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cpp-compiler",), minutes=70, beside=(), spare=True),
     Step("module-imports", imports, minutes=1),
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
