@@ -5,11 +5,13 @@
 
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
-Steps that wait more than they compute run beside the others, one at a time, once what they need is built.
+Steps that wait more than they compute run beside the others, one at a time, once what they need is built; steps that nothing needs take the
+processors that all these leave.
 The last lines name each test that failed, with the beginning of what it said.
 A step whose tool cannot be had on this machine is skipped by name; with CI=true that is a failure.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import linted_build
 import setup
 
 ROOT = setup.ROOT
@@ -41,6 +44,9 @@ RUST = ("--workspace", *(word for package in ("tests", *CORE) for word in ("--ex
 CHECK = ("lint", "stats-tags", "core")
 # The steps that make what a whole gateway is made of.
 GATEWAY = ("wasm", "native", "build")
+# What a step starts is ended as a group. Linux shares the processors evenly between sessions, whatever `nice` says, so it stays in this one
+# where Python can do that.
+GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 # Processes of the steps that run, to be ended if this program is.
 RUNNING = set()
 # Set when nothing more is to be started.
@@ -68,11 +74,11 @@ class Step:
 
     `again` makes the command that runs the named tests by themselves, for tests that share a busy machine with each other and keep its clock.
     `beside` names the steps it needs, for one that waits more than it computes: it runs beside the others as soon as these have ended,
-    and once more by itself if it fails there.
+    and once more by itself if it fails there. `spare` makes it one that computes, beside the others too, with what processors they leave.
     """
 
-    def __init__(self, name, find, tools=(), minutes=10, again=None, beside=None):
-        self.name, self.find, self.tools, self.minutes, self.again, self.beside = name, find, tools, minutes, again, beside
+    def __init__(self, name, find, tools=(), minutes=10, again=None, beside=None, spare=False):
+        self.name, self.find, self.tools, self.minutes, self.again, self.beside, self.spare = name, find, tools, minutes, again, beside, spare
 
 
 def bootstraps():
@@ -135,11 +141,20 @@ def native_symbols():
     yield [sys.executable, str(ROOT / "scripts" / "native_symbols.py"), str(native()), *lists, str(setup.envoy_path())]
 
 
+def strict():
+    """Whether this is CI, where a skipped step is a failure, and every step follows."""
+    return os.environ.get("CI") == "true"
+
+
 def lint():
     """Format, rules, warnings natively and for the module's target; the quick ones first."""
     yield ["cargo", "fmt", "--all", "--check"]
     yield [sys.executable, str(ROOT / "scripts" / "check_rules.py")]
-    yield ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]
+    if strict():
+        # All that `build` builds, and what no test runs. On a developer's machine clippy's own cache is quicker.
+        yield [sys.executable, str(ROOT / "scripts" / "linted_build.py"), "build", "--workspace", "--all-targets"]
+    else:
+        yield ["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]
     yield ["cargo", "clippy", "--package", "filter", "--target", "wasm32-wasip1", "--", "-D", "warnings"]
 
 
@@ -185,8 +200,8 @@ STEPS = [
     # A feature of its own: no module that is shipped can be told to panic.
     Step("native-panics", cargo("test", "--package", "dynamic-module", "--features", "fault-injection", "--test", "simulated", "panics"), minutes=10),
     Step("core-on-wasm", cargo("test", "--package", "endpoint-picker", "--lib", "--target", "wasm32-unknown-unknown"),
-         ("wasm-target", "node", "wasm-bindgen"), minutes=10),
-    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cpp-compiler",), minutes=25),
+         ("wasm-target", "node", "wasm-bindgen"), minutes=60, beside=(), spare=True),
+    Step("fuzz", lambda: [[sys.executable, str(ROOT / "scripts" / "fuzz.py")]], ("cpp-compiler",), minutes=70, beside=(), spare=True),
     Step("module-imports", imports, minutes=1),
     Step("native-symbols", native_symbols, ("envoy",), minutes=1),
     Step("bootstraps", bootstraps, ("envoy",), minutes=2),
@@ -209,9 +224,15 @@ STEPS = [
 ]
 
 
-def run(command, log, seconds):
+def compiler(command):
+    """Variables with which a command of cargo uses what `lint` has built: the modules that are shipped are no part of it."""
+    apart = {"clippy", "fmt", "--profile", "--release"}
+    return linted_build.ENVIRONMENT if strict() and command[0] == "cargo" and not apart & set(command) else {}
+
+
+def run(command, log, seconds, spare=False):
     """Exit code of a command, None if it took too long; whatever it started is ended with it."""
-    environment = setup.environment()
+    environment = setup.environment() | compiler(command)
     if command[0] == "python":
         command = [str(setup.VENV / "bin" / "python3"), *command[1:]]
     environment.update(INPICK_WASM=str(wasm()), INPICK_NATIVE=str(native()), INPICK_BIN_DIR=str(target() / "debug"), PYTHONDONTWRITEBYTECODE="1")
@@ -220,7 +241,7 @@ def run(command, log, seconds):
     if STOPPED.is_set():
         raise Failed("stopped")
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=True
+        [*(setup.NICE if spare else ()), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, **GROUP
     )
     RUNNING.add(process)
     try:
@@ -270,7 +291,7 @@ def perform(step, path):
     with open(path, "w") as log:
         number = 0
         for number, command in enumerate(step.find(), 1):
-            code = run(command, log, deadline - time.monotonic())
+            code = run(command, log, deadline - time.monotonic(), step.spare)
             if code is None:
                 raise Failed(f"no end after {step.minutes} minutes")
             if code == 0:
@@ -298,7 +319,6 @@ class Outcome:
     """How a step went: `verdict`, the names of its failed tests with what they said, and those that passed when run by themselves."""
 
     def __init__(self, step):
-        strict = os.environ.get("CI") == "true"
         path = LOGS / f"{step.name}.log"
         path.unlink(missing_ok=True)
         start = time.monotonic()
@@ -308,7 +328,7 @@ class Outcome:
             self.unsteady = perform(step, path)
             self.verdict = "ok"
         except setup.Missing as missing:
-            self.verdict, detail = ("skipped" if missing.optional and not strict else "FAILED"), str(missing)
+            self.verdict, detail = ("skipped" if missing.optional and not strict() else "FAILED"), str(missing)
         except Failed as failure:
             self.verdict, detail = "FAILED", str(failure)
         if path.exists():
@@ -322,6 +342,17 @@ class Outcome:
         # Whole at once, for steps run beside each other.
         sys.stdout.write(f"{tail}{self.verdict:8} {step.name:16} {time.monotonic() - start:6.1f} s  {detail}\n")
         sys.stdout.flush()
+
+
+def prepare(chosen):
+    """Installs the tools of all steps from the start on, those first that are waited for: some are built from source, for minutes."""
+    for step in sorted(chosen, key=lambda step: step.spare):
+        # The step itself says what is missing.
+        with contextlib.suppress(setup.Missing):
+            for tool in step.tools:
+                if STOPPED.is_set():
+                    return
+                setup.ensure(tool)
 
 
 def outcomes(chosen):
@@ -342,11 +373,14 @@ def outcomes(chosen):
                 ended[step.name].set()
         return done
 
-    with ThreadPoolExecutor(1) as other:
-        beside = other.submit(follow, [step for step in chosen if step.beside is not None])
+    if len(chosen) > 1:
+        threading.Thread(target=prepare, args=(chosen,), daemon=True).start()
+    with ThreadPoolExecutor(2) as others:
+        beside = [others.submit(follow, [step for step in chosen if step.beside is not None and step.spare == spare]) for spare in (False, True)]
         try:
             done = follow([step for step in chosen if step.beside is None])
-            done |= beside.result()
+            for lane in beside:
+                done |= lane.result()
         except BaseException:
             # Ctrl-C, for one: the executor waits for the step that it runs.
             STOPPED.set()

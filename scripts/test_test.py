@@ -1,6 +1,7 @@
 """Tests of how steps are chosen, and of what is said about those that fail."""
 
 import io
+import os
 import sys
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import linted_build
 import test as steps
 
 
@@ -25,6 +27,27 @@ class Steps(unittest.TestCase):
     def test_unknown_step_is_refused(self):
         with self.assertRaisesRegex(SystemExit, "no-such-step"):
             steps.select(["no-such-step"])
+
+
+class Compiler(unittest.TestCase):
+    """In CI one build serves lints and tests."""
+
+    SHARED = (["cargo", "test", "--workspace"], ["cargo", "run", "--package", "catalogue"])
+    APART = (["cargo", "build", "--profile", "native"], ["cargo", "build", "--release"], ["cargo", "clippy"], ["python", "-m", "pytest"])
+
+    def test_ci_lints_with_the_build_that_tests_share(self):
+        with mock.patch.dict(os.environ, CI="true"):
+            build = [command for command in steps.lint() if "--all-targets" in command]
+            self.assertEqual([command[1].endswith("linted_build.py") for command in build], [True])
+            self.assertEqual([steps.compiler(command) for command in self.SHARED], [linted_build.ENVIRONMENT] * 2)
+            # What is shipped is compiled as it is shipped.
+            self.assertEqual([steps.compiler(command) for command in self.APART], [{}] * 4)
+
+    def test_a_developer_lints_with_clippy_alone(self):
+        with mock.patch.dict(os.environ, CI=""):
+            build = [command for command in steps.lint() if "--all-targets" in command]
+            self.assertEqual([command[:2] for command in build], [["cargo", "clippy"]])
+            self.assertEqual([steps.compiler(command) for command in (*self.SHARED, *self.APART)], [{}] * 6)
 
 
 CARGO = """\
@@ -136,6 +159,46 @@ class Failing(unittest.TestCase):
             # Chosen without what it needs, it waits for nothing.
             with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()):
                 self.assertEqual(steps.main(["beside"]), 1)
+
+    def test_a_spare_step_runs_beside_all_others_and_yields_the_processors_to_them(self):
+        """`first` ends when both others have begun."""
+        with tempfile.TemporaryDirectory() as folder:
+            wait = "import pathlib, time\nwhile len(list(pathlib.Path({!r}).glob('*.began'))) < 3: time.sleep(0.01)"
+            begin = "import os, pathlib\npathlib.Path({!r}, '{}.began').write_text(str(os.nice(0)))\n"
+
+            def step(name, **options):
+                return steps.Step(name, lambda: [[sys.executable, "-c", begin.format(folder, name) + wait.format(folder)]], minutes=1, **options)
+
+            chosen = [step("waiting", beside=()), step("spare", beside=(), spare=True), step("first")]
+            with mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(folder)), redirect_stdout(io.StringIO()):
+                self.assertEqual(steps.main([]), 0)
+            nice = {step.name: int(Path(folder, f"{step.name}.began").read_text()) for step in chosen}
+            self.assertEqual(nice, {"waiting": os.nice(0), "spare": 19, "first": os.nice(0)})
+
+    def test_the_tools_of_later_steps_are_installed_from_the_start_on(self):
+        installed = threading.Event()
+
+        def first():
+            self.assertTrue(installed.wait(30))
+            yield [sys.executable, "-c", ""]
+
+        chosen = [
+            steps.Step("first", first), steps.Step("never", lambda: [["no-such-program"]], ("absent",), beside=(), spare=True),
+            steps.Step("later", lambda: [[sys.executable, "-c", ""]], ("compiler",)),
+        ]
+
+        def ensure(*tools):
+            if "compiler" in tools:
+                installed.set()
+            if "absent" in tools:
+                raise steps.setup.Missing("it is not here")
+
+        with tempfile.TemporaryDirectory() as logs, mock.patch.multiple(steps, STEPS=chosen, LOGS=Path(logs)), mock.patch.object(
+            steps.setup, "ensure", ensure
+        ), redirect_stdout(io.StringIO()) as printed:
+            self.assertEqual(steps.main([]), 1)
+        self.assertEqual(printed.getvalue().splitlines()[-1], "failed: never: it is not here")
+        self.assertIn("2 passed, 1 failed", printed.getvalue())
 
     def test_a_step_that_failed_beside_another_is_run_by_itself_and_named(self):
         with tempfile.TemporaryDirectory() as folder:
