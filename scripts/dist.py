@@ -7,8 +7,8 @@
 Without --built the three are built from this checkout, with paths of this machine left out of them. The same commit and compiler give the same bytes:
 times are the commit's (or SOURCE_DATE_EPOCH), files are sorted and nobody's. Needs the tools helm, deploy-env and wasm-target of scripts/setup.py.
 
---verify does all of it twice, in two clean clones of the last commit under other names, and fails unless the same bytes come of it. That is half an hour on
-two cores; --quick leaves the optimiser of the native programs out, which takes a third of it and finds every path and time that got into them.
+--verify does all of it twice, in two clean clones of the last commit under other names, and fails unless the same bytes come of it. --quick leaves out the
+optimiser of the native programs, which takes most of the time, and still finds paths and times that got into them.
 """
 
 import argparse
