@@ -211,7 +211,7 @@ class Meaning(unittest.TestCase):
             "pods": read, "inferencepools": read, "inferenceobjectives": read, "inferencemodelrewrites": read,
             "tokenreviews": ("ClusterRole", ["create"]), "subjectaccessreviews": ("ClusterRole", ["create"]),
             "/metrics": ("ClusterRole", ["get"]), "/debug/pprof/*": ("ClusterRole", ["get"]),
-            "/api/events": ("ClusterRole", ["get"]), "/api/state": ("ClusterRole", ["get"]),
+            "/live": ("ClusterRole", ["get"]),
         })
 
     def test_objectives_are_of_the_group_that_the_cluster_has(self):
@@ -269,7 +269,7 @@ class Meaning(unittest.TestCase):
         group = {"kind": "Group", "name": "operators", "apiGroup": "rbac.authorization.k8s.io"}
         for case, subjects in (("sidecar", [account]), ("everything", [account, group])):
             documents = objects(of_case(case))
-            self.assertEqual(pick(documents, "ClusterRole", name)["rules"], [{"nonResourceURLs": ["/api/events", "/api/state"], "verbs": ["get"]}])
+            self.assertEqual(pick(documents, "ClusterRole", name)["rules"], [{"nonResourceURLs": ["/live"], "verbs": ["get"]}])
             binding = pick(documents, "ClusterRoleBinding", name)
             self.assertEqual(binding["subjects"], subjects)
             self.assertEqual(binding["roleRef"]["name"], name)
