@@ -48,6 +48,7 @@ MODEL_SERVERS = closed(
     # gRPC has no body that could be read.
     protocol={"const": "http"},
 )
+SUBJECT = closed(["kind", "name"], kind={"enum": ["User", "Group", "ServiceAccount"]}, name={"type": "string", "minLength": 1}, namespace=TEXT, apiGroup=TEXT)
 ENVIRONMENT = {"type": "array", "items": {"type": "object", "required": ["name"]}}
 AUTOSCALING = closed(
     enabled=FLAG, minReplicas=COUNT, maxReplicas=COUNT, behavior=ANY,
@@ -80,7 +81,7 @@ ROUTER = closed(
 OWN = closed(
     shape={"enum": ["sidecar", "embedded"]}, filter=ANY, concurrency=COUNT, bindAddress={"enum": ["0.0.0.0", "::"]},
     drain=closed(least={"type": "integer", "minimum": 0}, most={"type": "integer", "minimum": 1, "maximum": 86400}),
-    metricsReader=closed(create=FLAG), metricsTLS=closed(secretName=TEXT),
+    metricsReader=closed(create=FLAG), livePageReader=closed(create=FLAG, subjects={"type": "array", "items": SUBJECT}), metricsTLS=closed(secretName=TEXT),
     monitoring=closed(podMonitor=FLAG, rules=FLAG, dashboards=FLAG, dashboardLabels=TEXTS),
     podDisruptionBudget=closed(enabled=FLAG, maxUnavailable={"type": ["integer", "string"]}),
     networkPolicy=closed(enabled=FLAG, **{"from": LIST}, metricsFrom=LIST),

@@ -2,9 +2,13 @@
 """Puts together what a deployment needs and nothing else: dist/inpick-VERSION-x86_64-linux.tar.gz and the folder that is in it.
 
     scripts/dist.py [--built BINARY WASM NATIVE] [--output DIR]
+    scripts/dist.py --verify [--quick]
 
 Without --built the three are built from this checkout, with paths of this machine left out of them. The same commit and compiler give the same bytes:
 times are the commit's (or SOURCE_DATE_EPOCH), files are sorted and nobody's. Needs the tools helm, deploy-env and wasm-target of scripts/setup.py.
+
+--verify does all of it twice, in two clean clones of the last commit under other names, and fails unless the same bytes come of it. --quick leaves out the
+optimiser of the native programs, which takes most of the time, and still finds paths and times that got into them.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import bill_of_materials
@@ -29,6 +34,10 @@ WASM_TARGET = "wasm32-wasip1"
 SHIPPED = {TARGET: ("inpick", "dynamic-module"), WASM_TARGET: ("filter",)}
 BUILD_SECONDS = 3600
 SECONDS = 120
+# A build of native programs that are not for use: the same sources, paths and times in them.
+QUICK = ("profile.native.lto=false", "profile.native.opt-level=0", "profile.native.codegen-units=16", 'profile.native.package."*".opt-level=0')
+# The clones of --verify, and whether what is compiled lies outside of them.
+CLONES = {"one": False, "another/of-a-longer-name": True}
 # (where it is in the checkout, where it is in the folder); of a folder, what git knows.
 FILES = (
     ("LICENSE", "LICENSE"),
@@ -77,18 +86,21 @@ def epoch():
     return int(os.environ.get("SOURCE_DATE_EPOCH") or output("git", "log", "-1", "--format=%ct"))
 
 
-def build():
+def build(quick=False):
     """Binary, wasm module and native module, built in a folder of their own: other flags would build everything anew in target/."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "dist"
     home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")).resolve()
     remapped = [f"--remap-path-prefix={ROOT}=/inpick", f"--remap-path-prefix={home}=/cargo",
-                f"--remap-path-prefix={output('rustc', '--print', 'sysroot')}=/rust"]
+                f"--remap-path-prefix={output('rustc', '--print', 'sysroot')}=/rust",
+                # Of several that fit the last one counts. What build scripts write may lie outside of the checkout.
+                f"--remap-path-prefix={target}=/inpick/target/dist"]
     flags = ",".join(f'"{flag}"' for flag in remapped)
     environment = {**setup.environment(), "CARGO_TARGET_DIR": str(target), "SOURCE_DATE_EPOCH": str(epoch()),
                    "INPICK_COMMIT": output("git", "rev-parse", "HEAD"), "INPICK_BUILD_REF": f"v{version()}", "CARGO_INCREMENTAL": "0"}
     # An environment of RUSTFLAGS would take the place of .cargo/config.toml's, which the wasm module needs.
     environment.pop("RUSTFLAGS", None)
     common = ["--locked", "--config", f"target.{TARGET}.rustflags=[{flags}]", "--config", f"target.{WASM_TARGET}.rustflags=[{flags}]"]
+    common += [word for setting in (QUICK if quick else ()) for word in ("--config", setting)]
     for what in (["--package", "filter", "--profile", "wasm", "--target", WASM_TARGET],
                  ["--package", "dynamic-module", "--package", "inpick", "--lib", "--bins", "--profile", "native", "--target", TARGET]):
         subprocess.run(["cargo", "build", *common, *what], check=True, timeout=BUILD_SECONDS, cwd=ROOT, env=environment)
@@ -184,13 +196,49 @@ def put_together(binary, wasm, native, goal):
     return archive
 
 
+def differences(one, other):
+    """What is not the same in two folders of files, a line each."""
+    files = [{file.relative_to(folder): file for file in contents(folder)} for folder in (one, other)]
+    for name in sorted(files[0].keys() | files[1].keys()):
+        if not all(name in each for each in files):
+            yield f"{name} is in one of them only"
+            continue
+        first, second = (each[name].read_bytes() for each in files)
+        if first == second:
+            continue
+        at = next((index for index, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
+        yield f"{name} differs from byte {at} on: {first[at - 40 if at > 40 else 0:at + 40]!r}, {second[at - 40 if at > 40 else 0:at + 40]!r}"
+
+
+def verify(quick):
+    """Builds twice, each time in a clean clone; gives what is not the same, and the archive's digest."""
+    with tempfile.TemporaryDirectory(prefix="inpick-verify-") as scratch:
+        made = []
+        for name, apart in CLONES.items():
+            checkout = Path(scratch) / name
+            subprocess.run(["git", "clone", "--quiet", ROOT, checkout], check=True, timeout=SECONDS)
+            (checkout / ".tools").symlink_to(setup.TOOLS)
+            environment = {**os.environ, "CARGO_TARGET_DIR": str(Path(scratch) / "compiled" if apart else checkout / "target")}
+            command = [sys.executable, checkout / "scripts" / "dist.py", "--output", checkout / "made", *(["--quick"] if quick else [])]
+            subprocess.run(command, check=True, timeout=2 * BUILD_SECONDS, cwd=checkout, env=environment)
+            made.append(checkout / "made")
+        digest = next(made[0].glob("*.sha256")).read_text().split()[0]
+        return list(differences(*made)), digest
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--built", nargs=3, type=Path, metavar=("BINARY", "WASM", "NATIVE"), help="takes these instead of building them")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", metavar="DIR")
+    parser.add_argument("--verify", action="store_true", help="builds twice in clean clones, and compares")
+    parser.add_argument("--quick", action="store_true", help="without the optimiser of native programs: not for use")
     options = parser.parse_args()
     try:
-        archive = put_together(*(options.built or build()), options.output)
+        if options.verify:
+            found, digest = verify(options.quick)
+            print("".join(f"dist: {line}\n" for line in found) or f"two builds, the same bytes: SHA-256 {digest}\n", end="")
+            return int(bool(found))
+        archive = put_together(*(options.built or build(options.quick)), options.output)
     except (Broken, subprocess.CalledProcessError) as error:
         print(f"dist: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,8 @@
 
     scripts/setup.py TOOL...
 
-TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, etcd, kube-env, helm, deploy-env, cpp-compiler, nightly. With no TOOL it installs all of them.
+TOOL is one of: envoy, wasm-target, clippy, python-env, observability-env, node, wasm-bindgen, promtool, browser, api-server, envoy-gateway, etcd, kube-env, helm, deploy-env, cpp-compiler, nightly. With no TOOL it installs all of them but envoy-gateway, which takes
+minutes to build for a test that runs by its name alone.
 Nothing is written outside the repository but the Rust targets, which rustup keeps. It is quiet when nothing is to be done.
 
 Exit code 0: all are there. 1: one that is needed could not be had. 3: only tools that some machines cannot have are missing.
@@ -31,6 +32,10 @@ VENV = TOOLS / "venv"
 REQUIREMENTS = ROOT / "requirements"
 # Source of the API server and controllers that tests of Kubernetes talk to.
 API_SERVER = ROOT / "tests" / "kube" / "api-server"
+# A module that requires Envoy Gateway, which tests of deploy/envoy-gateway run.
+ENVOY_GATEWAY = ROOT / "tests" / "gateways" / "envoy-gateway"
+# Packages of Debian that were looked at, as lines of sha256sum.
+DEBIAN = REQUIREMENTS / "debian.sha256"
 
 ENVOY_VERSION = (1, 40, 0)
 WASM_TARGETS = ("wasm32-wasip1", "wasm32-unknown-unknown")
@@ -44,8 +49,10 @@ DOWNLOAD_SECONDS = 600
 # A command-line tool built from source on two cores, with what a whole run of the tests leaves of them.
 BUILD_SECONDS = 3600
 QUERY_SECONDS = 60
-# For what only takes the processors that others leave.
+# What is built from source takes the processors that others leave.
 NICE = ("nice", "-n", "19")
+# Tools that are installed when they are named.
+BY_NAME = ("envoy-gateway",)
 
 
 class Missing(Exception):
@@ -277,10 +284,22 @@ def setup_promtool():
             shutil.move(files / "usr" / "bin" / tool, TOOLS / "bin" / tool)
 
 
+def check_debian(package):
+    """Raises Missing for a package that is not listed. Debian takes an old version away when there is a newer one: that is for somebody to look at and
+    to list, until when it is as if there were none. Another file under a listed name is a fault."""
+    known = {name: digest for digest, name in (line.split() for line in DEBIAN.read_text().splitlines() if not line.startswith("#"))}
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    listed = DEBIAN.relative_to(ROOT)
+    if package.name not in known:
+        raise Missing(f"Debian has {package.name} now, which {listed} does not list: look at it, and add `{digest}  {package.name}`", optional=True)
+    if known[package.name] != digest:
+        raise Missing(f"{package.name} has the hash {digest}, not that of {listed}")
+
+
 @contextlib.contextmanager
 def unpacked(tool, *command):
     """Packages that an apt command fetches, unpacked into one folder and not installed. apt keeps its state in a folder of our own, and
-    checks the packages' hashes and signatures."""
+    checks the packages' signatures. A single one must be listed; a browser comes with whatever libraries the machine lacks, and must be the newest."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise Missing(f"{tool} cannot be had here: there is no apt", optional=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
@@ -292,6 +311,9 @@ def unpacked(tool, *command):
         attempt("reading apt's lists", apt + ["update"], optional=True)
         attempt(f"downloading {command[-1]}", apt + list(command), optional=True, cwd=scratch)
         packages = [*state.glob("*.deb"), *(state / "cache" / "archives").glob("*.deb")]
+        if command[0] == "download":
+            for package in packages:
+                check_debian(package)
         for package in packages:
             attempt(f"unpacking {package.name}", ["dpkg-deb", "-x", package, state / "unpacked"], attempts=1)
         yield state / "unpacked"
@@ -319,10 +341,18 @@ def setup_browser():
         shutil.move(files, TOOLS / "browser")
 
 
+def built_path(folder, name, sources):
+    """Where a program is or will be that is built from these files of a folder: its name tells which they are."""
+    digest = hashlib.sha256(b"".join((folder / source).read_bytes() for source in sources))
+    return TOOLS / f"{name}-{digest.hexdigest()[:16]}"
+
+
 def api_server_path():
-    """Where the program of tests/kube/api-server is or will be: its name tells what it is built from."""
-    sources = b"".join((API_SERVER / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
-    return TOOLS / f"api-server-{hashlib.sha256(sources).hexdigest()[:16]}"
+    return built_path(API_SERVER, "api-server", ("go.mod", "go.sum", "main.go"))
+
+
+def envoy_gateway_path():
+    return built_path(ENVOY_GATEWAY, "envoy-gateway", ("go.mod", "go.sum"))
 
 
 def kubernetes_version():
@@ -330,29 +360,39 @@ def kubernetes_version():
     return re.search(r"k8s\.io/kubernetes v(\S+)", (API_SERVER / "go.mod").read_text()).group(1)
 
 
-def setup_api_server():
-    program = api_server_path()
+def build_go(program, what, folder, package, flags=""):
+    """Builds a package that the module in `folder` has or requires, unless it is there, and deletes older ones of its kind."""
     if program.exists():
         return
     if shutil.which("go") is None:
-        raise Missing("an API server for tests of Kubernetes is built from source, which needs Go", optional=True)
-    version = kubernetes_version()
-    say(f"building Kubernetes' API server and controllers {version} (five minutes on two cores)")
-    major, minor, _ = version.split(".")
-    # Without it a client cannot tell what it talks to.
-    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
-    flags = " ".join(["-s", "-w", *(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())])
+        raise Missing(f"{what} for tests is built from source, which needs Go", optional=True)
+    say(f"building {what} (five minutes on two cores)")
     with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
         # 4 GB of caches, deleted with the folder. Unoptimised code builds in half the time and starts as fast.
         environment = {**os.environ, "GOCACHE": f"{scratch}/build", "GOMODCACHE": f"{scratch}/modules", "GOTMPDIR": scratch, "GOGC": "400",
                        "CGO_ENABLED": "0", "GOFLAGS": "-modcacherw -mod=readonly"}
-        attempt("downloading Kubernetes' sources", ["go", "mod", "download"], env=environment, cwd=API_SERVER)
-        attempt("building Kubernetes' API server",
-                ["nice", "go", "build", "-p", "2", "-trimpath", "-gcflags=all=-N -l", "-ldflags", flags, "-o", f"{scratch}/program", "."],
-                timeout=BUILD_SECONDS, attempts=2, env=environment, cwd=API_SERVER)
-        for outdated in TOOLS.glob("api-server-*"):
+        attempt(f"downloading the sources of {what}", ["go", "mod", "download"], env=environment, cwd=folder)
+        attempt(f"building {what}",
+                [*NICE, "go", "build", "-p", "2", "-trimpath", "-gcflags=all=-N -l", "-ldflags", f"-s -w {flags}".strip(),
+                 "-o", f"{scratch}/program", package],
+                timeout=BUILD_SECONDS, attempts=2, env=environment, cwd=folder)
+        for outdated in TOOLS.glob(f"{program.name.rsplit('-', 1)[0]}-*"):
             outdated.unlink()
         Path(scratch, "program").replace(program)
+
+
+def setup_api_server():
+    version = kubernetes_version()
+    major, minor, _ = version.split(".")
+    # Without it a client cannot tell what it talks to.
+    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())
+    build_go(api_server_path(), f"Kubernetes' API server and controllers {version}", API_SERVER, ".", flags)
+
+
+def setup_envoy_gateway():
+    (package,) = re.findall(r"^tool (\S+)", (ENVOY_GATEWAY / "go.mod").read_text(), re.M)
+    build_go(envoy_gateway_path(), "Envoy Gateway", ENVOY_GATEWAY, package)
 
 
 def setup_etcd():
@@ -410,6 +450,7 @@ SETUPS = {
     "promtool": setup_promtool,
     "browser": setup_browser,
     "api-server": setup_api_server,
+    "envoy-gateway": setup_envoy_gateway,
     "etcd": setup_etcd,
     "kube-env": setup_kube_env,
     "helm": setup_helm,
@@ -432,6 +473,7 @@ def environment():
     path = os.pathsep.join([str(TOOLS / "bin"), os.environ.get("PATH", ""), str(VENV / "bin")])
     browser = browser_path()
     return {**os.environ, "PATH": path, "ENVOY": str(envoy_path()), "API_SERVER": str(api_server_path()),
+            "ENVOY_GATEWAY": str(envoy_gateway_path()),
             **({"BROWSER_PATH": str(browser)} if browser else {})}
 
 
@@ -441,7 +483,7 @@ def main(arguments):
         print(f"unknown: {', '.join(unknown)}\n{__doc__}", file=sys.stderr)
         return 2
     failed, skipped = [], []
-    for tool in arguments or SETUPS:
+    for tool in arguments or [tool for tool in SETUPS if tool not in BY_NAME]:
         try:
             ensure(tool)
         except Missing as missing:

@@ -3,6 +3,7 @@
 
     scripts/test.py [STEP...]
 
+Of the steps, envoy-gateway runs only when it is named.
 `check` stands for the steps of `make check`, which also come first when all are run.
 Each step says in one line how it went, and shows the end of its output only if it failed; all of it is in .tools/logs.
 Steps that wait more than they compute run beside the others, one at a time, once what they need is built; steps that nothing needs take the
@@ -40,6 +41,8 @@ MINUTE = 60
 CORE = ("endpoint-picker", "snapshot", "catalogue")
 # Everything else in Rust but the tests of a whole gateway.
 RUST = ("--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)))
+# Steps that run when they are named: what they test changes seldom, and a tool of theirs takes minutes to build.
+BY_NAME = ("envoy-gateway",)
 # The steps of `make check`.
 CHECK = ("lint", "stats-tags", "core")
 # The steps that make what a whole gateway is made of.
@@ -220,6 +223,9 @@ STEPS = [
     # An API server of its own, and pods by a kubelet of the tests' own.
     Step("kube", lambda: [["python", "-m", "pytest", "-q", "tests/kube"]], ("envoy", "python-env", "kube-env", "helm", "etcd", "api-server"), minutes=20,
          beside=GATEWAY),
+    # Envoy Gateway with the manifests of deploy/.
+    Step("envoy-gateway", lambda: [["python", "-m", "pytest", "-q", "tests/gateways"]], ("envoy", "python-env", "kube-env", "envoy-gateway"), minutes=15,
+         beside=GATEWAY),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=10, beside=GATEWAY),
 ]
 
@@ -312,7 +318,7 @@ def select(names):
     unknown = set(names) - {step.name for step in STEPS}
     if unknown:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(step.name for step in STEPS)}")
-    return [step for step in STEPS if not names or step.name in names]
+    return [step for step in STEPS if (step.name in names if names else step.name not in BY_NAME)]
 
 
 class Outcome:

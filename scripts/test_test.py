@@ -28,6 +28,11 @@ class Steps(unittest.TestCase):
         with self.assertRaisesRegex(SystemExit, "no-such-step"):
             steps.select(["no-such-step"])
 
+    def test_some_steps_run_only_when_they_are_named(self):
+        for name in steps.BY_NAME:
+            self.assertNotIn(name, {step.name for step in steps.select([])})
+            self.assertEqual([step.name for step in steps.select([name])], [name])
+
 
 class Compiler(unittest.TestCase):
     """In CI one build serves lints and tests."""

@@ -345,6 +345,8 @@ families! {
         "Requests that failed through an endpoint's fault, by how.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
+    Ejected = "inpick_ejected", Gauge, [Pool, Endpoint], Always, Envoy,
+        "1 while requests are kept from the endpoint because others failed: it is counted as ejected then. There is none for one that never was.";
     LonePicksTotal = "inpick_lone_picks_total", Counter, [], Always, Envoy,
         "Picks of a thread that found the state of the process held by another, and went by the loads that it knows itself.";
     PrefixPredictedTokensTotal = "inpick_prefix_predicted_tokens_total", Counter, [Pool], Always, Envoy,

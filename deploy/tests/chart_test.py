@@ -211,6 +211,7 @@ class Meaning(unittest.TestCase):
             "pods": read, "inferencepools": read, "inferenceobjectives": read, "inferencemodelrewrites": read,
             "tokenreviews": ("ClusterRole", ["create"]), "subjectaccessreviews": ("ClusterRole", ["create"]),
             "/metrics": ("ClusterRole", ["get"]), "/debug/pprof/*": ("ClusterRole", ["get"]),
+            "/live": ("ClusterRole", ["get"]),
         })
 
     def test_objectives_are_of_the_group_that_the_cluster_has(self):
@@ -261,6 +262,24 @@ class Meaning(unittest.TestCase):
         for more in ("inpick.metricsReader.create=false", "router.monitoring.prometheus.auth.enabled=false"):
             names = {document["metadata"]["name"] for document in objects(of_case("sidecar", "--set", more))}
             self.assertFalse([name for name in names if name.startswith("inference-gateway-")], more)
+
+    def test_who_may_look_at_the_live_page_is_said_beside_the_guides_role(self):
+        name = "my-inference-epp-live"
+        account = {"kind": "ServiceAccount", "name": "inference-gateway-sa-metrics-reader", "namespace": "inference"}
+        group = {"kind": "Group", "name": "operators", "apiGroup": "rbac.authorization.k8s.io"}
+        for case, subjects in (("sidecar", [account]), ("everything", [account, group])):
+            documents = objects(of_case(case))
+            self.assertEqual(pick(documents, "ClusterRole", name)["rules"], [{"nonResourceURLs": ["/live"], "verbs": ["get"]}])
+            binding = pick(documents, "ClusterRoleBinding", name)
+            self.assertEqual(binding["subjects"], subjects)
+            self.assertEqual(binding["roleRef"]["name"], name)
+        # A second release of the cluster has no such account: its role is there to be bound, and is to whoever is named.
+        second = objects(of_case("sidecar", "--set", "inpick.metricsReader.create=false"))
+        self.assertEqual([each["kind"] for each in second if each["metadata"]["name"] == name], ["ClusterRole"])
+        second = objects(of_case("everything", "--set", "inpick.metricsReader.create=false"))
+        self.assertEqual(pick(second, "ClusterRoleBinding", name)["subjects"], [group])
+        for off in ("inpick.livePageReader.create=false", "router.monitoring.prometheus.auth.enabled=false"):
+            self.assertFalse([each for each in objects(of_case("everything", "--set", off)) if each["metadata"]["name"] == name], off)
 
     def test_monitors_ask_for_what_there_is(self):
         for more, kind, key in (((), "ServiceMonitor", "endpoints"), (("--set", "inpick.monitoring.podMonitor=true"), "PodMonitor", "podMetricsEndpoints")):

@@ -109,6 +109,57 @@ class Dist(unittest.TestCase):
                     self.assertTrue((root / page).parent.joinpath(link).exists(), f"{root / page}: {link}")
 
 
+class Builds(unittest.TestCase):
+    def test_paths_of_the_machine_are_left_out_of_what_is_built(self):
+        with mock.patch.object(dist.subprocess, "run") as run, mock.patch.dict(os.environ, {"CARGO_TARGET_DIR": "/elsewhere", "SOURCE_DATE_EPOCH": "1"}):
+            run.return_value.stdout = "/somewhere/rust"
+            dist.build()
+            builds = [call.args[0] for call in run.call_args_list if call.args[0][:2] == ["cargo", "build"]]
+        self.assertEqual(len(builds), 2)
+        for command in builds:
+            flags = [word for word in command if word.startswith("target.")]
+            self.assertEqual({word.split(".")[1] for word in flags}, {dist.TARGET, dist.WASM_TARGET})
+            for word in flags:
+                for prefix in (ROOT, "/somewhere/rust", "/elsewhere/dist", Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")).resolve()):
+                    self.assertIn(f'"--remap-path-prefix={prefix}=/', word)
+                # The last one that fits counts.
+                self.assertGreater(word.index("=/elsewhere/dist="), word.index(f"={ROOT}="))
+
+    def test_what_is_not_the_same_in_two_builds_is_named(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            one, other = Path(scratch) / "one", Path(scratch) / "other"
+            for folder in (one, other):
+                (folder / "bin").mkdir(parents=True)
+                (folder / "bin" / "inpick").write_bytes(b"x" * 100 + b"program")
+                (folder / "LICENSE").write_text("as is")
+            self.assertEqual(list(dist.differences(one, other)), [])
+            (other / "bin" / "inpick").write_bytes(b"x" * 100 + b"prograM of /home/me")
+            (one / "late").touch()
+            self.assertEqual(list(dist.differences(one, other)), [
+                f"bin/inpick differs from byte 106 on: {b'x' * 34 + b'program'!r}, {b'x' * 34 + b'prograM of /home/me'!r}", "late is in one of them only"])
+
+    def test_two_builds_are_of_clean_clones_under_other_names(self):
+        def build(command, **options):
+            if command[0] == "git":
+                Path(command[-1], "scripts").mkdir(parents=True)
+                return
+            clones.append((options["cwd"], options["env"]["CARGO_TARGET_DIR"], "--quick" in command))
+            goal = Path(command[command.index("--output") + 1])
+            goal.mkdir()
+            (goal / "a.tar.gz.sha256").write_text("0123  a.tar.gz\n")
+            (goal / "module").write_text(str(options["cwd"]) if leaks else "the same")
+
+        for leaks in (False, True):
+            clones = []
+            with mock.patch.object(dist.subprocess, "run", build):
+                found, digest = dist.verify(quick=True)
+            (one, target, quick), (other, elsewhere, _) = clones
+            self.assertTrue(quick and digest == "0123")
+            self.assertNotEqual(len(str(one)), len(str(other)))
+            self.assertTrue(target.startswith(str(one)) and not elsewhere.startswith(str(other)))
+            self.assertEqual([line.split()[0] for line in found], ["module"] if leaks else [])
+
+
 class Images(unittest.TestCase):
     def instructions(self, file):
         """(word, rest) of each line that is no comment, with what it continues."""

@@ -87,7 +87,10 @@ class EnvoyGateway(unittest.TestCase):
         route, gateway = pick(self.documents, "HTTPRoute")["metadata"], pick(self.documents, "Gateway")
         listener = f"{gateway['metadata']['namespace']}/{gateway['metadata']['name']}/{gateway['spec']['listeners'][0]['name']}"
         cluster = f"httproute/{route['namespace']}/{route['name']}/rule/0"
-        self.assertEqual(len(pick(self.documents, "HTTPRoute")["spec"]["rules"]), 1)
+        # Each rule with pods is a cluster of its own.
+        first, *others = pick(self.documents, "HTTPRoute")["spec"]["rules"]
+        self.assertIn("backendRefs", first)
+        self.assertFalse([rule for rule in others if "backendRefs" in rule])
         self.assertEqual([self.patches[kind]["name"] for kind in ("Listener", "RouteConfiguration", "Cluster")], [listener, listener, cluster])
         deployment = pick(self.documents, "EnvoyProxy")["spec"]["provider"]["kubernetes"]["envoyDeployment"]
         self.assertEqual(pod_flags(deployment["initContainers"][0])["pool"], f"default=envoy:{cluster}")
@@ -126,6 +129,12 @@ class EnvoyGateway(unittest.TestCase):
         matches = pick(self.documents, "HTTPRoute")["spec"]["rules"][0]["matches"]
         for match in matches:
             self.assertTrue(any(re.fullmatch(one, match["path"]["value"]) for one in expressions), match)
+        # What is closed below open paths is closed here, too.
+        (closed,) = [rule for rule in pick(self.documents, "HTTPRoute")["spec"]["rules"] if "backendRefs" not in rule]
+        (header,) = next(route["match"]["headers"] for route in host()["routes"] if "safe_regex" in route["match"])
+        self.assertEqual(closed["matches"][0]["path"], {"type": "RegularExpression", "value": header["string_match"]["safe_regex"]["regex"].replace("[^?]", ".")})
+        (reference,) = [each["extensionRef"] for each in closed["filters"]]
+        self.assertEqual(pick(self.documents, reference["kind"], reference["name"])["spec"]["directResponse"]["statusCode"], 404)
         # And nothing that is open there is missing here, but for prefixes.
         paths = {match["path"]["value"] for match in matches}
         words = {word for one in expressions for word in re.findall(r"[a-z]+(?:/[a-z]+)?", re.sub(r"\[[^]]*\]", "", one)) if word not in ("v", "v/")}

@@ -273,13 +273,17 @@ impl Values {
                 let name = label_value(&name);
                 let pod = if admitted.contains(name.as_ref()) { name.as_ref() } else { OTHER };
                 self.add_load(&pool.name, pod, load);
-                self.add(Stat::Endpoints, &[&pool.name, state(load, ejected.contains(&place))], 1);
+                let address = endpoint.address.to_string();
+                let address = label_value(&address);
+                let address = if addresses.contains(address.as_ref()) { address.as_ref() } else { OTHER };
+                let state = state(load, ejected.contains(&place));
+                self.add(Stat::Endpoints, &[&pool.name, state], 1);
+                if state == EJECTED {
+                    self.raise(Stat::Ejected, &[&pool.name, address], 1);
+                }
                 // What is fresh was read again whenever the sidecar confirmed it; the rest is as old as the loads.
                 let since = if load.state == State::Fresh { facts.snapshot_age_ms } else { facts.loads_age_ms };
                 if let (Some(age_ms), Some(since)) = (load.age_ms, since) {
-                    let address = endpoint.address.to_string();
-                    let address = label_value(&address);
-                    let address = if addresses.contains(address.as_ref()) { address.as_ref() } else { OTHER };
                     // Endpoints that share a label show the oldest of them.
                     self.raise(Stat::SignalAge, &[&pool.name, address], age_ms.saturating_add(since));
                 }

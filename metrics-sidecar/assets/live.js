@@ -158,7 +158,7 @@ function takeLoads(loads) {
     if (!it) return;
     [it.state, it.waiting, it.running, it.kv, it.flight, it.share, it.picks, it.failures, it.ejections, it.age, it.wait] = figures;
     it.problem = loads.problems[index] ?? "";
-    if (isSample && sampledAt > 0) it.requests = push(it.requests, it.state === "fresh" ? sum(it.waiting, it.running) : null);
+    if (isSample && sampledAt > 0) it.requests = push(it.requests, it.state === "fresh" || (it.state === "ejected" && !it.problem) ? sum(it.waiting, it.running) : null);
   });
   if (isSample) sampledAt = at;
   const states = [...new Set(endpoints.map((endpoint) => endpoint.state))].sort();

@@ -26,6 +26,10 @@ const TOKENS_LAST: Duration = Duration::from_secs(1);
 const LOOPBACK_ONLY: &str =
     "only loopback may read this: see --metrics-endpoint-auth and --metrics-endpoint-token-file\n";
 
+/// What the API server is asked about for the live page's data, whose own paths begin with `/api/`: these are the API server's, too, and
+/// Kubernetes' role `system:discovery` lets every account get them.
+const LIVE: &str = "/live";
+
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Access {
@@ -35,6 +39,8 @@ pub(crate) enum Access {
     Envoy,
     /// Scrapers and people, as the settings say.
     Reader,
+    /// The same, for the live page's data: recent requests are among it, so the API server is asked about a right of its own, `/live`.
+    Viewer,
     /// Whoever may be a reader: the live page without its data. Where tokens are asked for that is anyone, since a browser sends none
     /// with a page that it opens; the page asks for it, and reads its data with it.
     Shell,
@@ -124,13 +130,14 @@ impl Gate {
             Access::Anyone => true,
             // Where nobody asks, an Envoy may be anywhere.
             Access::Envoy => peer.is_loopback() || matches!(self.0, Asks::Nobody { .. }),
-            Access::Reader => matches!(self.0, Asks::Nobody { only_loopback: false }),
+            Access::Reader | Access::Viewer => matches!(self.0, Asks::Nobody { only_loopback: false }),
             Access::Shell => !matches!(self.0, Asks::Nobody { only_loopback: true }),
             Access::Profiler => false,
         };
         if is_open {
             return Ok(Admission::Open);
         }
+        let path = if access == Access::Viewer { LIVE } else { path };
         let token = || bearer(headers).ok_or(Refusal::NoToken);
         match &self.0 {
             Asks::Nobody { .. } if peer.is_loopback() => Ok(Admission::Open),
@@ -230,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_word_about_it_only_loopback_reads() {
         let gate = Gate::new(&Readers::Loopback);
-        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Shell, Access::Profiler] {
+        for access in [Access::Anyone, Access::Envoy, Access::Reader, Access::Viewer, Access::Shell, Access::Profiler] {
             for peer in HERE {
                 assert_eq!(status(&gate, access, peer, &[]).await, 200, "{access:?} {peer}");
             }
@@ -245,7 +252,7 @@ mod tests {
     async fn anyone_reads_if_that_is_said_but_profiles() {
         let gate = Gate::new(&Readers::Anyone);
         for peer in ELSEWHERE {
-            for access in [Access::Reader, Access::Shell] {
+            for access in [Access::Reader, Access::Viewer, Access::Shell] {
                 assert_eq!(status(&gate, access, peer, &[]).await, 200);
             }
             assert_eq!(status(&gate, Access::Profiler, peer, &[]).await, 403);

@@ -267,6 +267,19 @@ async fn a_burst_of_bad_tokens_does_not_reach_the_api_server_nor_keep_scrapers_o
 }
 
 #[tokio::test]
+async fn the_live_page_is_for_those_who_may_get_live_although_every_account_may_get_what_begins_with_api() {
+    let scene = Scene::start(false, "1m").await;
+    scene.api.with(|world| world.rules.push(("somebody", "get", "/live")));
+    for path in ["/api/state", "/api/events"] {
+        // Whoever scrapes does not see requests by that.
+        assert_eq!(scene.status(path, "good").await, 403, "{path}");
+    }
+    assert_eq!(scene.status("/api/state", "other").await, 200);
+    assert_eq!(scene.status("/metrics", "other").await, 403);
+    scene.stop().await;
+}
+
+#[tokio::test]
 async fn scrapers_have_a_place_of_their_own_with_tokens_and_without_the_snapshot() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "scraper\n").unwrap();

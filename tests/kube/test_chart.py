@@ -2,6 +2,7 @@
 traffic through its Service, each request counted, while models and the gateway itself are replaced."""
 
 import base64
+import json
 import os
 import subprocess
 
@@ -164,6 +165,18 @@ def test_a_first_request_is_answered_and_a_first_scrape_needs_a_token(release):
     assert ask(metrics).status == 401
     page = ask(metrics, headers={"authorization": f"Bearer {release.reader_token()}"})
     assert page.status == 200 and "inference_pool_ready_pods" in page.body
+
+
+def test_the_token_of_the_scraper_opens_the_live_page_and_that_of_another_account_does_not(release):
+    url = release.proxy.url("http-metrics")
+    # The page itself holds no data; a browser sends no token for it.
+    assert ask(f"{url}/").status == 200
+    assert ask(f"{url}/api/state").status == 401
+    state = ask(f"{url}/api/state", headers={"authorization": f"Bearer {release.reader_token()}"})
+    assert state.status == 200, state.body
+    assert {endpoint["pod"] for endpoint in json.loads(state.body)["endpoints"]} == release.pods("app=vllm")
+    stranger = release.cluster.token(release.namespace, "default")
+    assert ask(f"{url}/api/state", headers={"authorization": f"Bearer {stranger}"}).status == 403
 
 
 def test_every_request_through_the_service_is_counted(release):

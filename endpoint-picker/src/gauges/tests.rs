@@ -200,3 +200,27 @@ fn endpoints_that_are_left_out_for_failures_have_a_state_of_their_own_and_each_h
     let moved = Some(Order { epoch: 1, version: 2 });
     assert_eq!(count(&[post(moved, 0, &[0, 1]), post(None, 0, &[0]), post(order, u32::MAX, &[9])], 3), nobody);
 }
+
+#[test]
+fn an_endpoint_that_is_left_out_for_failures_is_named_until_it_is_back() {
+    let (mut shared, mut host) = (shared(), Host::default());
+    let mut gauges = Gauges::new(&mut shared, ["c", "b"]);
+    let (_, version) = shared.get(key::ADMISSION).unwrap();
+    let table = Table { endpoints: vec!["10.0.0.1:1".into(), "10.0.0.1:2".into()], ..Table::default() };
+    shared.set(key::ADMISSION, &table.encode_to_vec(), version).unwrap();
+    let membership = membership(&[("p", 4)]);
+    let endpoints =
+        [State::Fresh, State::Fresh, State::Unready, State::Fresh].map(|state| Load { state, ..Load::default() });
+    let loads = Loads { epoch: 1, membership_version: 1, endpoints: endpoints.to_vec(), ..Loads::default() };
+    let post =
+        |ejected: &[u32]| Post { order: Some(Order::of(&membership)), ejected: ejected.to_vec(), ..Post::default() };
+    let mut ejected = |posts: &[Post], second| {
+        shown_of(&mut gauges, &mut shared, &mut host, (&membership, &loads), posts, second);
+        ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "other"]
+            .map(|address| host.value(&alloc::format!("pool=p;endpoint={address};inpick_ejected")))
+    };
+    assert_eq!(ejected(&[post(&[])], 1), [None; 4], "none for those that never were");
+    // One that is unready gets nothing anyway, and the last one has no label of its own.
+    assert_eq!(ejected(&[post(&[0, 2]), post(&[0, 3])], 2), [Some(1), None, None, Some(1)]);
+    assert_eq!(ejected(&[post(&[1])], 3), [Some(0), Some(1), None, Some(0)]);
+}

@@ -12,7 +12,7 @@ use crate::admission::Table;
 use crate::board::Board;
 
 /// The labelled gauges, by their number in shared data: only ever appended to.
-pub(super) const LABELLED: [Stat; 26] = [
+pub(super) const LABELLED: [Stat; 27] = [
     Stat::ObjectiveRunningRequests,
     Stat::ModelRunningRequests,
     Stat::InFlightRequests,
@@ -39,6 +39,7 @@ pub(super) const LABELLED: [Stat; 26] = [
     Stat::LlmDFlowCapacityBytes,
     Stat::LlmDFlowGlobalCapacityRequests,
     Stat::LlmDFlowGlobalCapacityBytes,
+    Stat::Ejected,
 ];
 
 /// One labelled gauge.

@@ -16,6 +16,9 @@ use crate::pool::PoolState;
 /// Models of a pool that are named; the page has no room for more.
 const MAX_MODELS: usize = 20;
 
+/// The state of an endpoint that is left out because its requests failed, and would not be for what its page says; `inpick_endpoints` has it, too.
+const EJECTED: &str = "ejected";
+
 /// An endpoint as scripts see it.
 #[derive(Debug, Serialize)]
 pub(crate) struct EndpointDocument<'a> {
@@ -37,6 +40,9 @@ pub(crate) struct EndpointDocument<'a> {
     failures: Option<u64>,
     ejections: Option<u64>,
     predicted_wait_ms: Option<u64>,
+    /// Whether what its page says is of now, be it ejected or not.
+    #[serde(skip)]
+    has_fresh_page: bool,
 }
 
 /// A pool as scripts see it.
@@ -47,7 +53,7 @@ pub(crate) struct PoolDocument<'a> {
     models: Vec<String>,
     endpoints: usize,
     fresh: usize,
-    /// Sums over the endpoints whose pages are fresh.
+    /// Sums over the endpoints whose pages are fresh, also of those that are ejected.
     waiting: u32,
     running: u32,
     /// Mean over the same.
@@ -165,7 +171,10 @@ fn endpoint_document<'a>(
         pod: &endpoint.target.pod,
         namespace: &endpoint.target.namespace,
         engine: endpoint.page.as_ref().and_then(|page| page.signals.engine).map(|engine| engine.as_str()),
-        state: state_name(endpoint.state),
+        state: match endpoint.state {
+            State::Fresh | State::Stale | State::Unknown if figures.is_some_and(|it| it.is_ejected()) => EJECTED,
+            state => state_name(state),
+        },
         problem: endpoint.trouble(),
         waiting: load.waiting,
         running: load.running,
@@ -177,14 +186,15 @@ fn endpoint_document<'a>(
         failures: figures.map(|figures| figures.failures),
         ejections: figures.map(|figures| figures.ejections),
         predicted_wait_ms: figures.filter(|_| is_fresh).and_then(|figures| figures.predicted_wait_ms(requests.into())),
+        has_fresh_page: is_fresh,
         address,
     }
 }
 
 fn pool_document<'a>(pool: &'a PoolState, shown: &[EndpointDocument<'_>], readings: &Readings) -> PoolDocument<'a> {
-    let fresh = || shown.iter().filter(|endpoint| endpoint.state == state_name(State::Fresh));
-    let sum = |count: fn(&EndpointDocument<'_>) -> Option<u32>| fresh().filter_map(count).fold(0, u32::saturating_add);
-    let usages: Vec<f64> = fresh().filter_map(|endpoint| endpoint.kv_cache_usage).collect();
+    let known = || shown.iter().filter(|endpoint| endpoint.has_fresh_page);
+    let sum = |count: fn(&EndpointDocument<'_>) -> Option<u32>| known().filter_map(count).fold(0, u32::saturating_add);
+    let usages: Vec<f64> = known().filter_map(|endpoint| endpoint.kv_cache_usage).collect();
     let mut models: Vec<String> = pool.members().models.into_iter().map(|model| model.name).collect();
     models.dedup();
     models.truncate(MAX_MODELS);
@@ -195,7 +205,7 @@ fn pool_document<'a>(pool: &'a PoolState, shown: &[EndpointDocument<'_>], readin
         problem: pool.problem.as_deref(),
         models,
         endpoints: shown.len(),
-        fresh: fresh().count(),
+        fresh: shown.iter().filter(|endpoint| endpoint.state == state_name(State::Fresh)).count(),
         waiting: sum(|endpoint| endpoint.waiting),
         running: sum(|endpoint| endpoint.running),
         kv_cache_usage,
@@ -279,6 +289,32 @@ mod tests {
         assert_eq!(document["endpoints"][1]["state"], "unknown");
         assert_eq!(document["endpoints"][1]["problem"], "cannot connect");
         assert_eq!((&document["at_ms"], &document["envoy_problem"]), (&json!(77), &Value::Null));
+    }
+
+    #[test]
+    fn an_ejected_endpoint_is_no_longer_counted_as_fresh_and_its_requests_still_are() {
+        let (mut fleet, mut readings) = (fleet(), readings());
+        let address = |index: u8| std::net::SocketAddr::from(([10, 0, 0, index], 80));
+        let ejected = |readings: &mut Readings, of: &str, value: u8| {
+            let page = format!("inpick_ejected{{endpoint=\"{of}\",pool=\"p\"}} {value}\n");
+            readings.take(Duration::from_secs(2), Figures::of_page(page.as_bytes()).unwrap());
+        };
+        let shown = |fleet: &Fleet, readings: &Readings| {
+            let document = Document::new(fleet, readings, None, Duration::from_secs(2), 77);
+            let states: Vec<_> = document.endpoints.iter().map(|endpoint| endpoint.state).collect();
+            let pool = &document.pools[0];
+            (states, pool.fresh, pool.waiting, pool.running)
+        };
+        ejected(&mut readings, "10.0.0.1:80", 1);
+        assert_eq!(shown(&fleet, &readings), (vec!["ejected", "unknown"], 0, 2, 3));
+        ejected(&mut readings, "10.0.0.1:80", 0);
+        assert_eq!(shown(&fleet, &readings), (vec!["fresh", "unknown"], 1, 2, 3));
+        ejected(&mut readings, "10.0.0.2:80", 1);
+        assert_eq!(shown(&fleet, &readings).0, ["fresh", "ejected"]);
+        // What the sidecar says of one that gets nothing anyway stands.
+        let unready = DiscoveredPod { unready: true, ..DiscoveredPod::new(address(2)) };
+        fleet.discovered(0, vec![DiscoveredPod::new(address(1)), unready], Duration::ZERO);
+        assert_eq!(shown(&fleet, &readings).0, ["fresh", "unready"]);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use crate::contents::{NamedStat, garbled_place};
 use crate::exposition::{Sample, split_name};
 
 /// The families that are read.
-const FAMILIES: [Stat; 7] = [
+const FAMILIES: [Stat; 8] = [
     Stat::InFlightRequests,
     Stat::PicksTotal,
     Stat::EndpointFailuresTotal,
     Stat::EjectionsTotal,
+    Stat::Ejected,
     Stat::LearnedFixedTime,
     Stat::LearnedSlotTime,
     Stat::LearnedSlots,
@@ -57,6 +58,8 @@ pub(crate) struct EndpointFigures {
     pub(crate) failures: u64,
     /// Times that a worker left it out.
     pub(crate) ejections: u64,
+    /// Not 0 while requests are kept from it because others failed.
+    ejected: u64,
     /// Microseconds to the first token of a request that needs no prefill; 0: not learned.
     fixed_micros: u64,
     /// Microseconds for which a request holds its slot; 0: not learned.
@@ -66,6 +69,11 @@ pub(crate) struct EndpointFigures {
 }
 
 impl EndpointFigures {
+    /// Whether requests are kept from it because others failed.
+    pub(crate) const fn is_ejected(&self) -> bool {
+        self.ejected > 0
+    }
+
     /// Milliseconds after which a request without a prompt would get its first token from an endpoint that has so many requests, as far
     /// as was learned: the slots that must become free before, at the pace at which they do, and what any answer takes.
     pub(crate) fn predicted_wait_ms(&self, requests: u64) -> Option<u64> {
@@ -143,6 +151,7 @@ impl Figures {
             Stat::PicksTotal => &mut figures.picks,
             Stat::EndpointFailuresTotal => &mut figures.failures,
             Stat::EjectionsTotal => &mut figures.ejections,
+            Stat::Ejected => &mut figures.ejected,
             Stat::LearnedFixedTime => &mut figures.fixed_micros,
             Stat::LearnedSlotTime => &mut figures.slot_micros,
             _ => &mut figures.slots,

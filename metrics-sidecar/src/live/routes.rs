@@ -34,8 +34,8 @@ pub(crate) fn routes() -> [Route; 5] {
         Route::get(Access::Shell, "/", async || asset("text/html; charset=utf-8", HTML)),
         Route::get(Access::Shell, "/live.css", async || asset("text/css; charset=utf-8", STYLE)),
         Route::get(Access::Shell, "/live.js", async || asset("text/javascript; charset=utf-8", SCRIPT)),
-        Route::get(Access::Reader, "/api/state", state),
-        Route::get(Access::Reader, "/api/events", events),
+        Route::get(Access::Viewer, "/api/state", state),
+        Route::get(Access::Viewer, "/api/events", events),
     ]
 }
 
