@@ -1,34 +1,10 @@
 //! Durations as Go writes them.
 
+use endpoint_picker::go_duration::micros;
+
 /// Milliseconds of a duration such as `200ms`, `1.5s` or `1m30s`, rounded; `None`: it is none, or negative.
 pub(crate) fn millis(text: &str) -> Option<u64> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut millis = 0.0;
-    while !rest.is_empty() {
-        let (number, behind) = rest.split_at(rest.find(|letter: char| letter != '.' && !letter.is_ascii_digit())?);
-        let (unit, behind) = behind
-            .split_at(behind.find(|letter: char| letter == '.' || letter.is_ascii_digit()).unwrap_or(behind.len()));
-        let scale = match unit {
-            "ns" => 1e-6,
-            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-3,
-            "ms" => 1.0,
-            "s" => 1e3,
-            "m" => 60e3,
-            "h" => 3_600e3,
-            _ => return None,
-        };
-        millis += number.parse::<f64>().ok()? * scale;
-        rest = behind;
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "not negative; a cast from a float saturates"
-    )]
-    (!text.is_empty()).then_some(millis.round() as u64)
+    Some((micros(text.as_bytes())? + 500) / 1_000)
 }
 
 #[cfg(test)]

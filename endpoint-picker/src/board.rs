@@ -353,9 +353,21 @@ pub struct Board {
     /// Tokens of prompts that each endpoint of the membership has yet to compute, over all pools.
     #[prost(uint32, repeated, tag = "6")]
     pub prefill_tokens: Vec<u32>,
-    /// Workers that have requests waiting for an endpoint, in the order of their ids: they share what is free.
-    #[prost(fixed64, repeated, tag = "7")]
-    pub waiting: Vec<u64>,
+    /// Workers that have requests waiting for an endpoint, by the highest priority of those: they share what is free, and what cannot be
+    /// shared is the first ones'.
+    #[prost(message, repeated, tag = "8")]
+    pub waiting: Vec<WaitingWorker>,
+}
+
+/// A worker that has requests waiting for an endpoint.
+#[derive(Clone, Copy, Eq, Message, PartialEq)]
+pub struct WaitingWorker {
+    /// Which one.
+    #[prost(fixed64, tag = "1")]
+    pub worker: u64,
+    /// The highest priority of a request that waits there.
+    #[prost(sint64, tag = "2")]
+    pub priority: i64,
 }
 
 /// Adds up what workers post; the holder of the lease has one.
@@ -481,8 +493,9 @@ impl Gatherer {
         board.suspects.clear();
         board.waiting.clear();
         for Held { post, .. } in &self.posts {
-            if post.flow.as_ref().is_some_and(|flow| flow.waiting.iter().any(|waiting| waiting.requests > 0)) {
-                board.waiting.push(post.worker);
+            let waiting = post.flow.iter().flat_map(|flow| &flow.waiting).filter(|waiting| waiting.requests > 0);
+            if let Some(priority) = waiting.map(|waiting| waiting.priority).max() {
+                board.waiting.push(WaitingWorker { worker: post.worker, priority });
             }
             board.contained.push(Contained { worker: post.worker, sequence: post.sequence });
             if post.order == Some(order) {
@@ -498,7 +511,7 @@ impl Gatherer {
                 board.add_departed(departed.clone());
             }
         }
-        board.waiting.sort_unstable();
+        board.waiting.sort_unstable_by_key(|waiting| (core::cmp::Reverse(waiting.priority), waiting.worker));
     }
 }
 

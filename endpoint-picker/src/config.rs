@@ -18,7 +18,7 @@ use crate::flow_control::FlowSettings;
 use crate::head::{
     DESTINATION_HEADER, EXPLAIN_HEADER, FAIRNESS_HEADER, FAIRNESS_HEADER_LLM_D, OBJECTIVE_HEADER,
     OBJECTIVE_HEADER_LLM_D, REQUEST_HEADERS, REQUEST_ID_HEADER, RESPONSE_HEADERS, RETRY_AFTER_HEADER, SELECTION_HEADER,
-    SUBSET_HEADER, TIMEOUT_HEADER,
+    SUBSET_HEADER, TIMEOUT_HEADER, TTL_HEADER,
 };
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
@@ -186,7 +186,7 @@ impl Config {
         REQUEST_HEADERS.iter().copied().filter(|&name| match name {
             DESTINATION_HEADER | EXPLAIN_HEADER => false,
             OBJECTIVE_HEADER | OBJECTIVE_HEADER_LLM_D | REQUEST_ID_HEADER => false,
-            FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D | TIMEOUT_HEADER => self.flow_control.is_some(),
+            FAIRNESS_HEADER | FAIRNESS_HEADER_LLM_D | TIMEOUT_HEADER | TTL_HEADER => self.flow_control.is_some(),
             FORMAT_HEADER => self.rules.orca,
             SUBSET_HEADER => self.rules.subset_hint == SubsetHint::Header,
             SELECTION_HEADER => self.rules.conformance,

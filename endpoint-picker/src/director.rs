@@ -48,16 +48,8 @@ impl Director {
         now: Timestamp,
     ) -> Admission {
         match &mut self.flow_control {
-            None => Admission::Clear(held),
-            Some(flow_control) => {
-                if flow_control.is_clear(held.priority) {
-                    let request = held.request(flow_control.room());
-                    if self.routing.may_send(profile, &request, now) {
-                        return Admission::Clear(held);
-                    }
-                }
-                flow_control.park(fairness_id, bytes, held, now)
-            }
+            None => Admission::Clear(held, None),
+            Some(flow_control) => flow_control.admit(&mut self.routing, profile, fairness_id, bytes, held, now),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Header blocks, reduced to what the picker asks of them in one pass.
 
+use crate::go_duration;
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, LoadReport, REPORT_HEADER};
 use crate::openai::{Api, media::MediaType};
 
@@ -24,6 +25,8 @@ pub const OBJECTIVE_HEADER: &str = "x-gateway-inference-objective";
 pub(crate) const OBJECTIVE_HEADER_LLM_D: &str = "x-llm-d-inference-objective";
 /// Names the flow that a request belongs to.
 pub const FAIRNESS_HEADER: &str = "x-gateway-inference-fairness-id";
+/// How long a request wants to wait in flow control at most, as Go writes durations: `1500ms`, `1m30s`.
+pub const TTL_HEADER: &str = "x-llm-d-inference-ttl";
 /// The fairness header's newer name.
 pub(crate) const FAIRNESS_HEADER_LLM_D: &str = "x-llm-d-inference-fairness-id";
 /// Lists the only endpoints that may be picked.
@@ -47,6 +50,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     OBJECTIVE_HEADER_LLM_D,
     FAIRNESS_HEADER,
     FAIRNESS_HEADER_LLM_D,
+    TTL_HEADER,
     FORMAT_HEADER,
     SUBSET_HEADER,
     SELECTION_HEADER,
@@ -75,6 +79,8 @@ pub struct RequestHead<'a> {
     pub objective: Option<&'a [u8]>,
     /// Value of the fairness header.
     pub fairness_id: Option<&'a [u8]>,
+    /// How long the request wants to wait in flow control at most, in microseconds.
+    pub ttl_micros: Option<u64>,
     /// `upgrade` or CONNECT: a tunnel, whose bytes are not a body.
     pub tunnel: bool,
     /// `accept-encoding`, if it allows another than `identity`.
@@ -125,6 +131,9 @@ impl<'a> RequestHead<'a> {
                 }
                 _ if name == FAIRNESS_HEADER.as_bytes() || name == FAIRNESS_HEADER_LLM_D.as_bytes() => {
                     head.fairness_id = Some(value);
+                }
+                _ if name == TTL_HEADER.as_bytes() => {
+                    head.ttl_micros = go_duration::micros(value.trim_ascii()).filter(|&ttl| ttl > 0)
                 }
                 _ if name == FORMAT_HEADER.as_bytes() => head.asks_load = true,
                 _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),

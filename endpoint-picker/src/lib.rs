@@ -28,6 +28,7 @@ pub mod filter_time;
 pub mod flow_control;
 pub mod flusher;
 pub mod gauges;
+pub mod go_duration;
 pub mod head;
 pub mod holder;
 pub mod learning;

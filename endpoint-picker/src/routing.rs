@@ -8,7 +8,7 @@ use crate::accounts::{Accounts, Burden, Charge};
 use crate::learning::{Answer, Forecast, Learner};
 use crate::load_report::LoadReport;
 use crate::openai::PrefixMark;
-use crate::pool::{EndpointId, OtherMembership, Pool, Suspicion};
+use crate::pool::{Availability, EndpointId, Offered, OtherMembership, Pool, Standing, Suspicion};
 use crate::prefix_index::PrefixIndex;
 use crate::rng::Rng;
 use crate::scheduling::{Decision, Observation, PickRequest, Profile, Ratings, Room, Scheduler};
@@ -145,20 +145,67 @@ impl Routing {
         self.scheduler.has_room(&self.pool, profile, request, now)
     }
 
-    /// Microseconds to the first token of a request where it would go; `None`: nobody has the room that it asks for. Where nothing is
-    /// predicted, all take the same.
-    pub(crate) fn predicted_micros(
+    /// What a request costs where it would go, in microseconds; `None`: nobody has the room that it asks for. Where no costs are known, all cost the
+    /// same.
+    pub(crate) fn least_cost(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> Option<f64> {
+        match self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now) {
+            Decision::Picked(ranked, _) if profile.needs_outlooks() => Some(self.scheduler.picked_cost(ranked.first())),
+            Decision::Picked(..) => Some(0.0),
+            Decision::NoEndpoint => None,
+        }
+    }
+
+    /// What a request costs at that endpoint, in microseconds.
+    pub(crate) fn cost_at(
+        &mut self,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        id: EndpointId,
+        now: Timestamp,
+    ) -> f64 {
+        self.scheduler.cost_at(&self.pool, profile, request, id, now)
+    }
+
+    /// Where a request would go, and what is expected of it there; `None`: nowhere, or the profile does not reckon with costs.
+    pub(crate) fn home(
         &mut self,
         profile: &Profile,
         request: &PickRequest<'_>,
         now: Timestamp,
-    ) -> Option<u32> {
+    ) -> Option<(EndpointId, Forecast)> {
+        if !profile.needs_outlooks() {
+            return None;
+        }
         match self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now) {
-            Decision::Picked(ranked, _) => {
-                Some(ranked.forecast(ranked.first()).map_or(0, |forecast| forecast.ttft_micros))
-            }
+            Decision::Picked(ranked, _) => Some((ranked.first(), ranked.forecast(ranked.first())?)),
             Decision::NoEndpoint => None,
         }
+    }
+
+    /// Whether a request may be sent to any endpoint.
+    pub(crate) fn takes_any(&self, request: &PickRequest<'_>) -> bool {
+        let offered = self.pool.served().offered(request.target_model);
+        request.pinned.is_none() && request.subset.is_none() && !matches!(offered, Offered::By(_))
+    }
+
+    /// Whether an endpoint is one of the pool's, its load is fresh and its requests do not fail.
+    pub(crate) fn is_well(&self, id: EndpointId, profile: &Profile, now: Timestamp) -> bool {
+        self.pool.endpoint(id).is_some_and(|endpoint| {
+            endpoint.is_member()
+                && endpoint.health().standing(now) == Standing::Good
+                && self.pool.availability(endpoint, now, profile.max_snapshot_age_micros) == Availability::Fresh
+        })
+    }
+
+    /// Whether such an endpoint has room.
+    pub(crate) fn is_open(&self, id: EndpointId, room: &Room, profile: &Profile, now: Timestamp) -> bool {
+        self.pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint)) && self.is_well(id, profile, now)
+    }
+
+    /// Fills `open` with those endpoints.
+    pub(crate) fn list_open(&self, room: &Room, profile: &Profile, now: Timestamp, open: &mut Vec<EndpointId>) {
+        open.clear();
+        open.extend(self.pool.members().iter().copied().filter(|&id| self.is_open(id, room, profile, now)));
     }
 
     pub(crate) fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {

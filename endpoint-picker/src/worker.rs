@@ -11,7 +11,7 @@ use snapshot::{LoadsDecoder, Membership};
 
 use crate::board::{
     Board, Departed, EXPIRE_AFTER_MICROS, Lesson, Order, Post, RENEW_AFTER_MICROS, RunningModel, Suspect, Version,
-    enroll, key,
+    WaitingWorker, enroll, key,
 };
 use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
@@ -21,6 +21,7 @@ use crate::pool::{EndpointId, Standing};
 use crate::prefix_news::Correspondent;
 use crate::recent_picks::Narrator;
 use crate::routing::Routing;
+use crate::scheduling::Peers;
 use crate::shared_data::{SetError, SharedData, update};
 use crate::snapshot_service::SidecarResponse;
 use crate::time::Timestamp;
@@ -372,7 +373,7 @@ impl News {
         if now.micros_since(renewed_at) >= EXPIRE_AFTER_MICROS {
             if core::mem::take(&mut self.others) {
                 picker.set_others_in_flight([]);
-                picker.set_waiting_workers(1, 0);
+                picker.set_peers(Peers::default());
             }
             self.seen.board = 0;
             return;
@@ -400,10 +401,7 @@ impl News {
         let own = own.iter().copied().chain(core::iter::repeat((0, 0)));
         let others = sums.zip(own).map(|(sum, own)| (sum.0.saturating_sub(own.0), sum.1.saturating_sub(own.1)));
         picker.set_others_in_flight(others);
-        let others_waiting = board.waiting.iter().filter(|worker| **worker != id);
-        let rank = others_waiting.clone().filter(|worker| **worker < id).count();
-        let workers = u32::try_from(others_waiting.count() + 1).unwrap_or(u32::MAX);
-        picker.set_waiting_workers(workers, u32::try_from(rank).unwrap_or_default());
+        picker.set_peers(peers(&board.waiting, id, version.board));
         let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
         for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
             if let Some(place) = suspect.place.checked_sub(self.first) {
@@ -413,6 +411,21 @@ impl News {
         self.others = true;
         self.seen.board = version.board;
     }
+}
+
+/// With whom a worker shares what is free. Who has nobody waiting yet comes last.
+fn peers(waiting: &[WaitingWorker], id: u64, board: u64) -> Peers {
+    let own = waiting.iter().find(|waiting| waiting.worker == id).map(|waiting| waiting.priority);
+    let count = |counts: &dyn Fn(&&WaitingWorker) -> bool| {
+        u32::try_from(waiting.iter().filter(counts).count()).unwrap_or(u32::MAX)
+    };
+    let rank = count(&|waiting| Some(waiting.priority) == own && waiting.worker < id);
+    let (before, equals) = match own {
+        Some(own) => (count(&|waiting| waiting.priority > own), count(&|waiting| waiting.priority == own)),
+        None => (count(&|_| true), 1),
+    };
+    #[allow(clippy::cast_possible_truncation, reason = "it goes round")]
+    Peers { workers: count(&|waiting| waiting.worker != id) + 1, before, equals, turn: rank.wrapping_add(board as u32) }
 }
 
 /// What was learned of a member that answered.

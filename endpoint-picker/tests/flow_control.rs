@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use endpoint_picker::flow_control::FlowSettings;
 use endpoint_picker::head::{RequestHead, ResponseHead};
+use endpoint_picker::scheduling::Peers;
 use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
 use proptest::prelude::*;
 use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
@@ -72,19 +73,32 @@ impl Rig {
     }
 
     fn install(&mut self, pods: u16) {
-        self.pods = pods;
+        self.install_all((0..pods).map(pod).collect());
+    }
+
+    fn install_only(&mut self, address: SocketAddr) {
+        self.install_all(vec![address]);
+    }
+
+    fn install_all(&mut self, addresses: Vec<SocketAddr>) {
+        self.pods = u16::try_from(addresses.len()).unwrap();
         self.generation += 1;
-        let identity = |index: u16| EndpointIdentity::unnamed(pod(index));
-        let pool = PoolMembers {
-            name: "default".into(),
-            endpoints: (0..pods).map(identity).collect(),
-            ..PoolMembers::default()
-        };
+        let endpoints = addresses.into_iter().map(EndpointIdentity::unnamed).collect();
+        let pool = PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() };
         self.picker.install_membership(&Membership { epoch: 1, version: self.generation, pools: vec![pool] });
     }
 
     /// What the pods' pages say, beside which the gateway counts its own requests.
     fn report(&mut self, running: u32, waiting: u32) {
+        self.report_all(running, waiting, 0.1);
+    }
+
+    /// What they say of their caches.
+    fn report_cache(&mut self, usage: f64) {
+        self.report_all(0, 0, usage);
+    }
+
+    fn report_all(&mut self, running: u32, waiting: u32, usage: f64) {
         let version = self.generation;
         self.generation += 1;
         self.micros += 50_000;
@@ -93,7 +107,7 @@ impl Rig {
             age_ms: Some(0),
             waiting: Some(waiting),
             running: Some(running),
-            kv_cache_usage: Some(0.1),
+            kv_cache_usage: Some(usage),
             ..Load::default()
         };
         let loads = Loads {
@@ -120,16 +134,23 @@ impl Rig {
 
     /// A request comes; gives its number.
     fn ask(&mut self, objective: &str, flow: &str, prompt: &str) -> usize {
+        self.ask_within(objective, flow, prompt, None)
+    }
+
+    /// The same of one that says how long it wants to wait.
+    fn ask_within(&mut self, objective: &str, flow: &str, prompt: &str, ttl: Option<&str>) -> usize {
         let number = self.next;
         self.next += 1;
-        let head = RequestHead {
-            method: b"POST",
-            path: b"/v1/chat/completions",
-            content_type: Some(b"application/json"),
-            objective: Some(objective.as_bytes()).filter(|name| !name.is_empty()),
-            fairness_id: Some(flow.as_bytes()).filter(|name| !name.is_empty()),
-            ..RequestHead::default()
-        };
+        let pairs = [
+            (":method", Some("POST")),
+            (":path", Some("/v1/chat/completions")),
+            ("content-type", Some("application/json")),
+            ("x-gateway-inference-objective", Some(objective).filter(|name| !name.is_empty())),
+            ("x-gateway-inference-fairness-id", Some(flow).filter(|name| !name.is_empty())),
+            ("x-llm-d-inference-ttl", ttl),
+        ];
+        let pairs = pairs.iter().filter_map(|&(name, value)| Some((name.as_bytes(), value?.as_bytes())));
+        let head = RequestHead::read(pairs);
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
         let (mut info, now) = (self.info(None), self.now());
         let mut exchange = Exchange::default();
@@ -190,6 +211,14 @@ impl Rig {
         exchange.on_log(&mut self.picker, &mut info);
         assert!(exchange.is_settled());
         self.poll();
+    }
+
+    /// Pods of that kind answer one request after the other, until that one is sent.
+    fn answer_until_sent(&mut self, number: usize, is_of: impl Fn(SocketAddr) -> bool) {
+        while self.sent().last() != Some(&number) {
+            let oldest = self.running.iter().find(|(_, place)| is_of(**place)).map(|(number, _)| *number);
+            self.answer(oldest.unwrap());
+        }
     }
 
     /// The stream ends, whatever it was.
@@ -329,6 +358,99 @@ fn who_waits_for_too_long_is_told_so() {
     rig.install(0);
     rig.wait(3_000);
     assert_eq!((rig.refused[&late].0, rig.waiting()), (503, 0));
+}
+
+#[test]
+fn a_request_may_ask_to_wait_for_less_and_never_for_more() {
+    let mut rig = Rig::new(r#"{"ttl_ms": 5000}"#, 1);
+    rig.fill();
+    let mut ask = |ttl| rig.ask_within("", "", "hello", Some(ttl));
+    let (longer, shorter, bad) = (ask("1m"), ask("1.5s"), ["", "0s", "-1s", "3", "soon"].map(&mut ask));
+    let shortest = ask(" 200ms ");
+    let over = |rig: &Rig| rig.refused.keys().copied().collect::<Vec<_>>();
+    rig.wait(199);
+    assert!(over(&rig).is_empty());
+    rig.wait(1);
+    assert_eq!(over(&rig), [shortest]);
+    rig.wait(1_300);
+    assert_eq!(over(&rig), [shorter, shortest]);
+    rig.wait(3_499);
+    assert_eq!(rig.waiting(), 6);
+    rig.wait(1);
+    assert_eq!(over(&rig), [[longer, shorter].as_slice(), &bad, &[shortest]].concat());
+    assert!(rig.refused.values().all(|(status, _)| *status == 503));
+}
+
+/// A pod has somebody's prompt; where it and another are full, who asks for that prompt again waits for that pod, and not longer than for a while.
+#[test]
+fn who_has_a_home_waits_for_it_while_others_take_what_is_free_elsewhere() {
+    let long = "A conversation that has come a long way and goes on. ".repeat(6_000);
+    let mut rig = Rig::new("{}", 2);
+    let warm = rig.ask("", "", &long);
+    let home = rig.running[&warm];
+    // To compute it takes ten seconds.
+    rig.wait(10_000);
+    rig.answer(warm);
+    rig.report(0, 0);
+    // Until one waits.
+    while rig.waiting() == 0 {
+        rig.ask("low", "", "hello");
+    }
+    let low = rig.next - 1;
+    let first = rig.ask("high", "", &long);
+    let second = rig.ask("high", "", &long);
+    rig.answer_until_sent(low, |place| place != home);
+    assert_eq!(rig.waiting(), 2, "the urgent have their prompt at the other pod");
+    rig.answer_until_sent(first, |place| place == home);
+    assert_eq!(rig.sent.last(), Some(&(first, home)));
+    // Its home has no room for as long as one is overtaken.
+    rig.wait(2_000);
+    rig.answer_until_sent(second, |place| place != home);
+    assert_ne!(rig.sent.last(), Some(&(second, home)));
+}
+
+#[test]
+fn who_waits_for_a_pod_that_leaves_goes_elsewhere() {
+    let long = "A conversation that has come a long way and goes on. ".repeat(400);
+    let mut rig = Rig::new("{}", 2);
+    let warm = rig.ask("", "", &long);
+    let home = rig.running[&warm];
+    rig.wait(300);
+    rig.answer(warm);
+    while rig.waiting() == 0 {
+        rig.ask("", "", &long);
+    }
+    let waits = rig.next - 1;
+    let stays = if home == pod(0) { pod(1) } else { pod(0) };
+    rig.install_only(stays);
+    rig.report(0, 0);
+    rig.answer_until_sent(waits, |place| place == stays);
+    assert_eq!(rig.sent.last(), Some(&(waits, stays)));
+}
+
+#[test]
+fn a_pool_that_is_full_now_and_then_holds_and_sends_by_turns_and_loses_nobody() {
+    let mut rig = Rig::new("{}", 2);
+    let mut asked = 0;
+    for round in 0..20 {
+        for _ in 0..5 {
+            rig.ask("", ["a", "b"][round % 2], "hello");
+            asked += 1;
+        }
+        // The pages say now that the caches are full, then that they are not.
+        rig.report_cache(if round % 2 == 0 { 0.95 } else { 0.1 });
+        rig.poll();
+        for number in rig.running.keys().copied().take(4).collect::<Vec<_>>() {
+            rig.answer(number);
+        }
+        assert!(rig.in_flight() <= 2 * CAPACITY, "{}", rig.in_flight());
+    }
+    rig.report_cache(0.1);
+    rig.poll();
+    while let Some(number) = rig.running.keys().next().copied() {
+        rig.answer(number);
+    }
+    assert_eq!((rig.sent.len(), rig.waiting(), rig.in_flight(), rig.refused.len()), (asked, 0, 0, 0));
 }
 
 #[test]
@@ -476,7 +598,11 @@ fn woken_workers(free: u32, shares: bool) -> usize {
     }
     for (rank, rig) in (0..).zip(&mut rigs) {
         rig.picker.set_others_in_flight([(CAPACITY - free, 0)]);
-        rig.picker.set_waiting_workers(if shares { WORKERS } else { 1 }, if shares { rank } else { 0 });
+        rig.picker.set_peers(if shares {
+            Peers { workers: WORKERS, before: 0, equals: WORKERS, turn: rank }
+        } else {
+            Peers::default()
+        });
         rig.poll();
     }
     rigs.iter().filter(|rig| rig.waiting() == 0).count()

@@ -96,6 +96,7 @@ impl Exchange {
         let request = Request {
             record,
             deadline: head.timeout_ms.map(|millis| now.plus_micros(millis.saturating_mul(1_000))),
+            ttl_micros: head.ttl_micros,
             accepts_encoded: head.accepts_encoded,
             content_length: head.content_length,
             subset: entry::subset(picker, head, route),
@@ -215,6 +216,7 @@ impl Exchange {
             session,
             subset: subset.as_ref(),
             room,
+            ahead: &[],
             is_explained: self.explains || picker.explains_picks(),
         };
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());

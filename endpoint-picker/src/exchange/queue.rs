@@ -47,14 +47,15 @@ impl Exchange {
             max_tokens: request.record.request.max_tokens,
             priority,
             deadline: request.deadline,
+            ttl_micros: request.ttl_micros,
             pinned: request.maker,
             session: request.session,
             subset: request.subset.take(),
         };
         match picker.admit(&fairness_id, bytes, held, now) {
-            Admission::Clear(held) => {
+            Admission::Clear(held, room) => {
                 give_back(&mut ready, held);
-                self.send(picker, ready, None, now)
+                self.send(picker, ready, room, now)
             }
             Admission::Parked(ticket, held) => {
                 picker.note_waiting(&ready.request.record, true);
@@ -100,11 +101,10 @@ impl Exchange {
         }
         let State::Parked(parked) = self.take() else { return Directive::Continue };
         let Parked { mut ready, ticket, held } = *parked;
-        let waited_micros = ready.request.record.queued.as_mut().map_or(0, |queued| {
+        if let Some(queued) = &mut ready.request.record.queued {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
-            queued.waited_micros
-        });
-        let is_over = picker.config().flow_control.is_some_and(|settings| settings.is_over(waited_micros));
+        }
+        let is_over = ticket.is_over(now);
         picker.unpark(ticket, !is_over, now);
         picker.note_waiting(&ready.request.record, false);
         give_back(&mut ready, Arc::unwrap_or_clone(held));

@@ -42,6 +42,8 @@ pub(super) enum State {
 pub(super) struct Request {
     pub(super) record: Box<ExchangeRecord>,
     pub(super) deadline: Option<Timestamp>,
+    /// For so long it wants to wait in flow control at most; microseconds.
+    pub(super) ttl_micros: Option<u64>,
     pub(super) accepts_encoded: bool,
     /// Bytes of its body, where it declares them.
     pub(super) content_length: Option<u64>,

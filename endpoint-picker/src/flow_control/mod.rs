@@ -2,7 +2,9 @@
 //!
 //! A machine without I/O. A request that cannot be sent is given to [`FlowControl::park`]; whenever something ended, came or became due, the
 //! host asks [`crate::EndpointPicker::poll_wake`] who is to go on, and lets that exchange do so. Bands of higher priority go first, flows of
-//! a band share it, and of a flow the request goes that takes the least time where there is room, because its prompt is in the cache there.
+//! a band share it, and of a flow a request goes that has its home where there is room: the endpoint that it would have been sent to, had
+//! it and those before it not waited, because its prompt is in the cache there. Who has its home elsewhere goes there only where that is
+//! sooner than to wait for its home.
 
 mod bands;
 mod outcome;
@@ -11,6 +13,7 @@ mod settings;
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::Debug;
 
 pub use bands::Ticket;
@@ -23,13 +26,15 @@ pub use settings::{
 use crate::openai::PromptDigest;
 use crate::pool::{EndpointId, Pool};
 use crate::routing::Routing;
-use crate::scheduling::{PickRequest, Profile, Room, Subset};
+use crate::scheduling::{Peers, PickRequest, Profile, Room, Subset};
 use crate::time::Timestamp;
-use bands::{Arrival, Bands};
+use bands::{Arrival, Bands, Flow, Rank, Waiting};
 use pace::Pace;
 
-/// Of so many requests of a flow the one that takes the least is looked for: each costs a pick.
-const LOOKED_AT: usize = 16;
+/// Of the requests of a flow that have no home so many are tried.
+const TRIED: usize = 16;
+/// Microseconds after which it is another worker's turn where nothing else changes.
+const TURN_MICROS: u64 = 1_000_000;
 /// A thread that was told to have its request go on does so within this time, or was stopped by the system: then others go on before.
 const THREADS_PATIENCE_MICROS: u64 = 5_000;
 
@@ -42,6 +47,8 @@ pub(crate) struct Held {
     pub(crate) max_tokens: Option<u64>,
     pub(crate) priority: i64,
     pub(crate) deadline: Option<Timestamp>,
+    /// For so long it wants to wait at most; microseconds.
+    pub(crate) ttl_micros: Option<u64>,
     pub(crate) pinned: Option<EndpointId>,
     pub(crate) session: Option<EndpointId>,
     pub(crate) subset: Option<Subset>,
@@ -61,6 +68,7 @@ impl Held {
             session: self.session,
             subset: self.subset.as_ref(),
             room: Some(room),
+            ahead: &[],
             is_explained: false,
         }
     }
@@ -75,8 +83,8 @@ pub trait Wake: Debug + Send + Sync {
 /// What becomes of a request that came.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It is sent at once.
-    Clear(Held),
+    /// It is sent at once; to an endpoint with room, where others wait for those without.
+    Clear(Held, Option<Room>),
     /// It waits; the ticket finds it again.
     Parked(Ticket, Arc<Held>),
     /// As many as may wait do; its client may come again after so many seconds.
@@ -104,20 +112,33 @@ pub struct FlowControl {
     settings: FlowSettings,
     bands: Bands<Entry>,
     pace: Pace,
-    /// Workers with requests that wait, and which of them this one is.
-    peers: (u32, u32),
+    peers: Peers,
+    /// When the turn last changed without a word from the others.
+    turned_at: Timestamp,
     /// Who was told to go on last, and when, until it does.
     woken: Option<(Ticket, Timestamp)>,
     /// Microseconds until who was told to go on is forgotten.
     patience_micros: u64,
+    /// Working memory: how many are before a request at each endpoint, by slot, and which endpoints have room.
+    ahead: Vec<u32>,
+    open: Vec<EndpointId>,
 }
 
 impl FlowControl {
     /// Of one thread, which has a request go on as soon as it is told to. Nobody waits yet.
     #[must_use]
     pub fn new(settings: FlowSettings) -> Self {
-        let bands = Bands::default();
-        Self { settings, bands, pace: Pace::default(), peers: (1, 0), woken: None, patience_micros: 0 }
+        Self {
+            settings,
+            bands: Bands::default(),
+            pace: Pace::default(),
+            peers: Peers::default(),
+            turned_at: Timestamp::default(),
+            woken: None,
+            patience_micros: 0,
+            ahead: Vec::new(),
+            open: Vec::new(),
+        }
     }
 
     /// Of all threads of a process, each of which is told by its requests' [`Wake`].
@@ -155,26 +176,68 @@ impl FlowControl {
         if count == 0 { 1.0 } else { sum / f64::from(count) }
     }
 
-    /// `workers` have requests that wait, and this one, if it has some, is the one of that number among them.
-    pub fn set_peers(&mut self, workers: u32, rank: u32) {
-        self.peers = (workers.max(1), rank);
+    /// With whom this worker shares what is free.
+    pub const fn set_peers(&mut self, peers: Peers) {
+        self.peers = peers;
     }
 
     /// What counts as room for one more request.
     #[must_use]
     pub const fn room(&self) -> Room {
-        let (workers, rank) = self.peers;
-        Room { queue_depth: self.settings.queue_depth, kv_cache_usage: self.settings.kv_cache_usage, workers, rank }
+        let FlowSettings { queue_depth, kv_cache_usage, .. } = self.settings;
+        Room { queue_depth, kv_cache_usage, peers: self.peers }
     }
 
-    /// Whether a request of that priority would overtake nobody.
-    pub(crate) fn is_clear(&self, priority: i64) -> bool {
-        !self.bands.has(priority)
+    /// Sends a request, has it wait, or refuses it.
+    pub(crate) fn admit(
+        &mut self,
+        routing: &mut Routing,
+        profile: &Profile,
+        fairness_id: &str,
+        bytes: u64,
+        held: Held,
+        now: Timestamp,
+    ) -> Admission {
+        let room = self.room();
+        let request = held.request(room);
+        if !self.bands.has(held.priority) && routing.may_send(profile, &request, now) {
+            return Admission::Clear(held, None);
+        }
+        let home = if self.settings.dispatch == Dispatch::First {
+            None
+        } else {
+            self.bands.count_ahead(held.priority, fairness_id, &mut self.ahead);
+            routing.home(profile, &PickRequest { room: None, ahead: &self.ahead, ..request }, now)
+        };
+        if let Some((home, _)) = home
+            && self.bands.at_home(held.priority, home) == 0
+            && routing.is_open(home, &room, profile, now)
+        {
+            return Admission::Clear(held, Some(room));
+        }
+        // Where nobody has its prompt, it is at home anywhere.
+        let home = home.filter(|(_, forecast)| forecast.cached_tokens > 0).map(|(home, _)| home).or(held.pinned);
+        self.park(fairness_id, bytes, held, home, now)
     }
 
-    /// Takes in a request, if there is room.
-    pub(crate) fn park(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Admission {
-        let arrival = Arrival { fairness_id, priority: held.priority, bytes, deadline: held.deadline, now };
+    /// Has a request wait, if there is room; `home`: where it would best be sent.
+    fn park(
+        &mut self,
+        fairness_id: &str,
+        bytes: u64,
+        held: Held,
+        home: Option<EndpointId>,
+        now: Timestamp,
+    ) -> Admission {
+        let arrival = Arrival {
+            fairness_id,
+            priority: held.priority,
+            bytes,
+            deadline: held.deadline,
+            over_at: now.plus_micros(self.settings.ttl_micros.min(held.ttl_micros.unwrap_or(u64::MAX))),
+            home,
+            now,
+        };
         if !self.bands.has_room(&self.settings, &arrival) {
             return Admission::Full(self.pace.retry_after(self.bands.requests(), now));
         }
@@ -193,7 +256,7 @@ impl FlowControl {
 
     /// A request waits no more; `is_sent`: an endpoint is given it.
     pub(crate) fn remove(&mut self, ticket: Ticket, is_sent: bool, now: Timestamp) {
-        self.bands.remove(ticket);
+        self.bands.remove(ticket, now);
         if self.woken.is_some_and(|(woken, _)| woken == ticket) {
             self.woken = None;
         }
@@ -213,11 +276,14 @@ impl FlowControl {
                 return None;
             }
             self.woken = None;
-            self.bands.remove(ticket);
+            self.bands.remove(ticket, now);
         }
-        let (oldest, came) = self.bands.oldest().map(|waiting| (waiting.ticket, waiting.came))?;
-        let is_over = self.settings.is_over(now.micros_since(came));
-        let ticket = if is_over { oldest } else { self.choose(routing, profile, now)? };
+        let next = self.bands.next_over()?;
+        if now.micros_since(self.turned_at) >= TURN_MICROS {
+            self.turned_at = now;
+            self.peers.turn = self.peers.turn.wrapping_add(1);
+        }
+        let ticket = if next.is_over(now) { next } else { self.choose(routing, profile, now)? };
         self.woken = Some((ticket, now));
         let wake = self.bands.get(ticket).and_then(|waiting| waiting.held.wake.clone());
         Some(Woken { ticket, wake })
@@ -225,40 +291,78 @@ impl FlowControl {
 
     /// Whom an endpoint with room is given.
     fn choose(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
-        let next = self.best(routing, profile, now)?;
+        let room = self.room();
+        routing.list_open(&room, profile, now, &mut self.open);
+        if self.open.is_empty() && !routing.has_room(&room) {
+            return None;
+        }
+        let mut search = Search { routing, profile, room, open: &self.open, settings: &self.settings, now };
+        let next = self.bands.bands(self.settings.fairness).flatten().find_map(|flow| search.of_flow(flow))?;
         self.bands.pass_turn(next);
         Some(next)
     }
+}
 
-    /// Who is next where there is room.
-    fn best(&self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
-        let room = self.room();
-        if !routing.has_room(&room) {
-            return None;
+/// A look for who is next where there is room.
+struct Search<'a> {
+    routing: &'a mut Routing,
+    profile: &'a Profile,
+    room: Room,
+    /// Endpoints with room that are in good standing.
+    open: &'a [EndpointId],
+    settings: &'a FlowSettings,
+    now: Timestamp,
+}
+
+impl Search<'_> {
+    /// Who of a flow goes.
+    fn of_flow(&mut self, flow: &Flow<Entry>) -> Option<Ticket> {
+        if self.now.micros_since(flow.since()) >= self.settings.max_overtaken_micros
+            && let Some(first) = flow.first().filter(|first| self.may_go(first))
+        {
+            return Some(first.ticket);
         }
-        for flows in self.bands.bands(self.settings.fairness) {
-            for flow in flows {
-                let is_overdue = |came: Timestamp| now.micros_since(came) >= self.settings.max_overtaken_micros;
-                let in_order = self.settings.dispatch == Dispatch::First
-                    || flow.front().is_some_and(|first| is_overdue(first.came));
-                let mut best = None;
-                for waiting in flow.iter().take(LOOKED_AT) {
-                    let Some(micros) = routing.predicted_micros(profile, &waiting.held.held.request(room), now) else {
-                        continue;
-                    };
-                    if in_order {
-                        return Some(waiting.ticket);
-                    }
-                    if best.is_none_or(|(least, _)| micros < least) {
-                        best = Some((micros, waiting.ticket));
-                    }
-                }
-                if let Some((_, ticket)) = best {
-                    return Some(ticket);
-                }
+        let mut best: Option<(Rank, Ticket)> = None;
+        for lane in flow.lanes() {
+            let Some((at, number)) = lane.waiting.front().map(|first| first.ticket.rank()) else { continue };
+            let is_at_home = lane.home.is_some_and(|home| self.open.contains(&home));
+            // Who takes the least here goes before others who came a little earlier.
+            let first = (if is_at_home { at } else { at.plus_micros(self.settings.max_overtaken_micros) }, number);
+            if best.is_some_and(|(earlier, _)| earlier < first) {
+                continue;
             }
+            let next = match lane.home {
+                Some(_) if is_at_home => lane.waiting.front(),
+                Some(home) if self.routing.is_well(home, self.profile, self.now) => None,
+                _ => lane.waiting.iter().take(TRIED).find(|waiting| self.may_go(waiting)),
+            };
+            best = next.map(|next| (first, next.ticket)).or(best);
         }
-        None
+        if let Some((_, ticket)) = best {
+            return Some(ticket);
+        }
+        let mut firsts = flow.lanes().iter().filter_map(|lane| Some((lane.home?, lane.waiting.front()?)));
+        firsts.find(|(home, first)| self.is_sooner_elsewhere(first, *home)).map(|(_, first)| first.ticket)
+    }
+
+    /// Whether an endpoint with room may take a request.
+    fn may_go(&mut self, waiting: &Waiting<Entry>) -> bool {
+        let request = waiting.held.held.request(self.room);
+        (!self.open.is_empty() && self.routing.takes_any(&request)) || self.cost(waiting).is_some()
+    }
+
+    /// Whether a request costs less where there is room than at its home, which has none.
+    fn is_sooner_elsewhere(&mut self, waiting: &Waiting<Entry>, home: EndpointId) -> bool {
+        if self.open.is_empty() {
+            return false;
+        }
+        let Some(here) = self.cost(waiting) else { return false };
+        here < self.routing.cost_at(self.profile, &waiting.held.held.request(self.room), home, self.now)
+    }
+
+    /// What a request costs where it would go now; `None`: nobody with room may take it.
+    fn cost(&mut self, waiting: &Waiting<Entry>) -> Option<f64> {
+        self.routing.least_cost(self.profile, &waiting.held.held.request(self.room), self.now)
     }
 }
 

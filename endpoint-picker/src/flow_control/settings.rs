@@ -75,14 +75,6 @@ pub struct FlowSettings {
     pub kv_cache_usage: f64,
 }
 
-impl FlowSettings {
-    /// Whether who has waited for so many microseconds has waited for as long as one may.
-    #[must_use]
-    pub const fn is_over(&self, waited_micros: u64) -> bool {
-        waited_micros >= self.ttl_micros
-    }
-}
-
 impl Default for FlowSettings {
     fn default() -> Self {
         Self {

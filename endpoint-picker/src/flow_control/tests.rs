@@ -15,17 +15,25 @@ fn at(millis: u64) -> Timestamp {
 }
 
 fn arrival(fairness_id: &str, priority: i64, millis: u64) -> Arrival<'_> {
-    Arrival { fairness_id, priority, bytes: 10, deadline: None, now: at(millis) }
+    Arrival {
+        fairness_id,
+        priority,
+        bytes: 10,
+        deadline: None,
+        over_at: at(millis + 1_000),
+        home: None,
+        now: at(millis),
+    }
 }
 
 /// Takes out whoever is next, in the order of the bands, until nobody is left.
 fn drained(mut bands: Bands<&'static str>, fairness: Fairness) -> Vec<&'static str> {
     let mut order = Vec::new();
     loop {
-        let next = bands.bands(fairness).next().and_then(|flows| Some(flows.first()?.front()?.ticket));
+        let next = bands.bands(fairness).next().and_then(|flows| Some(flows.first()?.first()?.ticket));
         let Some(ticket) = next else { return order };
         bands.pass_turn(ticket);
-        order.push(bands.remove(ticket).unwrap().held);
+        order.push(bands.remove(ticket, at(0)).unwrap().held);
     }
 }
 
@@ -82,11 +90,11 @@ fn who_leaves_is_found_wherever_it_waits_and_leaves_no_flow_behind() {
         .collect();
     for &ticket in [3, 0, 5, 1, 2, 4].map(|place| &tickets[place]) {
         assert!(bands.get(ticket).is_some());
-        assert!(bands.remove(ticket).is_some());
-        assert!(bands.remove(ticket).is_none() && bands.get(ticket).is_none());
+        assert!(bands.remove(ticket, at(9)).is_some());
+        assert!(bands.remove(ticket, at(9)).is_none() && bands.get(ticket).is_none());
     }
     assert_eq!((bands.requests(), bands.sizes().count()), (0, 0));
-    assert!(bands.oldest().is_none());
+    assert!(bands.next_over().is_none());
 }
 
 #[test]
@@ -110,19 +118,19 @@ fn a_band_and_all_together_hold_so_many_requests_and_bytes() {
 }
 
 #[test]
-fn the_oldest_is_who_waits_longest_in_any_band() {
+fn whose_time_is_over_first_is_found_in_any_band() {
     let mut bands = Bands::default();
     let first = bands.add(Ordering::FirstCome, &arrival("a", 0, 1), "first");
     bands.add(Ordering::FirstCome, &arrival("b", 5, 2), "second");
-    assert_eq!(bands.oldest().map(|waiting| waiting.held), Some("first"));
-    bands.remove(first);
-    assert_eq!(bands.oldest().map(|waiting| waiting.held), Some("second"));
+    assert_eq!(bands.next_over().and_then(|ticket| bands.get(ticket)).map(|waiting| waiting.held), Some("first"));
+    bands.remove(first, at(3));
+    assert_eq!(bands.next_over().and_then(|ticket| bands.get(ticket)).map(|waiting| waiting.held), Some("second"));
 }
 
 /// Two requests that wait in a queue whose requests are over after a millisecond.
 fn two_waiting(of: fn(FlowSettings) -> FlowControl) -> (FlowControl, [Ticket; 2]) {
     let mut control = of(FlowSettings { ttl_micros: 1_000, ..FlowSettings::default() });
-    let tickets = [(); 2].map(|()| match control.park("a", 1, Held::default(), at(0)) {
+    let tickets = [(); 2].map(|()| match control.park("a", 1, Held::default(), None, at(0)) {
         Admission::Parked(ticket, _) => ticket,
         other => panic!("{other:?}"),
     });

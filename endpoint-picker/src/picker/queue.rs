@@ -9,7 +9,7 @@ use crate::board::{BandPost, FlowPost};
 use crate::director::Director;
 use crate::flow_control::{Admission, FlowControl, Held, Ticket, Wake};
 use crate::record::ExchangeRecord;
-use crate::scheduling::Room;
+use crate::scheduling::{Peers, Room};
 use crate::shared_state::Note;
 use crate::telemetry::WaitingNote;
 use crate::time::Timestamp;
@@ -62,10 +62,10 @@ impl EndpointPicker {
         self.director.flow_control()
     }
 
-    /// So many workers have requests waiting, this one counted among them, and it is the one of that number: they share what is free.
-    pub fn set_waiting_workers(&mut self, workers: u32, rank: u32) {
+    /// The workers that have requests waiting, and this one among them: they share what is free.
+    pub fn set_peers(&mut self, peers: Peers) {
         if let Some(flow_control) = &mut self.director.flow_control {
-            flow_control.set_peers(workers, rank);
+            flow_control.set_peers(peers);
         }
     }
 
@@ -127,7 +127,7 @@ impl EndpointPicker {
             held.take().map(|held| director.admit(profile, fairness_id, bytes, held, now))
         });
         // Where another thread holds the routing, the request is picked for by this thread's own knowledge, and may as well be sent.
-        admission.flatten().unwrap_or_else(|| Admission::Clear(held.unwrap_or_default()))
+        admission.flatten().unwrap_or_else(|| Admission::Clear(held.unwrap_or_default(), None))
     }
 
     /// A request waits no more; `is_sent`: an endpoint is given it.

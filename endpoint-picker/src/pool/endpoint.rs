@@ -184,6 +184,13 @@ impl Endpoint {
         self.batch = Batch::default();
     }
 
+    /// The loads were still true at that moment.
+    pub(super) fn confirm(&mut self, at: Timestamp) {
+        if let Some(load_at) = self.load_at(Some(at)) {
+            self.batch.confirm(&self.load, load_at);
+        }
+    }
+
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
     }
@@ -254,7 +261,7 @@ impl Endpoint {
             Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
             _ => {
                 self.page = Some(page);
-                self.batch.read(&load);
+                self.batch.read(&load, page.at);
                 self.in_flight.page_installed(page.at);
             }
         }

@@ -178,6 +178,9 @@ impl Pool {
     /// The loads in use were still true at that moment.
     pub fn confirm(&mut self, at: Timestamp) {
         self.confirmed_at = self.confirmed_at.max(Some(at));
+        for endpoint in self.slots.iter_mut().filter_map(|slot| slot.endpoint.as_mut()) {
+            endpoint.confirm(at);
+        }
     }
 
     /// Which membership is in use.

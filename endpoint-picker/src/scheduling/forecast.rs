@@ -90,7 +90,9 @@ impl Ground<'_> {
         outlooks.clear();
         for (place, candidate) in candidates.iter().enumerate() {
             let outlook = self.pool.endpoint(candidate.id).map_or_else(Outlook::default, |endpoint| {
-                let business = self.business(endpoint, &typical);
+                let mut business = self.business(endpoint, &typical);
+                let ahead = request.ahead.get(candidate.id.slot() as usize).copied().unwrap_or(0);
+                business.requests = business.requests.saturating_add(ahead);
                 let tokens = |bytes| self.cached_tokens(bytes, prompt_tokens, endpoint.load());
                 let known_tokens = tokens(candidate.matched_bytes);
                 let mut guess = Guess { known_tokens, ..Guess::default() };

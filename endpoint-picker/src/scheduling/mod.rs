@@ -24,7 +24,7 @@ pub use cold::NoHitLru;
 pub use decision::{Decision, Entry, MAX_RANKED, Ranked, Rating, Ratings, Reason};
 pub use profile::{Picker, Profile};
 pub use request::{Failure, Observation, PickRequest};
-pub use room::Room;
+pub use room::{Peers, Room};
 pub use saturation::Saturation;
 pub use scorer::{ActiveRequests, BYTES_PER_TOKEN, LoadAware, PrefixCache, Scorer};
 pub use subset::Subset;
@@ -168,6 +168,32 @@ impl Scheduler {
         let request = PickRequest { room: None, ..*request };
         eligibility::narrow(pool, profile, &request, bytes_per_token, now, candidates, excluded);
         candidates.is_empty() || candidates.iter().any(|candidate| has_room(candidate.id))
+    }
+
+    /// What a request would cost at that endpoint, in microseconds.
+    pub fn cost_at(
+        &mut self,
+        pool: &Pool,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        id: EndpointId,
+        now: Timestamp,
+    ) -> f64 {
+        let bytes_per_token = self.learner.bytes_per_token(model_key(request.target_model));
+        self.candidates.clear();
+        self.candidates.push(Candidate::new(id, false));
+        adapters::note(pool, request.target_model, &mut self.candidates);
+        if profile.needs_prefixes() {
+            self.find_prefixes(request);
+        }
+        self.look(pool, profile, request, bytes_per_token, now);
+        self.outlooks.first().map_or(f64::INFINITY, |outlook| outlook.cost)
+    }
+
+    /// What the request of the last pick costs at the first endpoint of its list, in microseconds.
+    pub fn picked_cost(&self, first: EndpointId) -> f64 {
+        let places = self.candidates.iter().position(|candidate| candidate.id == first);
+        places.and_then(|place| self.outlooks.get(place)).map_or(0.0, |outlook| outlook.cost)
     }
 
     /// What stands above all scores: the order of the subset, or the endpoint of the client's session unless a scorer weighs it.

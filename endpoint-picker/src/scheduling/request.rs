@@ -30,6 +30,8 @@ pub struct PickRequest<'a> {
     pub subset: Option<&'a Subset>,
     /// Only endpoints with room for one more may be picked; `None`: full ones too.
     pub room: Option<Room>,
+    /// Requests that will be sent to each endpoint before this one, by its slot; those that are missing have none.
+    pub ahead: &'a [u32],
     /// Somebody may want to know why: what endpoints were rated by is kept until the next pick.
     pub is_explained: bool,
 }

@@ -11,10 +11,28 @@ pub struct Room {
     pub queue_depth: u32,
     /// Used part of the KV cache at which an endpoint is full, above 0.
     pub kv_cache_usage: f64,
-    /// Workers that have requests waiting, this one among them; at least 1. They share what is free.
+    /// With whom this worker shares what is free.
+    pub peers: Peers,
+}
+
+/// The workers that have requests waiting, as one of them sees them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Peers {
+    /// How many they are, this one among them; at least 1.
     pub workers: u32,
-    /// Which of them this one is, from 0 on.
-    pub rank: u32,
+    /// Those with a request of a higher priority than any of this one.
+    pub before: u32,
+    /// Those whose highest priority is this one's, this one among them; at least 1.
+    pub equals: u32,
+    /// Another one for each of those, and for each of them another one from time to time.
+    pub turn: u32,
+}
+
+impl Default for Peers {
+    /// One worker alone.
+    fn default() -> Self {
+        Self { workers: 1, before: 0, equals: 1, turn: 0 }
+    }
 }
 
 impl Room {
@@ -31,7 +49,7 @@ impl Room {
             return load.waiting.is_none_or(|waiting| waiting <= self.queue_depth);
         };
         let requests = i64::from(requests(endpoint));
-        if self.workers <= 1 {
+        if self.peers.workers <= 1 {
             return requests < capacity;
         }
         // What the others know of this worker is of when they were last told, and so is what this one knows of them: of what was free then,
@@ -58,11 +76,12 @@ impl Room {
         endpoint.slots().map(|slots| i64::from(slots.max(1).saturating_add(self.queue_depth)))
     }
 
-    /// This worker's part of what is free. Who gets one more than others is another one at each endpoint.
+    /// This worker's part of what is free. Those with requests of a higher priority get one more than others, then each in its turn, which is
+    /// another one at each endpoint.
     fn share(&self, free: i64, endpoint: &Endpoint) -> i64 {
-        let (workers, rank) = (i64::from(self.workers), i64::from(self.rank));
-        let turn = (rank + i64::from(endpoint.place())) % workers;
-        free.div_euclid(workers) + i64::from(turn < free.rem_euclid(workers))
+        let Peers { workers, before, equals, turn } = self.peers;
+        let place = before.saturating_add(turn.wrapping_add(endpoint.place()) % equals.max(1));
+        free.div_euclid(i64::from(workers)) + i64::from(i64::from(place) < free.rem_euclid(i64::from(workers)))
     }
 }
 

@@ -13,6 +13,7 @@ tests::on_bindings! {
         the_urgent_are_served_as_if_the_pool_were_idle,
         who_may_not_wait_is_told_when_to_come_again,
         who_waits_for_too_long_is_told_so,
+        a_request_says_how_long_it_wants_to_wait,
         a_client_that_leaves_the_queue_leaves_nothing_behind,
     ],
 }
@@ -133,6 +134,30 @@ async fn who_waits_for_too_long_is_told_so(mode: Mode) {
     gateway.shows(&[figure("inference_objective_request_error_total", &labels, refused.len() as u64)]).await;
     // Those who were answered while another was held are over, and nothing is left of them.
     assert_eq!(gateway.chat().await.status, 200);
+}
+
+async fn a_request_says_how_long_it_wants_to_wait(mode: Mode) {
+    let gateway = Gateway::start(builder(mode, 1, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(1))).await;
+    gateway.learns_slots(1).await;
+    let chat = async |ttl: &'static str| {
+        let began = Instant::now();
+        let reply = gateway.send("POST", CHAT, &[("x-llm-d-inference-ttl", ttl)], chat_body(MODEL, false)).await;
+        (reply, began.elapsed())
+    };
+    // Twelve take the pod six seconds.
+    let (patient, hurried) =
+        tokio::join!(join_all((0..6).map(|_| chat("soon"))), join_all((0..6).map(|_| chat("300ms"))));
+    assert!(patient.iter().all(|(reply, _)| reply.status == 200), "a bad value says nothing");
+    let refused: Vec<_> = hurried.iter().filter(|(reply, _)| reply.status != 200).collect();
+    assert!(!refused.is_empty());
+    for (reply, took) in &refused {
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(body["error"]["code"], "queue_timeout", "{body}");
+        assert!(*took >= Duration::from_millis(300), "{took:?}");
+    }
+    let labels = [("error_code", "ServiceUnavailable")];
+    gateway.shows(&[figure("inference_objective_request_error_total", &labels, refused.len() as u64)]).await;
 }
 
 async fn a_client_that_leaves_the_queue_leaves_nothing_behind(mode: Mode) {
