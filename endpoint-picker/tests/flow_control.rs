@@ -586,9 +586,10 @@ proptest! {
     }
 }
 
-/// Eight workers, each with somebody waiting for the only pod, and as much free there as one page says to all of them.
-fn woken_workers(free: u32, shares: bool) -> usize {
-    const WORKERS: u32 = 8;
+const WORKERS: u32 = 8;
+
+/// Eight workers, each with somebody waiting for the only pod, and as much free there as one page says to all of them: who sends its request.
+fn woken_workers(free: u32, peers: impl Fn(u32) -> Peers) -> Vec<u32> {
     let mut rigs: Vec<_> = (0..WORKERS).map(|_| Rig::new("{}", 1)).collect();
     for rig in &mut rigs {
         // The others have all there is.
@@ -598,19 +599,27 @@ fn woken_workers(free: u32, shares: bool) -> usize {
     }
     for (rank, rig) in (0..).zip(&mut rigs) {
         rig.picker.set_others_in_flight([(CAPACITY - free, 0)]);
-        rig.picker.set_peers(if shares {
-            Peers { workers: WORKERS, before: 0, equals: WORKERS, turn: rank }
-        } else {
-            Peers::default()
-        });
+        rig.picker.set_peers(peers(rank));
         rig.poll();
     }
-    rigs.iter().filter(|rig| rig.waiting() == 0).count()
+    (0..).zip(&rigs).filter(|(_, rig)| rig.waiting() == 0).map(|(rank, _)| rank).collect()
 }
 
 #[test]
 fn workers_share_what_is_free_and_one_alone_has_all_of_it() {
-    assert_eq!([0, 1, 2, 3].map(|free| woken_workers(free, true)), [0, 1, 2, 3]);
+    let equals = |turn| Peers { workers: WORKERS, before: 0, equals: WORKERS, turn };
+    assert_eq!([0, 1, 2, 3].map(|free| woken_workers(free, equals).len()), [0, 1, 2, 3]);
     // Each alone would take it.
-    assert_eq!(woken_workers(1, false), 8);
+    assert_eq!(woken_workers(1, |_| Peers::default()).len(), 8);
+}
+
+#[test]
+fn the_worker_whose_requests_are_most_urgent_gets_what_cannot_be_shared() {
+    let last_first = |rank| match rank {
+        7 => Peers { workers: WORKERS, before: 0, equals: 1, turn: rank },
+        _ => Peers { workers: WORKERS, before: 1, equals: 7, turn: rank },
+    };
+    assert_eq!(woken_workers(1, last_first), [7]);
+    let two = woken_workers(2, last_first);
+    assert!(two.len() == 2 && two.contains(&7), "{two:?}");
 }

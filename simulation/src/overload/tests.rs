@@ -28,4 +28,6 @@ fn above_capacity_the_high_band_keeps_its_times_and_the_trickle_its_share() {
     assert!(on.goodput > off.goodput * 4.0, "{on:?} {off:?}");
     assert!(on.fairness > 0.95 && on.fairness > off.fairness, "{on:?} {off:?}");
     assert!(on.least_tenant < off.least_tenant, "{on:?} {off:?}");
+    // By one seed; 0.021 by eight.
+    assert!(on.hits > off.hits - 0.04, "{on:?} {off:?}");
 }
