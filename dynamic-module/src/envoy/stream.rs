@@ -78,11 +78,11 @@ impl HttpStream<'_> {
     }
 
     /// The names and values of the headers of these names, in the order of the names.
-    pub(crate) fn pairs<'a>(
-        &'a self,
+    pub(crate) fn pairs(
+        &self,
         map: Map,
         names: impl IntoIterator<Item = &'static str>,
-    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    ) -> impl Iterator<Item = (&[u8], &[u8])> {
         let values = move |name: &'static str| self.values(map, name).map(move |value| (name.as_bytes(), value));
         names.into_iter().flat_map(values)
     }
