@@ -196,8 +196,8 @@ STEPS = [
     Step("stats-tags", generated, minutes=2),
     Step("core", cargo("test", *(word for package in CORE for word in ("--package", package))), minutes=10),
     Step("wasm", cargo("build", "--package", "filter", "--profile", "wasm", "--target", "wasm32-wasip1"), ("wasm-target",)),
-    Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=20),
-    Step("build", build, minutes=20),
+    Step("native", cargo("build", "--package", "dynamic-module", "--profile", "native"), minutes=30),
+    Step("build", build, minutes=40),
     # One that fails beside other steps is run again by itself, and named either way.
     Step("rust", cargo("test", *RUST, "--no-fail-fast"), ("envoy",), minutes=20,
          again=lambda names: ["cargo", "test", *RUST, "--", "--test-threads", "1", "--exact", *names]),
