@@ -258,10 +258,10 @@ fn each_request_of_each_thread_has_one_end_though_one_is_stopped_again_and_again
 
 #[test]
 fn threads_that_serve_at_once_keep_to_the_room_there_is() {
-    let beyond = serve_at_once(false);
-    // Who costs less at an endpoint without room is sent there while the other has some, and on a busy machine a thread is stopped between its
-    // pick and its count.
-    assert!(beyond < 0.35, "{beyond} were sent when there was no room");
+    // Threads that the system stops while they hold the routing, or between a pick and its count, only add: the best of three tells.
+    let beyond = (0..3).map(|_| serve_at_once(false)).fold(1.0, f64::min);
+    // Who costs less at an endpoint without room is sent there while the other has some.
+    assert!(beyond < 0.2, "{beyond} were sent when there was no room");
 }
 
 #[test]
