@@ -41,8 +41,6 @@ MINUTE = 60
 CORE = ("endpoint-picker", "snapshot", "catalogue")
 # Everything else in Rust but the tests of a whole gateway.
 RUST = ("--workspace", *(word for package in ("tests", *CORE) for word in ("--exclude", package)))
-# Steps that run when they are named: what they test changes seldom, and a tool of theirs takes minutes to build.
-BY_NAME = ("envoy-gateway",)
 # The steps of `make check`.
 CHECK = ("lint", "stats-tags", "core")
 # The steps that make what a whole gateway is made of.
@@ -229,6 +227,8 @@ STEPS = [
          beside=GATEWAY),
     Step("clients", lambda: [["python", "-m", "pytest", "-q", "tests/python"]], ("envoy", "python-env"), minutes=10, beside=GATEWAY),
 ]
+# Steps that run when they are named: those with a tool that is installed only so. What they test changes seldom.
+BY_NAME = tuple(step.name for step in STEPS if set(step.tools) & set(setup.BY_NAME))
 
 
 def compiler(command):
