@@ -41,7 +41,7 @@ const POLL: Duration = Duration::from_millis(25);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Starts with other ports when a port was taken by another process in between.
 const ATTEMPTS: usize = 3;
-/// What Envoy says then.
+/// What Envoy and a simulated pod say then.
 const TAKEN: &str = "Address already in use";
 
 /// The pods of a pool.
@@ -336,7 +336,7 @@ impl Builder {
             let started = stack.start_gateway().await;
             match started {
                 Err(StackError::Process(ProcessError::Ended { log, .. }))
-                    if left > 0 && stack.builder.ports == Ports::Ephemeral && log.contains(TAKEN) => {}
+                    if left > 0 && stack.builder.may_take_other_ports(&log) => {}
                 other => {
                     other?;
                     break;
@@ -347,6 +347,10 @@ impl Builder {
             stack.known().await?;
         }
         Ok(stack)
+    }
+
+    fn may_take_other_ports(&self, log: &str) -> bool {
+        self.ports == Ports::Ephemeral && log.contains(TAKEN)
     }
 
     fn check_fixed_ports(&self) -> Result<(), StackError> {
@@ -570,9 +574,18 @@ impl Stack {
                 self.pod_processes.push(Some(process));
             }
         }
-        for (pod, process) in self.pods.iter_mut().zip(&mut self.pod_processes) {
-            if let Some(process) = process {
-                pod.addr = process.listening(START_TIMEOUT).await?;
+        for index in 0..self.pods.len() {
+            for left in (0..ATTEMPTS).rev() {
+                let Some(Some(process)) = self.pod_processes.get_mut(index) else { break };
+                match process.listening(START_TIMEOUT).await {
+                    Err(ProcessError::Ended { log, .. }) if left > 0 && self.builder.may_take_other_ports(&log) => {
+                        self.pod_processes[index] = Some(self.spawn_pod(index, free_port())?);
+                    }
+                    addr => {
+                        self.pods[index].addr = addr?;
+                        break;
+                    }
+                }
             }
         }
         Ok(())
