@@ -6,6 +6,7 @@
 
 mod artifact;
 mod bootstrap;
+mod builder;
 mod client;
 mod interrupt;
 mod mode;
@@ -19,6 +20,7 @@ pub mod traffic;
 
 pub use artifact::{Artifact, ArtifactError, repository};
 pub use bootstrap::{Bootstrap, BootstrapError};
+pub use builder::{Builder, Pods};
 pub use client::{ClientError, HttpClient, HttpResponse};
 pub use interrupt::interrupted;
 pub use mode::Mode;
@@ -26,5 +28,5 @@ pub use page::{Page, PageSample, SampleError};
 pub use port::{free_port, is_free};
 pub use ports::Ports;
 pub use process::{Process, ProcessError};
-pub use stack::{Builder, Pod, Pods, Stack, StackError};
+pub use stack::{Pod, Stack, StackError};
 pub use status_line::StatusLine;

@@ -1,7 +1,6 @@
 //! The processes of a gateway, started in order, found by their ports and stopped together.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,20 +14,16 @@ use tempfile::TempDir;
 use crate::mode::embedded;
 use crate::process::{Watcher, end_all};
 use crate::{
-    Artifact, ArtifactError, Bootstrap, BootstrapError, ClientError, HttpClient, HttpResponse, Mode, Page, Ports,
-    Process, ProcessError, SampleError, free_port, is_free, repository,
+    Artifact, ArtifactError, Bootstrap, BootstrapError, Builder, ClientError, HttpClient, HttpResponse, Mode, Page,
+    Pods, Ports, Process, ProcessError, SampleError, free_port, is_free, repository,
 };
 
-/// The pool of the bootstraps.
-const POOL: &str = "default";
 /// The cluster of a pool is called so, and then as the pool.
 const CLUSTER_PREFIX: &str = "pool-";
 /// The cluster with the metrics sidecar.
 const SIDECAR_CLUSTER: &str = "inpick-sidecar";
 /// The listener for clients.
 const GATEWAY_LISTENER: &str = "gateway";
-/// Enough to see what several workers do to one another, on two cores.
-const WORKERS: usize = 2;
 /// A simulated pod or the sidecar starts in milliseconds; a machine under load needs longer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Envoy compiles the module before it responds.
@@ -43,15 +38,6 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: usize = 3;
 /// What Envoy and a simulated pod say then.
 const TAKEN: &str = "Address already in use";
-
-/// The pods of a pool.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Pods {
-    /// That many simulated ones.
-    Simulated(usize),
-    /// Servers that run already, as `host:port`.
-    Listed(Vec<String>),
-}
 
 /// A model server of a stack.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -123,187 +109,7 @@ pub enum StackError {
     NoPod(usize),
 }
 
-type Patch = Box<dyn Fn(&mut Value) + Send + Sync>;
-
-/// What a stack is to be. Every setting has a default: three simulated pods and the wasm module with the
-/// sidecar behind `envoy/standalone.yaml`, with two workers.
-pub struct Builder {
-    pools: BTreeMap<String, Pods>,
-    vllm_sim_args: Vec<String>,
-    pod_args: BTreeMap<usize, Vec<String>>,
-    sidecar: bool,
-    sidecar_args: Vec<String>,
-    mode: Mode,
-    config: Option<PathBuf>,
-    module: Option<PathBuf>,
-    plugin_config: Option<Value>,
-    service_config: Option<Value>,
-    patches: Vec<Patch>,
-    workers: usize,
-    envoy_args: Vec<String>,
-    ports: Ports,
-    wait_for_snapshot: bool,
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Builder")
-            .field("mode", &self.mode)
-            .field("config", &self.config)
-            .field("pools", &self.pools)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            pools: BTreeMap::from([(POOL.to_owned(), Pods::Simulated(3))]),
-            vllm_sim_args: Vec::new(),
-            pod_args: BTreeMap::new(),
-            sidecar: true,
-            sidecar_args: Vec::new(),
-            mode: Mode::default(),
-            config: None,
-            module: None,
-            plugin_config: None,
-            service_config: None,
-            patches: Vec::new(),
-            workers: WORKERS,
-            envoy_args: Vec::new(),
-            ports: Ports::Ephemeral,
-            wait_for_snapshot: true,
-        }
-    }
-}
-
 impl Builder {
-    /// That many simulated pods in the pool `default`.
-    #[must_use]
-    pub fn pods(self, count: usize) -> Self {
-        self.pool(POOL, Pods::Simulated(count))
-    }
-
-    /// Servers that run already, `host:port` each, in the pool `default`.
-    #[must_use]
-    pub fn pods_at(self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.pool(POOL, Pods::Listed(addrs.into_iter().map(Into::into).collect()))
-    }
-
-    /// The pods of a pool, whose cluster in the bootstrap is called `pool-NAME`.
-    #[must_use]
-    pub fn pool(mut self, name: &str, pods: Pods) -> Self {
-        self.pools.insert(name.to_owned(), pods);
-        self
-    }
-
-    /// No pods and no pools, for a bootstrap that has none.
-    #[must_use]
-    pub fn without_pods(mut self) -> Self {
-        self.pools.clear();
-        self
-    }
-
-    /// Arguments of every simulated pod.
-    #[must_use]
-    pub fn vllm_sim_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.vllm_sim_args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Arguments of one simulated pod, counted from 0 over all pools in the order of their names.
-    #[must_use]
-    pub fn pod_args(mut self, index: usize, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.pod_args.entry(index).or_default().extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Arguments of the sidecar. The default `--pool NAME=envoy:pool-NAME` of each pool is left out if these have a `--pool`.
-    #[must_use]
-    pub fn sidecar_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.sidecar_args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// No sidecar; its port stays closed.
-    #[must_use]
-    pub fn without_sidecar(mut self) -> Self {
-        self.sidecar = false;
-        self.wait_for_snapshot = false;
-        self
-    }
-
-    /// What of inpick runs where.
-    #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// The bootstrap, in YAML, relative to the repository, instead of the mode's.
-    #[must_use]
-    pub fn config(mut self, file: impl Into<PathBuf>) -> Self {
-        self.config = Some(file.into());
-        self
-    }
-
-    /// Another module than the mode's.
-    #[must_use]
-    pub fn module(mut self, file: impl Into<PathBuf>) -> Self {
-        self.module = Some(file.into());
-        self
-    }
-
-    /// Merged into the HTTP filter's configuration (RFC 7396).
-    #[must_use]
-    pub fn plugin_config(mut self, patch: Value) -> Self {
-        self.plugin_config = Some(patch);
-        self
-    }
-
-    /// Merged into the singleton service's configuration (RFC 7396).
-    #[must_use]
-    pub fn service_config(mut self, patch: Value) -> Self {
-        self.service_config = Some(patch);
-        self
-    }
-
-    /// A last change to the bootstrap's tree, after every other.
-    #[must_use]
-    pub fn patch(mut self, patch: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
-        self.patches.push(Box::new(patch));
-        self
-    }
-
-    /// Envoy's worker threads.
-    #[must_use]
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    /// Further arguments of Envoy; the last of two equal ones counts.
-    #[must_use]
-    pub fn envoy_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.envoy_args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Which ports are taken; free ones by default.
-    #[must_use]
-    pub fn ports(mut self, ports: Ports) -> Self {
-        self.ports = ports;
-        self
-    }
-
-    /// Whether a stack counts as started only when Envoy knows its pods as fresh; true by default.
-    #[must_use]
-    pub fn wait_for_snapshot(mut self, wait: bool) -> Self {
-        self.wait_for_snapshot = wait;
-        self
-    }
-
     /// Starts the pods, the sidecar and Envoy, and waits until they serve.
     ///
     /// # Errors
