@@ -34,8 +34,19 @@ pub struct PrefixIndex {
     max_holdings: usize,
     /// Where the search for somebody who holds more than a fair part goes on.
     hand: usize,
-    /// Working memory: the entries of the prompt that is inserted.
+    /// Working memory: what the prompt that is inserted consists of.
+    stretches: Vec<Stretch>,
+    /// Working memory: the entries of a prompt, the last one first.
     path: Vec<u32>,
+}
+
+/// Marks of a prompt that follow one another, as an endpoint has them on its shelf.
+#[derive(Clone, Copy, Debug)]
+enum Stretch {
+    /// The entry of one mark that it does not hold.
+    New(u32),
+    /// Holdings that lie there one after the other, as the prompt used last has left them.
+    Held { newest: u32, oldest: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +112,7 @@ impl PrefixIndex {
             shelves: Vec::new(),
             max_holdings,
             hand: 0,
+            stretches: Vec::new(),
             path: Vec::new(),
         }
     }
@@ -184,26 +196,37 @@ impl PrefixIndex {
     }
 
     /// A prompt was sent to an endpoint, which holds it from now on. Gives how many of the marks it held before.
+    ///
+    /// `end` grows from mark to mark. What follows a mark whose hash is that of a mark elsewhere cannot be told apart, and is not kept.
     pub fn insert(&mut self, slot: u32, marks: &[PrefixMark]) -> usize {
         if self.max_holdings == 0 {
             return 0;
         }
         let Some(slot) = self.shelf_of(slot) else { return 0 };
-        self.path.clear();
-        let mut parent = NONE;
-        for mark in marks {
-            parent = self.find_or_add(*mark, parent);
-            self.path.push(parent);
-        }
+        self.stretches.clear();
         let mut known = 0;
-        // From the end, so that what all prompts share is used last.
-        for place in (0..self.path.len()).rev() {
-            let Some(&entry) = self.path.get(place) else { continue };
-            if self.hold(slot, entry) {
-                known += 1;
+        let mut parent = NONE;
+        let mut end = 0;
+        for mark in marks {
+            if mark.end <= end {
+                break;
             }
+            end = mark.end;
+            // Most prompts begin like the one used last, whose marks lie in order: no table has to be asked for them.
+            let next = self.behind().filter(|&(_, entry)| self.is_entry_of(entry, *mark));
+            if let Some((place, entry)) = next {
+                self.extend_stretch(place);
+                known += 1;
+                parent = entry;
+                continue;
+            }
+            parent = self.find_or_add(*mark, parent);
+            if !self.is_entry_of(parent, *mark) {
+                break;
+            }
+            known += usize::from(self.begin_stretch(slot, parent));
         }
-        self.shrink(slot);
+        self.use_stretches(slot);
         known
     }
 
@@ -212,11 +235,24 @@ impl PrefixIndex {
     pub fn insert_tail(&mut self, slot: u32, tail: u64) -> bool {
         let Some(slot) = self.shelf_of(slot) else { return false };
         let Some(mut entry) = self.position(tail) else { return false };
-        while entry != NONE {
-            self.hold(slot, entry);
-            entry = self.entries.get(entry as usize).map_or(NONE, |entry| entry.parent);
+        self.path.clear();
+        let mut end = u32::MAX;
+        // Ends fall from mark to mark, so this ends whatever the entries say.
+        while let Some(known) = self.entries.get(entry as usize).filter(|known| known.end < end) {
+            self.path.push(entry);
+            end = known.end;
+            entry = known.parent;
         }
-        self.shrink(slot);
+        self.stretches.clear();
+        while let Some(entry) = self.path.pop() {
+            match self.behind().filter(|&(_, next)| next == entry) {
+                Some((place, _)) => self.extend_stretch(place),
+                None => {
+                    self.begin_stretch(slot, entry);
+                }
+            }
+        }
+        self.use_stretches(slot);
         true
     }
 
@@ -292,13 +328,44 @@ impl PrefixIndex {
         self.by_place.find(place_hash(slot, entry), is_it).copied()
     }
 
-    /// The endpoint holds the entry as what it used last. True: it held it before.
-    fn hold(&mut self, slot: u16, entry: u32) -> bool {
-        if let Some(known) = self.holding(slot, entry) {
-            self.unlink(known);
-            self.link(slot, known);
-            return true;
+    /// The holding behind the last stretch and its entry.
+    fn behind(&self) -> Option<(u32, u32)> {
+        let Some(Stretch::Held { oldest, .. }) = self.stretches.last() else { return None };
+        let place = self.holdings.get(*oldest as usize)?.older;
+        self.holdings.get(place as usize).map(|holding| (place, holding.entry))
+    }
+
+    fn is_entry_of(&self, entry: u32, mark: PrefixMark) -> bool {
+        self.entries.get(entry as usize).is_some_and(|entry| (entry.hash, entry.end) == (mark.hash, mark.end))
+    }
+
+    /// The last stretch goes on with the holding behind it.
+    fn extend_stretch(&mut self, place: u32) {
+        if let Some(Stretch::Held { oldest, .. }) = self.stretches.last_mut() {
+            *oldest = place;
         }
+    }
+
+    /// A stretch begins with an entry. True: the endpoint holds it.
+    fn begin_stretch(&mut self, slot: u16, entry: u32) -> bool {
+        let held = self.holding(slot, entry);
+        self.stretches.push(held.map_or(Stretch::New(entry), |place| Stretch::Held { newest: place, oldest: place }));
+        held.is_some()
+    }
+
+    /// The endpoint holds all stretches as what it used last: from the end, so that what all prompts share is used last.
+    fn use_stretches(&mut self, slot: u16) {
+        while let Some(stretch) = self.stretches.pop() {
+            match stretch {
+                Stretch::New(entry) => self.hold(slot, entry),
+                Stretch::Held { newest, oldest } => self.renew(slot, newest, oldest),
+            }
+        }
+        self.shrink(slot);
+    }
+
+    /// The endpoint holds the entry, which it did not, as what it used last.
+    fn hold(&mut self, slot: u16, entry: u32) {
         let bytes = self.span(entry);
         let holding = Holding { entry, slot, newer: NONE, older: NONE };
         let place = match self.holdings.get_mut(self.free_holding as usize) {
@@ -326,7 +393,6 @@ impl PrefixIndex {
             shelf.bytes += bytes;
         }
         self.link(slot, place);
-        false
     }
 
     /// Bytes between an entry and the one before.
@@ -352,9 +418,33 @@ impl PrefixIndex {
         }
     }
 
-    fn unlink(&mut self, place: u32) {
-        let Some(&Holding { slot, newer, older, .. }) = self.holdings.get(place as usize) else { return };
+    /// Moves holdings that lie one after the other to the front.
+    fn renew(&mut self, slot: u16, newest: u32, oldest: u32) {
         let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
+        let front = shelf.newest;
+        if front == newest {
+            return;
+        }
+        self.unlink(slot, newest, oldest);
+        if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
+            shelf.newest = newest;
+        }
+        if let Some(holding) = self.holdings.get_mut(newest as usize) {
+            holding.newer = NONE;
+        }
+        if let Some(holding) = self.holdings.get_mut(oldest as usize) {
+            holding.older = front;
+        }
+        if let Some(holding) = self.holdings.get_mut(front as usize) {
+            holding.newer = oldest;
+        }
+    }
+
+    /// Joins what lies on both sides of holdings that lie one after the other.
+    fn unlink(&mut self, slot: u16, newest: u32, oldest: u32) {
+        let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
+        let newer = self.holdings.get(newest as usize).map_or(NONE, |holding| holding.newer);
+        let older = self.holdings.get(oldest as usize).map_or(NONE, |holding| holding.older);
         match self.holdings.get_mut(newer as usize) {
             Some(holding) => holding.older = older,
             None => shelf.newest = older,
@@ -386,7 +476,7 @@ impl PrefixIndex {
         let place = self.shelves.get(usize::from(slot)).map_or(NONE, |shelf| shelf.oldest);
         let Some(&Holding { entry, .. }) = self.holdings.get(place as usize) else { return false };
         let bytes = self.span(entry);
-        self.unlink(place);
+        self.unlink(slot, place, place);
         if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
             shelf.count = shelf.count.saturating_sub(1);
             shelf.bytes = shelf.bytes.saturating_sub(bytes);

@@ -96,6 +96,52 @@ fn what_others_sent_is_kept_where_its_beginning_is_known() {
 }
 
 #[test]
+fn a_mark_with_the_hash_of_another_ends_what_is_kept() {
+    let mut index = PrefixIndex::default();
+    let mut marks = prompt(1, 0, 6);
+    // A client can look for two beginnings of its prompt with the same hash.
+    marks[4].hash = marks[1].hash;
+    index.insert(0, &marks);
+    assert_eq!(index.insert(0, &marks), 4);
+    assert_eq!((index.len(), index.extent(0, marks[0].hash)), (4, 40));
+    index.insert(0, &prompt(2, 0, 3));
+    assert_eq!(index.insert(0, &marks), 4);
+    assert!(index.insert_tail(0, marks[3].hash));
+    index.forget(0);
+    assert!(index.is_empty());
+    // Nor do marks that stand still or go back.
+    marks[2].end = marks[1].end;
+    assert_eq!((index.insert(1, &marks), index.len()), (0, 2));
+}
+
+#[test]
+fn prompts_that_begin_alike_take_their_beginning_with_them() {
+    let mut index = PrefixIndex::default();
+    index.set_capacity(0, 150);
+    for round in 0..3 {
+        for family in 1..=3 {
+            let known = index.insert(0, &prompt(family, 4, 7));
+            assert_eq!(
+                known,
+                if round == 0 && family == 1 {
+                    0
+                } else if round == 0 {
+                    4
+                } else {
+                    7
+                },
+                "{round} {family}"
+            );
+            assert_eq!(index.extent(0, prompt(1, 4, 1)[0].hash), 70);
+        }
+    }
+    // What all have was used last, and what the first has alone was used first.
+    index.set_capacity(0, 90);
+    let all: Vec<_> = (1..=3).map(|family| found(&index, &prompt(family, 4, 7))[&0]).collect();
+    assert_eq!(all, [40, 60, 70]);
+}
+
+#[test]
 fn an_endpoint_holds_as_much_as_of_the_last_prompt_that_began_so() {
     let mut index = PrefixIndex::default();
     index.insert(0, &prompt(1, 3, 8));

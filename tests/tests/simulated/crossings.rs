@@ -228,6 +228,32 @@ fn a_usual_request_takes_few_instructions() {
     assert!(spent < BUDGET, "{spent}");
 }
 
+#[test]
+fn a_long_prompt_that_begins_like_the_last_one_takes_few_instructions() {
+    /// The prompt is read and hashed, three to four instructions a byte. The rest is for its 112 marks, most of which the endpoint holds.
+    const BUDGET: u64 = 315_000;
+    const HALF: usize = 32_000;
+    const REQUESTS: u32 = 16;
+    let host = world::told_host();
+    let complete = |serial: u32| {
+        let half = "The endpoint answers. ".repeat(HALF / 22);
+        let content = format!("{half}{serial:012}{half}");
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{content}"}}],"model":"m"}}"#);
+        let pieces: Vec<_> = body.as_bytes().chunks(16 * 1024).collect();
+        let exchange = host.request(host_sim::Request::post("/v1/chat/completions").body_chunks(pieces)).unwrap();
+        host.advance(Duration::from_millis(20));
+        let answer = answer("application/json").header(world::SERVED_HEADER, picked(&exchange));
+        exchange.respond(answer.body(world::ANSWER)).unwrap();
+        exchange.crossings().cost(Callback::RequestBody).instructions
+    };
+    // Until each endpoint holds the beginning.
+    (0..4 * REQUESTS).for_each(|serial| _ = complete(serial));
+    host.advance(world::SETTLE);
+    let spent = (0..REQUESTS).map(|serial| complete(100 + serial)).sum::<u64>() / u64::from(REQUESTS);
+    println!("{spent} instructions");
+    assert!(spent < BUDGET, "{spent}");
+}
+
 /// A host whose access log shows what each request was, and which explains it to a client with the secret.
 fn telling_host() -> host_sim::Host {
     let config =

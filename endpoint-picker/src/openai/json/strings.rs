@@ -288,6 +288,12 @@ fn passed<const ESCAPES: bool>(bytes: &[u8], mut hits: u64, width: usize) -> Res
 /// Bytes in a wide window, as many as a word has bits.
 const WIDE: usize = 64;
 
+/// Exchanges the quote and the space, and keeps control characters below both. As a signed number, a byte beyond ASCII is below them too, so one
+/// comparison finds all of these but the space.
+const QUOTE_TO_SPACE: u8 = b'"' ^ b' ';
+/// The first that is not found so.
+const BEHIND_SPACE: i8 = b' ' as i8 + 1;
+
 /// One bit for each byte that needs attention inside a string: quotes, backslashes, control characters, all beyond ASCII.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 fn wide_hits(window: &[u8; WIDE]) -> u64 {
@@ -297,21 +303,19 @@ fn wide_hits(window: &[u8; WIDE]) -> u64 {
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 fn lane_hits(lane: &[u8; 16]) -> u64 {
-    use core::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128_or};
+    use core::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128_or, v128_xor};
 
     let lane = u128::from_le_bytes(*lane);
     let lane = u64x2(lane as u64, (lane >> 64) as u64);
-    let quotes = i8x16_eq(lane, i8x16_splat(b'"' as i8));
     let backslashes = i8x16_eq(lane, i8x16_splat(b'\\' as i8));
-    // As a signed number, a byte beyond ASCII is below the space too.
-    let outside = i8x16_lt(lane, i8x16_splat(0x20));
-    u64::from(i8x16_bitmask(v128_or(v128_or(quotes, backslashes), outside)))
+    let outside = i8x16_lt(v128_xor(lane, i8x16_splat(QUOTE_TO_SPACE as i8)), i8x16_splat(BEHIND_SPACE));
+    u64::from(i8x16_bitmask(v128_or(backslashes, outside)))
 }
 
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 fn wide_hits(window: &[u8; WIDE]) -> u64 {
     // The compiler turns this test into a few vector instructions, but not the search for the place.
-    let is_hit = |byte: u8| (byte as i8) < 0x20 || byte == b'"' || byte == b'\\';
+    let is_hit = |byte: u8| ((byte ^ QUOTE_TO_SPACE) as i8) < BEHIND_SPACE || byte == b'\\';
     if !window.iter().fold(false, |any, &byte| any | is_hit(byte)) {
         return 0;
     }
