@@ -380,21 +380,33 @@ impl Stack {
                 self.pod_processes.push(Some(process));
             }
         }
-        for index in 0..self.pods.len() {
-            for left in (0..ATTEMPTS).rev() {
-                let Some(Some(process)) = self.pod_processes.get_mut(index) else { break };
-                match process.listening(START_TIMEOUT).await {
-                    Err(ProcessError::Ended { log, .. }) if left > 0 && self.builder.may_take_other_ports(&log) => {
-                        self.pod_processes[index] = Some(self.spawn_pod(index, free_port())?);
+        for (index, slot) in std::mem::take(&mut self.pod_processes).into_iter().enumerate() {
+            let slot = match slot {
+                Some(process) => Some(self.listening(index, process).await?),
+                None => None,
+            };
+            self.pod_processes.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Waits until a simulated pod listens, be it on another port than it was to have.
+    async fn listening(&mut self, index: usize, mut process: Process) -> Result<Process, StackError> {
+        for left in (0..ATTEMPTS).rev() {
+            match process.listening(START_TIMEOUT).await {
+                Err(ProcessError::Ended { log, .. }) if left > 0 && self.builder.may_take_other_ports(&log) => {
+                    process = self.spawn_pod(index, free_port())?;
+                }
+                addr => {
+                    let addr = addr?;
+                    if let Some(pod) = self.pods.get_mut(index) {
+                        pod.addr = addr;
                     }
-                    addr => {
-                        self.pods[index].addr = addr?;
-                        break;
-                    }
+                    break;
                 }
             }
         }
-        Ok(())
+        Ok(process)
     }
 
     fn simulated(&self) -> usize {
