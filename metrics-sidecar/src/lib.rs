@@ -26,6 +26,8 @@ pub mod fleet;
 pub mod format;
 pub mod gauges;
 pub mod models;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod outcome;
 pub mod page;
 pub mod pool;
