@@ -44,9 +44,17 @@ impl BatchMaker {
     }
 
     /// Makes one of a page, read at `now`, in pieces.
-    pub(crate) fn make(&mut self, now: u64, envoy: EnvoyReading, page: impl IntoIterator<Item = Vec<u8>>) -> Batch {
+    pub(crate) fn make(&mut self, now: u64, envoy: EnvoyReading, page: impl Iterator<Item = Vec<u8>> + Clone) -> Batch {
         let mut writer = RequestWriter::new(&self.resource, &self.scope, self.most_bytes, self.gzip);
         let time = self.starts.begin(now, envoy);
+        if self.starts.is_in_doubt() {
+            let mut converter = PageConverter::new(time, &mut self.starts);
+            for piece in page.clone() {
+                converter.feed(&piece, drop);
+            }
+            converter.finish(drop);
+            self.starts.decide();
+        }
         let mut converter = PageConverter::new(time, &mut self.starts);
         for piece in page {
             converter.feed(&piece, |metric| writer.add(metric));

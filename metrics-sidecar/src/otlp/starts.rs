@@ -1,7 +1,9 @@
 //! Since when each stream of cumulative figures has counted. Pure: times are nanoseconds since the Unix epoch.
 //!
-//! A point says since when it counts, and a reader takes a start that moved as a reset. Envoy says for how long it has been up; a stream that was
-//! not there at the last reading began after it; and one whose value fell began anew after it.
+//! A point says since when it counts, and a reader takes a start that moved as a reset. Envoy says for how long it has been up, in whole seconds
+//! of a few ago; a stream that was not there at the last reading began after it; and one whose value fell began anew after it. An Envoy that is not
+//! up for longer than since the last reading was perhaps started anew meanwhile: then one value that fell says so of all, and the page is
+//! looked through for one first.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -28,12 +30,16 @@ pub(crate) enum EnvoyReading {
     },
 }
 
+/// What Envoy's seconds may be too many by.
+const ROUNDING: Duration = Duration::from_secs(2);
+
 /// Start times of all streams.
 #[derive(Debug)]
 pub(crate) struct StreamStarts {
     envoy: Origin,
     sidecar: Origin,
     uptime: Option<Duration>,
+    doubt: Option<Doubt>,
     time: u64,
     hasher: RandomState,
 }
@@ -53,6 +59,15 @@ struct Origin {
     streams: HashMap<u64, Stream>,
 }
 
+/// Whether Envoy began anew is not known yet.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// When it began, if it did.
+    began: u64,
+    /// Whether a value fell.
+    is_proven: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Stream {
     start: u64,
@@ -64,10 +79,11 @@ impl StreamStarts {
     /// Starts of a sidecar that began to count at `began`.
     pub(crate) fn new(began: u64) -> Self {
         let sidecar = Origin { began: Some(began), ..Origin::default() };
-        Self { envoy: Origin::default(), sidecar, uptime: None, time: began, hasher: RandomState::new() }
+        Self { envoy: Origin::default(), sidecar, uptime: None, doubt: None, time: began, hasher: RandomState::new() }
     }
 
     /// Begins a reading at `now`; returns the time that its points have, which is later than that of any reading before, whatever the clock did.
+    /// While [`Self::is_in_doubt`] then, streams are shown to [`Self::of`] for a first time, up to [`Self::decide`].
     pub(crate) fn begin(&mut self, now: u64, envoy: EnvoyReading) -> u64 {
         self.time = now.max(self.time.saturating_add(1));
         self.sidecar.begin();
@@ -75,22 +91,42 @@ impl StreamStarts {
             self.envoy.begin();
             if let Some(uptime) = uptime {
                 let began = self.time.saturating_sub(u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX));
-                let is_new = self.uptime.is_some_and(|before| uptime < before);
-                if is_new {
-                    self.envoy.began = Some(began.max(self.envoy.read_before.unwrap_or(0)));
-                } else {
-                    self.envoy.began.get_or_insert(began);
+                let read_before = self.envoy.read_before.unwrap_or(0);
+                let anew = began.max(read_before);
+                match self.uptime.replace(uptime) {
+                    None => self.envoy.began = Some(began),
+                    Some(before) if uptime < before => self.envoy.began = Some(anew),
+                    Some(_) if uptime <= Duration::from_nanos(self.time - read_before) + ROUNDING => {
+                        self.doubt = Some(Doubt { began: anew, is_proven: false });
+                    }
+                    Some(_) => {}
                 }
-                self.uptime = Some(uptime);
             }
         }
         self.time
     }
 
-    /// The start of a stream that has this value now.
+    /// Whether Envoy was perhaps started anew since the last reading.
+    pub(crate) const fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// All streams were shown.
+    pub(crate) fn decide(&mut self) {
+        if let Some(Doubt { began, is_proven: true }) = self.doubt.take() {
+            self.envoy.began = Some(began);
+        }
+    }
+
+    /// The start of a stream that has this value now; of no meaning while in doubt.
     pub(crate) fn of(&mut self, counting: Counting, name: &str, labels: &[u8], value: f64) -> u64 {
         let hash = self.hasher.hash_one((name, labels));
         let time = self.time;
+        if let Some(doubt) = &mut self.doubt {
+            let before = self.envoy.streams.get(&hash).filter(|_| counting == Counting::Envoy);
+            doubt.is_proven |= before.is_some_and(|before| value < before.value);
+            return time;
+        }
         let origin = match counting {
             Counting::Envoy => &mut self.envoy,
             Counting::Sidecar => &mut self.sidecar,
@@ -150,6 +186,12 @@ mod tests {
         values: [Option<f64>; 2],
     ) -> [Option<u64>; 2] {
         let time = starts.begin(AT + seconds * SECOND, envoy);
+        if starts.is_in_doubt() {
+            for (name, value) in ["a", "b"].into_iter().zip(values) {
+                value.map(|value| starts.of(Counting::Envoy, name, b"", value));
+            }
+            starts.decide();
+        }
         let mut start = |name: &str, value: Option<f64>| {
             let start = starts.of(Counting::Envoy, name, b"", value?);
             assert!(start <= time);
@@ -179,6 +221,17 @@ mod tests {
         assert_eq!(read(&mut starts, 130, up(14), [Some(4.0), Some(50.0)]), [Some(116), Some(116)]);
         // It was up for longer than there was no reading of it: the start is no earlier than the last point.
         assert_eq!(read(&mut starts, 140, up(13), [Some(1.0), Some(1.0)]), [Some(130), Some(130)]);
+    }
+
+    #[test]
+    fn a_young_envoy_was_started_anew_if_any_value_fell() {
+        let mut starts = StreamStarts::new(AT);
+        assert_eq!(read(&mut starts, 100, up(3), [Some(5.0), Some(5.0)]), [Some(97), Some(97)]);
+        assert_eq!(read(&mut starts, 110, up(8), [Some(5.0), Some(6.0)]), [Some(97), Some(97)], "it went on");
+        assert_eq!(read(&mut starts, 120, up(9), [Some(5.0), Some(1.0)]), [Some(111), Some(111)], "a fell with b");
+        // One that is known to go on drops a stat and has it again.
+        assert_eq!(read(&mut starts, 125, up(14), [Some(5.0), Some(2.0)]), [Some(111), Some(111)]);
+        assert_eq!(read(&mut starts, 130, up(19), [Some(6.0), Some(1.0)]), [Some(111), Some(125)]);
     }
 
     #[test]
