@@ -330,8 +330,9 @@ impl Flags {
         let threads = keep(number("threads", &self.threads), &mut errors);
         #[cfg(feature = "otlp")]
         let otlp = {
-            let parsed =
-                self.otlp.parse_all(listen.as_ref().map_or(0, SocketAddr::port), |name| std::env::var(name).ok());
+            let of_scrapers = access.as_ref().and_then(|access| access.metrics_listen);
+            let port = of_scrapers.or(listen).map_or(0, |address| address.port());
+            let parsed = self.otlp.parse_all(port, |name| std::env::var(name).ok());
             parsed.map_err(|wrong| errors.extend(wrong.into_iter().map(FlagError::from))).ok().flatten()
         };
         let parts = (

@@ -6,10 +6,11 @@
 //!                         │ ◀──models──── models ◀─────────────bytes──────┘
 //!                         ├──▶ published ──▶ serve /snapshot
 //!                         └──▶ gauges ──▶ page ◀── Envoy's /stats/prometheus ──▶ envoy_page ──▶ serve /metrics
+//!                                                                                     └──▶ otlp ──▶ a collector
 //! ```
 //!
 //! Imports point down: `sidecar` starts `serve`, `listing` and `polling`, which know `shared`, which knows the pure rest. Pure are all
-//! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
+//! but these, `envoy_page`, `scrape`, `token_file`, `tokens` and, of `otlp`, `collector`, `pusher` and `source`: time, bytes and seeds come in as arguments.
 
 pub mod access;
 pub mod api_server;

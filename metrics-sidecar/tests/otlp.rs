@@ -265,7 +265,7 @@ async fn requests_are_compressed_and_go_over_tls_to_whom_the_given_certificates_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_page_goes_in_requests_that_a_collector_takes() {
     let collector = Collector::start().await;
-    let envoy = envoy_with(envoy::tagged_page(500)).await;
+    let envoy = envoy_with(envoy::tagged_page(300)).await;
     let (running, _pod) =
         pushing(&envoy, &collector.url(), &["--otlp-interval", "500ms", "--otlp-timeout", "60s"]).await;
     let is_whole = |arrivals: &[Arrival]| {
@@ -277,8 +277,8 @@ async fn a_large_page_goes_in_requests_that_a_collector_takes() {
     let bytes: usize = first.iter().map(|arrival| arrival.bytes.1).sum();
     // What is in two requests of a reading, the collector has found fault with.
     let points: usize = first.iter().map(|arrival| arrival.points.len()).sum();
-    assert!(points > 20_000, "{points}");
+    assert!(points > 15_000, "{points}");
     assert!(first.len() > 1 && bytes > 4 * 1024 * 1024);
-    assert!(bytes / first.len() > 2 * 1024 * 1024, "requests are filled");
+    assert!(first[0].bytes.1 > 3 * 1024 * 1024, "requests are filled");
     running.stop().await;
 }

@@ -124,8 +124,8 @@ pub enum OtlpFlagError {
 type Named = (&'static str, String);
 
 impl OtlpFlags {
-    /// Reads every flag and, if something is pushed, every variable; `env` is the process's environment. `port` is where the sidecar listens,
-    /// which tells it from others of the machine. `None`: nothing is pushed.
+    /// Reads every flag and, if something is pushed, every variable; `env` is the process's environment. `port` is where the page is served,
+    /// which tells the sidecar from others of the machine. `None`: nothing is pushed.
     ///
     /// # Errors
     ///
