@@ -153,6 +153,36 @@ async fn what_a_collector_refuses_is_not_sent_again_and_what_it_takes_in_part_is
 }
 
 #[tokio::test]
+async fn the_log_tells_what_changed_and_not_each_failure() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.reopen().unwrap())).with_ansi(false).finish();
+    // Tasks of this runtime run on this thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let collector = Collector::start().await;
+    let (away, no) = (Answering::Status(503, &[], "later"), Answering::Status(400, &[], "not so"));
+    let part = Answering::Partial(1, "too old");
+    let answers = [away.clone(), away, Answering::Taken, Answering::Taken, no.clone(), no, part.clone(), part];
+    collector.answer(&answers);
+    let envoy = envoy_with(String::new()).await;
+    let (running, _pod) = pushing(&envoy, &collector.url(), &["--otlp-interval", "150ms"]).await;
+    collector.arrived(answers.len() + 3).await;
+    running.stop().await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("OpenTelemetry collector")).collect();
+    let expected = [
+        ("WARN", "metrics do not reach", "status 503: later"),
+        ("INFO", "metrics reach", ""),
+        ("WARN", "refuses metrics", "status 400: not so"),
+        ("WARN", "takes metrics in part", "too old"),
+        ("INFO", "metrics reach", ""),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (line, (level, what, problem)) in told.iter().zip(expected) {
+        assert!(line.contains(level) && line.contains(what) && line.contains(problem), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn while_envoy_is_away_the_sidecar_tells_of_itself() {
     let collector = Collector::start().await;
     let envoy = Server::start(&[]).await;
