@@ -21,11 +21,13 @@ use std::time::{Duration, Instant};
 use collector::{Answering, Arrival, Collector, Point};
 use metrics_sidecar::Running;
 use stage::{Manner, Server, envoy, get, page, sidecar, until_text};
+use tempfile::NamedTempFile;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tracing::subscriber::DefaultGuard;
 
 const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/local-cert.pem");
 const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/local-key.pem");
@@ -152,12 +154,21 @@ async fn what_a_collector_refuses_is_not_sent_again_and_what_it_takes_in_part_is
     running.stop().await;
 }
 
+/// What this thread logs, and so the tasks of its runtime.
+fn logging() -> (NamedTempFile, DefaultGuard) {
+    let log = NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.reopen().unwrap())).with_ansi(false).finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+fn told(log: &NamedTempFile, about: &str) -> Vec<String> {
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    log.lines().filter(|line| line.contains(about)).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn the_log_tells_what_changed_and_not_each_failure() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.reopen().unwrap())).with_ansi(false).finish();
-    // Tasks of this runtime run on this thread.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = logging();
     let collector = Collector::start().await;
     let (away, no) = (Answering::Status(503, &[], "later"), Answering::Status(400, &[], "not so"));
     let part = Answering::Partial(1, "too old");
@@ -167,8 +178,7 @@ async fn the_log_tells_what_changed_and_not_each_failure() {
     let (running, _pod) = pushing(&envoy, &collector.url(), &["--otlp-interval", "150ms"]).await;
     collector.arrived(answers.len() + 3).await;
     running.stop().await;
-    let log = std::fs::read_to_string(log.path()).unwrap();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("OpenTelemetry collector")).collect();
+    let told = told(&log, "OpenTelemetry collector");
     let expected = [
         ("WARN", "metrics do not reach", "status 503: later"),
         ("INFO", "metrics reach", ""),
@@ -184,10 +194,11 @@ async fn the_log_tells_what_changed_and_not_each_failure() {
 
 #[tokio::test]
 async fn while_envoy_is_away_the_sidecar_tells_of_itself() {
+    let (log, _guard) = logging();
     let collector = Collector::start().await;
     let envoy = Server::start(&[]).await;
     let (running, _pod) = pushing(&envoy, &collector.url(), &["--otlp-interval", "150ms"]).await;
-    let away = collector.arrived(1).await;
+    let away = collector.arrived(2).await;
     assert_eq!(point(&away[0], "inpick_sidecar_envoy_up", &[]), Some(&(0, Point::Gauge(0.0))));
     assert!(point(&away[0], "inference_pool_ready_pods", &[("name", "p")]).is_some());
     let page =
@@ -204,6 +215,13 @@ async fn while_envoy_is_away_the_sidecar_tells_of_itself() {
     let (before, after) = (seen[0].0, seen[seen.len() - 1].0);
     assert!(after - before > 90_000_000_000, "Envoy began anew, though the counter is larger than it was");
     running.stop().await;
+    let told = told(&log, "pushed");
+    let [_, without, again] = told.as_slice() else { panic!("{told:#?}") };
+    assert!(
+        without.contains("WARN") && without.contains("only the sidecar's own") && without.contains("status 404"),
+        "{without}"
+    );
+    assert!(again.contains("the whole page is pushed again"), "{again}");
 }
 
 #[tokio::test]

@@ -44,13 +44,13 @@ pub struct OtlpFlags {
     /// OTEL_RESOURCE_ATTRIBUTES
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
-    /// How often [default: OTEL_METRIC_EXPORT_INTERVAL, or 60s]
+    /// How often metrics are pushed to the collector [default: OTEL_METRIC_EXPORT_INTERVAL, or 60s]
     #[arg(long, value_name = "DURATION")]
     otlp_interval: Option<String>,
-    /// How long one request to it may take, and the last push when the sidecar ends [default: OTEL_EXPORTER_OTLP_TIMEOUT, or 10s]
+    /// How long one request to the collector may take, and the last push when the sidecar ends [default: OTEL_EXPORTER_OTLP_TIMEOUT, or 10s]
     #[arg(long, value_name = "DURATION")]
     otlp_timeout: Option<String>,
-    /// How requests are compressed [default: OTEL_EXPORTER_OTLP_COMPRESSION, or none]
+    /// How requests to the collector are compressed [default: OTEL_EXPORTER_OTLP_COMPRESSION, or none]
     #[arg(long, value_name = "gzip|none")]
     otlp_compression: Option<String>,
     /// Certificates (PEM) that an https: collector's must lead to, read again for each push [default: OTEL_EXPORTER_OTLP_CERTIFICATE, or

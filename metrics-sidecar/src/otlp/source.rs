@@ -1,7 +1,10 @@
 //! Batches of what the page says now.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+
+use tracing::{info, warn};
 
 use super::batch::{Batch, BatchMaker};
 use super::config::OtlpConfig;
@@ -28,13 +31,15 @@ pub(crate) struct PageSource {
     shared: Arc<Shared>,
     pages: EnvoyPages,
     maker: Arc<Mutex<BatchMaker>>,
+    /// Whether the last batch was without Envoy's page.
+    is_partial: AtomicBool,
 }
 
 impl PageSource {
     /// The page of a sidecar that begins now.
     pub(crate) fn new(shared: Arc<Shared>, pages: EnvoyPages, config: &OtlpConfig) -> Self {
         let maker = BatchMaker::new(&config.resource, MOST_BYTES, config.gzip, wall_ns());
-        Self { shared, pages, maker: Arc::new(Mutex::new(maker)) }
+        Self { shared, pages, maker: Arc::new(Mutex::new(maker)), is_partial: AtomicBool::new(false) }
     }
 }
 
@@ -47,8 +52,16 @@ impl BatchSource for PageSource {
                 let uptime = contents.value(UPTIME).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 (contents, EnvoyReading::Read { uptime })
             }
-            Err(_) => (Arc::new(Contents::default()), EnvoyReading::Away),
+            Err(problem) => {
+                if !self.is_partial.swap(true, Ordering::Relaxed) {
+                    warn!(problem, "without Envoy's page, only the sidecar's own families are pushed");
+                }
+                (Arc::new(Contents::default()), EnvoyReading::Away)
+            }
         };
+        if envoy != EnvoyReading::Away && self.is_partial.swap(false, Ordering::Relaxed) {
+            info!("the whole page is pushed again");
+        }
         let now = wall_ns();
         let page = Printer::new(contents, own_families(&self.shared), Selection::Everything, Format::Text);
         let maker = Arc::clone(&self.maker);
