@@ -18,6 +18,12 @@ FLAGS = {
     "max-envoy-page-bytes": COUNT,
     "threads": COUNT,
     "llm-d": {"enum": ["on", "off"]},
+    "otlp-endpoint": {"type": "string", "pattern": "^https?://[^ ]+$"},
+    "otlp-interval": DURATION,
+    "otlp-timeout": DURATION,
+    "otlp-compression": {"enum": ["gzip", "none"]},
+    # A file of `volumeMounts`.
+    "otlp-ca-file": {"type": "string", "pattern": "^/[^ ]*$"},
     "commit": {"type": "string"},
     "build-ref": {"type": "string"},
     # The Endpoint Picker's words for poll-interval, staleness and what is logged.

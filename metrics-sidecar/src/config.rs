@@ -8,6 +8,8 @@ use crate::access::AccessConfig;
 use crate::dialect::EngineKind;
 use crate::eds::EdsFile;
 use crate::endpoint::DiscoveredPod;
+#[cfg(feature = "otlp")]
+pub use crate::otlp::config::OtlpConfig;
 use crate::tls::Tls;
 
 /// Everything that the sidecar is told.
@@ -39,6 +41,9 @@ pub struct Config {
     pub max_envoy_page_bytes: usize,
     /// Threads of the runtime; not zero.
     pub threads: usize,
+    /// Where the page's families are pushed to.
+    #[cfg(feature = "otlp")]
+    pub otlp: Option<OtlpConfig>,
     /// The pool's gauges are published as `llm_d_epp_*` too.
     pub llm_d: bool,
     /// Label `commit`.

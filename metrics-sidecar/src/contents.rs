@@ -55,6 +55,12 @@ impl Contents {
         self.rows.get(stat)
     }
 
+    /// The value of the first series of a family of Envoy's own.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.foreign.value(name)
+    }
+
     /// What is not catalogued.
     pub(crate) fn foreign(&self) -> &Foreign {
         &self.foreign

@@ -50,9 +50,13 @@ pub(crate) enum Piece {
 /// A page on its way, or why there is none.
 pub(crate) type Pieces = Result<mpsc::Receiver<Piece>, String>;
 
-struct Waiting {
-    wanted: Wanted,
-    reply: oneshot::Sender<Pieces>,
+/// Who waits for a page.
+enum Waiting {
+    /// For the page as it is served.
+    Page { wanted: Wanted, reply: oneshot::Sender<Pieces> },
+    /// For what Envoy's holds.
+    #[cfg(feature = "otlp")]
+    Contents(oneshot::Sender<Result<Arc<Contents>, String>>),
 }
 
 /// Asks the thread for pages. The thread ends with the last of these.
@@ -76,10 +80,21 @@ impl EnvoyPages {
     /// Envoy's page merged with the sidecar's families. Requests that come while a page is read share what was read.
     pub(crate) async fn merged(&self, wanted: Wanted) -> Pieces {
         let (reply, merged) = oneshot::channel();
-        if self.0.try_send(Waiting { wanted, reply }).is_err() {
+        self.ask(Waiting::Page { wanted, reply }, merged).await
+    }
+
+    /// What Envoy's page holds.
+    #[cfg(feature = "otlp")]
+    pub(crate) async fn contents(&self) -> Result<Arc<Contents>, String> {
+        let (reply, contents) = oneshot::channel();
+        self.ask(Waiting::Contents(reply), contents).await
+    }
+
+    async fn ask<T>(&self, waiting: Waiting, reply: oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
+        if self.0.try_send(waiting).is_err() {
             return Err("too many requests wait for Envoy's page".to_owned());
         }
-        merged.await.unwrap_or_else(|_| Err("the sidecar stops".to_owned()))
+        reply.await.unwrap_or_else(|_| Err("the sidecar stops".to_owned()))
     }
 }
 
@@ -100,14 +115,22 @@ async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Waiting>) {
         shared.envoy_up.store(contents.is_ok(), Ordering::Relaxed);
         shared.envoy_page_failures.fetch_add(u64::from(contents.is_err()), Ordering::Relaxed);
         let contents = contents.map(Arc::new).map_err(|error| format!("Envoy's page cannot be read: {error}"));
-        for Waiting { wanted, reply } in waiting {
-            let pieces = contents.as_ref().map_err(Clone::clone).map(|contents| {
-                let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
-                tokio::spawn(print(Arc::clone(contents), own_families(&shared), wanted, sender));
-                pieces
-            });
-            // A scraper that has gone away needs none.
-            let _ = reply.send(pieces);
+        for waiting in waiting {
+            match waiting {
+                Waiting::Page { wanted, reply } => {
+                    let pieces = contents.as_ref().map_err(Clone::clone).map(|contents| {
+                        let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
+                        tokio::spawn(print(Arc::clone(contents), own_families(&shared), wanted, sender));
+                        pieces
+                    });
+                    // A scraper that has gone away needs none.
+                    let _ = reply.send(pieces);
+                }
+                #[cfg(feature = "otlp")]
+                Waiting::Contents(reply) => {
+                    let _ = reply.send(contents.clone());
+                }
+            }
         }
     }
 }
@@ -197,5 +220,11 @@ pub(crate) fn own_families(shared: &Shared) -> Vec<OwnFamily> {
         snapshots_sent: shared.snapshots_sent.load(Ordering::Relaxed),
         snapshots_unchanged: shared.snapshots_unchanged.load(Ordering::Relaxed),
     };
-    families(&shared.fleet(), about)
+    #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "only pushes add to them"))]
+    let mut families = families(&shared.fleet(), about);
+    #[cfg(feature = "otlp")]
+    if shared.config.otlp.is_some() {
+        families.extend(shared.pushes.families());
+    }
+    families
 }

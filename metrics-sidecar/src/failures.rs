@@ -52,6 +52,12 @@ impl Failures {
         self.0.send_replace(Some(what));
     }
 
+    /// Whether the sidecar cannot go on.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
     /// Returns a failure once there is one.
     pub(crate) async fn first(&self) -> String {
         let mut failures = self.0.subscribe();

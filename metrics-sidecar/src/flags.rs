@@ -15,6 +15,8 @@ use crate::durations::parse_duration;
 use crate::eds::EdsFile;
 use crate::endpoint::DiscoveredPod;
 use crate::kubernetes_flags;
+#[cfg(feature = "otlp")]
+use crate::otlp::flags::{OtlpFlagError, OtlpFlags};
 use crate::tls::Tls;
 use crate::token_file::read_token;
 
@@ -103,6 +105,9 @@ pub struct Flags {
     /// Whether the pool's gauges are published as llm_d_epp_* too, as the filter publishes its families with metrics.llm_d
     #[arg(long, default_value = "off", value_name = "on|off", value_parser = ["on", "off"])]
     llm_d: String,
+    #[cfg(feature = "otlp")]
+    #[command(flatten)]
+    otlp: OtlpFlags,
     /// Label commit of inference_extension_info
     #[arg(long, default_value = option_env!("INPICK_COMMIT").unwrap_or("unknown"), value_name = "TEXT")]
     commit: String,
@@ -172,6 +177,10 @@ pub enum FlagError {
     /// Not a setting of who may read the page.
     #[error(transparent)]
     Access(#[from] AccessFlagError),
+    /// Not a setting of pushes.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Otlp(#[from] OtlpFlagError),
     /// Not a URL of an admin endpoint.
     #[error("--envoy-admin {0:?}: expected http://HOST:PORT")]
     EnvoyAdmin(String),
@@ -319,6 +328,13 @@ impl Flags {
         let envoy_page_timeout = keep(duration("envoy-page-timeout", &self.envoy_page_timeout), &mut errors);
         let max_envoy_page_bytes = keep(number("max-envoy-page-bytes", &self.max_envoy_page_bytes), &mut errors);
         let threads = keep(number("threads", &self.threads), &mut errors);
+        #[cfg(feature = "otlp")]
+        let otlp = {
+            let of_scrapers = access.as_ref().and_then(|access| access.metrics_listen);
+            let port = of_scrapers.or(listen).map_or(0, |address| address.port());
+            let parsed = self.otlp.parse_all(port, |name| std::env::var(name).ok());
+            parsed.map_err(|wrong| errors.extend(wrong.into_iter().map(FlagError::from))).ok().flatten()
+        };
         let parts = (
             listen.zip(access),
             envoy_admin,
@@ -355,6 +371,8 @@ impl Flags {
                 envoy_page_timeout,
                 max_envoy_page_bytes,
                 threads,
+                #[cfg(feature = "otlp")]
+                otlp,
                 llm_d: self.llm_d == "on",
                 commit: self.commit.clone(),
                 build_ref: self.build_ref.clone(),

@@ -117,6 +117,15 @@ impl Foreign {
         self.families.get(index)
     }
 
+    /// The value of the first series of a family.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        let family = self.families.get(*self.by_name.get(name)?)?;
+        let line = family.pieces.first()?.split(|byte| *byte == b'\n').next()?;
+        let (_, rest) = split_name(line);
+        Sample::split(rest).ok()?.value().ok()
+    }
+
     /// The type that a family has in a format: OpenMetrics knows counters only by `_total`, and names none like another family.
     fn kind<'a>(&self, family: &'a ForeignFamily, format: Format) -> &'a str {
         let kind = family.kind.as_deref().unwrap_or(UNTYPED);

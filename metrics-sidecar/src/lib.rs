@@ -6,10 +6,11 @@
 //!                         │ ◀──models──── models ◀─────────────bytes──────┘
 //!                         ├──▶ published ──▶ serve /snapshot
 //!                         └──▶ gauges ──▶ page ◀── Envoy's /stats/prometheus ──▶ envoy_page ──▶ serve /metrics
+//!                                                                                     └──▶ otlp ──▶ a collector
 //! ```
 //!
 //! Imports point down: `sidecar` starts `serve`, `listing` and `polling`, which know `shared`, which knows the pure rest. Pure are all
-//! but these, `envoy_page`, `scrape`, `token_file` and `tokens`: time, bytes and seeds come in as arguments.
+//! but these, `envoy_page`, `scrape`, `token_file`, `tokens` and, of `otlp`, `collector`, `pusher` and `source`: time, bytes and seeds come in as arguments.
 
 pub mod access;
 pub mod api_server;
@@ -26,6 +27,8 @@ pub mod fleet;
 pub mod format;
 pub mod gauges;
 pub mod models;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod outcome;
 pub mod page;
 pub mod pool;

@@ -52,7 +52,7 @@ pub fn merge(envoy: &[u8], own: &[OwnFamily], selection: Selection) -> Vec<u8> {
 }
 
 /// Prints the page; each item is a piece of it. The pieces of two printers of the same contents are the same.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Printer {
     contents: Arc<Contents>,
     own: Vec<OwnFamily>,

@@ -1,4 +1,4 @@
-//! Single requests to Envoy's admin endpoint and to the Kubernetes API server, whose answers are read piece by piece.
+//! Single requests to Envoy's admin endpoint, to the Kubernetes API server and to collectors, whose answers are read piece by piece.
 
 use std::time::Duration;
 
@@ -69,6 +69,12 @@ impl Answer {
     /// Its status.
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// A header, if it is there and a text.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
     }
 
     /// Hands the body on, piece by piece, up to `most` bytes.

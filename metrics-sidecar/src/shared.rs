@@ -18,6 +18,8 @@ use crate::failures::Failures;
 pub(crate) use crate::failures::Task;
 use crate::fleet::Fleet;
 use crate::gauges::{NeededRight, state_name};
+#[cfg(feature = "otlp")]
+use crate::otlp::pushes::PushCounts;
 use crate::published::Published;
 use crate::scrape::{Buffers, Client, Peer};
 
@@ -41,6 +43,9 @@ pub(crate) struct Shared {
     /// Whether the API server is there, for each pool that comes from it.
     #[cfg(feature = "kubernetes")]
     pub(crate) contacts: Vec<Arc<kubernetes::Contacts>>,
+    /// What became of pushes to a collector.
+    #[cfg(feature = "otlp")]
+    pub(crate) pushes: PushCounts,
     pub(crate) seed: u64,
     pub(crate) failures: Failures,
     fleet: Mutex<Fleet>,
@@ -68,6 +73,8 @@ impl Shared {
             audience: Mutex::default(),
             pollers: Mutex::default(),
             started: Instant::now(),
+            #[cfg(feature = "otlp")]
+            pushes: PushCounts::default(),
             seed: epoch,
             failures: Failures::default(),
             ticked_ms: AtomicU64::new(0),

@@ -9,6 +9,8 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+#[cfg(feature = "otlp")]
+use tracing::info;
 
 use crate::config::{Config, Source};
 use crate::eds::EdsFile;
@@ -21,6 +23,10 @@ use crate::kubernetes_listing::follow_cluster;
 use crate::listening::TlsListener;
 use crate::listing::{watch_clusters, watch_name};
 use crate::live::stage::Stage;
+#[cfg(feature = "otlp")]
+use crate::otlp::{
+    collector::Collector, config::OtlpConfig, pusher::Pusher, schedule::PushSchedule, source::PageSource,
+};
 use crate::polling::take_targets;
 use crate::profilers::Profilers;
 use crate::route::Served;
@@ -49,6 +55,8 @@ pub struct Running {
     metrics_addr: Option<SocketAddr>,
     tasks: Vec<Task>,
     servers: Vec<JoinHandle<()>>,
+    #[cfg(feature = "otlp")]
+    pusher: Option<Task>,
     closing: watch::Sender<bool>,
     shared: Arc<Shared>,
 }
@@ -66,7 +74,8 @@ impl Running {
         self.metrics_addr
     }
 
-    /// Stops every task and closes every connection. Answers under way have a moment to finish.
+    /// Stops every task and closes every connection. Answers under way have a moment to finish, and so has a last push of metrics, if they
+    /// are pushed.
     pub async fn stop(mut self) {
         let _ = self.closing.send(true);
         let servers = async {
@@ -75,6 +84,11 @@ impl Running {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, servers).await;
+        // It ends by itself, within the timeout of a push. One that has failed is to be started again, which does not wait.
+        #[cfg(feature = "otlp")]
+        if let Some(Task(pusher)) = self.pusher.as_mut().filter(|_| !self.shared.failures.is_any()) {
+            let _ = pusher.await;
+        }
         self.tasks.clear();
     }
 
@@ -173,6 +187,11 @@ impl Sidecar {
         tasks.push(Task(shared.failures.spawn("the clock", tick(Arc::clone(&shared)))));
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
+        #[cfg(feature = "otlp")]
+        let pusher = shared.config.otlp.clone().map(|config| {
+            let source = PageSource::new(Arc::clone(&shared), pages.clone(), &config);
+            shared.failures.spawn("the pusher of metrics", push(Arc::clone(&shared), source, config, closed.clone()))
+        });
         let gate = Arc::new(Gate::new(&shared.config.access.readers));
         let stage = Stage::start(Arc::clone(&shared));
         let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
@@ -193,8 +212,25 @@ impl Sidecar {
             };
             servers.push(server);
         }
-        Ok(Running { addr, metrics_addr, tasks, servers, closing, shared })
+        Ok(Running {
+            addr,
+            metrics_addr,
+            tasks,
+            servers,
+            #[cfg(feature = "otlp")]
+            pusher: pusher.map(Task),
+            closing,
+            shared,
+        })
     }
+}
+
+#[cfg(feature = "otlp")]
+async fn push(shared: Arc<Shared>, source: PageSource, config: OtlpConfig, closed: watch::Receiver<bool>) {
+    let (interval, timeout) = (config.interval, config.timeout);
+    info!(endpoint = %config.target, ?interval, "metrics are pushed");
+    let schedule = PushSchedule::new(interval, shared.seed);
+    Pusher::new(source, Collector::new(config), &shared.pushes, schedule).run(closed, timeout).await;
 }
 
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

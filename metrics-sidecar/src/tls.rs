@@ -1,4 +1,4 @@
-//! TLS towards pods: whose certificates are taken.
+//! TLS towards pods and collectors: whose certificates are taken.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,9 +48,30 @@ impl Tls {
         if roots.is_empty() {
             return Err(BAD);
         }
+        Self::with_roots(roots)
+    }
+
+    fn with_roots(roots: RootCertStore) -> Result<Self, &'static str> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(|_| "there is no protocol version")?;
         Ok(Self::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    /// Takes certificates that lead to one that the system trusts: the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or those of its
+    /// distribution.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn with_system_roots() -> Result<Self, &'static str> {
+        let mut roots = RootCertStore::empty();
+        // Old ones that cannot be read are no reason to trust none.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err("the system has no certificates");
+        }
+        Self::with_roots(roots)
     }
 
     /// Takes any certificate: traffic is encrypted, but whoever is between can read and forge it.

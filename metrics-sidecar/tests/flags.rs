@@ -89,6 +89,10 @@ fn all_that_is_wrong_is_reported_at_once() {
         "metrics",
         "--threads",
         "0",
+        "--otlp-endpoint",
+        "collector:4317",
+        "--otlp-interval",
+        "60",
     ])
     .unwrap_err();
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -108,6 +112,8 @@ fn all_that_is_wrong_is_reported_at_once() {
             "--staleness \"2\": expected a number above zero with ms, s or m, such as 50ms",
             "--metrics-path \"metrics\": expected a path that begins with / and holds no blanks",
             "--threads \"0\": expected a whole number above zero",
+            "--otlp-interval \"60\": expected a number above zero with ms, s or m, such as 60s",
+            "--otlp-endpoint \"collector:4317\": expected http://HOST[:PORT][/PATH] or https://…",
         ]
     );
 }

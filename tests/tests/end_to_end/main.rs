@@ -12,6 +12,9 @@ mod clients;
 #[path = "../../../metrics-sidecar/tests/stage/cluster.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod cluster;
+#[path = "../../../metrics-sidecar/tests/stage/collector.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod collector;
 mod conformance;
 mod counting;
 mod crash;
@@ -29,6 +32,7 @@ mod local_replies;
 mod membership;
 mod model_names;
 mod open_paths;
+mod otlp;
 mod page;
 mod picking;
 mod prefix_affinity;
