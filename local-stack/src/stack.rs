@@ -139,6 +139,7 @@ pub struct Builder {
     plugin_config: Option<Value>,
     service_config: Option<Value>,
     patches: Vec<Patch>,
+    drain_seconds: u32,
     workers: usize,
     envoy_args: Vec<String>,
     ports: Ports,
@@ -170,6 +171,7 @@ impl Default for Builder {
             plugin_config: None,
             service_config: None,
             patches: Vec::new(),
+            drain_seconds: 1,
             workers: WORKERS,
             envoy_args: Vec::new(),
             ports: Ports::Ephemeral,
@@ -283,7 +285,14 @@ impl Builder {
         self
     }
 
-    /// Further arguments of Envoy; the last of two equal ones counts.
+    /// Seconds after which Envoy closes connections to a listener, or to filters of one, that it replaced; 1 by default.
+    #[must_use]
+    pub fn drain_seconds(mut self, seconds: u32) -> Self {
+        self.drain_seconds = seconds;
+        self
+    }
+
+    /// Further arguments of Envoy, which takes none twice.
     #[must_use]
     pub fn envoy_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.envoy_args.extend(args.into_iter().map(Into::into));
@@ -579,10 +588,12 @@ impl Stack {
                 let Some(Some(process)) = self.pod_processes.get_mut(index) else { break };
                 match process.listening(START_TIMEOUT).await {
                     Err(ProcessError::Ended { log, .. }) if left > 0 && self.builder.may_take_other_ports(&log) => {
-                        self.pod_processes[index] = Some(self.spawn_pod(index, free_port())?);
+                        let process = self.spawn_pod(index, free_port())?;
+                        self.pod_processes.get_mut(index).map(|place| place.replace(process));
                     }
                     addr => {
-                        self.pods[index].addr = addr?;
+                        let addr = addr?;
+                        self.pods.get_mut(index).into_iter().for_each(|pod| pod.addr.clone_from(&addr));
                         break;
                     }
                 }
@@ -695,7 +706,7 @@ impl Stack {
             .args(["--concurrency", &self.builder.workers.to_string()])
             // Without it, Envoys of one machine meet in shared memory.
             .arg("--disable-hot-restart")
-            .args(["--log-level", "warn", "--drain-time-s", "1"])
+            .args(["--log-level", "warn", "--drain-time-s", &self.builder.drain_seconds.to_string()])
             .args(&self.builder.envoy_args);
         let mut process = Process::spawn("envoy", &mut command, &self.log("envoy"), &self.watcher)?;
         let deadline = Instant::now() + ENVOY_TIMEOUT;
