@@ -67,7 +67,8 @@ async fn wait(gateway: &Gateway, requests: usize) {
 }
 
 async fn a_burst_is_served_to_its_last_request(mode: Mode) {
-    let gateway = Gateway::start(builder(mode, 2, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(2))).await;
+    let stack = builder(mode, 2, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(2));
+    let mut gateway = Gateway::start(stack).await;
     let burst = (0..40).map(|_| gateway.chat());
     let replies = tokio::time::timeout(PATIENCE, join_all(burst)).await.unwrap();
     let statuses: Vec<_> = replies.iter().map(|reply| reply.status.as_u16()).filter(|status| *status != 200).collect();
@@ -79,6 +80,8 @@ async fn a_burst_is_served_to_its_last_request(mode: Mode) {
             figure("inference_objective_running_requests", &[], 0),
         ])
         .await;
+    let logs = gateway.logs();
+    assert!(!logs.contains("inpick: "), "{logs}");
 }
 
 async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
