@@ -258,14 +258,13 @@ extern "C" fn envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(
     filter: *mut c_void,
     namespace: AbiBuffer,
     structure: AbiBuffer,
-) -> bool {
+) {
     const NAME: CallbackName = CallbackName::SetMetadataStruct;
     let (namespace, structure) = (text(NAME, namespace), bytes(NAME, structure));
-    stream_callback(NAME, filter, false, |stream| {
+    stream_callback(NAME, filter, (), |stream| {
         stream.metadata.retain(|(known, _), _| *known != namespace);
         stream.metadata.insert((namespace, String::new()), MetadataValue::Struct(structure));
-        true
-    })
+    });
 }
 
 #[unsafe(no_mangle)]
@@ -388,10 +387,8 @@ extern "C" fn envoy_dynamic_module_callback_http_filter_get_worker_index(filter:
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void) -> bool {
-    let is_there = stream_callback(CallbackName::ContinueDecoding, filter, false, |_| true);
-    if is_there {
+extern "C" fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void) {
+    if stream_callback(CallbackName::ContinueDecoding, filter, false, |_| true) {
         filter_chain::continue_request(filter.addr());
     }
-    is_there
 }

@@ -119,7 +119,7 @@ unsafe extern "C" {
         filter: *mut c_void,
         namespace: Buffer,
         structure: Buffer,
-    ) -> bool;
+    );
     pub fn envoy_dynamic_module_callback_http_get_metadata_string(
         filter: *mut c_void,
         source: c_int,
@@ -152,7 +152,7 @@ unsafe extern "C" {
         attribute: c_int,
         value: *mut u64,
     ) -> bool;
-    pub fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void) -> bool;
+    pub fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void);
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_new(filter: *mut c_void) -> *mut c_void;
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);

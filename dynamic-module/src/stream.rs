@@ -239,8 +239,8 @@ impl Stream {
         let verdict = self.step(envoy, |exchange, picker, _| exchange.resume(picker, clock::now()));
         // What the access log is told must be there before the request goes on, which may end it.
         self.tell(envoy);
-        if verdict == Verdict::Go && !envoy.continue_request() {
-            log::warn!("a request that waited cannot go on");
+        if verdict == Verdict::Go {
+            envoy.continue_request();
         }
         self.instance.wake_next();
     }
@@ -280,10 +280,8 @@ impl Stream {
     /// Tells Envoy's access log and spans what the exchange was, once it is settled.
     pub(crate) fn tell(&self, envoy: &mut HttpStream<'_>) {
         let explanation = self.state.try_borrow_mut().ok().and_then(|mut state| state.exchange.take_explanation());
-        if let Some(explanation) = explanation
-            && !envoy.set_metadata_struct(EXPLANATION_METADATA, &explanation.to_struct())
-        {
-            log::warn!("the access log cannot be told of a request");
+        if let Some(explanation) = explanation {
+            envoy.set_metadata_struct(EXPLANATION_METADATA, &explanation.to_struct());
         }
     }
 

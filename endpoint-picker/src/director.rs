@@ -1,8 +1,9 @@
 //! Who goes where, and who waits until somebody has room: routing and flow control, of one thread or of a whole process.
 
-use crate::flow_control::{Admission, FlowControl, FlowSettings, Held, Woken};
-use crate::routing::Routing;
-use crate::scheduling::Profile;
+use crate::accounts::Burden;
+use crate::flow_control::{Admission, FlowControl, FlowSettings, Held, Newcomer, Ticket, Woken};
+use crate::routing::{Choice, Routing};
+use crate::scheduling::{Decision, PickRequest, Profile};
 use crate::time::Timestamp;
 
 /// Routing, and the requests that wait for it.
@@ -39,18 +40,33 @@ impl Director {
     }
 
     /// Whether a request is sent at once, waits or is refused.
-    pub(crate) fn admit(
+    pub(crate) fn admit(&mut self, profile: &Profile, newcomer: Newcomer<'_>) -> Admission {
+        match &mut self.flow_control {
+            None => Admission::Clear(newcomer.held, None),
+            Some(flow_control) => flow_control.admit(&mut self.routing, profile, newcomer),
+        }
+    }
+
+    /// Sends a request that waited, if it can be to where there is room.
+    pub(crate) fn send_parked(
         &mut self,
         profile: &Profile,
-        fairness_id: &str,
-        bytes: u64,
-        held: Held,
+        ticket: Ticket,
+        held: &Held,
+        burden: Burden,
         now: Timestamp,
-    ) -> Admission {
-        match &mut self.flow_control {
-            None => Admission::Clear(held, None),
-            Some(flow_control) => flow_control.admit(&mut self.routing, profile, fairness_id, bytes, held, now),
+    ) -> Choice {
+        let room = self.flow_control.as_mut().map(|flow_control| {
+            flow_control.remove(ticket, true, now);
+            flow_control.room()
+        });
+        let request = PickRequest { room, ..held.request() };
+        let choice = self.routing.choose(profile, &request, burden, now);
+        if room.is_none() || matches!(choice.decision, Decision::Picked(..)) {
+            return choice;
         }
+        // Another thread was quicker.
+        self.routing.choose(profile, &held.request(), burden, now)
     }
 
     /// Who is to go on now; see [`FlowControl::poll_wake`].

@@ -25,8 +25,8 @@ use crate::recent_picks::RecentPicks;
 use crate::record::{ExchangeRecord, Pick};
 use crate::rewrite::{Rule, Target};
 pub use crate::routing::SentPrompt;
-use crate::routing::{Routing, Upload};
-use crate::scheduling::{Decision, Failure, Observation, PickRequest, Ratings, model_key};
+use crate::routing::{Choice, Routing, Upload};
+use crate::scheduling::{Decision, Failure, Observation, PickRequest, model_key};
 use crate::shared_state::{Note, SharedState, View};
 use crate::telemetry::Telemetry;
 use crate::time::Timestamp;
@@ -52,16 +52,6 @@ struct Shared {
     /// What of it was taken over.
     view: Arc<View>,
     role: Role,
-}
-
-/// What came of a pick for a request.
-#[derive(Debug)]
-pub(crate) struct Choice {
-    pub(crate) decision: Decision,
-    /// The request on the account of the first of the list; `None`: there is no list.
-    pub(crate) charge: Option<Charge>,
-    /// What the endpoints of the list were rated by, where somebody may want to know.
-    pub(crate) ratings: Option<Box<Ratings>>,
 }
 
 #[derive(Debug)]
@@ -406,14 +396,7 @@ impl EndpointPicker {
         now: Timestamp,
     ) -> Choice {
         let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
-        let take = |Director { routing, .. }: &mut Director| {
-            let decision = routing.pick(profile, request, now);
-            let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
-            let ratings = request.is_explained.then(|| Box::new(*routing.ratings()));
-            let (first, forecast) = (ranked.first(), ranked.forecast(ranked.first()).unwrap_or_default());
-            let charge = Some(routing.charge(Some(first), forecast, burden, &prompt.marks, now));
-            Choice { decision, charge, ratings }
-        };
+        let take = |Director { routing, .. }: &mut Director| routing.choose(profile, request, burden, now);
         let Some(shared) = &self.shared else { return take(&mut self.director) };
         if let (Some(taken), _) = run(&*shared.state, take) {
             // The list may name who joined a moment ago.

@@ -1,5 +1,6 @@
 //! Who the endpoints are, which of them is next, and what is in flight to them: all that a pick reads and that requests change.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use snapshot::{Loads, Membership};
@@ -37,6 +38,16 @@ pub(crate) struct Upload<'a> {
     pub(crate) sent_marks: usize,
     /// Its first token will tell when its prompt was computed.
     pub(crate) streams: bool,
+}
+
+/// What came of a pick for a request.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) decision: Decision,
+    /// The request on the account of the first of the list; `None`: there is no list.
+    pub(crate) charge: Option<Charge>,
+    /// What the endpoints of the list were rated by, where somebody may want to know.
+    pub(crate) ratings: Option<Box<Ratings>>,
 }
 
 /// Pool, scheduler and accounts, of one thread or of a whole process.
@@ -166,22 +177,6 @@ impl Routing {
         self.scheduler.cost_at(&self.pool, profile, request, id, now)
     }
 
-    /// Where a request would go, and what is expected of it there; `None`: nowhere, or the profile does not reckon with costs.
-    pub(crate) fn home(
-        &mut self,
-        profile: &Profile,
-        request: &PickRequest<'_>,
-        now: Timestamp,
-    ) -> Option<(EndpointId, Forecast)> {
-        if !profile.needs_outlooks() {
-            return None;
-        }
-        match self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now) {
-            Decision::Picked(ranked, _) => Some((ranked.first(), ranked.forecast(ranked.first())?)),
-            Decision::NoEndpoint => None,
-        }
-    }
-
     /// Whether a request may be sent to any endpoint.
     pub(crate) fn takes_any(&self, request: &PickRequest<'_>) -> bool {
         let offered = self.pool.served().offered(request.target_model);
@@ -229,6 +224,34 @@ impl Routing {
     /// Ranks the endpoints for one request.
     pub(crate) fn pick(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> Decision {
         self.scheduler.pick(&self.pool, profile, request, &mut self.rng, now)
+    }
+
+    /// Ranks the endpoints for one request, and charges it to the first, which therefore has its prompt soon.
+    pub(crate) fn choose(
+        &mut self,
+        profile: &Profile,
+        request: &PickRequest<'_>,
+        burden: Burden,
+        now: Timestamp,
+    ) -> Choice {
+        let decision = self.pick(profile, request, now);
+        self.take(decision, request, burden, now)
+    }
+
+    /// Charges a request to the first of the ranked list that was made for it last.
+    pub(crate) fn take(
+        &mut self,
+        decision: Decision,
+        request: &PickRequest<'_>,
+        burden: Burden,
+        now: Timestamp,
+    ) -> Choice {
+        let Decision::Picked(ranked, _) = decision else { return Choice { decision, charge: None, ratings: None } };
+        let ratings = request.is_explained.then(|| Box::new(*self.ratings()));
+        let (first, forecast) = (ranked.first(), ranked.forecast(ranked.first()).unwrap_or_default());
+        let marks = request.prompt.map_or(&[][..], |prompt| &prompt.marks);
+        let charge = Some(self.charge(Some(first), forecast, burden, marks, now));
+        Choice { decision, charge, ratings }
     }
 
     /// What the endpoints of the last ranked list were rated by.

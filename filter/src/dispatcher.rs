@@ -1,6 +1,6 @@
 //! Which context a callback is about: the plugin instances of a virtual machine and the streams under way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
@@ -11,6 +11,7 @@ use crate::host;
 use crate::picker::SharedPicker;
 use crate::plugin::Root;
 use crate::stream::Stream;
+use crate::waiting;
 
 /// Streams that are over and whose memory is kept for the next ones, at most: what one worker has under way at a usual load.
 const MAX_SPARE: usize = 64;
@@ -21,9 +22,6 @@ pub(crate) struct Dispatcher {
     roots: Vec<(u32, Root)>,
     timed: Sampler,
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
-    /// Contexts of streams that wait in flow control, by the address of who picks for them and their number there.
-    parked: BTreeMap<(usize, u64), u32>,
-    #[allow(clippy::vec_box, reason = "a box goes from here to the table and back, without a copy of the stream")]
     #[allow(clippy::vec_box, reason = "streams move between the map and the spare ones: a pointer, not a kilobyte")]
     spare: Vec<Box<Stream>>,
 }
@@ -31,7 +29,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) const fn new() -> Self {
         let streams = HashMap::with_hasher(BuildHasherDefault::new());
-        Self { roots: Vec::new(), timed: Sampler::new(), streams, parked: BTreeMap::new(), spare: Vec::new() }
+        Self { roots: Vec::new(), timed: Sampler::new(), streams, spare: Vec::new() }
     }
 
     /// A context begins: a plugin instance (`parent` 0) or a stream of the instance `parent`.
@@ -78,7 +76,7 @@ impl Dispatcher {
         let action = callback(stream);
         stream.tell();
         if let Some(number) = stream.parked() {
-            self.parked.insert((address(stream.picker()), number), context);
+            waiting::add(stream.picker(), number, context);
         }
         if let Some(began) = began {
             stream.took(phase, host::now().micros_since(began));
@@ -100,7 +98,7 @@ impl Dispatcher {
             stream.end();
             let picker = Rc::clone(stream.picker());
             if let Some(number) = stream.parked() {
-                self.parked.remove(&(address(&picker), number));
+                waiting::remove(&picker, number);
             }
             if self.spare.len() < MAX_SPARE {
                 stream.clear();
@@ -128,7 +126,7 @@ impl Dispatcher {
             borrowed.record_dispatch_cycle(host::now().micros_since(before));
             let Some(number) = woken else { return };
             drop(borrowed);
-            let Some(context) = self.parked.remove(&(address(picker), number)) else { continue };
+            let Some(context) = waiting::remove(picker, number) else { continue };
             let Some(stream) = self.streams.get_mut(&context) else { continue };
             match host::turn_to(context) {
                 Ok(()) => {
@@ -153,10 +151,6 @@ impl Dispatcher {
             None => Box::new(Stream::new(picker)),
         }
     }
-}
-
-fn address(picker: &SharedPicker) -> usize {
-    Rc::as_ptr(picker).addr()
 }
 
 /// Contexts are numbered one after another by the host, so spreading the number over the word is all that a table needs.

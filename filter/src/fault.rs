@@ -6,10 +6,12 @@ use crate::host::{self, Pairs};
 /// Where a stream leaves the order to the singleton service.
 const SERVICE_KEY: &str = "inpick.fault";
 
-/// Ends the stream's virtual machine, or orders the singleton service to end its own, when the request asks for it.
+/// Ends the stream's virtual machine, by a panic or without one, or orders the singleton service to end its own, when the request asks for it.
 pub(crate) fn inject(pairs: &Pairs) {
     match pairs.iter().find(|(name, _)| *name == b"x-inpick-fault") {
         Some((_, b"panic")) => panic!("asked for by x-inpick-fault"),
+        #[cfg(target_arch = "wasm32")]
+        Some((_, b"trap")) => std::arch::wasm32::unreachable(),
         Some((_, b"panic-service")) => {
             let _ = host::set_shared_data(SERVICE_KEY, b"panic", 0);
         }

@@ -17,3 +17,4 @@ mod log_sink;
 mod picker;
 mod plugin;
 mod stream;
+mod waiting;

@@ -1,8 +1,10 @@
-//! The `log` crate's records go to Envoy's log, and a panic says where it happened before it ends the machine.
+//! The `log` crate's records go to Envoy's log, and a panic says where it happened, and answers who waits, before it ends the
+//! machine.
 
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::host;
+use crate::waiting;
 
 struct EnvoyLog;
 
@@ -34,5 +36,8 @@ pub(crate) fn install() {
     if log::set_logger(&EnvoyLog).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
-    std::panic::set_hook(Box::new(|panic| host::log(CRITICAL, &format!("inpick: {panic}"))));
+    std::panic::set_hook(Box::new(|panic| {
+        host::log(CRITICAL, &format!("inpick: {panic}"));
+        waiting::crash();
+    }));
 }

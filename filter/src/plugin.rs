@@ -14,6 +14,7 @@ use crate::envoy::{Envoy, with_response};
 use crate::filter_state;
 use crate::host::{self, Returned};
 use crate::picker::SharedPicker;
+use crate::waiting;
 
 /// A root context before and after it is configured.
 #[derive(Default)]
@@ -76,6 +77,9 @@ impl Root {
                     && let Err(refused) = filter_state::declare()
                 {
                     log::warn!("the access log will show bytes: {refused:?}");
+                }
+                if config.flow_control.is_some() {
+                    waiting::begin();
                 }
                 let mut picker = EndpointPicker::new(config, host::random());
                 let worker = RefCell::new(Worker::new(host::random(), &mut picker, BUILD));

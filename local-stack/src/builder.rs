@@ -38,6 +38,7 @@ pub struct Builder {
     pub(crate) plugin_config: Option<Value>,
     pub(crate) service_config: Option<Value>,
     pub(crate) patches: Vec<Patch>,
+    pub(crate) drain_seconds: u32,
     pub(crate) workers: usize,
     pub(crate) envoy_args: Vec<String>,
     pub(crate) ports: Ports,
@@ -69,6 +70,7 @@ impl Default for Builder {
             plugin_config: None,
             service_config: None,
             patches: Vec::new(),
+            drain_seconds: 1,
             workers: WORKERS,
             envoy_args: Vec::new(),
             ports: Ports::Ephemeral,
@@ -182,7 +184,14 @@ impl Builder {
         self
     }
 
-    /// Further arguments of Envoy; the last of two equal ones counts.
+    /// Seconds after which Envoy closes connections to a listener, or to filters of one, that it replaced; 1 by default.
+    #[must_use]
+    pub fn drain_seconds(mut self, seconds: u32) -> Self {
+        self.drain_seconds = seconds;
+        self
+    }
+
+    /// Further arguments of Envoy, which takes none twice.
     #[must_use]
     pub fn envoy_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.envoy_args.extend(args.into_iter().map(Into::into));

@@ -513,7 +513,7 @@ impl Stack {
             .args(["--concurrency", &self.builder.workers.to_string()])
             // Without it, Envoys of one machine meet in shared memory.
             .arg("--disable-hot-restart")
-            .args(["--log-level", "warn", "--drain-time-s", "1"])
+            .args(["--log-level", "warn", "--drain-time-s", &self.builder.drain_seconds.to_string()])
             .args(&self.builder.envoy_args);
         let mut process = Process::spawn("envoy", &mut command, &self.log("envoy"), &self.watcher)?;
         let deadline = Instant::now() + ENVOY_TIMEOUT;

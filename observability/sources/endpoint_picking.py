@@ -72,6 +72,7 @@ DASHBOARD = Dashboard(
                 ("max by (instance) (inpick_vm_starts_total)", "machines started {{instance}}"),
                 ("sum by (instance) (inpick_panics_total)", "panics {{instance}}", "only a native module that panicked has them"),
                 ("sum by (instance) (inpick_embedded_sidecar_restarts_total)", "sidecar restarts {{instance}}", "only a sidecar in Envoy that failed has them"),
+                ("sum by (instance) (inpick_flow_control_lost_total)", "lost while they waited {{instance}}", "only the wasm module with flow control has them"),
             ),
         ),
     ),

@@ -182,10 +182,10 @@ impl HttpStream<'_> {
         unsafe { Scheduler::new(self.raw) }
     }
 
-    /// Has a request go on that was held; false: refused. Other hooks of the same stream run before this returns.
-    pub(crate) fn continue_request(&mut self) -> bool {
+    /// Has a request go on that was held; Envoy does not say if it cannot. Other hooks of the same stream run before this returns.
+    pub(crate) fn continue_request(&mut self) {
         // SAFETY: `raw` is the hook's stream.
-        unsafe { abi::envoy_dynamic_module_callback_http_filter_continue_decoding(self.raw) }
+        unsafe { abi::envoy_dynamic_module_callback_http_filter_continue_decoding(self.raw) };
     }
 
     /// Sets a text of the stream's dynamic metadata.
@@ -195,11 +195,11 @@ impl HttpStream<'_> {
         unsafe { abi::envoy_dynamic_module_callback_http_set_dynamic_metadata_string(self.raw, namespace, key, value) }
     }
 
-    /// Sets all of a namespace of the stream's dynamic metadata, a serialised `google.protobuf.Struct`; false: refused.
-    pub(crate) fn set_metadata_struct(&mut self, namespace: &str, structure: &[u8]) -> bool {
+    /// Sets all of a namespace of the stream's dynamic metadata, a serialised `google.protobuf.Struct`; Envoy does not say if it cannot.
+    pub(crate) fn set_metadata_struct(&mut self, namespace: &str, structure: &[u8]) {
         let [namespace, structure] = [namespace.as_bytes(), structure].map(Buffer::of);
         // SAFETY: `raw` is the hook's stream; Envoy reads name and structure during the call.
-        unsafe { abi::envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(self.raw, namespace, structure) }
+        unsafe { abi::envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(self.raw, namespace, structure) };
     }
 
     /// The texts of the stream's dynamic metadata under a key, one or a list, joined by commas; `None`: there is no such key.

@@ -39,11 +39,12 @@ use crate::explanation::Explanation;
 use crate::flow_control::QueueOutcome;
 use crate::head::{EXPLANATION_HEADER, RequestHead, Route};
 use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
-use crate::picker::{Choice, EndpointPicker};
+use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId};
 use crate::reply::{ErrorCode, LocalReply};
 use crate::rewrite::Splice;
-use crate::scheduling::{Decision, Failure, PickRequest, Room};
+use crate::routing::Choice;
+use crate::scheduling::{Decision, Failure, PickRequest};
 use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
@@ -190,8 +191,8 @@ impl Exchange {
         self.queue(picker, ready, now)
     }
 
-    /// Sends a request where it is best; `room`: to an endpoint that has it, if there still is one.
-    fn send(&mut self, picker: &mut EndpointPicker, ready: Ready, room: Option<Room>, now: Timestamp) -> Directive {
+    /// Sends a request where flow control chose, or where it is best.
+    fn send(&mut self, picker: &mut EndpointPicker, ready: Ready, choice: Option<Choice>, now: Timestamp) -> Directive {
         let Ready { request, splice, prompt, mut upload } = ready;
         let Request {
             mut record,
@@ -205,27 +206,25 @@ impl Exchange {
             asks_usage,
             ..
         } = request;
-        let asked = PickRequest {
-            target_model: &record.target_model,
-            prompt: Some(&prompt),
-            prompt_bytes: record.request.prompt_bytes,
-            max_tokens: record.request.max_tokens,
-            priority: record.priority,
-            deadline,
-            pinned: maker,
-            session,
-            subset: subset.as_ref(),
-            room,
-            ahead: &[],
-            is_explained: self.explains || picker.explains_picks(),
-        };
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
-        let mut choice = picker.pick(&asked, &record, &prompt, is_whole, now);
-        if room.is_some() && matches!(choice.decision, Decision::NoEndpoint) {
-            // Another thread was quicker.
-            choice = picker.pick(&PickRequest { room: None, ..asked }, &record, &prompt, is_whole, now);
-        }
-        let Choice { decision, charge, ratings } = choice;
+        let is_explained = self.explains || picker.explains_picks();
+        let Choice { decision, charge, ratings } = choice.unwrap_or_else(|| {
+            let asked = PickRequest {
+                target_model: &record.target_model,
+                prompt: Some(&prompt),
+                prompt_bytes: record.request.prompt_bytes,
+                max_tokens: record.request.max_tokens,
+                priority: record.priority,
+                deadline,
+                pinned: maker,
+                session,
+                subset: subset.as_ref(),
+                room: None,
+                ahead: &[],
+                is_explained,
+            };
+            picker.pick(&asked, &record, &prompt, is_whole, now)
+        });
         record.ratings = ratings;
         let mut destination = None;
         match decision {

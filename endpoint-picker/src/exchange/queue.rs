@@ -22,11 +22,13 @@ fn give_back(ready: &mut Ready, held: Held) {
 impl Exchange {
     /// Sends a request, or has it wait where all that could serve it are full.
     pub(super) fn queue(&mut self, picker: &mut EndpointPicker, mut ready: Ready, now: Timestamp) -> Directive {
-        let Ready { request, prompt, .. } = &mut ready;
+        let Ready { request, prompt, upload, .. } = &mut ready;
         // What asks for no model takes no engine's time.
         if picker.config().flow_control.is_none() || request.record.api.is_none() {
             return self.send(picker, ready, None, now);
         }
+        let is_explained = self.explains || picker.explains_picks();
+        let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
         let fairness_id = request.fairness_id.take().unwrap_or_else(|| request.record.model.clone());
         let bytes = request.record.request.bytes;
         let priority = request.record.priority;
@@ -51,11 +53,12 @@ impl Exchange {
             pinned: request.maker,
             session: request.session,
             subset: request.subset.take(),
+            is_explained,
         };
-        match picker.admit(&fairness_id, bytes, held, now) {
-            Admission::Clear(held, room) => {
+        match picker.admit(&fairness_id, &request.record, is_whole, held, now) {
+            Admission::Clear(held, choice) => {
                 give_back(&mut ready, held);
-                self.send(picker, ready, room, now)
+                self.send(picker, ready, choice, now)
             }
             Admission::Parked(ticket, held) => {
                 picker.note_waiting(&ready.request.record, true);
@@ -104,11 +107,9 @@ impl Exchange {
         if let Some(queued) = &mut ready.request.record.queued {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
         }
-        let is_over = ticket.is_over(now);
-        picker.unpark(ticket, !is_over, now);
         picker.note_waiting(&ready.request.record, false);
-        give_back(&mut ready, Arc::unwrap_or_clone(held));
-        if is_over {
+        if ticket.is_over(now) {
+            picker.unpark(ticket, false, now);
             let mut record = ready.request.record;
             let outcome = match picker.pool().members() {
                 [] => QueueOutcome::EvictedNoEndpoints,
@@ -118,7 +119,9 @@ impl Exchange {
             let reply = LocalReply::waited_too_long(record.api);
             return self.refuse(picker, record, reply, now);
         }
-        let room = picker.room();
-        self.send(picker, ready, room, now)
+        let is_whole = ready.upload.as_ref().is_none_or(|upload| !upload.is_coming());
+        let choice = picker.send_parked(ticket, &held, &ready.request.record, is_whole, now);
+        give_back(&mut ready, Arc::unwrap_or_clone(held));
+        self.send(picker, ready, choice, now)
     }
 }

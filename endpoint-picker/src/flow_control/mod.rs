@@ -23,10 +23,11 @@ pub use settings::{
     DEFAULT_MAX_REQUESTS, DEFAULT_QUEUE_DEPTH, DEFAULT_TTL_MS, Dispatch, Fairness, FlowSettings, Ordering,
 };
 
+use crate::accounts::Burden;
 use crate::openai::PromptDigest;
 use crate::pool::{EndpointId, Pool};
-use crate::routing::Routing;
-use crate::scheduling::{Peers, PickRequest, Profile, Room, Subset};
+use crate::routing::{Choice, Routing};
+use crate::scheduling::{Decision, Peers, PickRequest, Profile, Room, Subset};
 use crate::time::Timestamp;
 use bands::{Arrival, Bands, Flow, Rank, Waiting};
 use pace::Pace;
@@ -52,11 +53,13 @@ pub(crate) struct Held {
     pub(crate) pinned: Option<EndpointId>,
     pub(crate) session: Option<EndpointId>,
     pub(crate) subset: Option<Subset>,
+    /// Somebody may want to know why it went where it went.
+    pub(crate) is_explained: bool,
 }
 
 impl Held {
-    /// Where it may go: to an endpoint with room.
-    pub(crate) fn request(&self, room: Room) -> PickRequest<'_> {
+    /// What is asked of the scheduler; room at the endpoint is not.
+    pub(crate) fn request(&self) -> PickRequest<'_> {
         PickRequest {
             target_model: &self.target_model,
             prompt: Some(&self.prompt),
@@ -67,11 +70,31 @@ impl Held {
             pinned: self.pinned,
             session: self.session,
             subset: self.subset.as_ref(),
-            room: Some(room),
+            room: None,
             ahead: &[],
-            is_explained: false,
+            is_explained: self.is_explained,
         }
     }
+
+    /// The same, and room is; why it would go there is of no interest yet.
+    fn request_for(&self, room: Room) -> PickRequest<'_> {
+        PickRequest { room: Some(room), is_explained: false, ..self.request() }
+    }
+}
+
+/// A request that flow control is asked about.
+#[derive(Debug)]
+pub(crate) struct Newcomer<'a> {
+    /// Its flow.
+    pub(crate) fairness_id: &'a str,
+    /// What is known of it that tells where it could go.
+    pub(crate) held: Held,
+    /// Bytes of its body.
+    pub(crate) bytes: u64,
+    /// What it burdens an endpoint with to which it is sent at once.
+    pub(crate) burden: Burden,
+    /// When it came.
+    pub(crate) now: Timestamp,
 }
 
 /// Has the thread of a request that waits look after it.
@@ -82,9 +105,13 @@ pub trait Wake: Debug + Send + Sync {
 
 /// What becomes of a request that came.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it comes from; a box would be an allocation a request"
+)]
 pub(crate) enum Admission {
-    /// It is sent at once; to an endpoint with room, where others wait for those without.
-    Clear(Held, Option<Room>),
+    /// It is sent at once, to the endpoints that were chosen; `None`: none were looked for.
+    Clear(Held, Option<Choice>),
     /// It waits; the ticket finds it again.
     Parked(Ticket, Arc<Held>),
     /// As many as may wait do; its client may come again after so many seconds.
@@ -188,47 +215,38 @@ impl FlowControl {
         Room { queue_depth, kv_cache_usage, peers: self.peers }
     }
 
-    /// Sends a request, has it wait, or refuses it.
-    pub(crate) fn admit(
-        &mut self,
-        routing: &mut Routing,
-        profile: &Profile,
-        fairness_id: &str,
-        bytes: u64,
-        held: Held,
-        now: Timestamp,
-    ) -> Admission {
-        let room = self.room();
-        let request = held.request(room);
-        if !self.bands.has(held.priority) && routing.may_send(profile, &request, now) {
-            return Admission::Clear(held, None);
+    /// Sends a request, has it wait, or refuses it. One pick tells whether it may go, and where it goes then.
+    pub(crate) fn admit(&mut self, routing: &mut Routing, profile: &Profile, newcomer: Newcomer<'_>) -> Admission {
+        let Newcomer { fairness_id, held, burden, now, .. } = &newcomer;
+        let (room, now) = (self.room(), *now);
+        let request = held.request();
+        if !self.bands.has(held.priority) && routing.may_send(profile, &held.request_for(room), now) {
+            let choice = routing.choose(profile, &request, *burden, now);
+            return Admission::Clear(newcomer.held, Some(choice));
         }
-        let home = if self.settings.dispatch == Dispatch::First {
-            None
-        } else {
+        let mut home = held.pinned;
+        if self.settings.dispatch == Dispatch::LeastCost && profile.needs_outlooks() {
             self.bands.count_ahead(held.priority, fairness_id, &mut self.ahead);
-            routing.home(profile, &PickRequest { room: None, ahead: &self.ahead, ..request }, now)
-        };
-        if let Some((home, _)) = home
-            && self.bands.at_home(held.priority, home) == 0
-            && routing.is_open(home, &room, profile, now)
-        {
-            return Admission::Clear(held, Some(room));
+            let request = PickRequest { ahead: &self.ahead, ..request };
+            let decision = routing.pick(profile, &request, now);
+            if let Decision::Picked(ranked, _) = &decision {
+                let first = ranked.first();
+                if self.bands.at_home(held.priority, first) == 0 && routing.is_open(first, &room, profile, now) {
+                    let choice = routing.take(decision, &request, *burden, now);
+                    return Admission::Clear(newcomer.held, Some(choice));
+                }
+                // Where nobody has its prompt, it is at home anywhere.
+                if ranked.forecast(first).is_some_and(|forecast| forecast.cached_tokens > 0) {
+                    home = Some(first);
+                }
+            }
         }
-        // Where nobody has its prompt, it is at home anywhere.
-        let home = home.filter(|(_, forecast)| forecast.cached_tokens > 0).map(|(home, _)| home).or(held.pinned);
-        self.park(fairness_id, bytes, held, home, now)
+        self.park(newcomer, home)
     }
 
     /// Has a request wait, if there is room; `home`: where it would best be sent.
-    fn park(
-        &mut self,
-        fairness_id: &str,
-        bytes: u64,
-        held: Held,
-        home: Option<EndpointId>,
-        now: Timestamp,
-    ) -> Admission {
+    fn park(&mut self, newcomer: Newcomer<'_>, home: Option<EndpointId>) -> Admission {
+        let Newcomer { fairness_id, held, bytes, now, .. } = newcomer;
         let arrival = Arrival {
             fairness_id,
             priority: held.priority,
@@ -347,7 +365,7 @@ impl Search<'_> {
 
     /// Whether an endpoint with room may take a request.
     fn may_go(&mut self, waiting: &Waiting<Entry>) -> bool {
-        let request = waiting.held.held.request(self.room);
+        let request = waiting.held.held.request_for(self.room);
         (!self.open.is_empty() && self.routing.takes_any(&request)) || self.cost(waiting).is_some()
     }
 
@@ -357,12 +375,12 @@ impl Search<'_> {
             return false;
         }
         let Some(here) = self.cost(waiting) else { return false };
-        here < self.routing.cost_at(self.profile, &waiting.held.held.request(self.room), home, self.now)
+        here < self.routing.cost_at(self.profile, &waiting.held.held.request_for(self.room), home, self.now)
     }
 
     /// What a request costs where it would go now; `None`: nobody with room may take it.
     fn cost(&mut self, waiting: &Waiting<Entry>) -> Option<f64> {
-        self.routing.least_cost(self.profile, &waiting.held.held.request(self.room), self.now)
+        self.routing.least_cost(self.profile, &waiting.held.held.request_for(self.room), self.now)
     }
 }
 

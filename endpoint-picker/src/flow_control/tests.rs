@@ -127,10 +127,14 @@ fn whose_time_is_over_first_is_found_in_any_band() {
     assert_eq!(bands.next_over().and_then(|ticket| bands.get(ticket)).map(|waiting| waiting.held), Some("second"));
 }
 
+fn newcomer() -> Newcomer<'static> {
+    Newcomer { fairness_id: "a", held: Held::default(), bytes: 1, burden: Burden::default(), now: at(0) }
+}
+
 /// Two requests that wait in a queue whose requests are over after a millisecond.
 fn two_waiting(of: fn(FlowSettings) -> FlowControl) -> (FlowControl, [Ticket; 2]) {
     let mut control = of(FlowSettings { ttl_micros: 1_000, ..FlowSettings::default() });
-    let tickets = [(); 2].map(|()| match control.park("a", 1, Held::default(), None, at(0)) {
+    let tickets = [(); 2].map(|()| match control.park(newcomer(), None) {
         Admission::Parked(ticket, _) => ticket,
         other => panic!("{other:?}"),
     });

@@ -4,12 +4,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{EndpointPicker, run};
+use super::{EndpointPicker, burden, run};
 use crate::board::{BandPost, FlowPost};
 use crate::director::Director;
-use crate::flow_control::{Admission, FlowControl, Held, Ticket, Wake};
+use crate::flow_control::{Admission, FlowControl, Held, Newcomer, Ticket, Wake};
 use crate::record::ExchangeRecord;
-use crate::scheduling::{Peers, Room};
+use crate::routing::Choice;
+use crate::scheduling::Peers;
 use crate::shared_state::Note;
 use crate::telemetry::WaitingNote;
 use crate::time::Timestamp;
@@ -69,11 +70,6 @@ impl EndpointPicker {
         }
     }
 
-    /// The room that a request that waited is to find; `None`: none waits.
-    pub(crate) fn room(&self) -> Option<Room> {
-        self.director.flow_control.as_ref().map(FlowControl::room)
-    }
-
     /// The number of the request that is to go on now, by [`Exchange::resume`](crate::Exchange::resume); to be asked again until there is none.
     /// To be asked whenever a request ended and on each tick, where the queue is this picker's own.
     pub fn poll_wake(&mut self, now: Timestamp) -> Option<u64> {
@@ -118,16 +114,50 @@ impl EndpointPicker {
         result.is_none_or(|(is_set, _)| is_set)
     }
 
-    /// Whether a request is sent at once, waits or is refused.
-    pub(crate) fn admit(&mut self, fairness_id: &str, bytes: u64, held: Held, now: Timestamp) -> Admission {
-        let profile = &self.config.profile;
-        let Some(shared) = &self.shared else { return self.director.admit(profile, fairness_id, bytes, held, now) };
-        let mut held = Some(held);
+    /// Whether a request is sent at once, waits or is refused; its flow's name and its size are in the record.
+    pub(crate) fn admit(
+        &mut self,
+        fairness_id: &str,
+        record: &ExchangeRecord,
+        is_whole: bool,
+        held: Held,
+        now: Timestamp,
+    ) -> Admission {
+        let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
+        let newcomer = Newcomer { fairness_id, held, bytes: record.request.bytes, burden, now };
+        let Some(shared) = &self.shared else { return self.director.admit(profile, newcomer) };
+        let mut newcomer = Some(newcomer);
         let (admission, _) = run(&*shared.state, |director: &mut Director| {
-            held.take().map(|held| director.admit(profile, fairness_id, bytes, held, now))
+            newcomer.take().map(|newcomer| director.admit(profile, newcomer))
         });
+        if let Some(admission) = admission.flatten() {
+            // A list may name who joined a moment ago.
+            self.catch_up();
+            return admission;
+        }
         // Where another thread holds the routing, the request is picked for by this thread's own knowledge, and may as well be sent.
-        admission.flatten().unwrap_or_else(|| Admission::Clear(held.unwrap_or_default(), None))
+        Admission::Clear(newcomer.map(|newcomer| newcomer.held).unwrap_or_default(), None)
+    }
+
+    /// Sends a request that waited. `None`: another thread holds the routing, and nothing was chosen.
+    pub(crate) fn send_parked(
+        &mut self,
+        ticket: Ticket,
+        held: &Held,
+        record: &ExchangeRecord,
+        is_whole: bool,
+        now: Timestamp,
+    ) -> Option<Choice> {
+        let (profile, burden) = (&self.config.profile, burden(&self.telemetry, record, is_whole));
+        let send = |director: &mut Director| director.send_parked(profile, ticket, held, burden, now);
+        let Some(shared) = &self.shared else { return Some(send(&mut self.director)) };
+        let (choice, _) = run(&*shared.state, send);
+        if choice.is_some() {
+            self.catch_up();
+        } else {
+            self.unpark(ticket, true, now);
+        }
+        choice
     }
 
     /// A request waits no more; `is_sent`: an endpoint is given it.

@@ -4,8 +4,12 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use local_stack::{Builder, ClientError, HttpClient, HttpResponse};
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
+
+use crate::crash::faulty_module;
 
 tests::on_bindings! {
     both: [
@@ -15,6 +19,14 @@ tests::on_bindings! {
         who_waits_for_too_long_is_told_so,
         a_request_says_how_long_it_wants_to_wait,
         a_client_that_leaves_the_queue_leaves_nothing_behind,
+        who_waits_while_the_configuration_changes_is_served,
+        who_waits_for_longer_than_connections_drain_is_counted,
+        who_waits_while_listeners_drain_is_served,
+    ],
+    // Native code that crashes takes Envoy with it; a panic is caught.
+    wasm: [
+        a_crash_answers_who_waits,
+        after_a_trap_without_a_panic_who_waits_is_answered_when_the_stream_was_idle,
     ],
 }
 
@@ -23,6 +35,15 @@ const CHAT: &str = "/v1/chat/completions";
 const SLOTS: usize = 16;
 /// Envoy gives up on a client that takes longer, and so does a test.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What is answered at once, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(20);
+/// Envoy asks for it where it reads a listener from a file.
+const NODE: [&str; 4] = ["--service-node", "gateway", "--service-cluster", "gateways"];
+const TTL_MILLIS: u64 = 50_000;
+/// They take a pod of one slot eight seconds.
+const CLIENTS: usize = 16;
+const QUEUE_SIZE: &str = "inference_extension_flow_control_queue_size";
+const LOST: &str = "inpick_flow_control_lost_total";
 
 /// Pods whose answers take half a second, most of it to the first token, however many there are.
 fn slow(slots: usize) -> [String; 6] {
@@ -36,8 +57,18 @@ fn slow(slots: usize) -> [String; 6] {
     ]
 }
 
+/// Returns when Envoy's page shows that so many requests wait.
+async fn wait(gateway: &Gateway, requests: usize) {
+    eventually("requests wait", async || {
+        let waiting = gateway.envoy_page().await.map_err(|error| error.to_string())?.sum(QUEUE_SIZE, &[]);
+        if waiting >= requests as f64 { Ok(()) } else { Err(waiting.to_string()) }
+    })
+    .await;
+}
+
 async fn a_burst_is_served_to_its_last_request(mode: Mode) {
-    let gateway = Gateway::start(builder(mode, 2, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(2))).await;
+    let stack = builder(mode, 2, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(2));
+    let mut gateway = Gateway::start(stack).await;
     let burst = (0..40).map(|_| gateway.chat());
     let replies = tokio::time::timeout(PATIENCE, join_all(burst)).await.unwrap();
     let statuses: Vec<_> = replies.iter().map(|reply| reply.status.as_u16()).filter(|status| *status != 200).collect();
@@ -49,6 +80,8 @@ async fn a_burst_is_served_to_its_last_request(mode: Mode) {
             figure("inference_objective_running_requests", &[], 0),
         ])
         .await;
+    let logs = gateway.logs();
+    assert!(!logs.contains("inpick: "), "{logs}");
 }
 
 async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
@@ -111,7 +144,7 @@ async fn who_may_not_wait_is_told_when_to_come_again(mode: Mode) {
         assert_eq!(reply.status, 429, "{}", reply.text());
         let seconds: u32 = reply.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=60).contains(&seconds), "{seconds}");
-        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(body["error"]["code"], "queue_full", "{body}");
     }
     let labels = [("error_code", "ResourceExhausted")];
@@ -127,7 +160,7 @@ async fn who_waits_for_too_long_is_told_so(mode: Mode) {
     assert!(!served.is_empty() && !refused.is_empty());
     for reply in &refused {
         assert_eq!(reply.status, 503, "{}", reply.text());
-        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(body["error"]["code"], "queue_timeout", "{body}");
     }
     let labels = [("error_code", "ServiceUnavailable")];
@@ -152,7 +185,7 @@ async fn a_request_says_how_long_it_wants_to_wait(mode: Mode) {
     assert!(!refused.is_empty());
     for (reply, took) in &refused {
         assert_eq!(reply.status, 503, "{}", reply.text());
-        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(body["error"]["code"], "queue_timeout", "{body}");
         assert!(*took >= Duration::from_millis(300), "{took:?}");
     }
@@ -177,4 +210,195 @@ async fn a_client_that_leaves_the_queue_leaves_nothing_behind(mode: Mode) {
     })
     .await;
     assert_eq!(gateway.chat().await.status, 200);
+}
+
+/// What became of clients of whom most waited when the module crashed.
+struct Crash {
+    gateway: Gateway,
+    replies: Vec<HttpResponse>,
+    /// Those of them that had been sent.
+    sent: u64,
+}
+
+impl Crash {
+    /// Has clients wait for a pod that serves two in a second, and then the module end by that fault.
+    async fn of(builder: Builder, fault: &str) -> Self {
+        let gateway = Gateway::start(builder.workers(1).vllm_sim_args(slow(1)).module(faulty_module().await)).await;
+        gateway.learns_slots(1).await;
+        let served = async || gateway.pod_page(0).await.unwrap().sum("vllm:request_success_total", &[]) as u64;
+        let before = served().await;
+        gateway.envoy_shows(&[figure(LOST, &[], 0)]).await;
+        let crash = async {
+            wait(&gateway, CLIENTS / 2).await;
+            gateway.send("POST", CHAT, &[("x-inpick-fault", fault)], chat_body(MODEL, false)).await
+        };
+        let clients = tokio::time::timeout(SOON, join_all((0..CLIENTS).map(|_| gateway.chat())));
+        let (crash, replies) = tokio::join!(crash, clients);
+        assert_eq!(crash.status, 503);
+        let replies = replies.expect("nobody waits for good");
+        let sent = served().await - before;
+        assert!(sent < CLIENTS as u64 / 2);
+        Self { gateway, replies, sent }
+    }
+
+    /// Those who had not been sent.
+    fn waited(&self) -> u64 {
+        self.replies.len() as u64 - self.sent
+    }
+
+    /// Nobody waits in the page's eyes, and another machine serves and has requests wait.
+    async fn is_over(&self, lost: u64) {
+        eventually("the filter works again", async || {
+            let status = self.gateway.chat().await.status.as_u16();
+            if status == 200 { Ok(()) } else { Err(status) }
+        })
+        .await;
+        let is_idle = [
+            figure(QUEUE_SIZE, &[], 0),
+            figure("inference_extension_flow_control_queue_bytes", &[], 0),
+            figure("inference_objective_running_requests", &[], 0),
+            figure("inpick_in_flight_requests", &[], 0),
+            figure(LOST, &[], lost),
+        ];
+        self.gateway.envoy_shows(&is_idle).await;
+        let replies = join_all((0..4).map(|_| self.gateway.chat()));
+        let replies = tokio::time::timeout(PATIENCE, replies).await.unwrap();
+        assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    }
+}
+
+async fn a_crash_answers_who_waits(mode: Mode) {
+    let crash = Crash::of(builder(mode, 1, json!({"flow_control": {}})), "panic").await;
+    let refused: Vec<_> = crash.replies.iter().filter(|reply| reply.status != 200).collect();
+    assert!(refused.len() as u64 >= crash.waited());
+    for reply in refused {
+        assert_eq!(reply.status, 503);
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
+        let error = &body["error"];
+        assert_eq!((&error["type"], &error["code"]), (&json!("server_error"), &json!("wasm_fail_stream")));
+    }
+    crash.is_over(crash.waited()).await;
+}
+
+async fn after_a_trap_without_a_panic_who_waits_is_answered_when_the_stream_was_idle(mode: Mode) {
+    const IDLE: Duration = Duration::from_secs(3);
+    let stack = builder(mode, 1, json!({"flow_control": {}})).patch(|bootstrap| {
+        let manager =
+            &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+        manager["stream_idle_timeout"] = json!("3s");
+        for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap() {
+            if route.get("route").is_some() {
+                route["route"]["idle_timeout"] = json!("3s");
+            }
+        }
+    });
+    let crash = Crash::of(stack, "trap").await;
+    // Envoy's answer passes the filter, whose machine is gone: what would be 504 is 503.
+    let timed_out = |reply: &&HttpResponse| reply.status == 503 && reply.first_byte >= IDLE;
+    assert_eq!(crash.replies.iter().filter(timed_out).count() as u64, crash.waited(), "{:?}", crash.replies);
+    crash.is_over(0).await;
+}
+
+/// Has Envoy read its listener from a file, where it can be changed.
+struct Listener(TempDir);
+
+impl Listener {
+    const FILE: &str = "listener.json";
+
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Moves the listener of a bootstrap into the file.
+    fn patch(&self) -> impl Fn(&mut Value) + Send + Sync + 'static {
+        let folder = self.0.path().to_owned();
+        move |bootstrap| {
+            let mut listener = bootstrap["static_resources"]["listeners"].as_array_mut().unwrap().remove(0);
+            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+            std::fs::write(folder.join(Self::FILE), json!({"resources": [listener]}).to_string()).unwrap();
+            bootstrap["dynamic_resources"]["lds_config"] =
+                json!({"path_config_source": {"path": folder.join(Self::FILE)}});
+        }
+    }
+
+    /// Gives the filter another configuration, by which requests wait for as long as these.
+    fn change(&self, ttl_millis: u64) {
+        let file = self.0.path().join(Self::FILE);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let ttl = |millis: u64| format!(r#"\"ttl_ms\":{millis}"#);
+        let changed = text.replace(&ttl(TTL_MILLIS), &ttl(ttl_millis));
+        assert_ne!(changed, text);
+        let new = self.0.path().join("new.json");
+        std::fs::write(&new, changed).unwrap();
+        // Envoy takes note of a file that is moved there.
+        std::fs::rename(new, file).unwrap();
+    }
+}
+
+/// Requests of as many clients that wait for a pod which serves two in a second while `change` happens; what became of them, and how many others had been
+/// served before.
+async fn waiting(gateway: &Gateway, change: impl AsyncFnOnce()) -> (Vec<Result<HttpResponse, ClientError>>, u64) {
+    let before = gateway.learns_slots(1).await;
+    let (url, body) = (gateway.url(CHAT), chat_body(MODEL, false));
+    let chats = join_all((0..CLIENTS).map(|_| gateway.client.post_json(&url, body.clone())));
+    let change = async {
+        wait(gateway, CLIENTS / 2).await;
+        change().await;
+    };
+    let (replies, ()) = tokio::join!(tokio::time::timeout(SOON, chats), change);
+    (replies.expect("nobody waits for good"), before)
+}
+
+/// Each of so many requests has an outcome, of which so many are that clients left.
+async fn shows_outcomes(gateway: &Gateway, requests: u64, left: u64) {
+    let outcomes = "inference_extension_flow_control_request_queue_duration_seconds_count";
+    gateway
+        .envoy_shows(&[
+            figure("inference_objective_request_total", &[], requests),
+            figure("inference_objective_request_error_total", &[("error_code", "Cancelled")], left),
+            figure(outcomes, &[], requests),
+            figure("inference_objective_running_requests", &[], 0),
+            figure("inpick_in_flight_requests", &[], 0),
+            figure(QUEUE_SIZE, &[], 0),
+            figure("inference_extension_flow_control_queue_bytes", &[], 0),
+        ])
+        .await;
+}
+
+async fn who_waits_while_the_configuration_changes_is_served(mode: Mode) {
+    let listener = Listener::new();
+    let stack = builder(mode, 1, json!({"flow_control": {"ttl_ms": TTL_MILLIS}})).drain_seconds(30);
+    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(NODE);
+    let gateway = Gateway::start(stack).await;
+    let (replies, before) = waiting(&gateway, async || listener.change(TTL_MILLIS / 2)).await;
+    assert!(replies.iter().all(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200)), "{replies:?}");
+    assert_eq!(gateway.chat().await.status, 200);
+    shows_outcomes(&gateway, before + CLIENTS as u64 + 1, 0).await;
+}
+
+async fn who_waits_for_longer_than_connections_drain_is_counted(mode: Mode) {
+    let listener = Listener::new();
+    let stack = builder(mode, 1, json!({"flow_control": {"ttl_ms": TTL_MILLIS}}));
+    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(NODE);
+    let gateway = Gateway::start(stack).await;
+    let (replies, before) = waiting(&gateway, async || listener.change(TTL_MILLIS / 2)).await;
+    let left = replies.iter().filter(|reply| reply.is_err()).count();
+    assert!(left > 0 && left < CLIENTS, "{replies:?}");
+    assert!(replies.iter().flatten().all(|reply| reply.status == 200), "{replies:?}");
+    // On a connection of its own: one that the client keeps may be closed at any time.
+    let reply = HttpClient::new().post_json(&gateway.url(CHAT), chat_body(MODEL, false)).await.unwrap();
+    assert_eq!(reply.status, 200);
+    shows_outcomes(&gateway, before + CLIENTS as u64 + 1, left as u64).await;
+}
+
+async fn who_waits_while_listeners_drain_is_served(mode: Mode) {
+    let stack = builder(mode, 1, json!({"flow_control": {}})).workers(1).vllm_sim_args(slow(1));
+    let gateway = Gateway::start(stack).await;
+    let drain = async || {
+        let url = format!("http://{}/drain_listeners", gateway.admin);
+        assert_eq!(gateway.client.post_json(&url, "").await.unwrap().status, 200);
+    };
+    let (replies, before) = waiting(&gateway, drain).await;
+    assert!(replies.iter().all(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200)), "{replies:?}");
+    shows_outcomes(&gateway, before + CLIENTS as u64, 0).await;
 }
