@@ -81,7 +81,8 @@ async fn a_burst_is_served_to_its_last_request(mode: Mode) {
         ])
         .await;
     let logs = gateway.logs();
-    assert!(!logs.contains("inpick: "), "{logs}");
+    let complaint = logs.lines().find(|line| line.contains("inpick: ") && !line.contains("inpick: no snapshot"));
+    assert_eq!(complaint, None);
 }
 
 async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
@@ -294,7 +295,7 @@ async fn after_a_trap_without_a_panic_who_waits_is_answered_when_the_stream_was_
     });
     let crash = Crash::of(stack, "trap").await;
     // Envoy's answer passes the filter, whose machine is gone: what would be 504 is 503.
-    let timed_out = |reply: &&HttpResponse| reply.status == 503 && reply.first_byte >= IDLE;
+    let timed_out = |reply: &&HttpResponse| reply.status == 503 && reply.first_byte >= IDLE.mul_f64(0.9);
     assert_eq!(crash.replies.iter().filter(timed_out).count() as u64, crash.waited(), "{:?}", crash.replies);
     crash.is_over(0).await;
 }

@@ -208,6 +208,12 @@ async fn crashing(stack: &mut Stack, arguments: &Arguments) -> anyhow::Result<bo
                 Figure { name: "panics".to_owned(), low: crashes, high: crashes, found: grown(Stat::PanicsTotal) }
             }
         });
+        if arguments.flow_control && arguments.mode == Mode::Wasm {
+            // Each of their clients was told so, or left meanwhile.
+            let high = tally.no_machine + tally.left;
+            let found = grown(Stat::FlowControlLostTotal);
+            figures.push(Figure { name: "requests lost while they waited".to_owned(), low: 0, high, found });
+        }
         figures.extend(labels(page));
         figures.extend(leaks(page));
         figures
