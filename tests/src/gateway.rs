@@ -126,7 +126,7 @@ impl Gateway {
     pub async fn learns_slots(&self, slots: usize) -> u64 {
         let mut sent = 0;
         eventually("pods tell their slots", async || {
-            let burst = self.pods.len() * (slots + 3);
+            let burst = self.pods.len() * (2 * slots + 3);
             sent += burst as u64;
             assert!(join_all((0..burst).map(|_| self.chat())).await.iter().all(|reply| reply.status == 200));
             // The gauge is told once a second.
