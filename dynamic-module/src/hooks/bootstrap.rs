@@ -107,13 +107,15 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_bootstrap_extension_shutdown(
     // SAFETY: what `config_new` made.
     if let Some(extension) = unsafe { given::<Extension>(extension) } {
         // SAFETY: the extension's configuration lives as long as the extension.
-        let mut envoy = unsafe { ExtensionConfig::new(extension.config) };
+        let (mut envoy, mut again) =
+            unsafe { (ExtensionConfig::new(extension.config), ExtensionConfig::new(extension.config)) };
         let run = || {
             #[cfg(feature = "fault-injection")]
             crate::fault::inject_if_ordered(Hook::Shutdown);
             extension.main_thread.finish(&mut envoy);
         };
-        guard(Hook::Shutdown, run, || (), ());
+        // What is left to be done is done: each part of it is taken before it is.
+        guard(Hook::Shutdown, run, || extension.main_thread.finish(&mut again), ());
     }
     if let Some(done) = done {
         // SAFETY: Envoy's function with Envoy's argument, called this once.

@@ -79,12 +79,11 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(conf
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
     config: *const c_void,
-    _raw: *mut c_void,
+    _: *mut c_void,
 ) -> *const c_void {
     let run = || {
         #[cfg(feature = "fault-injection")]
-        // SAFETY: Envoy's stream, used within the hook.
-        crate::fault::inject(Hook::Stream, &unsafe { HttpStream::new(_raw) });
+        crate::fault::inject_if_ordered(Hook::Stream);
         // SAFETY: what `config_new` made.
         give(unsafe { given::<Arc<Instance>>(config) }.map(|instance| Stream::new(Arc::clone(instance))))
     };

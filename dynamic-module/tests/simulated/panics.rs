@@ -1,6 +1,8 @@
 //! A panic in each hook: Envoy lives, the client gets an answer in the API's shape if none has begun, and it is counted.
 
-use dm_host::{HttpMessage, NativeStream};
+use std::time::Duration;
+
+use dm_host::{HostError, HttpMessage, NativeStream};
 
 use crate::flow_control;
 use crate::world::{self, assert_nothing_in_flight, complete, total};
@@ -10,6 +12,9 @@ tests! {
     a_panic_on_the_way_out_costs_its_answer_at_most
     a_panic_of_a_request_that_waited_is_answered_with_500
     a_panic_of_the_main_thread_costs_one_turn
+    a_panic_where_a_stream_begins_or_ends_costs_that_stream_at_most
+    a_panic_where_a_configuration_begins_or_ends_leaves_the_one_that_works
+    a_panic_at_shutdown_completes_it
 }
 
 mod scenarios {
@@ -99,6 +104,57 @@ mod scenarios {
             assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
             complete(&host);
         }
+        host.shut_down().unwrap();
+    }
+
+    pub(super) fn a_panic_where_a_stream_begins_or_ends_costs_that_stream_at_most() {
+        let host = world::host();
+        order(&host, "new");
+        let unborn = host.request(world::chat());
+        assert_eq!(unborn.downstream().status(), Some(500), "Envoy's own answer, since there is no stream of ours");
+        let ended = host.request(world::chat().header(FAULT, "destroy"));
+        ended.attempt("10.0.0.1:8000");
+        ended.respond(world::answer("application/json").body(world::ANSWER));
+        assert_eq!(ended.downstream().body, world::ANSWER.as_bytes());
+        complete(&host);
+        let stats = assert_nothing_in_flight(&host);
+        for hook in ["new", "destroy"] {
+            assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
+        }
+        assert_eq!(total(&stats, ";inference_objective_request_total"), 3, "{stats:#?}");
+        host.shut_down().unwrap();
+    }
+
+    /// Has the next call of a hook that knows no request panic.
+    fn order(host: &world::Host, hook: &str) {
+        let stream = host.request(world::chat().header(FAULT, hook));
+        stream.attempt("10.0.0.1:8000");
+        stream.respond(world::answer("application/json").body(world::ANSWER));
+        assert_eq!(stream.downstream().status(), Some(200));
+    }
+
+    pub(super) fn a_panic_where_a_configuration_begins_or_ends_leaves_the_one_that_works() {
+        let mut host = world::host();
+        order(&host, "config_new");
+        let refused = host.replace_filter(world::CONFIG);
+        assert!(matches!(refused, Err(HostError::FilterRefused(_))), "{refused:?}");
+        complete(&host);
+        order(&host, "config_destroy");
+        host.replace_filter(world::CONFIG).unwrap();
+        host.run_for(Duration::from_secs(1));
+        complete(&host);
+        let stats = assert_nothing_in_flight(&host);
+        for hook in ["config_new", "config_destroy"] {
+            assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
+        }
+        assert_eq!(total(&stats, ";inference_objective_request_total"), 4, "{stats:#?}");
+        host.shut_down().unwrap();
+    }
+
+    pub(super) fn a_panic_at_shutdown_completes_it() {
+        let host = world::host();
+        order(&host, "bootstrap_extension_shutdown");
+        // The host complains of anything but one completion, and of timers that are left.
         host.shut_down().unwrap();
     }
 }
