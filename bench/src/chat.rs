@@ -32,6 +32,15 @@ const SENTENCES: [&str; 8] = [
     "Answer in three short paragraphs and do not repeat the question. ",
 ];
 
+/// What pods know of prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Prompts {
+    /// All of them know the first half: they were sent prompts that begin so before.
+    HalfKnown,
+    /// Nothing: each is another from its first words on, as that of a new conversation.
+    New,
+}
+
 /// A request, ready to be written, and the response that it must get.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -43,8 +52,8 @@ pub(crate) struct Request {
 
 impl Request {
     /// A chat completion whose body has exactly `body_bytes` bytes, with the headers of OpenAI's Python client.
-    pub(crate) fn new(host: &str, body_bytes: usize, stream: bool) -> Self {
-        let (body, serial) = body(body_bytes, stream);
+    pub(crate) fn new(host: &str, body_bytes: usize, prompts: Prompts, stream: bool) -> Self {
+        let (body, serial) = body(body_bytes, prompts, stream);
         let mut bytes = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\nconnection: keep-alive\r\n\
              accept: application/json\r\ncontent-type: application/json\r\nuser-agent: OpenAI/Python 1.99.1\r\n\
@@ -61,7 +70,7 @@ impl Request {
         Self { bytes, serial, response_bytes }
     }
 
-    /// The same with another number in the middle of the prompt: the first half is what a prefix cache knows, the rest is new.
+    /// The same with another number in the prompt, from which on it is new.
     pub(crate) fn numbered(&mut self, serial: u64) -> &[u8] {
         if let Some(mut place) = self.bytes.get_mut(self.serial.clone()) {
             // The place is as wide as the number.
@@ -71,17 +80,21 @@ impl Request {
     }
 }
 
-fn body(size: usize, stream: bool) -> (Vec<u8>, Range<usize>) {
+fn body(size: usize, prompts: Prompts, stream: bool) -> (Vec<u8>, Range<usize>) {
     const HEAD: &str =
         r#"{"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":""#;
     let options = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
     let tail = format!(r#""}}],"model":"{MODEL}","max_tokens":60,"temperature":0.7{options}}}"#);
     let room = size.saturating_sub(HEAD.len() + tail.len() + SERIAL_WIDTH);
+    let known = match prompts {
+        Prompts::HalfKnown => room / 2,
+        Prompts::New => 0,
+    };
     let mut body = HEAD.to_owned();
-    write_text(&mut body, room / 2);
+    write_text(&mut body, known);
     let serial = body.len()..body.len() + SERIAL_WIDTH;
     body.push_str(&"0".repeat(SERIAL_WIDTH));
-    write_text(&mut body, room - room / 2);
+    write_text(&mut body, room - known);
     body.push_str(&tail);
     (body.into_bytes(), serial)
 }
@@ -154,16 +167,21 @@ mod tests {
     fn bodies_have_exactly_the_size_asked_for() {
         for size in [1024, 64 * 1024, 400 * 1024] {
             for stream in [false, true] {
-                let (body, _) = body(size, stream);
-                assert_eq!(body.len(), size);
-                assert_eq!(memchr::memmem::find(&body, STREAM_MARK).is_some(), stream);
+                for prompts in [Prompts::HalfKnown, Prompts::New] {
+                    let (body, _) = body(size, prompts, stream);
+                    assert_eq!(body.len(), size);
+                    assert_eq!(memchr::memmem::find(&body, STREAM_MARK).is_some(), stream);
+                }
             }
         }
     }
 
     #[test]
-    fn numbered_requests_differ_in_the_middle_of_the_prompt_only() {
-        let mut request = Request::new("h", 64 * 1024, false);
+    fn numbered_requests_differ_in_the_middle_of_the_prompt_or_from_its_start() {
+        let mut request = Request::new("h", 64 * 1024, Prompts::New, false);
+        let first = |body: serde_json::Value| body["messages"][1]["content"].as_str().unwrap().as_bytes()[0];
+        assert_ne!(first(body_of(&mut request, 1)), first(body_of(&mut request, 2_000_000_000_000_000)));
+        let mut request = Request::new("h", 64 * 1024, Prompts::HalfKnown, false);
         let (one, two) = (body_of(&mut request, 1), body_of(&mut request, u64::MAX / 10_000));
         assert_eq!(one["model"], MODEL);
         let prompt = |body: &serde_json::Value| body["messages"][1]["content"].as_str().unwrap().to_owned();

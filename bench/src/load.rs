@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::chat::Request;
+use crate::chat::{Prompts, Request};
 use crate::response::Reader;
 
 /// A round that takes so much longer than it should is stuck.
@@ -54,6 +54,7 @@ pub(crate) struct Workload {
     /// Its name in tables and on the command line.
     pub(crate) name: &'static str,
     body_bytes: usize,
+    prompts: Prompts,
     stream: bool,
     pub(crate) pace: Pace,
     pub(crate) fleet: Fleet,
@@ -71,10 +72,11 @@ pub(crate) struct Aims {
 }
 
 /// All kinds, in the order of the table.
-pub(crate) const WORKLOADS: [Workload; 6] = [
+pub(crate) const WORKLOADS: [Workload; 8] = [
     Workload {
         name: "1 KB",
         body_bytes: 1 << 10,
+        prompts: Prompts::HalfKnown,
         stream: false,
         pace: Pace::Closed { connections: 8 },
         fleet: FOUR,
@@ -83,6 +85,7 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "64 KB",
         body_bytes: 64 << 10,
+        prompts: Prompts::HalfKnown,
         stream: false,
         pace: Pace::Closed { connections: 8 },
         fleet: FOUR,
@@ -91,14 +94,34 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "400 KB",
         body_bytes: 400 << 10,
+        prompts: Prompts::HalfKnown,
         stream: false,
         pace: Pace::Closed { connections: 8 },
         fleet: FOUR,
         aims: Some(Aims { wasm: 1.35, native: 1.08 }),
     },
     Workload {
+        name: "64 KB new",
+        body_bytes: 64 << 10,
+        prompts: Prompts::New,
+        stream: false,
+        pace: Pace::Closed { connections: 8 },
+        fleet: FOUR,
+        aims: None,
+    },
+    Workload {
+        name: "400 KB new",
+        body_bytes: 400 << 10,
+        prompts: Prompts::New,
+        stream: false,
+        pace: Pace::Closed { connections: 8 },
+        fleet: FOUR,
+        aims: None,
+    },
+    Workload {
         name: "stream",
         body_bytes: 1 << 10,
+        prompts: Prompts::HalfKnown,
         stream: true,
         pace: Pace::Closed { connections: 16 },
         fleet: FOUR,
@@ -107,6 +130,7 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "idle",
         body_bytes: 1 << 10,
+        prompts: Prompts::HalfKnown,
         stream: false,
         pace: Pace::Open { per_second: 50, connections: 4 },
         fleet: FOUR,
@@ -116,6 +140,7 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "study",
         body_bytes: 1 << 10,
+        prompts: Prompts::HalfKnown,
         stream: true,
         pace: Pace::Open { per_second: 500, connections: 1_000 },
         fleet: TEN,
@@ -146,7 +171,7 @@ pub(crate) async fn run(workload: Workload, gateway: SocketAddr, length: Duratio
         Pace::Closed { connections } => (connections, None),
         Pace::Open { per_second, connections } => (connections, Some(Duration::from_secs(1) / per_second)),
     };
-    let request = Request::new(&gateway.to_string(), workload.body_bytes, workload.stream);
+    let request = Request::new(&gateway.to_string(), workload.body_bytes, workload.prompts, workload.stream);
     for number in 0..connections {
         let ticks = every.map(|every| (started + every * number, every * connections));
         clients.spawn(client(gateway, request.clone(), number, ticks, end));

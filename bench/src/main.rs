@@ -40,7 +40,7 @@ struct Arguments {
     /// What is compared: plain, nothing, floor, unhashed (wasm with a profile that needs no hashes of prompts), wasm, native, embedded; each may be followed by -PIECE and +PIECE of the bootstrap and by @MODULE. +early lets long requests go on before their end, +early+unread does not read the rest, +log adds the shipped access log
     #[arg(long, value_delimiter = ',', default_value = "plain,floor,wasm,wasm+early,native,native+early,embedded")]
     arms: Vec<Arm>,
-    /// Of "1 KB", "64 KB", "400 KB", "stream", "idle" and "study"; all if none is named
+    /// Of "1 KB", "64 KB", "400 KB", "64 KB new", "400 KB new" (prompts that no pod knows), "stream", "idle" and "study"; all if none is named
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
     /// Envoy's worker threads; each count is measured by itself. With one, Envoy has a core and clients and pods have another on the smallest machine
