@@ -174,13 +174,16 @@ def build():
 
 
 def soak():
-    """A short soak in each binding, with the modules that can be crashed; requests wait in flow control."""
+    """A short soak in each binding, with the modules that can be crashed, while requests wait in flow control; and a shorter one as they are shipped."""
+    program = str(target() / "debug" / "soak")
+    mishaps = ["--flow-control", "--requests", "12000", "--crashes", "2"]
     yield ["cargo", "build", "--package", "filter", "--features", "fault-injection", "--profile", "wasm-fault", "--target", "wasm32-wasip1"]
     module = target() / "wasm32-wasip1" / "wasm-fault" / "filter.wasm"
-    yield [str(target() / "debug" / "soak"), "--flow-control", "--module", str(module), "--requests", "12000", "--crashes", "2"]
+    yield [program, "--module", str(module), *mishaps]
+    yield [program, "--module", str(module), "--requests", "6000", "--crashes", "0"]
     yield ["cargo", "build", "--package", "dynamic-module", "--features", "fault-injection"]
     module = target() / "debug" / "libinpick.so"
-    yield [str(target() / "debug" / "soak"), "--mode", "native", "--flow-control", "--module", str(module), "--requests", "12000", "--crashes", "2"]
+    yield [program, "--mode", "native", "--module", str(module), *mishaps]
 
 
 def cargo(*arguments):
