@@ -374,7 +374,7 @@ families! {
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
         "Times that a virtual machine of the filter was configured; a crash of one adds one.";
     FlowControlLostTotal = "inpick_flow_control_lost_total", Counter, [], Always, Envoy,
-        "Requests that waited in flow control when their virtual machine crashed, and were answered 503 then; there only with flow control in the wasm module.";
+        "Requests that waited in flow control when their virtual machine crashed, and were answered 503 then; never natively.";
     PanicsTotal = "inpick_panics_total", Counter, [Reason], Always, Envoy,
         "Faults of the native module that were caught, by the hook of Envoy's in which they happened.";
     EmbeddedSidecarUp = "inpick_embedded_sidecar_up", Gauge, [Pool], Always, Envoy,

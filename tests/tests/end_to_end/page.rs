@@ -178,6 +178,8 @@ const FLOW_CONTROL_NEWEST: [(&str, &[&str]); 6] = [
     ("global_capacity_utilization_bytes", &["inference_pool"]),
 ];
 const FLOW: &str = "inference_extension_flow_control_";
+/// What a crash cost those that waited.
+const LOST: &str = "inpick_flow_control_lost_total";
 const NEWEST_FLOW: &str = "llm_d_epp_flow_control_";
 const WAITERS: usize = 12;
 
@@ -498,7 +500,7 @@ fn published(page: &Page) -> BTreeSet<(String, Vec<String>)> {
         let name = sample.name.as_str();
         let mut prefixes = ["inference_", "inpick_", "gen_ai_", "llm_d_", "normalized_"].iter();
         // What has no labels is there from the start natively, at 0, though its family is switched off.
-        let is_switched = is_newest(name) || name.starts_with(FLOW);
+        let is_switched = is_newest(name) || name.starts_with(FLOW) || name == LOST;
         let is_idle = is_switched && sample.labels.is_empty() && sample.value == 0.0;
         prefixes.any(|prefix| name.starts_with(prefix)) && !is_idle && !NATIVE_ONLY.contains(&name)
     });
