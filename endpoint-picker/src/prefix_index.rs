@@ -29,6 +29,7 @@ pub struct PrefixIndex {
     holdings: Vec<Holding>,
     free_holding: u32,
     held: usize,
+    /// Holdings of entries with many holders.
     by_place: HashTable<u32>,
     shelves: Vec<Shelf>,
     max_holdings: usize,
@@ -60,8 +61,19 @@ struct Entry {
 
 #[derive(Clone, Debug)]
 enum Holders {
-    Few { count: u8, slots: [u16; FEW] },
+    /// With their holdings.
+    Few { count: u8, slots: [u16; FEW], places: [u32; FEW] },
+    /// Their holdings are in a table.
     Many { count: u32, bits: Vec<u64> },
+}
+
+/// Where the holding of an entry's new holder is found again.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    Inside,
+    Apart,
+    /// And so are these now, which were in the entry.
+    ApartWith([u32; FEW]),
 }
 
 /// An endpoint holds an entry.
@@ -322,6 +334,10 @@ impl PrefixIndex {
     }
 
     fn holding(&self, slot: u16, entry: u32) -> Option<u32> {
+        if let Holders::Few { count, slots, places } = &self.entries.get(entry as usize)?.holders {
+            let mut few = slots.iter().zip(places).take(usize::from(*count));
+            return few.find(|(known, _)| **known == slot).map(|(_, place)| *place);
+        }
         let is_it = |&place: &u32| {
             self.holdings.get(place as usize).is_some_and(|holding| (holding.slot, holding.entry) == (slot, entry))
         };
@@ -381,18 +397,26 @@ impl PrefixIndex {
             }
         };
         self.held += 1;
-        let holdings = &self.holdings;
-        let hash_of =
-            |&place: &u32| holdings.get(place as usize).map_or(0, |holding| place_hash(holding.slot, holding.entry));
-        self.by_place.insert_unique(place_hash(slot, entry), place, hash_of);
-        if let Some(entry) = self.entries.get_mut(entry as usize) {
-            entry.holders.add(slot);
+        let kept = self.entries.get_mut(entry as usize).map(|entry| entry.holders.add(slot, place));
+        match kept {
+            Some(Kept::Apart) => self.put_in_table(place),
+            Some(Kept::ApartWith(others)) => {
+                others.into_iter().chain([place]).for_each(|place| self.put_in_table(place))
+            }
+            Some(Kept::Inside) | None => {}
         }
         if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
             shelf.count += 1;
             shelf.bytes += bytes;
         }
         self.link(slot, place);
+    }
+
+    fn put_in_table(&mut self, place: u32) {
+        let holdings = &self.holdings;
+        let hash_of =
+            |&place: &u32| holdings.get(place as usize).map_or(0, |holding| place_hash(holding.slot, holding.entry));
+        self.by_place.insert_unique(hash_of(&place), place, hash_of);
     }
 
     /// Bytes between an entry and the one before.
@@ -481,7 +505,9 @@ impl PrefixIndex {
             shelf.count = shelf.count.saturating_sub(1);
             shelf.bytes = shelf.bytes.saturating_sub(bytes);
         }
-        if let Ok(found) = self.by_place.find_entry(place_hash(slot, entry), |&other| other == place) {
+        let is_in_table =
+            self.entries.get(entry as usize).is_some_and(|entry| matches!(entry.holders, Holders::Many { .. }));
+        if is_in_table && let Ok(found) = self.by_place.find_entry(place_hash(slot, entry), |&other| other == place) {
             found.remove();
         }
         if let Some(holding) = self.holdings.get_mut(place as usize) {
@@ -516,46 +542,55 @@ impl Entry {
 
 impl Default for Holders {
     fn default() -> Self {
-        Self::Few { count: 0, slots: [0; FEW] }
+        Self::Few { count: 0, slots: [0; FEW], places: [NONE; FEW] }
     }
 }
 
 impl Holders {
-    fn add(&mut self, slot: u16) {
+    fn add(&mut self, slot: u16, place: u32) -> Kept {
         match self {
-            Self::Few { count, slots } => match slots.get_mut(usize::from(*count)) {
-                Some(place) => {
-                    *place = slot;
+            Self::Few { count, slots, places } => {
+                let at = usize::from(*count);
+                if let (Some(known), Some(kept)) = (slots.get_mut(at), places.get_mut(at)) {
+                    (*known, *kept) = (slot, place);
                     *count += 1;
+                    return Kept::Inside;
                 }
-                None => {
-                    let mut many = Self::Many { count: 0, bits: Vec::new() };
-                    for &known in slots.iter() {
-                        many.add(known);
-                    }
-                    many.add(slot);
-                    *self = many;
+                let (slots, others) = (*slots, *places);
+                *self = Self::Many { count: 0, bits: Vec::new() };
+                for slot in slots.into_iter().chain([slot]) {
+                    self.mark(slot);
                 }
-            },
-            Self::Many { count, bits } => {
-                let (word, bit) = (usize::from(slot) / 64, slot % 64);
-                if bits.len() <= word {
-                    bits.resize(word + 1, 0);
-                }
-                if let Some(word) = bits.get_mut(word) {
-                    *count += u32::from(*word >> bit & 1 == 0);
-                    *word |= 1 << bit;
-                }
+                Kept::ApartWith(others)
             }
+            Self::Many { .. } => {
+                self.mark(slot);
+                Kept::Apart
+            }
+        }
+    }
+
+    /// Adds one to many.
+    fn mark(&mut self, slot: u16) {
+        let Self::Many { count, bits } = self else { return };
+        let (word, bit) = (usize::from(slot) / 64, slot % 64);
+        if bits.len() <= word {
+            bits.resize(word + 1, 0);
+        }
+        if let Some(word) = bits.get_mut(word) {
+            *count += u32::from(*word >> bit & 1 == 0);
+            *word |= 1 << bit;
         }
     }
 
     fn remove(&mut self, slot: u16) {
         match self {
-            Self::Few { count, slots } => {
+            Self::Few { count, slots, places } => {
                 let held = slots.get(..usize::from(*count)).unwrap_or_default();
-                let Some(place) = held.iter().position(|&known| known == slot) else { return };
-                slots.swap(place, usize::from(*count) - 1);
+                let Some(at) = held.iter().position(|&known| known == slot) else { return };
+                let last = usize::from(*count) - 1;
+                slots.swap(at, last);
+                places.swap(at, last);
                 *count -= 1;
             }
             Self::Many { count, bits } => {
@@ -570,7 +605,7 @@ impl Holders {
 
     fn for_each(&self, mut tell: impl FnMut(u16)) {
         match self {
-            Self::Few { count, slots } => slots.iter().take(usize::from(*count)).for_each(|&slot| tell(slot)),
+            Self::Few { count, slots, .. } => slots.iter().take(usize::from(*count)).for_each(|&slot| tell(slot)),
             Self::Many { bits, .. } => {
                 for (index, &word) in (0_u16..).zip(bits) {
                     let mut rest = word;
