@@ -409,7 +409,7 @@ impl PrefixIndex {
             shelf.count += 1;
             shelf.bytes += bytes;
         }
-        self.link(slot, place);
+        self.link(slot, place, place);
     }
 
     fn put_in_table(&mut self, place: u32) {
@@ -426,41 +426,30 @@ impl PrefixIndex {
         u64::from(entry.end.saturating_sub(before))
     }
 
-    fn link(&mut self, slot: u16, place: u32) {
+    /// Puts holdings that lie one after the other in front of all others.
+    fn link(&mut self, slot: u16, newest: u32, oldest: u32) {
         let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
         let before = shelf.newest;
-        shelf.newest = place;
+        shelf.newest = newest;
         if shelf.oldest == NONE {
-            shelf.oldest = place;
-        }
-        if let Some(holding) = self.holdings.get_mut(place as usize) {
-            holding.newer = NONE;
-            holding.older = before;
-        }
-        if let Some(holding) = self.holdings.get_mut(before as usize) {
-            holding.newer = place;
-        }
-    }
-
-    /// Moves holdings that lie one after the other to the front.
-    fn renew(&mut self, slot: u16, newest: u32, oldest: u32) {
-        let Some(shelf) = self.shelves.get_mut(usize::from(slot)) else { return };
-        let front = shelf.newest;
-        if front == newest {
-            return;
-        }
-        self.unlink(slot, newest, oldest);
-        if let Some(shelf) = self.shelves.get_mut(usize::from(slot)) {
-            shelf.newest = newest;
+            shelf.oldest = oldest;
         }
         if let Some(holding) = self.holdings.get_mut(newest as usize) {
             holding.newer = NONE;
         }
         if let Some(holding) = self.holdings.get_mut(oldest as usize) {
-            holding.older = front;
+            holding.older = before;
         }
-        if let Some(holding) = self.holdings.get_mut(front as usize) {
+        if let Some(holding) = self.holdings.get_mut(before as usize) {
             holding.newer = oldest;
+        }
+    }
+
+    /// Moves holdings that lie one after the other to the front.
+    fn renew(&mut self, slot: u16, newest: u32, oldest: u32) {
+        if self.shelves.get(usize::from(slot)).is_some_and(|shelf| shelf.newest != newest) {
+            self.unlink(slot, newest, oldest);
+            self.link(slot, newest, oldest);
         }
     }
 

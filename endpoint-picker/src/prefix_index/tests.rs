@@ -121,17 +121,12 @@ fn prompts_that_begin_alike_take_their_beginning_with_them() {
     for round in 0..3 {
         for family in 1..=3 {
             let known = index.insert(0, &prompt(family, 4, 7));
-            assert_eq!(
-                known,
-                if round == 0 && family == 1 {
-                    0
-                } else if round == 0 {
-                    4
-                } else {
-                    7
-                },
-                "{round} {family}"
-            );
+            let expected = match (round, family) {
+                (0, 1) => 0,
+                (0, _) => 4,
+                _ => 7,
+            };
+            assert_eq!(known, expected, "{round} {family}");
             assert_eq!(index.extent(0, prompt(1, 4, 1)[0].hash), 70);
         }
     }
