@@ -71,80 +71,40 @@ pub(crate) struct Aims {
     pub(crate) native: f64,
 }
 
+/// The shortest, of which the others are kinds.
+const SHORT: Workload = Workload {
+    name: "1 KB",
+    body_bytes: 1 << 10,
+    prompts: Prompts::HalfKnown,
+    stream: false,
+    pace: Pace::Closed { connections: 8 },
+    fleet: FOUR,
+    aims: Some(Aims { wasm: 1.50, native: 1.05 }),
+};
+
 /// All kinds, in the order of the table.
 pub(crate) const WORKLOADS: [Workload; 8] = [
-    Workload {
-        name: "1 KB",
-        body_bytes: 1 << 10,
-        prompts: Prompts::HalfKnown,
-        stream: false,
-        pace: Pace::Closed { connections: 8 },
-        fleet: FOUR,
-        aims: Some(Aims { wasm: 1.50, native: 1.05 }),
-    },
-    Workload {
-        name: "64 KB",
-        body_bytes: 64 << 10,
-        prompts: Prompts::HalfKnown,
-        stream: false,
-        pace: Pace::Closed { connections: 8 },
-        fleet: FOUR,
-        aims: Some(Aims { wasm: 1.45, native: 1.10 }),
-    },
-    Workload {
-        name: "400 KB",
-        body_bytes: 400 << 10,
-        prompts: Prompts::HalfKnown,
-        stream: false,
-        pace: Pace::Closed { connections: 8 },
-        fleet: FOUR,
-        aims: Some(Aims { wasm: 1.35, native: 1.08 }),
-    },
-    Workload {
-        name: "64 KB new",
-        body_bytes: 64 << 10,
-        prompts: Prompts::New,
-        stream: false,
-        pace: Pace::Closed { connections: 8 },
-        fleet: FOUR,
-        aims: None,
-    },
-    Workload {
-        name: "400 KB new",
-        body_bytes: 400 << 10,
-        prompts: Prompts::New,
-        stream: false,
-        pace: Pace::Closed { connections: 8 },
-        fleet: FOUR,
-        aims: None,
-    },
+    SHORT,
+    Workload { name: "64 KB", body_bytes: 64 << 10, aims: Some(Aims { wasm: 1.45, native: 1.10 }), ..SHORT },
+    Workload { name: "400 KB", body_bytes: 400 << 10, aims: Some(Aims { wasm: 1.35, native: 1.08 }), ..SHORT },
+    Workload { name: "64 KB new", body_bytes: 64 << 10, prompts: Prompts::New, aims: None, ..SHORT },
+    Workload { name: "400 KB new", body_bytes: 400 << 10, prompts: Prompts::New, aims: None, ..SHORT },
     Workload {
         name: "stream",
-        body_bytes: 1 << 10,
-        prompts: Prompts::HalfKnown,
         stream: true,
         pace: Pace::Closed { connections: 16 },
-        fleet: FOUR,
         aims: Some(Aims { wasm: 1.22, native: 1.03 }),
+        ..SHORT
     },
-    Workload {
-        name: "idle",
-        body_bytes: 1 << 10,
-        prompts: Prompts::HalfKnown,
-        stream: false,
-        pace: Pace::Open { per_second: 50, connections: 4 },
-        fleet: FOUR,
-        aims: None,
-    },
+    Workload { name: "idle", pace: Pace::Open { per_second: 50, connections: 4 }, aims: None, ..SHORT },
     // The shape of the load in the endpoint picker's published study: prompts of 200 tokens, answers of 100.
     Workload {
         name: "study",
-        body_bytes: 1 << 10,
-        prompts: Prompts::HalfKnown,
         stream: true,
         pace: Pace::Open { per_second: 500, connections: 1_000 },
         fleet: TEN,
         aims: None,
+        ..SHORT
     },
 ];
 
