@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dm_host::{HostError, HttpMessage, NativeStream};
+use dm_host::{HostError, NativeStream};
 
 use crate::flow_control;
 use crate::world::{self, assert_nothing_in_flight, complete, total};
@@ -94,12 +94,19 @@ mod scenarios {
         host.shut_down().unwrap();
     }
 
+    /// Has the next call of a hook that knows no request panic.
+    fn order(host: &world::Host, hook: &str) {
+        let stream = host.request(world::chat().header(FAULT, hook));
+        stream.attempt("10.0.0.1:8000");
+        stream.respond(world::answer("application/json").body(world::ANSWER));
+        assert_eq!(stream.downstream().status(), Some(200));
+        assert_eq!(stream.downstream().body, world::ANSWER.as_bytes());
+    }
+
     pub(super) fn a_panic_of_the_main_thread_costs_one_turn() {
         let host = world::host();
         for hook in ["bootstrap_extension_timer_fired", "bootstrap_extension_http_callout_done"] {
-            let stream = host.request(world::chat().header(FAULT, hook));
-            stream.attempt("10.0.0.1:8000");
-            stream.respond(HttpMessage::response(200).header("content-type", "application/json").body(world::ANSWER));
+            order(&host, hook);
             let stats = assert_nothing_in_flight(&host);
             assert_eq!(stats.get(&format!("reason={hook};inpick_panics_total")), Some(&1), "{hook}: {stats:#?}");
             complete(&host);
@@ -112,10 +119,7 @@ mod scenarios {
         order(&host, "new");
         let unborn = host.request(world::chat());
         assert_eq!(unborn.downstream().status(), Some(500), "Envoy's own answer, since there is no stream of ours");
-        let ended = host.request(world::chat().header(FAULT, "destroy"));
-        ended.attempt("10.0.0.1:8000");
-        ended.respond(world::answer("application/json").body(world::ANSWER));
-        assert_eq!(ended.downstream().body, world::ANSWER.as_bytes());
+        order(&host, "destroy");
         complete(&host);
         let stats = assert_nothing_in_flight(&host);
         for hook in ["new", "destroy"] {
@@ -123,14 +127,6 @@ mod scenarios {
         }
         assert_eq!(total(&stats, ";inference_objective_request_total"), 3, "{stats:#?}");
         host.shut_down().unwrap();
-    }
-
-    /// Has the next call of a hook that knows no request panic.
-    fn order(host: &world::Host, hook: &str) {
-        let stream = host.request(world::chat().header(FAULT, hook));
-        stream.attempt("10.0.0.1:8000");
-        stream.respond(world::answer("application/json").body(world::ANSWER));
-        assert_eq!(stream.downstream().status(), Some(200));
     }
 
     pub(super) fn a_panic_where_a_configuration_begins_or_ends_leaves_the_one_that_works() {

@@ -189,6 +189,15 @@ fn chat_of(body: &str) -> host_sim::Request {
     host_sim::Request::post("/v1/completions").body_chunks(body.as_bytes().chunks(16 * 1024).collect::<Vec<_>>())
 }
 
+/// Sends a request to a [`world::told_host`] and answers it after a while: an answer that took no time teaches nothing.
+fn complete_in_time(host: &host_sim::Host, request: host_sim::Request) -> Crossings {
+    let exchange = host.request(request).unwrap();
+    host.advance(Duration::from_millis(20));
+    let answer = answer("application/json").header(world::SERVED_HEADER, picked(&exchange));
+    exchange.respond(answer.body(world::ANSWER)).unwrap();
+    exchange.crossings()
+}
+
 #[test]
 fn a_usual_request_takes_few_instructions() {
     /// What one unary request with a short prompt may take in all, from its context's birth to its death. The module is compiled at level 2, which
@@ -197,14 +206,7 @@ fn a_usual_request_takes_few_instructions() {
     /// Over so many requests a mean is taken: not each is timed, and not each teaches what it showed at once.
     const REQUESTS: u64 = 64;
     let host = world::told_host();
-    // An answer that took no time teaches nothing.
-    let complete = || {
-        let exchange = host.request(chat()).unwrap();
-        host.advance(Duration::from_millis(20));
-        let answer = answer("application/json").header(world::SERVED_HEADER, picked(&exchange));
-        exchange.respond(answer.body(world::ANSWER)).unwrap();
-        exchange.crossings()
-    };
+    let complete = || complete_in_time(&host, chat());
     for _ in 0..2 * REQUESTS {
         complete();
     }
@@ -240,11 +242,8 @@ fn a_long_prompt_that_begins_like_the_last_one_takes_few_instructions() {
         let content = format!("{half}{serial:012}{half}");
         let body = format!(r#"{{"messages":[{{"role":"user","content":"{content}"}}],"model":"m"}}"#);
         let pieces: Vec<_> = body.as_bytes().chunks(16 * 1024).collect();
-        let exchange = host.request(host_sim::Request::post("/v1/chat/completions").body_chunks(pieces)).unwrap();
-        host.advance(Duration::from_millis(20));
-        let answer = answer("application/json").header(world::SERVED_HEADER, picked(&exchange));
-        exchange.respond(answer.body(world::ANSWER)).unwrap();
-        exchange.crossings().cost(Callback::RequestBody).instructions
+        let request = host_sim::Request::post("/v1/chat/completions").body_chunks(pieces);
+        complete_in_time(&host, request).cost(Callback::RequestBody).instructions
     };
     // Until each endpoint holds the beginning.
     (0..4 * REQUESTS).for_each(|serial| _ = complete(serial));
