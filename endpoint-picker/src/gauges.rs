@@ -83,7 +83,7 @@ impl Gauges {
         // By place in the membership. What one worker met, the others know within a tick or two.
         let mut ejected = HashSet::new();
         for post in posts {
-            memory_bytes += post.memory_bytes;
+            memory_bytes = post.memory_bytes.saturating_add(memory_bytes);
             // All workers know nearly the same.
             prefix_entries = prefix_entries.max(post.prefix_entries);
             if post.llm_d {

@@ -570,6 +570,8 @@ impl Scene {
             waiting: [Some(0), Some(u32::MAX), None, Some(u32::from(last))][usize::from(second % 4)],
             running: [Some(0), None, Some(u32::MAX), Some(3)][usize::from(second >> 2) % 4],
             kv_cache_usage: [Some(0.0), Some(1.0), None, Some(0.5)][usize::from(second >> 4) % 4],
+            block_size: [None, Some(16), Some(u32::MAX), Some(0)][usize::from(second >> 6)],
+            num_gpu_blocks: [Some(u32::MAX), None, Some(0), Some(1_000)][usize::from(first >> 6)],
             started_at_ms: (second & 32 != 0).then_some(self.version),
             ..Load::default()
         };

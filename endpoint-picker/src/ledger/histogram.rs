@@ -70,7 +70,7 @@ impl Histogram {
         if self.exact_sum_suffix().is_none() {
             deltas.extend([sum, cumulative]);
         } else {
-            self.carry += sum;
+            self.carry = self.carry.saturating_add(sum);
             deltas.extend([self.carry / MILLIONTHS, cumulative, sum]);
             self.carry %= MILLIONTHS;
         }

@@ -126,7 +126,7 @@ impl Ground<'_> {
         let is_full = slots.is_some_and(|slots| business.requests >= slots);
         // The slots that must become free before this request has one, at the pace at which they do.
         let slot_wait_milli = match slots {
-            Some(slots) if is_full => whole(f64::from(business.requests + 1 - slots) * 1_000.0 / f64::from(slots)),
+            Some(slots) if is_full => whole((f64::from(business.requests - slots) + 1.0) * 1_000.0 / f64::from(slots)),
             _ => 0,
         };
         // Prompts of requests that wait are computed in the time of the slots that they wait for.

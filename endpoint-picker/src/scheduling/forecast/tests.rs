@@ -9,7 +9,7 @@ use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
 use crate::openai::{PrefixMark, PromptDigest};
 use crate::pool::{EndpointId, Pool};
 use crate::rng::Rng;
-use crate::scheduling::{Decision, PickRequest, Picker, Profile, Ranked, Scheduler, Scorer};
+use crate::scheduling::{Decision, Peers, PickRequest, Picker, Profile, Ranked, Room, Scheduler, Scorer};
 use crate::time::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
@@ -188,4 +188,43 @@ fn a_forecast_adds_up_and_the_last_token_is_never_cached() {
     assert_eq!((forecast.cached_tokens % 16, forecast.matched_bytes), (0, THOUSAND_TOKENS));
     assert!(forecast.cached_tokens >= 980 && forecast.uncached_tokens > 0);
     assert!(forecast.ttft_micros > 20_000 && forecast.ttft_micros < 40_000, "{forecast:?}");
+}
+
+#[test]
+fn pages_whose_figures_are_at_their_bounds_give_a_forecast() {
+    let bounds = [None, Some(0), Some(1), Some(u32::MAX)];
+    let known = prompt(1, 1, THOUSAND_TOKENS);
+    let room = Room { queue_depth: u32::MAX, kv_cache_usage: 1.0, peers: Peers::default() };
+    let page = |waiting, running, block_size, num_gpu_blocks| {
+        let kv_cache_usage = if running == Some(0) { Some(1.0) } else { None };
+        Load { state: State::Fresh, waiting, running, block_size, num_gpu_blocks, kv_cache_usage, ..Load::default() }
+    };
+    for waiting in bounds {
+        for running in bounds {
+            for block_size in bounds {
+                for blocks in bounds {
+                    let extreme = page(waiting, running, block_size, blocks);
+                    // The first one learns its slots from pages that stay so; the second one has others' figures beside those.
+                    let mut stage = Stage::new(&[extreme, busy(1, 1)]);
+                    for generation in 2..9 {
+                        let other = if generation % 2 == 0 { busy(u32::MAX, u32::MAX) } else { busy(1, 1) };
+                        stage.install(generation * 10, &[extreme, other]);
+                        let ranked = stage.pick_with(&known, u32::MAX, generation);
+                        assert_eq!(ranked.entries().count(), 2, "{extreme:?}");
+                        for entry in ranked.entries() {
+                            stage.scheduler.prompt_sent(entry.id, &known.marks);
+                            stage.scheduler.first_token_came(entry.id, &entry.forecast, u64::MAX >> generation);
+                            let endpoint = stage.pool.endpoint(entry.id).unwrap();
+                            assert!(room.fullness(endpoint).is_finite(), "{extreme:?}");
+                        }
+                        let request =
+                            PickRequest { prompt: Some(&known), prompt_bytes: u64::MAX, ..PickRequest::default() };
+                        let (Stage { pool, scheduler, profile }, id) = (&mut stage, ranked.first());
+                        let cost = scheduler.cost_at(pool, profile, &request, id, NOW);
+                        assert!(cost.is_finite() && cost >= 0.0, "{cost} for {extreme:?}");
+                    }
+                }
+            }
+        }
+    }
 }
