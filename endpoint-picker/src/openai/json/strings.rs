@@ -1,5 +1,7 @@
 //! Strings: escapes, characters, and runs of bytes that need no decoding.
 
+use wide::i8x16;
+
 /// How far an escape sequence has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
@@ -295,42 +297,16 @@ const QUOTE_TO_SPACE: u8 = b'"' ^ b' ';
 const BEHIND_SPACE: i8 = b' ' as i8 + 1;
 
 /// One bit for each byte that needs attention inside a string: quotes, backslashes, control characters, all beyond ASCII.
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 fn wide_hits(window: &[u8; WIDE]) -> u64 {
     let (lanes, _) = window.as_chunks::<16>();
     lanes.iter().rev().fold(0, |hits, lane| hits << 16 | lane_hits(lane))
 }
 
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 fn lane_hits(lane: &[u8; 16]) -> u64 {
-    use core::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128_or, v128_xor};
-
-    let lane = u128::from_le_bytes(*lane);
-    let lane = u64x2(lane as u64, (lane >> 64) as u64);
-    let backslashes = i8x16_eq(lane, i8x16_splat(b'\\' as i8));
-    let outside = i8x16_lt(v128_xor(lane, i8x16_splat(QUOTE_TO_SPACE as i8)), i8x16_splat(BEHIND_SPACE));
-    u64::from(i8x16_bitmask(v128_or(backslashes, outside)))
-}
-
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn wide_hits(window: &[u8; WIDE]) -> u64 {
-    // The compiler turns this test into a few vector instructions, but not the search for the place.
-    let is_hit = |byte: u8| ((byte ^ QUOTE_TO_SPACE) as i8) < BEHIND_SPACE || byte == b'\\';
-    if !window.iter().fold(false, |any, &byte| any | is_hit(byte)) {
-        return 0;
-    }
-    let mut bits = [0; WIDE];
-    for (index, (bit, &byte)) in bits.iter_mut().zip(window).enumerate() {
-        *bit = if is_hit(byte) { 1 << (index % 8) } else { 0 };
-    }
-    let (words, _) = bits.as_chunks::<8>();
-    words.iter().rev().fold(0, |hits, word| hits << 8 | u64::from_le_bytes(*word).wrapping_mul(ONES) >> 56)
-}
-
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn lane_hits(lane: &[u8; 16]) -> u64 {
-    let lane = u128::from_le_bytes(*lane);
-    word_hits((lane >> 64) as u64) << 8 | word_hits(lane as u64)
+    let lane = i8x16::new(lane.map(|byte| byte as i8));
+    let backslashes = lane.simd_eq(i8x16::splat(b'\\' as i8));
+    let outside = (lane ^ i8x16::splat(QUOTE_TO_SPACE as i8)).simd_lt(i8x16::splat(BEHIND_SPACE));
+    u64::from((backslashes | outside).to_bitmask())
 }
 
 /// One bit for each byte of `word`, the lowest first, that needs attention inside a string.
