@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Builds the fuzz targets once and runs them, each for a bounded time, from the committed inputs.
 
-    scripts/fuzz.py [--seconds N] [--merge | --minimise | --pack] [TARGET...]
+    scripts/fuzz.py [--seconds N] [--seed N] [--merge | --minimise | --pack] [TARGET...]
 
 With no TARGET it runs all of them, one a core, from the committed inputs, which it unpacks from fuzz/corpus/TARGET.tar.gz into
-target/fuzz. What a run of one TARGET finds new is kept in .tools/fuzz/TARGET/found, and the next such run goes on from there.
+target/fuzz, and with the same seed each time, so that the verdict on a commit is a matter of the commit. With a TARGET the seed is a new
+one. What a run of one TARGET finds new is kept in .tools/fuzz/TARGET/found, and the next such run goes on from there.
 
 These run nothing and write the archives:
 --merge     adds what a run of TARGET has found, if it is small and reaches code that no committed input reaches.
@@ -35,6 +36,8 @@ SCRATCH = setup.TOOLS / "fuzz"
 LOGS = setup.TOOLS / "logs"
 # On two cores all targets take about a minute, beside a build of about a minute and a half.
 SECONDS = 12
+# Of runs of all targets.
+SEED = 1
 # Beyond these seconds for one input, or this memory, something is wrong: inputs are a few KB.
 INPUT_SECONDS = 10
 MEMORY_MB = 1024
@@ -80,9 +83,10 @@ def seeds(target):
     return folder
 
 
-def options(target):
+def options(target, seed):
     dictionary = FUZZ / "dictionaries" / f"{target}.txt"
-    return [f"-max_len={LENGTHS.get(target, LENGTH)}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}",
+    # libFuzzer takes 0 for one of its own choice.
+    return [f"-seed={seed}", f"-max_len={LENGTHS.get(target, LENGTH)}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}",
             *([f"-dict={dictionary}"] if dictionary.exists() else [])]
 
 
@@ -118,7 +122,7 @@ def figures(log):
             last(r"^#\d+.* cov: (\d+)"), last(r"^#\d+.* ft: (\d+)"))
 
 
-def run(target, binary, seconds, found, live):
+def run(target, binary, seconds, seed, found, live):
     """Fuzzes a target; returns whether nothing failed."""
     log, artifacts = LOGS / f"fuzz-{target}.log", SCRATCH / target
     artifacts.mkdir(parents=True, exist_ok=True)
@@ -126,7 +130,7 @@ def run(target, binary, seconds, found, live):
         old.unlink()
     past = FUZZ / "past_failures" / target
     folders = [str(folder) for folder in (found, seeds(target), past) if folder.is_dir()]
-    command = [str(binary), *folders, *options(target), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
+    command = [str(binary), *folders, *options(target, seed), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
     # Reading the corpus is not part of the time, and a last input may take its own.
     code = follow(command, log, seconds + 60 + 2 * INPUT_SECONDS, live)
     output = log.read_text(errors="replace")
@@ -137,7 +141,10 @@ def run(target, binary, seconds, found, live):
     if code == 0:
         return True
     if not live:
-        say("\n".join(output.splitlines()[-TAIL:]))
+        lines = output.splitlines()
+        # The reason, which a long backtrace may follow; without one, the end.
+        panic = next((place for place, line in enumerate(lines) if "panicked at" in line), max(0, len(lines) - TAIL))
+        say("\n".join(lines[panic:panic + TAIL]))
     for artifact in sorted(artifacts.glob("*-*")):
         past.mkdir(parents=True, exist_ok=True)
         kept = past / artifact.name
@@ -194,12 +201,14 @@ def keep(target, folder):
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target; default %(default)s")
+    parser.add_argument("--seed", type=int, help=f"0 for a new one; default {SEED}, and 0 where a TARGET is named")
     work = parser.add_mutually_exclusive_group()
     work.add_argument("--merge", action="store_true", help="add what was found to the committed inputs")
     work.add_argument("--minimise", action="store_true", help="leave out committed inputs that reach nothing more")
     work.add_argument("--pack", action="store_true", help="take loose files of fuzz/corpus/TARGET/ into the archive")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(targets()))
     given = parser.parse_args(arguments)
+    seed = given.seed if given.seed is not None else 0 if given.targets else SEED
     unknown = set(given.targets) - set(targets())
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(targets())}")
@@ -223,7 +232,7 @@ def main(arguments):
             kept = SCRATCH / target if given.targets else Path(scratch) / target
             found = kept / "found"
             found.mkdir(parents=True, exist_ok=True)
-            return run(target, binaries / target, given.seconds, found, len(chosen) == 1)
+            return run(target, binaries / target, given.seconds, seed, found, len(chosen) == 1)
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             return int(not all(list(pool.map(fuzz, chosen))))

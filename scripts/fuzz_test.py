@@ -38,7 +38,7 @@ class Fuzz(unittest.TestCase):
         binary.chmod(0o755)
         shown = io.StringIO()
         with redirect_stdout(shown):
-            return fuzz.run("target", binary, 1, self.folder / "found", live), shown.getvalue()
+            return fuzz.run("target", binary, 1, fuzz.SEED, self.folder / "found", live), shown.getvalue()
 
     def test_figures_are_those_of_the_end(self):
         self.assertEqual(fuzz.figures(OUTPUT), (4096, 512, 120, 345))
@@ -58,6 +58,16 @@ class Fuzz(unittest.TestCase):
             self.assertEqual(kept.read_text(), "bad")
             for part in ("FAILED", "it panicked", str(kept), "cargo test -p fuzz --test replay target"):
                 self.assertIn(part, shown)
+
+    def test_what_a_long_backtrace_follows_is_shown(self):
+        _, shown = self.run_binary("echo '#9 NEW'; echo thread panicked at pool.rs:1:2:; echo too many; seq 1 1000; exit 77")
+        self.assertIn("panicked at pool.rs:1:2:\ntoo many\n1\n", shown)
+        self.assertNotIn("#9 NEW", shown)
+        self.assertNotIn("1000", shown)
+
+    def test_runs_of_all_targets_have_the_same_seed(self):
+        _, shown = self.run_binary('for given in "$@"; do case $given in -seed=*) echo "$given";; esac; done', live=True)
+        self.assertIn(f"-seed={fuzz.SEED}\n", shown)
 
     def test_run_starts_from_the_committed_inputs(self):
         fuzz.fuzz_corpus.write(fuzz.fuzz_corpus.archive(fuzz.CORPUS, "target"), {"a name": b"seed"})
