@@ -50,20 +50,16 @@ pub async fn follow(
     if let Followed::Pool { name, .. } = &follower.followed {
         follower.watch_pool(&mut watches, name);
     }
-    let mut pods: Option<(PodSource, AbortHandle)> = None;
+    let mut pods: Option<(u64, AbortHandle)> = None;
     let mut burst = Vec::new();
     let mut looks = tokio::time::interval(LOOK);
     loop {
-        let selector = knowledge.source().map(|source| &source.selector);
-        if pods.as_ref().map(|(source, _)| &source.selector) != selector {
+        let wanted = knowledge.pods_watch();
+        if pods.as_ref().map(|(number, _)| *number) != wanted.map(|(number, _)| number) {
             if let Some((_, watch)) = pods.take() {
                 watch.abort();
             }
-            if let Some(source) = knowledge.source().cloned() {
-                let number = knowledge.begin_pods();
-                let watch = follower.watch_pods(&mut watches, &source, number);
-                pods = Some((source, watch));
-            }
+            pods = wanted.map(|(number, source)| (number, follower.watch_pods(&mut watches, source, number)));
         }
         tokio::select! {
             // The sender lives as long as this.

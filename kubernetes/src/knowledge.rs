@@ -135,8 +135,7 @@ impl Knowledge {
         }
     }
 
-    /// The pods that are to be watched; `None`: nobody knows which.
-    pub(crate) fn source(&self) -> Option<&PodSource> {
+    fn source(&self) -> Option<&PodSource> {
         match (&self.followed, &self.pool) {
             (Followed::Pods { source, .. }, _) => Some(source),
             (_, Pool::Known(definition)) => Some(&definition.pods),
@@ -144,11 +143,9 @@ impl Knowledge {
         }
     }
 
-    /// A new watch of pods begins; its number goes with its news.
-    pub(crate) fn begin_pods(&mut self) -> u64 {
-        self.pods_watch += 1;
-        self.next_pods = Some(Cache::new(()));
-        self.pods_watch
+    /// The watch of pods that is to stand: its number, which goes with its news, and the pods. `None`: nobody knows which pods.
+    pub(crate) fn pods_watch(&self) -> Option<(u64, &PodSource)> {
+        self.source().map(|source| (self.pods_watch, source))
     }
 
     pub(crate) fn take(&mut self, news: News) {
@@ -184,6 +181,11 @@ impl Knowledge {
                 }
                 match PoolDefinition::read(&object.spec) {
                     Ok(definition) => {
+                        let held = self.source().map(|source| &source.selector);
+                        if held != Some(&definition.pods.selector) {
+                            self.pods_watch += 1;
+                            self.next_pods = Some(Cache::new(()));
+                        }
                         self.pool = Pool::Known(definition);
                         self.pool_fault = None;
                     }
@@ -196,7 +198,7 @@ impl Knowledge {
         }
     }
 
-    /// The pool is gone, and its pods are nobody's.
+    /// The pool is gone, and its pods are nobody's. Should it return, be it in the same burst, they are listed anew.
     fn lose_pool(&mut self) {
         self.pool = Pool::Absent;
         self.pool_fault = Some(format!("{} does not exist", self.followed));
@@ -294,3 +296,6 @@ fn tell_malformed<K: Resource, T: AsRef<str> + ?Sized>(
         tracing::warn!(object = object.name_any(), why = why.as_ref(), "an object cannot be read and is left out");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ pub(crate) fn take_problem(shared: &Shared, pool: usize, problem: &str) {
     let mut fleet = shared.fleet_as_it_is();
     if fleet.discovery_failed(pool, problem) {
         let name = fleet.pools().get(pool).map_or("", |pool| pool.name.as_str());
-        warn!(pool = name, problem, "endpoints cannot be listed, the last list stands");
+        warn!(pool = name, problem, "endpoints cannot be listed; what is known of them stands");
     }
 }
 
