@@ -5,10 +5,10 @@ use std::sync::Arc;
 use endpoint_picker::Plugin;
 use endpoint_picker::config::{ConfigError, ServiceConfig};
 use endpoint_picker_config::Reading;
+use metrics_sidecar::settings;
 
 use crate::envoy;
 use crate::process::{Instance, process};
-use crate::sidecar;
 
 /// The instance that a filter's document asks for; `None`: it is no good, and the log says why.
 pub(crate) fn configure_filter(document: &[u8]) -> Option<Arc<Instance>> {
@@ -42,7 +42,8 @@ pub(crate) fn configure_extension(document: &[u8]) -> Option<Option<ServiceConfi
 }
 
 fn read(document: &[u8]) -> Option<Plugin> {
-    let wrong = sidecar::errors(document);
+    let wrong =
+        endpoint_picker_config::read(document).map_or_else(|_| Vec::new(), |document| settings::errors_in(&document));
     let errors = match endpoint_picker_config::parse(document) {
         Ok(Reading { plugin, notes }) if wrong.is_empty() => {
             for note in notes {

@@ -9,20 +9,6 @@ use endpoint_picker::snapshot_service::SidecarRequest;
 use metrics_sidecar::{Embedded, Fetched, Vitals, settings};
 use serde_json::{Map, Value};
 
-/// The sections of a document that may ask for one.
-const SECTIONS: [&str; 2] = ["sidecar", "snapshot_service"];
-
-/// What is wrong with the flags in a document; nothing if it has none. Other faults of the document are not looked for.
-pub(crate) fn errors(document: &[u8]) -> Vec<String> {
-    let Ok(document) = serde_json::from_slice::<Value>(document) else { return Vec::new() };
-    let flags = |section: &'static str| Some((section, document.get(section)?.get("embedded")?.as_object()?));
-    let wrong = SECTIONS.into_iter().filter_map(flags).filter_map(|(section, flags)| {
-        let errors = settings::read(flags).err()?;
-        Some(errors.into_iter().map(move |error| format!("{section}.embedded.{error}")))
-    });
-    wrong.flatten().collect()
-}
-
 /// A sidecar that members of the main thread share.
 #[derive(Debug)]
 pub(crate) struct Sidecar {

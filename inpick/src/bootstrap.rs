@@ -5,10 +5,11 @@ use catalogue::{envoy_labels, tag_regex};
 use endpoint_picker::Plugin;
 use endpoint_picker::config::ServiceConfig;
 use endpoint_picker::rules::{Destination, ServedEndpoint};
-use endpoint_picker_config::parse;
+use endpoint_picker_config::Reading;
 use serde_json::Value;
 
 use crate::finding::{Finding, Severity};
+use crate::plugin::read_plugin;
 
 /// The header with the ranked list.
 const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -165,22 +166,28 @@ fn filters<'a>(top: &Place<'a>, findings: &mut Vec<Finding>) -> Vec<Filter<'a>> 
                 Binding::Wasm => config.get("config.configuration.value"),
                 Binding::Native => config.get("filter_config.value"),
             };
-            let plugin = match parse(&text_of(&document)) {
-                Ok(reading) => {
-                    let notes = reading.notes.iter();
-                    findings.extend(notes.map(|note| Finding::spelled(Severity::Note, &document.path, note)));
-                    Some(reading.plugin)
-                }
-                Err(error) => {
-                    let errors = error.0.iter();
-                    findings.extend(errors.map(|error| Finding::spelled(Severity::Error, &document.path, error)));
-                    None
-                }
-            };
+            let plugin = plugin_of(&document, binding, findings);
             found.push(Filter { binding, manager: manager.clone(), place, plugin });
         }
     }
     found
+}
+
+/// What the binding makes of a document; `None`: it refuses it.
+fn plugin_of(document: &Place<'_>, binding: Binding, findings: &mut Vec<Finding>) -> Option<Plugin> {
+    let reading = read_plugin(&text_of(document)).and_then(|Reading { plugin, notes }| {
+        let plugin = match binding {
+            Binding::Wasm => plugin.without_native_settings().map_err(|error| error.0)?,
+            Binding::Native => plugin,
+        };
+        Ok((plugin, notes))
+    });
+    let (severity, texts, plugin) = match reading {
+        Ok((plugin, notes)) => (Severity::Note, notes, Some(plugin)),
+        Err(errors) => (Severity::Error, errors, None),
+    };
+    findings.extend(texts.iter().map(|text| Finding::spelled(severity, &document.path, text)));
+    plugin
 }
 
 /// Whether a dynamic module is inpick's.
@@ -272,24 +279,25 @@ fn check_wasm_service(top: &Place<'_>, filter: &Filter<'_>, findings: &mut Vec<F
         }
     }
     let document = service.get("config.configuration.value");
-    match parse(&text_of(&document)).map(|reading| reading.plugin) {
-        Ok(Plugin::SnapshotService(config)) => {
+    match plugin_of(&document, Binding::Wasm, findings) {
+        Some(Plugin::SnapshotService(config)) => {
             check_cluster(top, &document.path, "snapshot_service.cluster", &config, findings)
         }
-        Ok(Plugin::Filter(_)) => findings.push(Finding::error(document.path, "snapshot_service: missing")),
-        Err(error) => {
-            let errors = error.0.iter();
-            findings.extend(errors.map(|error| Finding::spelled(Severity::Error, &document.path, error)));
-        }
+        Some(Plugin::Filter(_)) => findings.push(Finding::error(document.path, "snapshot_service: missing")),
+        None => {}
     }
 }
 
 fn check_native_extension(top: &Place<'_>, findings: &mut Vec<Finding>) {
     let extensions = top.get("bootstrap_extensions");
     let mut configs = extensions.items().map(|extension| extension.get("typed_config"));
-    if !configs.any(|config| config.is("DynamicModuleBootstrapExtension") && is_ours(&config)) {
-        let reason = "no DynamicModuleBootstrapExtension of inpick: nothing is counted and no load is known without it";
-        findings.push(Finding::error(extensions.path, reason));
+    match configs.find(|config| config.is("DynamicModuleBootstrapExtension") && is_ours(config)) {
+        Some(config) => check_native_service(top, &config.get("extension_config.value"), findings),
+        None => {
+            let reason =
+                "no DynamicModuleBootstrapExtension of inpick: nothing is counted and no load is known without it";
+            findings.push(Finding::error(extensions.path, reason));
+        }
     }
     let layers = top.get("layered_runtime.layers");
     let is_set =
@@ -410,6 +418,23 @@ fn check_cluster_of_pods(cluster: &Place<'_>, way: Way, findings: &mut Vec<Findi
     if !outliers.value.is_null() {
         let reason = "override_host does not ask it; it only keeps a pod that has returned out of Envoy's fallback";
         findings.push(Finding::warning(outliers.path, reason));
+    }
+}
+
+/// The bootstrap extension's document, which may be empty: then each filter's says where its snapshots come from.
+fn check_native_service(top: &Place<'_>, document: &Place<'_>, findings: &mut Vec<Finding>) {
+    if text_of(document).trim_ascii().is_empty() {
+        return;
+    }
+    match plugin_of(document, Binding::Native, findings) {
+        Some(Plugin::SnapshotService(config)) => {
+            check_cluster(top, &document.path, "snapshot_service.cluster", &config, findings);
+        }
+        Some(Plugin::Filter(_)) => {
+            let reason = "the bootstrap extension takes snapshot_service only, or nothing at all";
+            findings.push(Finding::error(&document.path, reason));
+        }
+        None => {}
     }
 }
 

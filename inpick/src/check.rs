@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use endpoint_picker_config::parse;
 use serde_json::Value;
 
 use crate::bootstrap;
 use crate::finding::{Finding, Severity};
 use crate::page;
+use crate::plugin::read_plugin;
 use crate::source::{Access, Source};
 
 /// What was recognised.
@@ -86,9 +86,9 @@ fn is_page(bytes: &[u8]) -> bool {
 }
 
 fn configuration(bytes: &[u8]) -> Vec<Finding> {
-    match parse(bytes) {
+    match read_plugin(bytes) {
         Ok(reading) => reading.notes.iter().map(|note| Finding::spelled(Severity::Note, "", note)).collect(),
-        Err(error) => error.0.iter().map(|error| Finding::spelled(Severity::Error, "", error)).collect(),
+        Err(errors) => errors.iter().map(|error| Finding::spelled(Severity::Error, "", error)).collect(),
     }
 }
 
@@ -123,6 +123,9 @@ mod tests {
         );
         let place = |place: &str| findings.iter().any(|finding| finding.place == place);
         assert!(place("pool") && place("unheard"), "{findings:?}");
+        let (_, findings) = check(b"pool: 3\nsidecar: {embedded: {threads: '2'}}\n");
+        let places: Vec<_> = findings.iter().map(|finding| finding.place.as_str()).collect();
+        assert_eq!(places, ["pool", "sidecar.embedded.threads", ""], "{findings:?}");
         let (_, findings) = check(b"<html>nothing</html>");
         assert_eq!(findings[0].severity, Severity::Error);
     }

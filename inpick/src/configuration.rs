@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use endpoint_picker_config::{Conversion, is_endpoint_picker_config, parse, read};
+use endpoint_picker_config::{Conversion, is_endpoint_picker_config, read};
 use serde_json::Value;
 
+use crate::plugin::read_plugin;
 use crate::source::read_file;
 
 /// Prints the endpoint picker's configuration as inpick's.
@@ -31,7 +32,7 @@ pub(crate) fn convert(file: Option<&Path>) -> Result<(), Vec<String>> {
 /// All of that.
 pub(crate) fn check(file: Option<&Path>) -> Result<(), Vec<String>> {
     let bytes = read_file(file).map_err(|error| vec![error])?;
-    let reading = parse(&bytes).map_err(|error| error.0)?;
+    let reading = read_plugin(&bytes)?;
     tell(&reading.notes);
     println!("the configuration is valid");
     Ok(())

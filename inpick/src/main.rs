@@ -11,6 +11,7 @@ mod endpoint_file;
 mod finding;
 mod lora_syncer;
 mod page;
+mod plugin;
 mod source;
 mod state;
 mod table;

@@ -9,6 +9,22 @@ use crate::flags::{FlagError, Flags};
 /// The flag that has no place in one: the sidecar inside Envoy has one thread.
 const THREADS: &str = "threads";
 
+/// The sections of a plugin's document that may have the flags of a sidecar, under [`EMBEDDED`].
+const SECTIONS: [&str; 2] = ["sidecar", "snapshot_service"];
+const EMBEDDED: &str = "embedded";
+
+/// What is wrong with the flags in a plugin's document, each error behind its place; nothing if it has none. Other faults of the document are
+/// not looked for.
+#[must_use]
+pub fn errors_in(document: &Value) -> Vec<String> {
+    let flags = |section: &'static str| Some((section, document.get(section)?.get(EMBEDDED)?.as_object()?));
+    let wrong = SECTIONS.into_iter().filter_map(flags).filter_map(|(section, flags)| {
+        let errors = read(flags).err()?;
+        Some(errors.into_iter().map(move |error| format!("{section}.{EMBEDDED}.{error}")))
+    });
+    wrong.flatten().collect()
+}
+
 /// Reads an object whose keys are flags without their dashes. A flag that may be given several times has a list; the others have a
 /// text, or a number where the flag takes one. Defaults are the flags' own.
 ///

@@ -51,6 +51,12 @@ fn a_piece_of_the_wasm_filter_that_is_missing_or_wrong_is_named() {
             "static_resources.listeners: no connection manager has a filter of inpick",
         ),
         ("{\"pool\": \"default\",", "{\"pool\": 3,", Error, "configuration.value: pool: "),
+        (
+            "{\"pool\": \"default\",",
+            "{\"sidecar\": {\"embedded\": {\"pool\": [\"a=envoy:b\"]}}, \"pool\": \"default\",",
+            Error,
+            "configuration.value: sidecar.embedded: only the native module",
+        ),
         ("tag_name: reason,", "tag_name: cause,", Error, "stats_config.stats_tags: no tag for reason"),
         ("(reason=([^;]*);)", "(cause=([^;]*);)", Error, ".regex: expected '"),
         ("root_id: inpick-snapshot", "root_id: x", Warning, "bootstrap_extensions: no WasmService"),
@@ -111,6 +117,12 @@ fn a_piece_of_the_native_module_that_is_missing_or_wrong_is_named() {
         ("key: x-gateway-destination-endpoint", "key: x-other", "override_host_sources: no source {metadata: "),
         ("\"pool\": \"default\", \"access_log\"", "\"pool\": \"\", \"access_log\"", "filter_config.value: pool: "),
         ("\"embedded\": {\"pool\"", "\"cluster\": \"nobody\", \"unheard\": {\"pool\"", "filter_config.value: sidecar."),
+        ("\"embedded\": {\"pool\"", "\"embedded\": {\"threads\": 2, \"pool\"", "sidecar.embedded.threads: unknown"),
+        (
+            "extension_name: inpick",
+            "extension_name: inpick\n    extension_config: {value: '{\"snapshot_service\": {\"embedded\": {}}}'}",
+            "extension_config.value: snapshot_service.embedded.pool is missing",
+        ),
         ("DynamicModuleBootstrapExtension", "Other", "bootstrap_extensions: no DynamicModuleBootstrapExtension"),
     ];
     for yaml in NATIVE {
