@@ -1,5 +1,6 @@
 //! Why an exchange ended: Envoy's words for it, and what they say of the endpoints that were tried.
 
+use crate::head::is_busy;
 use crate::openai::{Ending, ResponseFacts};
 use crate::record::ResponseOutcome;
 use crate::reply::ErrorCode;
@@ -78,43 +79,63 @@ pub(crate) const fn is_endpoint_trouble(status: u16) -> bool {
     status >= 500 && !matches!(status, 501 | 505)
 }
 
+/// Statuses that serve nobody, perhaps by the endpoint's fault: all below 500 that say neither that it went well nor what is wrong with the
+/// request itself, and those of 5xx that answer what the client asked for.
+const fn is_rejection(status: u16) -> bool {
+    matches!(status, 300..=499 | 501 | 505) && !matches!(status, 304 | 400 | 413 | 422)
+}
+
 /// What a complete response is worth.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Verdict {
     pub(crate) outcome: ResponseOutcome,
-    pub(crate) failure: Option<(ErrorCode, Option<Failure>)>,
+    /// How the request is counted, if it failed.
+    pub(crate) error: Option<ErrorCode>,
+    /// What it says of the endpoint, if that is nothing good.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What the answer to an inference request is by its headers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AnswerKind {
+    /// One of its API, or what may be one.
+    Own,
+    /// Nothing that its API answers with.
+    Foreign,
+    /// No answer to an inference request.
+    Other,
 }
 
 /// Judges a response of that status by what its body said.
-pub(crate) fn judge(status: u16, facts: &ResponseFacts, outcome: ResponseOutcome) -> Verdict {
-    if let Some(code) = ErrorCode::of_status(status) {
-        let failure = is_endpoint_trouble(status).then_some(Failure::ServerError);
-        return Verdict { outcome, failure: Some((code, failure)) };
-    }
-    if outcome != ResponseOutcome::Parsed {
-        return Verdict { outcome, failure: None };
+pub(crate) fn judge(status: u16, facts: &ResponseFacts, outcome: ResponseOutcome, kind: AnswerKind) -> Verdict {
+    let failure = if is_busy(status) {
+        Some(Failure::Busy { seconds: 0 })
+    } else if is_endpoint_trouble(status) {
+        Some(Failure::ServerError)
+    } else {
+        let is_rejected = kind == AnswerKind::Foreign || (kind == AnswerKind::Own && is_rejection(status));
+        is_rejected.then_some(Failure::Rejected)
+    };
+    let error = ErrorCode::of_status(status);
+    if error.is_some() || outcome != ResponseOutcome::Parsed {
+        return Verdict { outcome, error, failure };
     }
     if let Some(error) = &facts.error {
-        let failure = if error.is_server_fault() {
+        let (code, failure) = if error.is_server_fault() {
             (ErrorCode::ModelServerError, Some(Failure::BadAnswer))
         } else {
             (ErrorCode::ModelServerRejected, None)
         };
-        return Verdict { outcome: ResponseOutcome::Error, failure: Some(failure) };
+        return Verdict { outcome: ResponseOutcome::Error, error: Some(code), failure };
     }
-    match facts.ending {
+    let (outcome, error, failure) = match facts.ending {
         // Some statuses have no body by definition.
-        _ if matches!(status, 204 | 205) => Verdict { outcome: ResponseOutcome::Opaque, failure: None },
-        Ending::Complete | Ending::Unknown => Verdict { outcome, failure: None },
-        Ending::Truncated => Verdict {
-            outcome: ResponseOutcome::Truncated,
-            failure: Some((ErrorCode::UpstreamReset, Some(Failure::BrokenOff))),
-        },
-        Ending::Malformed => Verdict {
-            outcome: ResponseOutcome::Malformed,
-            failure: Some((ErrorCode::ModelServerError, Some(Failure::BadAnswer))),
-        },
-    }
+        _ if matches!(status, 204 | 205) => (ResponseOutcome::Opaque, None, None),
+        Ending::Complete | Ending::Unknown => (outcome, None, failure),
+        Ending::Truncated => (ResponseOutcome::Truncated, Some(ErrorCode::UpstreamReset), Some(Failure::BrokenOff)),
+        Ending::Malformed => (ResponseOutcome::Malformed, Some(ErrorCode::ModelServerError), Some(Failure::BadAnswer)),
+    };
+    Verdict { outcome, error, failure }
 }
 
 #[cfg(test)]
@@ -151,5 +172,28 @@ mod tests {
             [200, 404, 429, 500, 501, 502, 503, 504, 505].map(is_endpoint_trouble),
             [false, false, false, true, false, true, true, true, false]
         );
+    }
+
+    #[test]
+    fn what_serves_nobody_is_a_rejection_but_for_what_names_the_request() {
+        use ErrorCode::{ModelServerError, ModelServerRejected, ResourceExhausted};
+        for (status, kind, error, failure) in [
+            (401, AnswerKind::Own, Some(ModelServerRejected), Some(Failure::Rejected)),
+            (404, AnswerKind::Own, Some(ModelServerRejected), Some(Failure::Rejected)),
+            (404, AnswerKind::Other, Some(ModelServerRejected), None),
+            (400, AnswerKind::Own, Some(ModelServerRejected), None),
+            (422, AnswerKind::Own, Some(ModelServerRejected), None),
+            (429, AnswerKind::Own, Some(ResourceExhausted), Some(Failure::Busy { seconds: 0 })),
+            (501, AnswerKind::Own, Some(ModelServerError), Some(Failure::Rejected)),
+            (500, AnswerKind::Own, Some(ModelServerError), Some(Failure::ServerError)),
+            (302, AnswerKind::Own, None, Some(Failure::Rejected)),
+            (302, AnswerKind::Other, None, None),
+            (304, AnswerKind::Own, None, None),
+            (200, AnswerKind::Foreign, None, Some(Failure::Rejected)),
+            (200, AnswerKind::Own, None, None),
+        ] {
+            let verdict = judge(status, &ResponseFacts::default(), ResponseOutcome::Opaque, kind);
+            assert_eq!((verdict.error, verdict.failure), (error, failure), "{status} {kind:?}");
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! Header blocks, reduced to what the picker asks of them in one pass.
 
+use alloc::borrow::Cow;
+
 use crate::go_duration;
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, LoadReport, REPORT_HEADER};
 use crate::openai::{Api, media::MediaType};
 
-/// What a model server answers whose queue is full.
-const SERVICE_UNAVAILABLE: u16 = 503;
+/// Statuses that say that the server has no room for the request: 429 is what Text Generation Inference answers with when it is full.
+pub(crate) const fn is_busy(status: u16) -> bool {
+    matches!(status, 429 | 503)
+}
 
 /// Carries the ranked endpoints to Envoy's load balancer, as the endpoint picker protocol names it.
 pub const DESTINATION_HEADER: &str = "x-gateway-destination-endpoint";
@@ -92,7 +96,7 @@ pub struct RequestHead<'a> {
     /// `content-type`, which tells how the body is to be read.
     pub content_type: Option<&'a [u8]>,
     /// The only endpoints that may be picked, as a list in a header.
-    pub subset_hint: Option<&'a [u8]>,
+    pub subset_hint: Option<Cow<'a, [u8]>>,
     /// The same in the proxy's metadata.
     pub subset_metadata: Option<&'a [u8]>,
     /// The endpoints that a conformance test chooses, as a list.
@@ -116,7 +120,7 @@ impl<'a> RequestHead<'a> {
                     head.tunnel |= value == b"CONNECT";
                 }
                 b":path" => head.path = value,
-                b"content-encoding" => head.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                b"content-encoding" => head.encoded |= is_encoded(value),
                 b"content-length" => head.content_length = whole(value),
                 b"content-type" => head.content_type = Some(value),
                 b"accept-encoding" => head.accepts_encoded = !value.eq_ignore_ascii_case(b"identity"),
@@ -136,7 +140,13 @@ impl<'a> RequestHead<'a> {
                     head.ttl_micros = go_duration::micros(value.trim_ascii()).filter(|&ttl| ttl > 0)
                 }
                 _ if name == FORMAT_HEADER.as_bytes() => head.asks_load = true,
-                _ if name == SUBSET_HEADER.as_bytes() => head.subset_hint = Some(value),
+                _ if name == SUBSET_HEADER.as_bytes() => {
+                    // A list may be split over several headers.
+                    head.subset_hint = Some(match head.subset_hint.take() {
+                        None => Cow::Borrowed(value),
+                        Some(before) => Cow::Owned([&before, value].join(&b","[..])),
+                    });
+                }
                 _ if name == SELECTION_HEADER.as_bytes() => head.selection = Some(value),
                 _ if name == EXPLAIN_HEADER.as_bytes() => head.explain = Some(value),
                 _ => {}
@@ -159,6 +169,12 @@ impl<'a> RequestHead<'a> {
             None => Route::Untouched,
         }
     }
+}
+
+/// Whether a list of codings has any but `identity`.
+fn is_encoded(codings: &[u8]) -> bool {
+    let mut codings = codings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// A whole number in decimal digits.
@@ -190,6 +206,8 @@ pub struct ResponseHead {
     pub event_stream: bool,
     /// JSON.
     pub json: bool,
+    /// It names a type, whichever.
+    pub has_type: bool,
     /// Compressed: the body cannot be read.
     pub encoded: bool,
     /// It carries a load report, read or not.
@@ -211,7 +229,7 @@ impl ResponseHead {
     /// Whether the server refused the request because it has too many: then [`RETRY_AFTER_HEADER`] matters.
     #[must_use]
     pub const fn is_busy(&self) -> bool {
-        self.status == SERVICE_UNAVAILABLE
+        is_busy(self.status)
     }
 
     /// Reads further pairs of the same block.
@@ -223,10 +241,11 @@ impl ResponseHead {
                 }
                 b"content-type" => {
                     let media_type = MediaType::of(value);
+                    self.has_type = true;
                     self.event_stream = media_type == MediaType::EventStream;
                     self.json = media_type == MediaType::Json;
                 }
-                b"content-encoding" => self.encoded = !value.eq_ignore_ascii_case(b"identity"),
+                b"content-encoding" => self.encoded |= is_encoded(value),
                 _ if name == RETRY_AFTER_HEADER.as_bytes() => {
                     self.retry_after = core::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
                 }
@@ -326,5 +345,29 @@ mod tests {
         let length = |value: &[u8]| RequestHead::read([(&b"content-length"[..], value)].into_iter()).content_length;
         assert_eq!(length(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!([&b"18446744073709551616"[..], b"-1", b"1.0"].map(length), [None; 3]);
+    }
+
+    #[test]
+    fn codings_are_those_but_identity() {
+        for (codings, is_encoded) in [
+            ("", false),
+            ("identity", false),
+            ("Identity, identity", false),
+            (" ,", false),
+            ("gzip", true),
+            ("identity, br", true),
+        ] {
+            let pair = [(&b"content-encoding"[..], codings.as_bytes())];
+            assert_eq!(RequestHead::read(pair.into_iter()).encoded, is_encoded, "{codings:?}");
+            assert_eq!(ResponseHead::read(pair.into_iter()).encoded, is_encoded, "{codings:?}");
+        }
+    }
+
+    #[test]
+    fn a_subset_may_be_split_over_several_headers() {
+        let pairs =
+            ["10.0.0.1:8000", "10.0.0.3:8000, 10.0.0.4"].map(|list| (SUBSET_HEADER.as_bytes(), list.as_bytes()));
+        let head = RequestHead::read(pairs.into_iter());
+        assert_eq!(head.subset_hint.as_deref(), Some(&b"10.0.0.1:8000,10.0.0.3:8000, 10.0.0.4"[..]));
     }
 }

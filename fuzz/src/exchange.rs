@@ -350,7 +350,11 @@ impl Scene {
         let mut distinct = ids.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        assert!(distinct.len() == ids.len() && ids.len() <= self.picker.config().profile.ranked);
+        let most = self.picker.config().profile.ranked;
+        assert!(ids.len() <= most, "{ranked:?}");
+        // Where the others can take nothing at all, the list begins anew.
+        let begins_anew = ids.iter().zip(ids.iter().skip(distinct.len())).all(|(first, again)| first == again);
+        assert!(distinct.len() == ids.len() || (begins_anew && ids.len() == most), "{ranked:?}");
         self.streams[at].charged = ids.first().copied();
     }
 

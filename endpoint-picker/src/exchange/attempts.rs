@@ -19,16 +19,19 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     let Some(address) = info.upstream_address() else { return sent };
     let Sent { mut record, mut charge, tail, asks_load, session, upload, asks_usage } = sent;
     let endpoint = picker.find(address);
-    let reason = match record.pick {
-        Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => reason,
-        Pick::Ranked(..) => Reason::Retry,
-        Pick::None | Pick::NoEndpoint => Reason::Fallback,
-    };
     // The first of several different entries can only have been tried once; of the rest the host knows more.
-    record.attempts = 1;
-    if matches!(reason, Reason::Retry | Reason::Fallback | Reason::Pinned) {
-        record.attempts = asked_attempts(info);
-    }
+    let (reason, attempts) = match record.pick {
+        Pick::Ranked(ranked, reason) if endpoint == Some(ranked.first()) => match ranked.is_repeated() {
+            false => (reason, 1),
+            true => match asked_attempts(info) {
+                attempts @ 2.. if reason != Reason::Pinned => (Reason::Retry, attempts),
+                attempts => (reason, attempts),
+            },
+        },
+        Pick::Ranked(..) => (Reason::Retry, asked_attempts(info)),
+        Pick::None | Pick::NoEndpoint => (Reason::Fallback, asked_attempts(info)),
+    };
+    record.attempts = attempts;
     if matches!(reason, Reason::Retry | Reason::Fallback) {
         let failed = tried_before(picker, &record, address, info);
         blame(picker, &mut record, &failed, charge.sent_at(), info.now());
@@ -37,7 +40,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
         charge = picker.transfer(charge, endpoint, &record, tail, info.now());
     }
     record.served = Some(Served { address, endpoint, reason });
-    if is_endpoint_trouble(head.status)
+    if (is_endpoint_trouble(head.status) || head.is_busy())
         && let Some(endpoint) = endpoint
     {
         // Not only at the end: a body may follow slowly, and other requests are picked meanwhile.
@@ -101,13 +104,8 @@ fn tried_before(
     let is_complete = |tried: &Vec<SocketAddr>| attempts.is_none_or(|attempts| tried.len() as u64 >= attempts);
     let Some(tried) = tried.filter(is_complete) else { return ranked_before(picker, record, last, attempts) };
     let before = tried.iter().rposition(|&address| address == last).unwrap_or(tried.len());
-    let mut endpoints = Vec::new();
-    for endpoint in tried.iter().take(before).filter(|&&address| address != last).filter_map(|&at| picker.find(at)) {
-        if !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
-        }
-    }
-    endpoints
+    let before = tried.iter().take(before).filter(|&&address| address != last);
+    each_once(before.filter_map(|&at| picker.find(at)))
 }
 
 /// The entries of the ranked list before `last`, if the number of attempts says that each of them was tried. Where Envoy skipped some (they
@@ -120,9 +118,31 @@ fn ranked_before(
 ) -> Vec<EndpointId> {
     let Some(ranked) = record.ranked() else { return Vec::new() };
     let last = picker.find(last);
-    let before: Vec<EndpointId> = ranked.iter().take_while(|&id| Some(id) != last).collect();
-    let is_each_tried = attempts.is_none_or(|attempts| attempts > before.len() as u64);
-    if is_each_tried { before } else { Vec::new() }
+    let listed: Vec<EndpointId> = ranked.iter().collect();
+    let is_last = |&id: &EndpointId| Some(id) == last;
+    let place = match attempts.map(|attempts| usize::try_from(attempts).unwrap_or(usize::MAX)) {
+        None => listed.iter().position(is_last).unwrap_or(listed.len()),
+        Some(attempts) => {
+            // A list that begins anew has it several times: it answered to the last attempt.
+            let reached = listed.iter().take(attempts).rposition(is_last);
+            let place = reached.or_else(|| listed.iter().position(is_last)).unwrap_or(listed.len());
+            if attempts <= place {
+                return Vec::new();
+            }
+            place
+        }
+    };
+    each_once(listed.iter().take(place).filter(|id| !is_last(id)).copied())
+}
+
+fn each_once(tried: impl Iterator<Item = EndpointId>) -> Vec<EndpointId> {
+    let mut endpoints = Vec::new();
+    for endpoint in tried {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
 }
 
 fn blame(

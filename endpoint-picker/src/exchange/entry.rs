@@ -23,7 +23,7 @@ pub(super) fn subset(picker: &EndpointPicker, head: &RequestHead<'_>, route: Rou
     let hint = match rules.subset_hint {
         SubsetHint::Off => None,
         SubsetHint::Metadata => head.subset_metadata,
-        SubsetHint::Header => head.subset_hint,
+        SubsetHint::Header => head.subset_hint.as_deref(),
     };
     hint.map(|list| Subset::parse(list, pool))
 }

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use crate::accounts::Charge;
-use crate::ending::judge;
+use crate::ending::{AnswerKind, judge};
 use crate::openai::Usage;
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, ResponseOutcome, ResponseSummary};
@@ -20,7 +20,7 @@ const MAX_TOKENS: u64 = u32::MAX as u64;
 impl Exchange {
     /// An answer is over: judges it, tells the scheduler, and settles.
     pub(super) fn finish(&mut self, picker: &mut EndpointPicker, answering: Answering, end: End, now: Timestamp) {
-        let Answering { mut sent, status, streamed, reader, unread, unread_bytes, asked, .. } = answering;
+        let Answering { mut sent, status, streamed, reader, unread, unread_bytes, is_foreign, asked, .. } = answering;
         let complete = end == End::Complete;
         let facts = reader.finish();
         sent.close(facts.model.as_deref());
@@ -31,32 +31,28 @@ impl Exchange {
             self.refusing = Some(record.target_model.clone());
         }
         let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
-        let verdict = judge(status, &facts, outcome);
+        let bytes = facts.bytes.saturating_add(unread_bytes);
+        let is_empty = bytes == 0 && !matches!(status, 204 | 205 | 300..);
+        let kind = match record.api {
+            None => AnswerKind::Other,
+            Some(api) if api.answers_in_json() && (is_foreign || is_empty) => AnswerKind::Foreign,
+            Some(_) => AnswerKind::Own,
+        };
+        let verdict = judge(status, &facts, outcome, kind);
         let usage = believable(facts.usage.unwrap_or_default());
-        record.response = Some(ResponseSummary {
-            status,
-            bytes: facts.bytes.saturating_add(unread_bytes),
-            streamed,
-            outcome: verdict.outcome,
-            usage,
-            complete,
-        });
+        record.response = Some(ResponseSummary { status, bytes, streamed, outcome: verdict.outcome, usage, complete });
         record.response_model = facts.model;
-        let end = match (end, verdict.failure) {
-            (End::Complete, Some((code, _))) => End::Failed(code),
+        let end = match (end, verdict.error) {
+            (End::Complete, Some(code)) => End::Failed(code),
             (end, _) => end,
         };
         if let Some(endpoint) = charge.endpoint() {
             let sent_at = charge.sent_at();
-            match verdict.failure {
-                // 5xx were observed with the headers.
-                Some((_, Some(Failure::ServerError | Failure::Busy { .. }))) => {}
-                Some((_, Some(failure))) if complete => {
-                    picker.observe_failed(&mut record, endpoint, failure, sent_at, now)
-                }
-                None if complete => {
-                    picker.answer_ended(&charge, &record, usage, now);
-                }
+            match (verdict.failure, verdict.error) {
+                // Those were observed with the headers.
+                (Some(Failure::ServerError | Failure::Busy { .. }), _) => {}
+                (Some(failure), _) if complete => picker.observe_failed(&mut record, endpoint, failure, sent_at, now),
+                (None, None) if complete => picker.answer_ended(&charge, &record, usage, now),
                 _ => picker.observe(endpoint, &Observation::Abandoned, sent_at, now),
             }
         }

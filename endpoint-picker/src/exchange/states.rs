@@ -137,6 +137,8 @@ pub(super) struct Answering {
     pub(super) unread: Option<ResponseOutcome>,
     /// Bytes that the reader was not shown.
     pub(super) unread_bytes: u64,
+    /// Its type is none that its API answers with.
+    pub(super) is_foreign: bool,
     /// The response's id was handed out.
     pub(super) is_id_known: bool,
     /// What becomes of the usage that the server was asked for.
@@ -170,7 +172,9 @@ impl Answering {
             200..300 if head.event_stream && sent.hides_usage() => AskedUsage::Hidden(Box::default()),
             _ => AskedUsage::None,
         };
+        let is_foreign = head.status < 300 && head.has_type && !head.json && !head.event_stream && !head.encoded;
         Self {
+            is_foreign,
             asked,
             sent,
             status: head.status,

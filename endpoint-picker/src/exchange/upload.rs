@@ -159,19 +159,17 @@ impl Upload {
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
         self.may_ask_usage = facts.include_usage;
-        self.is_model_open = false;
+        let was_open = core::mem::take(&mut self.is_model_open);
         let name = match facts.model {
             Model::Named { name, .. } => Some(name),
             Model::Missing => None,
         };
-        if record.rewrite_rule.is_some() {
-            if name.as_ref() != Some(&record.model) {
-                // Another model than the one that was rewritten: the server judges it.
-                record.request.outcome = Some(BodyOutcome::Invalid);
-            }
-        } else {
+        if was_open {
             record.model = name.unwrap_or_default();
             record.target_model.clone_from(&record.model);
+        } else if name.as_ref() != Some(&record.model) {
+            // Another model than the one that it went by: the server judges it.
+            record.request.outcome = Some(BodyOutcome::Invalid);
         }
         Some(facts.prompt)
     }

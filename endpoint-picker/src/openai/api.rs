@@ -32,6 +32,21 @@ pub enum Api {
 }
 
 impl Api {
+    /// Whether what it answers with is JSON, or events of JSON, and nothing else: others have texts, sound or vectors as bytes.
+    #[must_use]
+    pub const fn answers_in_json(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Responses
+                | Self::Messages
+                | Self::Rerank
+                | Self::Score
+                | Self::Classify
+        )
+    }
+
     /// The API that `path` names, or `None`.
     ///
     /// `path` is the `:path` of the request: a query is ignored, and anything may stand before the API's own path as long as

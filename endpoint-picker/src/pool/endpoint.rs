@@ -4,6 +4,7 @@ use alloc::string::{String, ToString};
 
 use snapshot::{EndpointIdentity, Load, State};
 
+use super::rejections::Rejections;
 use super::{Batch, Health, InFlight, PrefillQueue};
 use crate::load_report::LoadReport;
 use crate::time::Timestamp;
@@ -49,6 +50,7 @@ pub struct Endpoint {
     in_flight: InFlight,
     prefill: PrefillQueue,
     batch: Batch,
+    rejections: Rejections,
     is_member: bool,
     place: u32,
 }
@@ -77,6 +79,7 @@ impl Endpoint {
             in_flight: InFlight::default(),
             prefill: PrefillQueue::default(),
             batch: Batch::default(),
+            rejections: Rejections::default(),
             is_member: true,
             place: 0,
         }
@@ -182,6 +185,7 @@ impl Endpoint {
         self.in_flight = InFlight::default();
         self.prefill = PrefillQueue::default();
         self.batch = Batch::default();
+        self.rejections = Rejections::default();
     }
 
     /// The loads were still true at that moment.
@@ -193,6 +197,14 @@ impl Endpoint {
 
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
+    }
+
+    pub(super) const fn rejections(&self) -> Rejections {
+        self.rejections
+    }
+
+    pub(super) const fn rejections_mut(&mut self) -> &mut Rejections {
+        &mut self.rejections
     }
 
     pub(super) const fn prefill_mut(&mut self) -> &mut PrefillQueue {

@@ -9,6 +9,7 @@ mod endpoint;
 mod health;
 mod in_flight;
 mod prefill;
+mod rejections;
 mod ring;
 mod served;
 
@@ -279,6 +280,7 @@ impl Pool {
     /// A request sent at `sent_at` was served well.
     pub(crate) fn request_succeeded(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) {
         if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.rejections_mut().note(false);
             endpoint.health_mut().succeeded(sent_at, now);
         }
     }
@@ -286,6 +288,17 @@ impl Pool {
     /// A request sent at `sent_at` failed through that endpoint's fault. True: the endpoint is ejected from now on.
     pub(crate) fn request_failed(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) -> bool {
         self.endpoint_mut(id).is_some_and(|endpoint| endpoint.health_mut().failed(sent_at, now))
+    }
+
+    /// A request sent at `sent_at` was rejected by that endpoint, which is a failure if the others do not reject as much. True: the endpoint is
+    /// ejected from now on.
+    pub(crate) fn request_rejected(&mut self, id: EndpointId, sent_at: Timestamp, now: Timestamp) -> bool {
+        let Some(endpoint) = self.endpoint_mut(id) else { return false };
+        endpoint.rejections_mut().note(true);
+        let own = endpoint.rejections();
+        let others = self.members.iter().filter(|&&other| other != id);
+        let others = others.filter_map(|&other| self.endpoint(other)).map(Endpoint::rejections);
+        own.is_to_blame(others) && self.request_failed(id, sent_at, now)
     }
 
     /// A request sent at `sent_at` was turned away by that endpoint, which is full and wants to be asked again after `seconds`, where it

@@ -50,7 +50,7 @@ impl Reason {
     }
 }
 
-/// One to [`MAX_RANKED`] entries, best first: endpoints that differ, or one endpoint that is to be tried each time.
+/// One to [`MAX_RANKED`] entries, best first: endpoints that differ, and where no others can take the request, these again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ranked {
     pub(super) first: Entry,
@@ -107,6 +107,23 @@ impl Ranked {
     /// Replaces what is expected of the request at an endpoint of the list.
     pub fn set_forecast(&mut self, id: EndpointId, forecast: Forecast) {
         self.entries_mut(id).for_each(|entry| entry.forecast = forecast);
+    }
+
+    /// Begins anew where the list ends, until it has `length` entries.
+    pub(super) fn repeat(&mut self, length: usize) {
+        let count = self.entries().count();
+        for place in count..length {
+            let again = self.entries().nth(place - count);
+            if let Some(entry) = self.rest.get_mut(place - 1) {
+                *entry = again;
+            }
+        }
+    }
+
+    /// Whether the endpoint that was picked stands in it more than once.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        self.rest.iter().flatten().any(|entry| entry.id == self.first.id)
     }
 
     fn entries_mut(&mut self, id: EndpointId) -> impl Iterator<Item = &mut Entry> {

@@ -68,19 +68,28 @@ impl<'a> Demand<'a> {
 
 /// Working memory of [`narrow`], and then whom it left out although the request could be served there.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Excluded(Vec<(Exclusion, EndpointId)>);
+pub(super) struct Excluded {
+    suspects: Vec<(Exclusion, EndpointId)>,
+    /// Members that cannot serve the request: they lack its model, are outside its subset, or take nothing at all.
+    unable: usize,
+}
 
 impl Excluded {
     /// Those left out, for attempts that no candidate is left for: where a list ends, Envoy takes anybody, the one that just failed too.
     /// First those whose ejection ends first: they fail at once, if they do. A stale one may be frozen, and then it says nothing at all.
     pub(super) fn iter(&self) -> impl Iterator<Item = EndpointId> {
-        let (stale, ejected) = self.0.split_at(self.stale());
+        let (stale, ejected) = self.suspects.split_at(self.stale());
         ejected.iter().chain(stale).map(|&(_, id)| id)
     }
 
     /// How many are stale; they come first.
     fn stale(&self) -> usize {
-        self.0.partition_point(|(why, _)| *why == Exclusion::Stale)
+        self.suspects.partition_point(|(why, _)| *why == Exclusion::Stale)
+    }
+
+    /// Whether there are members to which the request must not go.
+    pub(super) const fn has_unable(&self) -> bool {
+        self.unable > 0
     }
 }
 
@@ -95,7 +104,7 @@ pub(super) fn narrow(
     excluded: &mut Excluded,
 ) -> Ground {
     candidates.clear();
-    excluded.0.clear();
+    excluded.suspects.clear();
     let demand = Demand::of(pool, request, bytes_per_token);
     for &id in pool.members() {
         let Some(endpoint) = pool.endpoint(id).filter(|endpoint| demand.admits(endpoint)) else { continue };
@@ -103,26 +112,27 @@ pub(super) fn narrow(
         match (availability, endpoint.health().standing(now)) {
             (Availability::Unready | Availability::Sleeping, _) => {}
             (Availability::Fresh | Availability::Stale, Standing::Ejected) => {
-                excluded.0.push((Exclusion::Ejected(endpoint.health().until()), id));
+                excluded.suspects.push((Exclusion::Ejected(endpoint.health().until()), id));
             }
             (Availability::Fresh, standing) => candidates.push(Candidate::new(id, standing == Standing::Suspect)),
             (Availability::Stale, Standing::Suspect) => {
-                excluded.0.push((Exclusion::Ejected(endpoint.health().until()), id))
+                excluded.suspects.push((Exclusion::Ejected(endpoint.health().until()), id))
             }
-            (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.0.push((Exclusion::Stale, id)),
+            (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.suspects.push((Exclusion::Stale, id)),
         }
     }
-    demand.keep_takers(pool, candidates, &mut excluded.0);
+    demand.keep_takers(pool, candidates, &mut excluded.suspects);
+    excluded.unable = pool.members().len().saturating_sub(candidates.len() + excluded.suspects.len());
     let ground = if candidates.is_empty() { Ground::InFlight } else { Ground::Load };
-    let least = least(candidates.len() + excluded.0.len(), profile.max_excluded_percent);
-    excluded.0.sort_unstable();
+    let least = least(candidates.len() + excluded.suspects.len(), profile.max_excluded_percent);
+    excluded.suspects.sort_unstable();
     if candidates.len() < least {
         // All stale ones or none: choosing among them would be by chance.
         let stale = excluded.stale();
-        candidates.extend(excluded.0.drain(..stale).map(|(_, id)| Candidate::new(id, false)));
+        candidates.extend(excluded.suspects.drain(..stale).map(|(_, id)| Candidate::new(id, false)));
     }
-    let missing = least.saturating_sub(candidates.len()).min(excluded.0.len());
-    candidates.extend(excluded.0.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
+    let missing = least.saturating_sub(candidates.len()).min(excluded.suspects.len());
+    candidates.extend(excluded.suspects.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
     if let Some(room) = request.room {
         candidates.retain(|candidate| pool.endpoint(candidate.id).is_some_and(|endpoint| room.is_at(endpoint)));
     }

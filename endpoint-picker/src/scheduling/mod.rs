@@ -129,12 +129,17 @@ impl Scheduler {
         let Some(first) = entries.next() else { return Decision::NoEndpoint };
         if pinned.is_some() {
             // Each attempt goes there: elsewhere it would only be told that there is no such response.
-            let again = |entry| (entry + 1 < profile.ranked).then_some(first);
-            return Decision::Picked(Ranked { first, rest: core::array::from_fn(again) }, Reason::Pinned);
+            let mut ranked = Ranked { first, rest: [None; MAX_RANKED - 1] };
+            ranked.repeat(profile.ranked);
+            return Decision::Picked(ranked, Reason::Pinned);
         }
         let left_out = self.excluded.iter().map(|id| Entry { id, forecast: Forecast::default() });
         let mut entries = entries.chain(left_out).take(profile.ranked.saturating_sub(1));
-        let ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
+        let mut ranked = Ranked { first, rest: core::array::from_fn(|_| entries.next()) };
+        if self.excluded.has_unable() {
+            // Where the list ends Envoy takes anybody, such as one that has never heard of the model.
+            ranked.repeat(profile.ranked);
+        }
         if request.is_explained {
             for ((place, entry), rated) in self.ratings.iter_mut().zip(ranked.entries()).zip(positions) {
                 if rated.is_none() {
@@ -417,6 +422,7 @@ impl Scheduler {
                 pool.request_turned_away(endpoint, *seconds, sent_at, now);
                 false
             }
+            Observation::Failed(Failure::Rejected) => pool.request_rejected(endpoint, sent_at, now),
             Observation::Failed(_) => pool.request_failed(endpoint, sent_at, now),
             Observation::Abandoned => false,
         }

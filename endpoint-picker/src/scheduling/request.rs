@@ -71,7 +71,7 @@ pub enum Observation {
 pub enum Failure {
     /// The connection failed or was reset before an answer, or it answered with a status that the proxy tried again elsewhere.
     NoAnswer,
-    /// It turned the request away because it is full: 503. It is well, and has no room for a moment.
+    /// It turned the request away because it is full: 503 or 429. It is well, and has no room for a moment.
     Busy {
         /// Seconds after which it wants to be asked again; 0: it does not say.
         seconds: u32,
@@ -82,6 +82,9 @@ pub enum Failure {
     BrokenOff,
     /// The answer carried an error of the server, or was no answer of its API at all.
     BadAnswer,
+    /// It answered that it will not serve the request, or with what is no answer of its API. The client may be to blame: it counts against the
+    /// endpoint if it does so with most requests and the others do not.
+    Rejected,
 }
 
 impl Failure {
@@ -94,6 +97,7 @@ impl Failure {
             Self::ServerError => "server_error",
             Self::BrokenOff => "broken_off",
             Self::BadAnswer => "bad_answer",
+            Self::Rejected => "rejected",
         }
     }
 }

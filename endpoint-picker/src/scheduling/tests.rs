@@ -210,7 +210,13 @@ fn a_silent_engine_among_others_is_neither_idle_nor_starved() {
 fn unready_and_sleeping_endpoints_are_never_picked() {
     let unready = Load { state: State::Unready, ..load(0, 0.0) };
     let sleeping = Load { state: State::Sleeping, ..load(0, 0.0) };
-    assert_eq!(pick(&pool(&[unready, sleeping, load(99, 1.0)]), 1).0, [3]);
+    assert_eq!(pick(&pool(&[unready, sleeping, load(99, 1.0)]), 1).0, [3, 3, 3], "each attempt goes there");
+    assert_eq!(pick(&pool(&[unready, load(0, 0.0), load(99, 1.0)]), 1).0, [2, 3, 2]);
+    assert_eq!(
+        pick(&pool(&[load(0, 0.0), load(99, 1.0)]), 1).0,
+        [1, 2],
+        "where all can serve, Envoy's fallback may know others"
+    );
     assert_eq!(pick(&pool(&[unready, sleeping]), 1), (vec![], None));
 }
 

@@ -1,10 +1,13 @@
 //! Who is blamed when a request was tried at several endpoints.
 
 use crate::host::Info;
-use crate::scene::{IDLE, START_MICROS, address, answered, chat, hosts, picker, request, stats};
+use crate::scene::{
+    IDLE, START_MICROS, address, answered, assert_stat, chat, hosts, listed_hosts, picker, request, stats,
+};
 use crate::shared::Shared;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Exchange, Timestamp};
+use snapshot::Load;
 
 /// A connection to an endpoint failed.
 const CONNECTION_FAILURE: u64 = 1 << 5;
@@ -81,7 +84,7 @@ fn who_was_tried_and_did_not_answer_is_blamed_and_nobody_else() {
         let failures = stats(&mut picker);
         let mut blamed: Vec<&str> = failures
             .iter()
-            .filter(|(name, count)| name.contains("inpick_endpoint_failures_total") && *count == 1)
+            .filter(|(name, count)| name.contains("reason=no_answer;inpick_endpoint_failures_total") && *count == 1)
             .map(|(name, _)| name.as_str())
             .collect();
         let mut expected: Vec<String> = course
@@ -134,5 +137,40 @@ fn a_fault_of_ours_settles_an_exchange_wherever_it_stands() {
         };
         let internal: u64 = stats.iter().filter(|(name, _)| name.ends_with(suffix)).map(|(_, count)| count).sum();
         assert_eq!(internal, 1, "{stage}: {stats:#?}");
+    }
+}
+
+#[test]
+fn each_attempt_of_a_request_goes_to_those_that_serve_its_model() {
+    for (lists, expected, served, attempts, blamed) in [
+        // The only one that serves it is tried again, and answers the second attempt.
+        ([Some(&["n"][..]), Some(&["m"]), Some(&["m"])], &[1_u8, 1, 1][..], 1_u8, 2, &[][..]),
+        // Two serve it: the one that was tried in between has failed.
+        ([Some(&["n"]), Some(&["n"]), Some(&["m"])], &[1, 2, 1], 1, 3, &[2]),
+        ([Some(&["n"]), Some(&["n"]), Some(&["m"])], &[1, 2, 1], 2, 2, &[1]),
+    ] {
+        let second = Load { waiting: Some(9), ..IDLE };
+        let mut picker = picker("{}", &lists, &[IDLE, second, IDLE]);
+        let pairs = [(":method", "POST"), (":path", "/v1/chat/completions")];
+        let (mut exchange, directive) = request(&mut picker, &mut Shared::default(), &pairs, Some(&chat("n")), 0);
+        assert_eq!(listed_hosts(&directive), expected);
+        let mut info = Info {
+            micros: START_MICROS + 5_000,
+            upstream: Some(address(served)),
+            attempts: Some(attempts),
+            details: Some("via_upstream"),
+            ..Info::default()
+        };
+        let head = ResponseHead::read([(&b":status"[..], &b"200"[..])].into_iter());
+        exchange.on_response_headers(&mut picker, &head, &mut info, true);
+        let stats = stats(&mut picker);
+        assert_stat(&stats, &format!("pool=default;endpoint={};reason=retry;inpick_picks_total", address(served)), 1);
+        let no_answer = |host: u8| {
+            let name =
+                format!("pool=default;endpoint={};reason=no_answer;inpick_endpoint_failures_total", address(host));
+            stats.iter().any(|(stat, count)| *stat == name && *count == 1)
+        };
+        let found: Vec<u8> = (1..=3).filter(|&host| no_answer(host)).collect();
+        assert_eq!(found, blamed, "{expected:?}, served by {served}");
     }
 }

@@ -410,13 +410,24 @@ fn what_is_held_is_spliced_and_the_length_goes_with_it() {
         let labels = "model_name=m;target_model_name=a longer name;priority=0;";
         assert_stat(&stats, &format!("{labels}inference_objective_request_total"), 1);
     }
-    // A second model behind what was rewritten is for the pod to judge.
-    let twice = body.replace("\"max_tokens\"", "\"model\":\"n\",\"max_tokens\"");
-    let mut picker = picker(&config(512, rules), &[None, None], &[IDLE, IDLE]);
-    let mut upload = Upload::begin(&mut picker, CHAT, Some(twice.len()));
-    upload.pieces(&twice, 100);
-    upload.answer();
-    outcome(&stats(&mut picker), "invalid");
+}
+
+#[test]
+fn a_second_model_behind_the_one_that_it_went_by_is_for_the_pod_to_judge_and_no_label() {
+    let twice = model_first(&words(1, 200)).replace("\"max_tokens\"", "\"model\":\"n\",\"max_tokens\"");
+    let rules = r#""model_rewrites":[{"name":"r","model":"m","targets":[{"model":"a longer name"}]}]"#;
+    for (rules, lists, target) in
+        [(rules, [None; 2], "a longer name"), (r#""unknown_model":"pass""#, [Some(&["m"][..]); 2], "m")]
+    {
+        let mut picker = picker(&config(512, rules), &lists, &[IDLE, IDLE]);
+        let mut upload = Upload::begin(&mut picker, CHAT, Some(twice.len()));
+        upload.pieces(&twice, 100);
+        upload.answer();
+        let stats = stats(&mut picker);
+        outcome(&stats, "invalid");
+        let labels = format!("model_name=m;target_model_name={target};priority=0;");
+        assert_stat(&stats, &format!("{labels}inference_objective_request_total"), 1);
+    }
 }
 
 #[test]

@@ -100,8 +100,19 @@ pub(crate) fn ask(picker: &mut EndpointPicker, model: &str, extra: &[(&str, &str
     send(picker, "/v1/chat/completions", extra, &chat(model))
 }
 
-/// Last bytes of the hosts in the ranked list.
+/// Last bytes of the hosts in the ranked list, each once: where no others can serve, the list begins anew.
 pub(crate) fn hosts(directive: &Directive) -> Vec<u8> {
+    let mut hosts = Vec::new();
+    for host in listed_hosts(directive) {
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts
+}
+
+/// All of them.
+pub(crate) fn listed_hosts(directive: &Directive) -> Vec<u8> {
     match directive {
         Directive::Send(Outbound { destination: Some(list), .. }) => list
             .split(',')

@@ -63,9 +63,40 @@ fn a_burst_meets_a_failing_pod_once_and_not_again_each_time_it_is_tried() {
 }
 
 #[test]
-fn a_pod_that_answers_every_request_with_404_is_not_ejected() {
+fn a_pod_that_rejects_what_the_others_serve_does_not_take_the_pool() {
+    for (gateways, workers) in [(1, 1), (1, 2), (2, 1), (1, 8)] {
+        for status in [302, 401, 403, 404, 429, 501] {
+            let mut fleet = Fleet::new(gateways, workers, 3);
+            (fleet.pods[0].behaviour, fleet.pods[0].page) = (Behaviour::Answer { status }, PageKind::Idle);
+            let outcomes = fleet.send(600, 20);
+            // Each worker sees for itself; the one that knows tells the others.
+            let most = 20 + 8 * workers;
+            assert!(failed(&outcomes) <= most, "{status}, {gateways} × {workers}: {} of 600", failed(&outcomes));
+            // It is well again, and has its share soon.
+            fleet.pods[0].behaviour = Behaviour::Serve { millis: 50 };
+            fleet.run_for(31_000);
+            fleet.send(100, 20);
+            let outcomes = fleet.send(300, 20);
+            assert!(failed(&outcomes) == 0 && shares(&outcomes, 3)[0] >= 60, "{status}: {:?}", shares(&outcomes, 3));
+            assert_settled(&mut fleet);
+        }
+    }
+}
+
+#[test]
+fn clients_whose_requests_every_pod_rejects_have_none_ejected() {
+    for status in [401, 404] {
+        let mut fleet = Fleet::new(1, 2, 3);
+        for pod in &mut fleet.pods {
+            pod.behaviour = Behaviour::Answer { status };
+        }
+        let outcomes = fleet.send(300, 20);
+        assert!(shares(&outcomes, 3).iter().all(|&share| share >= 60), "{:?}", shares(&outcomes, 3));
+        assert!(!fleet.stats().keys().any(|name| name.ends_with("inpick_ejections_total")));
+    }
+    // What names the request as the fault says nothing of a pod, even if only one says it.
     let mut fleet = Fleet::new(1, 2, 3);
-    fleet.pods[0].behaviour = Behaviour::Answer { status: 404 };
+    fleet.pods[0].behaviour = Behaviour::Answer { status: 400 };
     fleet.send(100, 20);
     assert!(!fleet.stats().keys().any(|name| name.ends_with("inpick_ejections_total")));
 }
