@@ -342,7 +342,7 @@ families! {
     InFlightRequests = "inpick_in_flight_requests", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that this Envoy has sent to the endpoint and that have not finished.";
     EndpointFailuresTotal = "inpick_endpoint_failures_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,
-        "Requests that failed through an endpoint's fault, by how.";
+        "Requests that an endpoint failed, by how; rejected are those that it would not serve, which are held against it only where the others serve them.";
     EjectionsTotal = "inpick_ejections_total", Counter, [Pool, Endpoint], Always, Envoy,
         "Times that a worker left an endpoint out because it failed several times in a row.";
     Ejected = "inpick_ejected", Gauge, [Pool, Endpoint], Always, Envoy,

@@ -16,6 +16,7 @@ mod yaml;
 
 pub use conversion::{Conversion, convert, is_endpoint_picker_config};
 pub use document::read;
+use endpoint_picker::config::native_settings_in;
 use endpoint_picker::{ConfigError, Plugin};
 use serde_json::Value;
 
@@ -40,4 +41,18 @@ pub fn parse(bytes: &[u8]) -> Result<Reading, ConfigError> {
     }
     let Conversion { document, notes } = convert(document)?;
     Ok(Reading { plugin: Plugin::read(Value::Object(document))?, notes })
+}
+
+/// As [`parse`], for the wasm filter: what only the native module can do is a mistake too.
+///
+/// # Errors
+///
+/// As those of [`parse`].
+pub fn parse_for_wasm(bytes: &[u8]) -> Result<Reading, ConfigError> {
+    let refused = native_settings_in(&read(bytes)?);
+    match parse(bytes) {
+        Ok(reading) if refused.is_empty() => Ok(reading),
+        Ok(_) => Err(ConfigError(refused)),
+        Err(ConfigError(errors)) => Err(ConfigError(errors.into_iter().chain(refused).collect())),
+    }
 }

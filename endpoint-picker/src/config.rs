@@ -23,7 +23,7 @@ use crate::head::{
 use crate::load_report::{BINARY_REPORT_HEADER, FORMAT_HEADER, REPORT_HEADER};
 use crate::openai::request::{MAX_MODEL_BYTES, MAX_PREFIX_BLOCKS, PREFIX_BLOCK_BYTES};
 use crate::rewrite::{Rule, Target};
-use crate::rules::{Destination, Rules, SubsetHint};
+use crate::rules::{Rules, SubsetHint};
 use crate::scheduling::Profile;
 
 pub use self::scheduling::{DEFAULT_MAX_EXCLUDED_PERCENT, DEFAULT_MAX_SNAPSHOT_AGE_MS};
@@ -239,28 +239,23 @@ impl Plugin {
         root.finish(&mut errors);
         if errors.is_empty() { Ok(plugin) } else { Err(ConfigError(errors)) }
     }
+}
 
-    /// For a binding that cannot do what only the native module can.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] if the configuration asks for it.
-    pub fn without_native_settings(self) -> Result<Self, ConfigError> {
-        let (section, sidecar, destination) = match &self {
-            Self::Filter(config) => ("sidecar", &config.sidecar, config.rules.destination),
-            Self::SnapshotService(config) => ("snapshot_service", config, None),
-        };
-        let mut errors = Vec::new();
-        if destination == Some(Destination::Metadata) {
-            errors.push("destination: only the native module writes metadata; here it is \"header\"".to_owned());
-        }
-        if sidecar.embedded.is_some() {
+/// What a document asks for that only the native module can do, as mistakes for a binding that cannot.
+#[must_use]
+pub fn native_settings_in(document: &Value) -> Vec<String> {
+    let mut errors = Vec::new();
+    if document.get("destination").and_then(Value::as_str) == Some("metadata") {
+        errors.push("destination: only the native module writes metadata; here it is \"header\"".to_owned());
+    }
+    for section in ["sidecar", "snapshot_service"] {
+        if document.get(section).is_some_and(|section| section.get("embedded").is_some_and(Value::is_object)) {
             errors.push(format!(
                 "{section}.embedded: only the native module runs the sidecar in Envoy; here it is a process of its own, which {section}.cluster names"
             ));
         }
-        if errors.is_empty() { Ok(self) } else { Err(ConfigError(errors)) }
     }
+    errors
 }
 
 impl ServiceConfig {
@@ -684,18 +679,21 @@ mod tests {
         let config = filter(document);
         let embedded = config.sidecar.embedded.clone().unwrap();
         assert_eq!(embedded.keys().collect::<Vec<_>>(), ["pool", "x"]);
-        let refused = Plugin::Filter(config).without_native_settings().unwrap_err();
-        assert!(refused.0[0].starts_with("sidecar.embedded: only the native module"), "{refused}");
-        let service = Plugin::parse(br#"{"snapshot_service": {"embedded": {}}}"#).unwrap();
-        let refused = service.without_native_settings().unwrap_err();
-        assert!(refused.0[0].starts_with("snapshot_service.embedded: "), "{refused}");
-        for document in ["{}", r#"{"destination": "header"}"#] {
-            assert!(Plugin::Filter(filter(document)).without_native_settings().is_ok());
+        let refused = |document: &str| native_settings_in(&serde_json::from_str(document).unwrap());
+        for (document, settings) in [
+            (document, &["sidecar.embedded: only the native module"][..]),
+            (r#"{"snapshot_service": {"embedded": {}}}"#, &["snapshot_service.embedded: "]),
+            ("{}", &[]),
+            (r#"{"destination": "header", "sidecar": {"embedded": true}}"#, &[]),
+            (
+                r#"{"destination": "metadata", "sidecar": {"embedded": {}}}"#,
+                &["destination: only the native", "sidecar.embedded: "],
+            ),
+        ] {
+            let refused = refused(document);
+            assert_eq!(refused.len(), settings.len(), "{document}: {refused:?}");
+            assert!(refused.iter().zip(settings).all(|(refused, setting)| refused.starts_with(setting)), "{refused:?}");
         }
-        let refused = Plugin::Filter(filter(r#"{"destination": "metadata", "sidecar": {"embedded": {}}}"#));
-        let refused = refused.without_native_settings().unwrap_err();
-        assert_eq!(refused.0.len(), 2, "{refused}");
-        assert!(refused.0[0].starts_with("destination: only the native module"), "{refused}");
         let error = Plugin::parse(br#"{"sidecar": {"embedded": true}}"#).unwrap_err();
         assert_eq!(error.0, ["sidecar.embedded: must be an object, not true"]);
     }

@@ -48,18 +48,12 @@ impl Root {
     pub(crate) fn configure(&mut self, size: usize) -> bool {
         let configuration =
             if size == 0 { Ok(Returned::default()) } else { host::buffer(Buffer::PluginConfiguration, 0, size) };
-        let plugin = match configuration.map(|bytes| endpoint_picker_config::parse(&bytes)) {
+        let plugin = match configuration.map(|bytes| endpoint_picker_config::parse_for_wasm(&bytes)) {
             Ok(Ok(Reading { plugin, notes })) => {
                 for note in notes {
                     log::warn!("plugin configuration: {note}");
                 }
-                match plugin.without_native_settings() {
-                    Ok(plugin) => plugin,
-                    Err(error) => {
-                        log::error!("{error}");
-                        return false;
-                    }
-                }
+                plugin
             }
             Ok(Err(error)) => {
                 log::error!("{error}");

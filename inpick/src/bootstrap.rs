@@ -5,7 +5,7 @@ use catalogue::{envoy_labels, tag_regex};
 use endpoint_picker::Plugin;
 use endpoint_picker::config::ServiceConfig;
 use endpoint_picker::rules::{Destination, ServedEndpoint};
-use endpoint_picker_config::Reading;
+use endpoint_picker_config::{Reading, parse_for_wasm};
 use serde_json::Value;
 
 use crate::finding::{Finding, Severity};
@@ -175,15 +175,13 @@ fn filters<'a>(top: &Place<'a>, findings: &mut Vec<Finding>) -> Vec<Filter<'a>> 
 
 /// What the binding makes of a document; `None`: it refuses it.
 fn plugin_of(document: &Place<'_>, binding: Binding, findings: &mut Vec<Finding>) -> Option<Plugin> {
-    let reading = read_plugin(&text_of(document)).and_then(|Reading { plugin, notes }| {
-        let plugin = match binding {
-            Binding::Wasm => plugin.without_native_settings().map_err(|error| error.0)?,
-            Binding::Native => plugin,
-        };
-        Ok((plugin, notes))
-    });
+    let text = text_of(document);
+    let reading = match binding {
+        Binding::Wasm => parse_for_wasm(&text).map_err(|error| error.0),
+        Binding::Native => read_plugin(&text),
+    };
     let (severity, texts, plugin) = match reading {
-        Ok((plugin, notes)) => (Severity::Note, notes, Some(plugin)),
+        Ok(Reading { plugin, notes }) => (Severity::Note, notes, Some(plugin)),
         Err(errors) => (Severity::Error, errors, None),
     };
     findings.extend(texts.iter().map(|text| Finding::spelled(severity, &document.path, text)));

@@ -61,6 +61,8 @@ async fn every_bad_flag_is_named_in_one_go(mode: Mode) {
 }
 
 async fn an_embedded_sidecar_is_refused_by_name(mode: Mode) {
-    let said = refusal(mode, json!({"sidecar": {"embedded": {"pool": ["default=envoy:pool-default"]}}})).await;
+    let embedded = json!({"pool": ["default=envoy:pool-default"]});
+    let said = refusal(mode, json!({"sidecar": {"embedded": embedded}, "flow_control": {"nope": 1}})).await;
+    assert!(said.contains("flow_control.nope: unknown"), "{said}");
     assert!(said.contains("sidecar.embedded: only the native module runs the sidecar in Envoy"), "{said}");
 }

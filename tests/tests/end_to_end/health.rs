@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once, a_pod_that_is_left_out_is_counted_as_ejected_until_it_serves_again],
+    both: [a_pod_that_answers_500_at_once_does_not_take_the_pool, a_pod_that_rejects_what_the_others_serve_does_not_take_the_pool, slow_pages_do_not_send_everything_to_one_pod, without_engine_statistics_requests_in_flight_decide, a_pod_that_died_and_came_back_has_its_share_a_second_later, time_outs_and_limits_of_the_proxy_blame_no_pod, a_stream_without_its_end_is_a_failure_once, a_pod_that_is_left_out_is_counted_as_ejected_until_it_serves_again],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -65,6 +65,19 @@ async fn a_pod_that_answers_500_at_once_does_not_take_the_pool(mode: Mode) {
         let failed = failures(&gateway, 300, Duration::from_millis(10)).await;
         assert!(failed <= 10, "{fault}: {failed} of 300 requests failed");
     }
+}
+
+async fn a_pod_that_rejects_what_the_others_serve_does_not_take_the_pool(mode: Mode) {
+    let gateway = Gateway::start(two_workers(builder(mode, 3, json!({})))).await;
+    // Each worker gets to know it by requests in a row, and the others take long beside it.
+    for pod in [1, 2] {
+        gateway.fault(pod, json!({"kind": "slow_headers", "delay_ms": 100})).await;
+    }
+    failures(&gateway, 20, Duration::ZERO).await;
+    gateway.fault(0, json!({"kind": "status", "status": 401})).await;
+    let failed = failures(&gateway, 100, Duration::ZERO).await;
+    assert!(failed <= 30, "{failed} of 100 failed");
+    gateway.shows(&[figure("inpick_endpoint_failures_total", &[("reason", "rejected")], failed as u64)]).await;
 }
 
 async fn slow_pages_do_not_send_everything_to_one_pod(mode: Mode) {
