@@ -17,7 +17,8 @@ FLAGS = {
     "max-page-bytes": COUNT,
     "max-envoy-page-bytes": COUNT,
     "threads": COUNT,
-    "llm-d": {"enum": ["on", "off"]},
+    # YAML reads on and off as true and false.
+    "llm-d": {"enum": ["on", "off", True, False]},
     "otlp-endpoint": {"type": "string", "pattern": "^https?://[^ ]+$"},
     "otlp-interval": DURATION,
     "otlp-timeout": DURATION,
@@ -89,7 +90,7 @@ OWN = closed(
     drain=closed(least={"type": "integer", "minimum": 0}, most={"type": "integer", "minimum": 1, "maximum": 86400}),
     metricsReader=closed(create=FLAG), livePageReader=closed(create=FLAG, subjects={"type": "array", "items": SUBJECT}), metricsTLS=closed(secretName=TEXT),
     monitoring=closed(podMonitor=FLAG, rules=FLAG, dashboards=FLAG, dashboardLabels=TEXTS),
-    podDisruptionBudget=closed(enabled=FLAG, maxUnavailable={"type": ["integer", "string"]}),
+    podDisruptionBudget=closed(enabled=FLAG, maxUnavailable={"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%?$"}),
     networkPolicy=closed(enabled=FLAG, **{"from": LIST}, metricsFrom=LIST),
     topologySpread=FLAG,
     service=closed(type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, annotations=TEXTS),

@@ -55,7 +55,8 @@ are taken under its names.
 {{- end -}}
 {{- $same := dict "refresh-metrics-interval" "poll-interval" "metrics-staleness-threshold" "staleness" -}}
 {{- range $name, $value := omit .Values.router.epp.flags "v" -}}
-{{- $_ := set $flags (get $same $name | default $name) (toString $value) -}}
+{{- if kindIs "bool" $value -}}{{- $value = ternary "on" "off" $value -}}{{- end -}}
+{{- $_ := set $flags (get $same $name | default $name) (include "inpick.scalar" $value) -}}
 {{- end -}}
 {{ toJson $flags }}
 {{- end -}}
