@@ -31,8 +31,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{/* Whether an EndpointPickerConfig is given: its text, or nothing. */}}
 {{- define "inpick.pickerConfig" -}}
 {{- $epp := .Values.router.epp -}}
-{{- if hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile -}}
-{{ index $epp.pluginsCustomConfig $epp.pluginsConfigFile }}
+{{- $named := get ($epp.pluginsCustomConfig | default dict) $epp.pluginsConfigFile | trim -}}
+{{- if $named -}}
+{{ $named }}
 {{- else if $epp.pluginsConfig -}}
 {{ toYaml $epp.pluginsConfig }}
 {{- end -}}

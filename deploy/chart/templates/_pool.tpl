@@ -13,7 +13,12 @@
 {{- if and $router.inferenceObjectives (not $router.inferencePool.create) -}}
 {{- fail "router.inferenceObjectives need router.inferencePool.create: they name their pool" -}}
 {{- end -}}
-{{- if and (not (hasKey $router.epp.pluginsCustomConfig $router.epp.pluginsConfigFile)) $router.epp.pluginsCustomConfig -}}
+{{- if and $router.epp.pluginsConfig $router.epp.pluginsCustomConfig -}}
+{{- fail "router.epp.pluginsConfig and pluginsCustomConfig exclude each other: each is an EndpointPickerConfig" -}}
+{{- end -}}
+{{- /* A user who names no file may have none. */ -}}
+{{- $named := or $router.epp.pluginsCustomConfig (ne $router.epp.pluginsConfigFile "default-plugins.yaml") -}}
+{{- if and $named (not (include "inpick.pickerConfig" .)) -}}
 {{- fail (printf "router.epp.pluginsConfigFile: pluginsCustomConfig has no %s" $router.epp.pluginsConfigFile) -}}
 {{- end -}}
 {{- if include "inpick.pickerConfig" . -}}
@@ -23,6 +28,12 @@
 {{- if or (eq .Values.inpick.shape "embedded") (kindIs "bool" $router.proxy.failOpen) -}}
 {{- fail "an EndpointPickerConfig has no place for what inpick.shape=embedded and router.proxy.failOpen set: `inpick config convert` prints it as inpick.filter" -}}
 {{- end -}}
+{{- if and (not $router.inferencePool.create) (ne $router.inferencePool.failureMode "FailOpen") -}}
+{{- fail (printf "an EndpointPickerConfig has no place for router.inferencePool.failureMode=%s, which without router.inferencePool.create no InferencePool says: `inpick config convert` prints it as inpick.filter" $router.inferencePool.failureMode) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.inpick.shape "embedded") (get ($router.epp.flags | default dict) "threads") -}}
+{{- fail "router.epp.flags.threads: the sidecar has one thread with inpick.shape=embedded" -}}
 {{- end -}}
 {{- if lt (int .Values.inpick.drain.most) (int .Values.inpick.drain.least) -}}
 {{- fail "inpick.drain.most must not be less than inpick.drain.least" -}}
