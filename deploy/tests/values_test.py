@@ -198,5 +198,81 @@ class Names(unittest.TestCase):
             self.assertEqual(pick(made({}, release), "Service")["metadata"]["name"], name)
 
 
+def paths(value, path=""):
+    """The path of each default."""
+    for key, member in value.items():
+        yield (below := f"{path}.{key}".removeprefix("."))
+        if isinstance(member, dict):
+            yield from paths(member, below)
+
+
+class Nulls(unittest.TestCase):
+    """By null Helm takes a default away. What may be empty is empty then; what must be there is missed by its name."""
+
+    # What the chart cannot do without has no default.
+    REQUIRED = ("router.modelServers.matchLabels", "router.epp.image.registry")
+
+    def outcome(self, path, values):
+        try:
+            return made(together(values, at(path, None)))
+        except Refused as refusal:
+            return str(refusal)
+
+    def test_each_default_may_be_null_or_is_missed_by_its_name(self):
+        everything = yaml.safe_load((rendered.VALUES / "everything.yaml").read_text())
+        # Where the default is empty.
+        empty = {path for path in paths(rendered.values()) if self.default(path) in ("", None, False, {}, [])}
+        allowed = set()
+        for path in paths(rendered.values()):
+            parent, _, key = path.rpartition(".")
+            for name, values in (("everything", everything), ("embedded", at("inpick.shape", "embedded"))):
+                found = self.outcome(path, values)
+                with self.subTest(path, values=name):
+                    if isinstance(found, str):
+                        where = "".join(f"/{part}" for part in parent.split(".") if part)
+                        missed = f"at '{where}': missing property '{key}'"
+                        self.assertTrue(missed in found or f"{path} is required" in found, found)
+                        self.assertNotIn(path, empty - set(self.REQUIRED))
+                        # Whatever the other values are.
+                        break
+                    else:
+                        allowed.add(path)
+                        for document in found:
+                            if document["kind"] in ("Deployment", "Service", "HorizontalPodAutoscaler", "NetworkPolicy"):
+                                kubernetes_validate.validate(document, "1.37", strict=True)
+        for path in ("router.epp.flags", "router.epp.pluginsCustomConfig", "router.epp.pluginsConfig", "router.proxy.resources", "inpick.filter",
+                     "router.epp.resources", "router.epp.autoscaling.targetInFlight", "inpick.monitoring.podMonitor"):
+            self.assertIn(path, allowed)
+
+    def default(self, path):
+        value = rendered.values()
+        for key in path.split("."):
+            value = value[key]
+        return value
+
+    def test_a_null_in_the_place_of_an_empty_default_is_the_default(self):
+        for path in paths(rendered.values()):
+            if self.default(path) in ("", False, {}, []) and path not in self.REQUIRED:
+                with self.subTest(path):
+                    self.assertEqual(made(at(path, None)), made({}))
+
+    def test_a_flag_of_another_file_may_be_taken_back(self):
+        args = pick(made({"router": {"epp": {"flags": {"poll-interval": None, "llm-d": None, "v": None, "threads": 2}}}}), "Deployment")
+        args = args["spec"]["template"]["spec"]["initContainers"][0]["args"]
+        self.assertIn("--threads=2", args)
+        self.assertFalse([argument for argument in args if re.match("--(poll-interval|llm-d|v)", argument)])
+        made({"router": {"epp": {"flags": {"threads": None}}}, "inpick": {"shape": "embedded"}})
+
+    def test_what_is_another_programs_may_be_null(self):
+        for path in ("router.tokenizer", "router.latencyPredictor", "router.tracing"):
+            self.assertEqual(made(at(path, None)), made({}), path)
+
+    def test_without_limits_envoy_has_a_heap_of_its_own(self):
+        for path in ("router.proxy.resources", "router.proxy.resources.limits", "router.proxy.resources.limits.memory"):
+            documents = made(at(path, None))
+            self.assertIn("max_heap_size_bytes: 2147483648\n", rendered.bootstrap(documents))
+            self.assertNotIn("memory", (pick(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0].get("resources") or {}).get("limits") or {})
+
+
 if __name__ == "__main__":
     unittest.main()

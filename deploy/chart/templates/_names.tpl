@@ -71,8 +71,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 
 {{/* The heap at which Envoy refuses requests: 512 MiB below the container's limit. */}}
 {{- define "inpick.maxHeapBytes" -}}
-{{- $limits := .Values.router.proxy.resources.limits | default dict -}}
-{{- if hasKey $limits "memory" -}}
+{{- $limits := get (.Values.router.proxy.resources | default dict) "limits" | default dict -}}
+{{- if $limits.memory -}}
 {{- $heap := sub (include "inpick.bytes" $limits.memory | int64) 536870912 -}}
 {{- if lt $heap 268435456 -}}
 {{- fail (printf "router.proxy.resources.limits.memory: %s is too little: Envoy needs 768Mi" (include "inpick.scalar" $limits.memory)) -}}

@@ -65,9 +65,11 @@ are taken under its names.
 {{- $_ := set $flags "metrics-tls-key-file" "/etc/inpick/metrics-tls/tls.key" -}}
 {{- end -}}
 {{- $same := dict "refresh-metrics-interval" "poll-interval" "metrics-staleness-threshold" "staleness" -}}
-{{- range $name, $value := omit .Values.router.epp.flags "v" -}}
+{{- range $name, $value := omit (.Values.router.epp.flags | default dict) "v" -}}
+{{- if not (kindIs "invalid" $value) -}}
 {{- if kindIs "bool" $value -}}{{- $value = ternary "on" "off" $value -}}{{- end -}}
 {{- $_ := set $flags (get $same $name | default $name) (include "inpick.scalar" $value) -}}
+{{- end -}}
 {{- end -}}
 {{ toJson $flags }}
 {{- end -}}
@@ -90,7 +92,7 @@ are taken under its names.
 {{- else if not .Values.router.inferencePool.create -}}
 {{- $_ := set $filter "no_endpoint" (ternary "fail_open" "fail_closed" (eq .Values.router.inferencePool.failureMode "FailOpen")) -}}
 {{- end -}}
-{{ toJson (mergeOverwrite $filter (deepCopy .Values.inpick.filter)) }}
+{{ toJson (mergeOverwrite $filter (.Values.inpick.filter | default dict | deepCopy)) }}
 {{- end -}}
 {{- end -}}
 
