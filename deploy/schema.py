@@ -77,7 +77,7 @@ MODEL_SERVERS = closed(
     protocol={"const": "http"},
 )
 SUBJECT = closed(["kind", "name"], kind={"enum": ["User", "Group", "ServiceAccount"]}, name={"type": "string", "minLength": 1}, namespace=TEXT, apiGroup=TEXT)
-ENVIRONMENT = {"type": "array", "items": {"type": "object", "required": ["name"]}}
+ENVIRONMENT = {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": TEXT, "value": TEXT}}}
 AUTOSCALING = closed(
     enabled=FLAG, minReplicas=COUNT, maxReplicas=COUNT, behavior=ANY,
     targetCPUUtilizationPercentage={"type": ["integer", "null"], "minimum": 1},

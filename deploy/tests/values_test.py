@@ -123,6 +123,8 @@ class Numbers(unittest.TestCase):
                                  (cpu["containerResource"]["target"]["averageUtilization"], self.MILLION)):
             self.assertEqual((type(number), number), (int, expected))
         self.assertIn(f'"max-page-bytes":"{self.LARGE}"', rendered.bootstrap(documents))
+        config = {"kind": "EndpointPickerConfig", "flowControl": {"maxBytes": self.LARGE}}
+        self.assertIn(f"maxBytes: {self.LARGE}\n", rendered.bootstrap(made(at("router.epp.pluginsConfig", config))))
 
 
 class Texts(unittest.TestCase):
@@ -159,6 +161,18 @@ class Texts(unittest.TestCase):
         for value, expected in ((True, "on"), (False, "off"), ("on", "on"), ("off", "off")):
             args = pick(made(at("router.epp.flags.llm-d", value)), "Deployment")["spec"]["template"]["spec"]["initContainers"][0]["args"]
             self.assertIn(f"--llm-d={expected}", args)
+
+    def test_a_variable_that_is_no_text_is_refused(self):
+        for place in ("epp", "proxy"):
+            with self.assertRaisesRegex(Refused, f"'/router/{place}/env/0/value': got number, want string"):
+                made(at(f"router.{place}.env", [{"name": "a", "value": 1}]))
+            (value,) = [variable["value"] for container in self.containers(at(f"router.{place}.env", [{"name": "a", "value": "1"}]))
+                        for variable in container["env"] if variable["name"] == "a"]
+            self.assertEqual(value, "1")
+
+    def containers(self, values):
+        pod = pick(made(values), "Deployment")["spec"]["template"]["spec"]
+        return pod["initContainers"] + pod["containers"]
 
     def test_what_is_no_number_of_pods_is_refused(self):
         for value, expected in ((1, 1), ("1", 1), ("50%", "50%")):
