@@ -39,7 +39,7 @@ class Notes(unittest.TestCase):
         for sets, is_told in (((), False), ((MONITORED,), False), ((READER_OFF,), False), ((MONITORED, READER_OFF), True),
                               ((MONITORED, READER_OFF, "router.monitoring.prometheus.auth.enabled=false"), False)):
             said = notes(*sets)
-            self.assertEqual("deploy/docs/helm.md#a-second-release" in said, is_told, sets)
+            self.assertEqual("docs/helm.md#a-second-release" in said, is_told, sets)
             self.assertEqual("Secret inference-gateway-sa-metrics-reader-secret of namespace inference" in said, is_told, sets)
         self.assertIn("Secret other of namespace inference", notes(MONITORED, READER_OFF, "router.monitoring.prometheus.auth.secretName=other"))
         self.assertIn("PodMonitor", notes(MONITORED, READER_OFF, "inpick.monitoring.podMonitor=true"))
