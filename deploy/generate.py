@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 import bootstrap
 import kustomize
 import schema
@@ -32,7 +34,7 @@ def generated():
     texts["embedded"] = bootstrap.with_discovery(texts["embedded"], bootstrap.discovery(texts["sidecar"]))
     for shape, text in texts.items():
         yield CHART / "files" / f"envoy-{shape}.yaml", bootstrap.template(SHAPES[shape], text)
-    yield CHART / "values.schema.json", schema.text()
+    yield CHART / "values.schema.json", schema.text(yaml.safe_load((CHART / "values.yaml").read_text()))
     chart = CHART / "Chart.yaml"
     yield chart, re.sub(r"^(version|appVersion): .*$", rf"\1: {version()}", chart.read_text(), flags=re.M)
     for name, text in kustomize.files(CHART):

@@ -17,7 +17,8 @@ FLAGS = {
     "max-page-bytes": COUNT,
     "max-envoy-page-bytes": COUNT,
     "threads": COUNT,
-    "llm-d": {"enum": ["on", "off"]},
+    # YAML reads on and off as true and false.
+    "llm-d": {"enum": ["on", "off", True, False]},
     "otlp-endpoint": {"type": "string", "pattern": "^https?://[^ ]+$"},
     "otlp-interval": DURATION,
     "otlp-timeout": DURATION,
@@ -39,12 +40,33 @@ LIST = {"type": "array", "items": {"type": "object"}}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 PULL_POLICY = {"enum": ["Always", "IfNotPresent", "Never"]}
 # Another program's, which may be in a values file as long as it is off.
-OFF = {"type": "object", "properties": {"enabled": {"const": False}}}
+OFF = {"type": ["object", "null"], "properties": {"enabled": {"const": False}}}
 
 
 def closed(required=(), **properties):
     """An object with these members and no other."""
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
+
+
+def nullable(schema):
+    """The same, or null: what another file of values said is taken back."""
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def with_required(schema, defaults):
+    """The schema of an object, which requires each member whose default null, by which Helm deletes defaults, would leave without a meaning.
+    An empty default stays what it is without its key, and an object with any members is an empty one."""
+    properties = dict(schema["properties"])
+    required = list(schema["required"])
+    for key, default in defaults.items():
+        is_closed = default and "properties" in properties[key]
+        if is_closed:
+            properties[key] = with_required(properties[key], default)
+        if is_closed or (default and properties[key].get("type") != "object" and "null" not in properties[key].get("type", ())):
+            required.append(key)
+    return {**schema, "properties": properties, "required": required}
 
 
 MODEL_SERVERS = closed(
@@ -55,7 +77,7 @@ MODEL_SERVERS = closed(
     protocol={"const": "http"},
 )
 SUBJECT = closed(["kind", "name"], kind={"enum": ["User", "Group", "ServiceAccount"]}, name={"type": "string", "minLength": 1}, namespace=TEXT, apiGroup=TEXT)
-ENVIRONMENT = {"type": "array", "items": {"type": "object", "required": ["name"]}}
+ENVIRONMENT = {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": TEXT, "value": TEXT}}}
 AUTOSCALING = closed(
     enabled=FLAG, minReplicas=COUNT, maxReplicas=COUNT, behavior=ANY,
     targetCPUUtilizationPercentage={"type": ["integer", "null"], "minimum": 1},
@@ -64,7 +86,7 @@ AUTOSCALING = closed(
 PICKER = closed(
     replicas={"type": "integer", "minimum": 0},
     image=closed(registry=TEXT, repository=TEXT, tag=TEXT, pullPolicy=PULL_POLICY),
-    env=ENVIRONMENT, flags=closed(**FLAGS), pluginsConfigFile=TEXT, pluginsConfig=ANY, pluginsCustomConfig=TEXTS,
+    env=ENVIRONMENT, flags=closed(**{name: nullable(flag) for name, flag in FLAGS.items()}), pluginsConfigFile=TEXT, pluginsConfig=ANY, pluginsCustomConfig=TEXTS,
     resources=ANY, affinity=ANY, nodeSelector=TEXTS, tolerations=LIST, podAnnotations=TEXTS, podLabels=TEXTS,
     volumes=LIST, volumeMounts=LIST, autoscaling=AUTOSCALING,
 )
@@ -89,14 +111,15 @@ OWN = closed(
     drain=closed(least={"type": "integer", "minimum": 0}, most={"type": "integer", "minimum": 1, "maximum": 86400}),
     metricsReader=closed(create=FLAG), livePageReader=closed(create=FLAG, subjects={"type": "array", "items": SUBJECT}), metricsTLS=closed(secretName=TEXT),
     monitoring=closed(podMonitor=FLAG, rules=FLAG, dashboards=FLAG, dashboardLabels=TEXTS),
-    podDisruptionBudget=closed(enabled=FLAG, maxUnavailable={"type": ["integer", "string"]}),
+    podDisruptionBudget=closed(enabled=FLAG, maxUnavailable={"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%?$"}),
     networkPolicy=closed(enabled=FLAG, **{"from": LIST}, metricsFrom=LIST),
     topologySpread=FLAG,
     service=closed(type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, annotations=TEXTS),
 )
 
 
-def text():
-    """The schema as JSON. `global` is Helm's own."""
-    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **closed(router=ROUTER, inpick=OWN, **{"global": ANY})}
+def text(defaults):
+    """The schema as JSON, made with the chart's values.yaml. `global` is Helm's own."""
+    values = with_required(closed(router=ROUTER, inpick=OWN, **{"global": ANY}), defaults)
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **values}
     return json.dumps(schema, indent=1) + "\n"

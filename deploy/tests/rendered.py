@@ -37,6 +37,12 @@ def template(*arguments, release=RELEASE):
     return run("helm", "template", release, str(CHART), "--namespace", NAMESPACE, *arguments)
 
 
+@functools.cache
+def values():
+    """The chart's defaults."""
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
 def of_case(case, *arguments):
     return template("--values", str(VALUES / f"{case}.yaml"), *arguments)
 

@@ -1,6 +1,8 @@
-{{/* Name of the objects, as in llm-d's chart. */}}
+{{/* Name of the objects, as in llm-d's chart. A release's name may have dots and begin with a digit, that of a Service may not. */}}
 {{- define "inpick.name" -}}
-{{ .Release.Name | lower | trunc 40 | trimSuffix "-" }}-epp
+{{- $name := .Release.Name | lower | replace "." "-" | trunc 40 | trimSuffix "-" -}}
+{{- if regexMatch "^[0-9]" $name -}}inpick-{{- end -}}
+{{ $name }}-epp
 {{- end -}}
 
 {{/* Name of what has no namespace. */}}
@@ -10,7 +12,7 @@
 
 {{- define "inpick.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "inpick.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "inpick.labels" -}}
@@ -18,14 +20,20 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/component: gateway
 app.kubernetes.io/part-of: inpick
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+{{- end -}}
+
+{{/* A number or a text as it was written. Helm reads the numbers of a file as floats, of which a million is printed as 1e+06. */}}
+{{- define "inpick.scalar" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
 {{/* Whether an EndpointPickerConfig is given: its text, or nothing. */}}
 {{- define "inpick.pickerConfig" -}}
 {{- $epp := .Values.router.epp -}}
-{{- if hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile -}}
-{{ index $epp.pluginsCustomConfig $epp.pluginsConfigFile }}
+{{- $named := get ($epp.pluginsCustomConfig | default dict) $epp.pluginsConfigFile | trim -}}
+{{- if $named -}}
+{{ $named }}
 {{- else if $epp.pluginsConfig -}}
 {{ toYaml $epp.pluginsConfig }}
 {{- end -}}
@@ -54,7 +62,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Bytes of a quantity of memory. */}}
 {{- define "inpick.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
-{{- $text := toString . -}}
+{{- $text := include "inpick.scalar" . -}}
 {{- if not (regexMatch "^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$" $text) -}}
 {{- fail (printf "router.proxy.resources.limits.memory: %q: expected a whole number of bytes with k, M, G, T, Ki, Mi, Gi, Ti or nothing" $text) -}}
 {{- end -}}
@@ -63,11 +71,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The heap at which Envoy refuses requests: 512 MiB below the container's limit. */}}
 {{- define "inpick.maxHeapBytes" -}}
-{{- $limits := .Values.router.proxy.resources.limits | default dict -}}
-{{- if hasKey $limits "memory" -}}
+{{- $limits := get (.Values.router.proxy.resources | default dict) "limits" | default dict -}}
+{{- if $limits.memory -}}
 {{- $heap := sub (include "inpick.bytes" $limits.memory | int64) 536870912 -}}
 {{- if lt $heap 268435456 -}}
-{{- fail (printf "router.proxy.resources.limits.memory: %s is too little: Envoy needs 768Mi" (toString $limits.memory)) -}}
+{{- fail (printf "router.proxy.resources.limits.memory: %s is too little: Envoy needs 768Mi" (include "inpick.scalar" $limits.memory)) -}}
 {{- end -}}
 {{ $heap }}
 {{- else -}}

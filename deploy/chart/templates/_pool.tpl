@@ -13,7 +13,12 @@
 {{- if and $router.inferenceObjectives (not $router.inferencePool.create) -}}
 {{- fail "router.inferenceObjectives need router.inferencePool.create: they name their pool" -}}
 {{- end -}}
-{{- if and (not (hasKey $router.epp.pluginsCustomConfig $router.epp.pluginsConfigFile)) $router.epp.pluginsCustomConfig -}}
+{{- if and $router.epp.pluginsConfig $router.epp.pluginsCustomConfig -}}
+{{- fail "router.epp.pluginsConfig and pluginsCustomConfig exclude each other: each is an EndpointPickerConfig" -}}
+{{- end -}}
+{{- /* A user who names no file may have none. */ -}}
+{{- $named := or $router.epp.pluginsCustomConfig (ne $router.epp.pluginsConfigFile "default-plugins.yaml") -}}
+{{- if and $named (not (include "inpick.pickerConfig" .)) -}}
 {{- fail (printf "router.epp.pluginsConfigFile: pluginsCustomConfig has no %s" $router.epp.pluginsConfigFile) -}}
 {{- end -}}
 {{- if include "inpick.pickerConfig" . -}}
@@ -23,6 +28,12 @@
 {{- if or (eq .Values.inpick.shape "embedded") (kindIs "bool" $router.proxy.failOpen) -}}
 {{- fail "an EndpointPickerConfig has no place for what inpick.shape=embedded and router.proxy.failOpen set: `inpick config convert` prints it as inpick.filter" -}}
 {{- end -}}
+{{- if and (not $router.inferencePool.create) (ne $router.inferencePool.failureMode "FailOpen") -}}
+{{- fail (printf "an EndpointPickerConfig has no place for router.inferencePool.failureMode=%s, which without router.inferencePool.create no InferencePool says: `inpick config convert` prints it as inpick.filter" $router.inferencePool.failureMode) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.inpick.shape "embedded") (get ($router.epp.flags | default dict) "threads") -}}
+{{- fail "router.epp.flags.threads: the sidecar has one thread with inpick.shape=embedded" -}}
 {{- end -}}
 {{- if lt (int .Values.inpick.drain.most) (int .Values.inpick.drain.least) -}}
 {{- fail "inpick.drain.most must not be less than inpick.drain.least" -}}
@@ -54,8 +65,11 @@ are taken under its names.
 {{- $_ := set $flags "metrics-tls-key-file" "/etc/inpick/metrics-tls/tls.key" -}}
 {{- end -}}
 {{- $same := dict "refresh-metrics-interval" "poll-interval" "metrics-staleness-threshold" "staleness" -}}
-{{- range $name, $value := omit .Values.router.epp.flags "v" -}}
-{{- $_ := set $flags (get $same $name | default $name) (toString $value) -}}
+{{- range $name, $value := omit (.Values.router.epp.flags | default dict) "v" -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- if kindIs "bool" $value -}}{{- $value = ternary "on" "off" $value -}}{{- end -}}
+{{- $_ := set $flags (get $same $name | default $name) (include "inpick.scalar" $value) -}}
+{{- end -}}
 {{- end -}}
 {{ toJson $flags }}
 {{- end -}}
@@ -78,7 +92,7 @@ are taken under its names.
 {{- else if not .Values.router.inferencePool.create -}}
 {{- $_ := set $filter "no_endpoint" (ternary "fail_open" "fail_closed" (eq .Values.router.inferencePool.failureMode "FailOpen")) -}}
 {{- end -}}
-{{ toJson (mergeOverwrite $filter (deepCopy .Values.inpick.filter)) }}
+{{ toJson (mergeOverwrite $filter (.Values.inpick.filter | default dict | deepCopy)) }}
 {{- end -}}
 {{- end -}}
 
