@@ -5,7 +5,7 @@ use endpoint_picker::head::ResponseHead;
 use endpoint_picker::{Directive, EndpointPicker, Exchange};
 
 use crate::host::Info;
-use crate::scene::{IDLE, START_MICROS, address, picker, request};
+use crate::scene::{IDLE, START_MICROS, address, picker, request, stats};
 use crate::shared::Shared;
 
 const OPTIONS: &str = r#","stream_options":{"include_usage":false}"#;
@@ -163,6 +163,54 @@ fn a_refusal_of_options_that_the_client_wrote_does_not_count_for_ever() {
     assert!(scene.served());
     assert!(scene.stream(OPTIONS, "400", "application/json", NAMED));
     assert!(scene.served(), "a server took it");
+}
+
+#[test]
+fn headers_that_tell_of_the_bytes_go_where_some_may_be_taken_out() {
+    let told = ["content-length", "etag", "digest", "content-digest", "repr-digest", "content-md5"];
+    let mut scene = Scene::new();
+    for (options, kind, is_changed) in [
+        ("", STREAM, true),
+        ("", "application/json", false),
+        (r#","stream_options":{"include_usage":true}"#, STREAM, false),
+    ] {
+        let (mut exchange, _) = scene.send("m", options);
+        let inbound = scene.head(&mut exchange, "200", &[("content-type", kind)], false);
+        assert_eq!(inbound.remove, if is_changed { &told[..] } else { &[] }, "{options} {kind}");
+    }
+}
+
+/// Output tokens counted of one stream whose server was asked, in pieces of so many bytes; `None`: none were.
+fn counted(stream: &str, size: usize) -> (String, Option<u64>) {
+    let mut scene = Scene::new();
+    let (mut exchange, is_asked) = scene.send("m", "");
+    assert!(is_asked);
+    scene.head(&mut exchange, "200", &[("content-type", STREAM)], false);
+    let (mut passed, mut rest) = (Vec::new(), stream.as_bytes());
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at(size.min(rest.len()));
+        rest = behind;
+        let mut info = scene.info();
+        let instead = exchange.on_response_body(&mut scene.picker, [piece], &mut info, rest.is_empty());
+        passed.extend(instead.unwrap_or_else(|| piece.to_vec()));
+    }
+    let sums = stats(&mut scene.picker).into_iter().filter(|(name, _)| name.ends_with("output_tokens_sum"));
+    (String::from_utf8(passed).unwrap(), sums.map(|(_, sum)| sum).next())
+}
+
+#[test]
+fn what_is_taken_out_is_counted() {
+    let content = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}"#;
+    for choices in [r#""choices":[],"#, r#""choices":null,"#, ""] {
+        for end in ["", "\n", "\r\n", "\n\n", "\n\ndata: [DONE]\n\n"] {
+            for size in [1, 7, 4_096] {
+                let stream = format!("{content}data: {{{choices}{usage}}}{end}");
+                let behind = if end.contains("DONE") { "data: [DONE]\n\n" } else { "" };
+                assert_eq!(counted(&stream, size), (format!("{content}{behind}"), Some(3)), "{stream:?} by {size}");
+            }
+        }
+    }
 }
 
 #[test]

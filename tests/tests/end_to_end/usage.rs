@@ -93,12 +93,14 @@ async fn a_recorded_stream_loses_its_event_of_usage_and_no_other_byte(mode: Mode
                 ": ping\r\n\r\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"\\\"usage\\\"\"}}}}],\"usage\":null}}\r\n\r\n: x\r\n{usage}data:[DONE]\r\n\r\n"
             );
             let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n",
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\netag: \"e\"\r\nrepr-digest: sha-256=:AA==:\r\nx-other: o\r\n\r\n",
                 stream.len()
             );
             pod.respond_with(format!("{head}{stream}"), piece);
             let answer = gateway.post(CHAT, body("")).await;
             assert_eq!(answer.text(), stream.replace(&usage, ""), "in pieces of {piece}");
+            let told = ["content-length", "etag", "repr-digest", "x-other"].map(|name| answer.header(name));
+            assert_eq!(told, [None, None, None, Some("o")]);
             requests += 2;
             let labels = [("model_name", MODEL)];
             gateway.envoy_shows(&[figure("inference_objective_output_tokens_count", &labels, requests as u64)]).await;
