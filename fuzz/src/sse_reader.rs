@@ -70,7 +70,7 @@ const MAX_USAGE_BYTES: usize = 16 * 1024;
 /// What must pass of a stream whose events of usage are taken out, and whether any was.
 fn without_usage(stream: &[u8]) -> (Vec<u8>, bool) {
     let (mut passed, mut is_removed) = (Vec::new(), false);
-    let (mark, rest) = if stream.starts_with(&BYTE_ORDER_MARK) { stream.split_at(3) } else { stream.split_at(0) };
+    let (mark, rest) = if stream.starts_with(BYTE_ORDER_MARK) { stream.split_at(3) } else { stream.split_at(0) };
     let mut event: Vec<&[u8]> = Vec::new();
     // The mark is part of the first line, and no line that it stands in is empty.
     let mut mark = Some(mark);
@@ -116,7 +116,7 @@ fn is_usage(event: &[&[u8]]) -> bool {
     let content =
         |name: &'static [u8]| event[1..].iter().filter_map(move |line| Some(line.strip_prefix(name)?.trim_ascii_end()));
     let data = content(b"data:").collect::<Vec<_>>().join(&b"\n"[..]);
-    let name = content(b"event:").last().unwrap_or_default().trim_ascii();
+    let name = content(b"event:").next_back().unwrap_or_default().trim_ascii();
     let said = Json::read(&data).map(|json| Said::in_json(&json));
     said.is_some_and(|said| said.is_usage_alone() && said.error(name).is_none())
 }
