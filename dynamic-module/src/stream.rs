@@ -183,7 +183,9 @@ impl Stream {
             if head.is_busy() {
                 head.read_more(envoy.pairs(Map::Response, [RETRY_AFTER_HEADER]));
             }
-            exchange.on_response_headers(picker, &head, &mut Info(envoy), end)
+            let inbound = exchange.on_response_headers(picker, &head, &mut Info(envoy), end);
+            exchange.note_usage_answer(&mut process().shared());
+            inbound
         });
         if let Some(inbound) = inbound {
             receive(envoy, &inbound);
@@ -206,7 +208,7 @@ impl Stream {
             };
             let instead = exchange.on_response_body(picker, slices, info, end);
             exchange.note_maker(picker, &mut process().shared());
-            exchange.note_usage_refusal(&mut process().shared());
+            exchange.note_usage_answer(&mut process().shared());
             instead
         });
         if let Some(bytes) = instead.flatten()
@@ -218,11 +220,17 @@ impl Stream {
     }
 
     pub(crate) fn response_trailers(&self, envoy: &HttpStream<'_>) {
-        self.observe(envoy, |exchange, picker, _| exchange.on_response_trailers(picker, clock::now()));
+        self.observe(envoy, |exchange, picker, _| {
+            exchange.on_response_trailers(picker, clock::now());
+            exchange.note_usage_answer(&mut process().shared());
+        });
     }
 
     pub(crate) fn stream_complete(&self, envoy: &HttpStream<'_>) {
-        self.observe(envoy, |exchange, picker, envoy| exchange.on_log(picker, &mut Info(envoy)));
+        self.observe(envoy, |exchange, picker, envoy| {
+            exchange.on_log(picker, &mut Info(envoy));
+            exchange.note_usage_answer(&mut process().shared());
+        });
         self.unpark();
         self.instance.wake_next();
         if let Some(time) = self.time.take() {

@@ -155,6 +155,64 @@ fn the_event_is_removed_whatever_ends_its_lines_and_wherever_it_is_cut() {
 }
 
 #[test]
+fn an_event_of_usage_without_choices_is_one_too() {
+    for event in [
+        r#"{"usage":{"prompt_tokens":1}}"#,
+        r#"{"choices":null,"usage":{"prompt_tokens":1}}"#,
+        r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","usage":{"total_tokens":1},"error":null}"#,
+        r#"{"id":"c","choices":null,"usage":{"completion_tokens":1},"system_fingerprint":"f","service_tier":"default"}"#,
+        // llama.cpp's beside an empty list.
+        r#"{"choices":[],"usage":{"total_tokens":1},"timings":{"x":1}}"#,
+    ] {
+        let stream = format!("data: x\n\ndata: {event}\n\ndata: [DONE]\n\n");
+        for cut in 0..=stream.len() {
+            let passed = removed(stream.as_bytes(), &[cut]);
+            assert_eq!(String::from_utf8_lossy(&passed), "data: x\n\ndata: [DONE]\n\n", "{event} cut at {cut}");
+        }
+    }
+    let error = format!("event: error\ndata: {USAGE}\n\n");
+    assert_eq!(removed(error.as_bytes(), &[]), error.as_bytes(), "an error passes whatever it says");
+}
+
+#[test]
+fn whole_comments_pass_at_once() {
+    for end in ["\n", "\r\n", "\r"] {
+        let ping = format!(": ping{end}");
+        let (mut remover, mut passed) = (UsageEventRemover::default(), Vec::new());
+        let mut feed = |piece: &str| {
+            passed.clear();
+            remover.feed(piece.as_bytes(), &mut passed);
+            String::from_utf8(passed.clone()).unwrap()
+        };
+        assert_eq!(feed("\u{feff}: first\n"), "\u{feff}: first\n", "behind a mark");
+        assert_eq!(feed(&ping), ping);
+        assert_eq!(feed(&ping.repeat(3)), ping.repeat(3));
+        let event = format!("data: x{end}{end}");
+        assert_eq!(feed(&format!("{event}{ping}")), format!("{event}{ping}"), "between events");
+        // In two parts: with the second.
+        assert_eq!(feed(": pi"), "");
+        assert_eq!(feed(&format!("ng{end}{ping}: p")), format!("{ping}{ping}"));
+        assert_eq!(feed(&format!("{end}data: {USAGE}{end}")), format!(": p{end}"));
+        // Within an event it waits, for the event could not pass any more behind it.
+        assert_eq!(feed(&ping), "");
+        assert_eq!(feed(&format!("{end}: z{end}")), format!("{ping}: z{end}"));
+        assert!(!remover.holds());
+    }
+}
+
+#[test]
+fn a_comment_of_any_length_leaves_the_event_behind_it_to_be_removed() {
+    let comment = format!(":{}\r\n", "c".repeat(40_000));
+    let stream = format!("{comment}data: {USAGE}\n\n{comment}: c\ndata: {USAGE}\n\nx");
+    let expected = format!("{comment}{comment}: c\nx");
+    for cuts in
+        [vec![], vec![5], vec![20_000], vec![20_000, 40_001], vec![40_002], (1..45_000).step_by(1_000).collect()]
+    {
+        assert!(removed(stream.as_bytes(), &cuts) == expected.as_bytes(), "{cuts:?}");
+    }
+}
+
+#[test]
 fn every_other_event_passes_byte_for_byte() {
     let big =
         format!("data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1}},\"x\":\"{}\"}}\n\n", "y".repeat(40_000));
@@ -163,7 +221,14 @@ fn every_other_event_passes_byte_for_byte() {
         r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#.to_owned(),
         r#"{"choices":[],"usage":null}"#.to_owned(),
         r#"{"choices":[]}"#.to_owned(),
-        r#"{"usage":{"prompt_tokens":1}}"#.to_owned(),
+        r#"{"usage":null}"#.to_owned(),
+        r#"{"choices":"x","usage":{"prompt_tokens":1}}"#.to_owned(),
+        r#"{"choices":{},"usage":{"prompt_tokens":1}}"#.to_owned(),
+        r#"{"usage":{"prompt_tokens":1},"error":{"message":"m"}}"#.to_owned(),
+        r#"{"choices":null,"usage":{"prompt_tokens":1},"error":"m"}"#.to_owned(),
+        // Of another API, or with what nobody knows.
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}"#.to_owned(),
+        r#"{"usage":{"prompt_tokens":1},"citations":["x"]}"#.to_owned(),
         r#"{"choices":[],"usage":{"prompt_tokens":1}"#.to_owned(),
         r#"{"choices":[],"usage":{"prompt_tokens":1},"error":{"message":"m"}}"#.to_owned(),
         "[DONE]".to_owned(),
@@ -263,7 +328,7 @@ proptest! {
 
     #[test]
     fn any_bytes_come_out_the_same_whatever_the_cuts(
-        stream in "(data: |usage|\\{|\\}|\"choices\":\\[\\]|,|\"usage\":\\{\"prompt_tokens\":1\\}|\n|\r|\r\n|:|x){0,40}",
+        stream in "(data: |: |event: error|usage|\\{|\\}|\"choices\":\\[\\]|,|\"usage\":\\{\"prompt_tokens\":1\\}|\n|\r|\r\n|:|x){0,40}",
         mut cuts in prop::collection::vec(0_usize..300, 0..10),
     ) {
         cuts.sort_unstable();

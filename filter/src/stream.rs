@@ -354,7 +354,7 @@ impl Stream {
 
     /// Tells the other workers what the callback taught, and Envoy's access log and spans what the exchange was, once it is settled.
     pub(crate) fn tell(&mut self) {
-        self.exchange.note_usage_refusal(&mut Envoy);
+        self.exchange.note_usage_answer(&mut Envoy);
         if let Some(explanation) = self.exchange.take_explanation() {
             filter_state::tell(&explanation);
         }

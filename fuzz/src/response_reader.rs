@@ -110,6 +110,8 @@ pub(crate) struct Said {
     pub(crate) choices: Vec<(u64, bool)>,
     has_choices: bool,
     has_choice: bool,
+    /// The root has members that a chunk does not have, or `choices` that are neither a list nor `null`.
+    has_others: bool,
     has_error: bool,
     /// The text is itself an error.
     is_error: bool,
@@ -150,6 +152,12 @@ impl Said {
         let wholes = json.members().iter().filter(|(key, _)| matches!(key.as_str(), "response" | "message"));
         said.whole_id = wholes.filter_map(|(_, whole)| first_id(whole)).next();
         for (key, value) in json.members() {
+            said.has_others |= match key.as_str() {
+                "choices" => !matches!(value.kind, Kind::Array(_) | Kind::Null),
+                "id" | "object" | "created" | "model" | "usage" | "error" | "system_fingerprint" | "service_tier"
+                | "provider" | "obfuscation" | "timings" => false,
+                _ => true,
+            };
             match key.as_str() {
                 "type" | "code" => {
                     said.root.read(key, value);
@@ -248,8 +256,17 @@ impl Said {
 
     /// Whether it reports usage behind all choices.
     pub(crate) fn is_final_usage(&self) -> bool {
+        self.has_choices && !self.has_choice && self.has_totals()
+    }
+
+    /// Whether it reports usage and nothing that a client would miss who did not ask for that.
+    pub(crate) fn is_usage_alone(&self) -> bool {
+        self.is_final_usage() || !self.has_choices && !self.has_others && self.has_totals()
+    }
+
+    fn has_totals(&self) -> bool {
         let totals = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"];
-        self.has_choices && !self.has_choice && totals.iter().any(|&name| self.counts.contains_key(name))
+        totals.iter().any(|&name| self.counts.contains_key(name))
     }
 
     /// The counts in one form for all APIs.

@@ -1,8 +1,10 @@
-//! The event reader and the reader of streamed answers against the standard's algorithm over the whole stream.
+//! The event reader and the reader of streamed answers against the standard's algorithm over the whole stream, and what is taken out of a
+//! stream whose usage its client did not ask for against its lines.
 //!
 //! Input: a byte that chooses the API, a byte that chooses the cuts, the stream, all as for `response_reader`. A cut byte from 0xFC on
 //! also makes the first event with an object too big for the reader's buffer.
 
+use endpoint_picker::openai::response::UsageEventRemover;
 use endpoint_picker::openai::sse::BUFFER_BYTES;
 use endpoint_picker::openai::{Api, Ending, Progress, ResponseFacts, ResponseReader};
 
@@ -42,6 +44,92 @@ pub fn check(data: &[u8]) {
     // Of the start of a mark and of long lines that do not matter, the reader may see less than the standard.
     let is_cut = read_events(BUFFER_BYTES, [stream]).1;
     assert_eq!(got, facts(api, stream.len(), &events, pending(stream, events.len()), is_cut));
+    let (expected, is_removed) = without_usage(stream);
+    for (passed, cuts) in [(remove([stream]), "uncut"), (remove(pieces(stream, *seed)), "cut")] {
+        let texts = [&passed, &expected].map(|bytes| String::from_utf8_lossy(bytes));
+        assert!(passed == expected, "{cuts}: {:?} passes of {:?}", texts[0], texts[1]);
+    }
+    assert!(!is_removed || got.usage.is_some(), "removed and not counted");
+}
+
+/// What passes of a stream whose events of usage are taken out.
+fn remove<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (mut remover, mut passed, mut next) = (UsageEventRemover::default(), Vec::new(), Vec::new());
+    for piece in pieces {
+        let is_other = remover.feed(piece, &mut next);
+        assert!(is_other || next == piece);
+        passed.append(&mut next);
+    }
+    remover.finish(&mut passed);
+    passed
+}
+
+/// Most bytes of an event of usage.
+const MAX_USAGE_BYTES: usize = 16 * 1024;
+
+/// What must pass of a stream whose events of usage are taken out, and whether any was.
+fn without_usage(stream: &[u8]) -> (Vec<u8>, bool) {
+    let (mut passed, mut is_removed) = (Vec::new(), false);
+    let (mark, rest) = if stream.starts_with(BYTE_ORDER_MARK) { stream.split_at(3) } else { stream.split_at(0) };
+    let mut event: Vec<&[u8]> = Vec::new();
+    // The mark is part of the first line, and no line that it stands in is empty.
+    let mut mark = Some(mark);
+    let mut lines = lines(rest).peekable();
+    if lines.peek().is_none() {
+        return (stream.to_vec(), false);
+    }
+    while let Some(line) = lines.next() {
+        let before = mark.take().unwrap_or_default();
+        let is_whole = line.ends_with(b"\n") || line.ends_with(b"\r");
+        let is_comment = line.starts_with(b":");
+        if event.is_empty() && is_comment && is_whole {
+            passed.extend([before, line].concat());
+            continue;
+        }
+        if event.is_empty() {
+            event.push(before);
+        }
+        event.push(line);
+        let is_end = before.is_empty() && matches!(line, b"\n" | b"\r" | b"\r\n");
+        if !is_end && lines.peek().is_some() {
+            continue;
+        }
+        let event = std::mem::take(&mut event);
+        if is_usage(&event) {
+            is_removed = true;
+            passed.extend(event[0]);
+            passed.extend(event[1..].iter().copied().filter(|line| line.starts_with(b":")).flatten());
+        } else {
+            passed.extend(event.concat());
+        }
+    }
+    (passed, is_removed)
+}
+
+/// Whether the lines of an event, behind the mark, are one of usage.
+fn is_usage(event: &[&[u8]]) -> bool {
+    let text = event.concat();
+    let length = text.len() - usize::from(text.ends_with(b"\r\n"));
+    if length > MAX_USAGE_BYTES || !text.windows(5).any(|word| word == b"usage") {
+        return false;
+    }
+    let content =
+        |name: &'static [u8]| event[1..].iter().filter_map(move |line| Some(line.strip_prefix(name)?.trim_ascii_end()));
+    let data = content(b"data:").collect::<Vec<_>>().join(&b"\n"[..]);
+    let name = content(b"event:").next_back().unwrap_or_default().trim_ascii();
+    let said = Json::read(&data).map(|json| Said::in_json(&json));
+    said.is_some_and(|said| said.is_usage_alone() && said.error(name).is_none())
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let end = end.map_or(rest.len(), |at| at + if rest[at..].starts_with(b"\r\n") { 2 } else { 1 });
+        let (line, behind) = rest.split_at(end);
+        rest = behind;
+        (!line.is_empty()).then_some(line)
+    })
 }
 
 /// The event that would come if the stream went on with the end of a line and an empty one; `None` if it has none, or if it is too
@@ -62,6 +150,14 @@ fn made(choices: &[u8]) -> String {
         "\\",
         "x\",\"y\":\"",
         "\"},\"usage\":{\"prompt_tokens\":7},\"z\":{\"w\":\"",
+    ];
+    const USAGES: [&str; 6] = [
+        r#"{"choices":[],"usage":{"prompt_tokens":1}}"#,
+        r#"{"usage":{"prompt_tokens":1},"id":"c"}"#,
+        r#"{"choices":null,"usage":{"total_tokens":1}}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":1},"error":"e"}"#,
+        r#"{"choices":{},"usage":{"prompt_tokens":1}}"#,
+        r#"{"usage":{"prompt_tokens":1},"x":1}"#,
     ];
     const NAMES_OF_EVENTS: [&str; 4] = ["error", "message_stop", "response.output_text.delta", "response.completed"];
     let mut choices = Choices::new(choices);
@@ -85,7 +181,12 @@ fn made(choices: &[u8]) -> String {
                 ][usize::from(choice % 8) - 3];
                 [head, content, tail].concat()
             }
-            6 => "[DONE]".to_owned(),
+            6 if pick < 8 => "[DONE]".to_owned(),
+            6 => USAGES[pick % USAGES.len()].to_owned(),
+            _ if pick % 4 == 1 => {
+                stream.push_str(&format!(": c{end}"));
+                continue;
+            }
             _ => " ".to_owned(),
         };
         stream.push_str(&format!("data: {data}{end}{end}"));
@@ -152,6 +253,8 @@ fn facts(
             let said = Said::in_json(&json);
             is_over |= said.is_terminal || is_terminal(&name) || said.is_final_usage();
             total.choices.extend(said.choices);
+            total.counts.extend(said.counts);
+            total.has_input_details |= said.has_input_details;
         }
     }
     let finished = |index| total.choices.contains(&(index, true));

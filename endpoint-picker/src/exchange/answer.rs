@@ -8,13 +8,14 @@ use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ResponseOutcome};
 use crate::reply::ErrorCode;
 use crate::time::Timestamp;
+use crate::usage_refusals::Answer;
 
-use super::Exchange;
 use super::attempts::{flags, local_reply, served, unserved};
 use super::inbound::{self, Inbound};
-use super::states::{Answering, AskedUsage, Sent, State};
+use super::states::{Answering, AskedUsage, Sent, State, UsageQuestion};
 use super::stream_info::StreamInfo;
 use super::waiting;
+use super::{Exchange, UsageAnswer};
 
 impl Exchange {
     /// The response's headers came: the endpoint's, or those of an answer that Envoy made itself. Gives what is to be changed in them.
@@ -38,6 +39,13 @@ impl Exchange {
                     return changes;
                 }
                 let sent = served(picker, sent, head, info);
+                if let (200..300, Some(UsageQuestion { is_trusted: false, .. })) = (head.status, sent.asks_usage) {
+                    self.usage_answer = Some(UsageAnswer {
+                        model: sent.record.target_model.clone(),
+                        answer: Answer::Accepts,
+                        at: info.now(),
+                    });
+                }
                 let answering = Answering::begin(sent, head);
                 let takes_out = matches!(answering.asked, AskedUsage::Hidden(_));
                 let mut changes = inbound::changes(picker, &answering.sent, head.has_load, takes_out);

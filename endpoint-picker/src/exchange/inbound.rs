@@ -21,8 +21,9 @@ pub struct Inbound {
     pub add: Vec<(String, String)>,
 }
 
-/// A stream that something is taken out of is shorter than this says.
-const LENGTH_HEADER: &str = "content-length";
+/// What tells of the bytes of a body, which a stream that something is taken out of does not have: its length (RFC 9110 section 8.6), its
+/// tag (8.8.3), and its digests (RFC 9530, RFC 3230, RFC 1864).
+const BYTES_HEADERS: &[&str] = &["content-length", "etag", "digest", "content-digest", "repr-digest", "content-md5"];
 
 /// What becomes of the headers of an answer; `has_load`: it carries a load report; `takes_out`: something
 /// is taken out of its body.
@@ -33,7 +34,7 @@ pub(super) fn changes(picker: &EndpointPicker, sent: &Sent, has_load: bool, take
         inbound.remove = &[REPORT_HEADER, BINARY_REPORT_HEADER];
     }
     if takes_out {
-        inbound.remove = &[LENGTH_HEADER];
+        inbound.remove = BYTES_HEADERS;
     }
     let Some(served) = sent.record.served else { return inbound };
     if rules.conformance {

@@ -38,7 +38,7 @@ use crate::config::scan_options;
 use crate::explanation::Explanation;
 use crate::flow_control::QueueOutcome;
 use crate::head::{EXPLANATION_HEADER, RequestHead, Route};
-use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId};
+use crate::openai::{PromptDigest, RequestError, RequestScanner, ResponseId, USAGE_MEMBER};
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, Pick, RequestId};
 use crate::reply::{ErrorCode, LocalReply};
@@ -48,9 +48,9 @@ use crate::scheduling::{Decision, Failure, PickRequest};
 use crate::session;
 use crate::shared_data::SharedData;
 use crate::time::Timestamp;
-use crate::usage_refusals;
+use crate::usage_refusals::{self, Answer, Standing};
 use attempts::{flags, unserved};
-use states::{Reading, Ready, Request, Sent, State};
+use states::{Reading, Ready, Request, Sent, State, UsageQuestion};
 use upload::Upload;
 
 /// The state machine of one exchange.
@@ -63,10 +63,18 @@ pub struct Exchange {
     made: Option<(ResponseId, SocketAddr)>,
     /// The client may know why its request goes where it goes.
     explains: bool,
-    /// The model whose server refuses to report usage, to be noted.
-    refusing: Option<String>,
+    /// What a server answered when it was asked to report usage, to be noted.
+    usage_answer: Option<UsageAnswer>,
     /// What it was, once it is settled and somebody wants to know.
     explanation: Option<Box<Explanation>>,
+}
+
+/// What a server of a model answered when it was asked to report usage.
+#[derive(Debug)]
+struct UsageAnswer {
+    model: String,
+    answer: Answer,
+    at: Timestamp,
 }
 
 impl Exchange {
@@ -107,7 +115,7 @@ impl Exchange {
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
             fairness_id: picker.config().flow_control.and_then(|_| waiting::fairness_id(head)),
             usage_edit: None,
-            asks_usage: false,
+            asks_usage: None,
         };
         self.begin(picker, request, route, head, end, now)
     }
@@ -152,22 +160,28 @@ impl Exchange {
         request.maker = maker.and_then(|address| picker.pool().find(address));
     }
 
-    /// Asks the server to report usage where the client did not, unless it is known to refuse that. To be called before [`Self::pick`]; it
-    /// asks the host only about a stream that would not report it.
+    /// Asks the server to report usage where the client did not, unless servers of the model refused that. To be called before
+    /// [`Self::pick`]; it asks the host only about a stream that would not report it.
     pub fn ask_for_usage(&mut self, picker: &EndpointPicker, shared: &mut impl SharedData) {
         let State::Ready(Ready { request, splice, .. }) = &mut self.state else { return };
         let Some(edit) = request.usage_edit.take() else { return };
-        let is_asked = picker.config().rules.ask_for_usage;
-        if is_asked && !usage_refusals::contains(shared, &request.record.target_model) {
+        if !picker.config().rules.ask_for_usage {
+            return;
+        }
+        // The time of its headers will do: what counts here lasts for minutes.
+        let standing = usage_refusals::standing(shared, &request.record.target_model, request.record.times.started);
+        if standing != Standing::Closed {
             splice.get_or_insert_default().add(&edit);
-            request.asks_usage = true;
+            let (is_all_ours, is_trusted) = (edit.text == USAGE_MEMBER, standing == Standing::Trusted);
+            request.asks_usage = Some(UsageQuestion { is_all_ours, is_trusted });
         }
     }
 
-    /// Notes that a server refuses to report usage, if that is what it said. To be called after each of the response's callbacks.
-    pub fn note_usage_refusal(&mut self, shared: &mut impl SharedData) {
-        if let Some(model) = self.refusing.take() {
-            usage_refusals::note(shared, &model);
+    /// Notes what a server answered when it was asked to report usage. To be called after each of the response's callbacks and after
+    /// [`Self::on_log`].
+    pub fn note_usage_answer(&mut self, shared: &mut impl SharedData) {
+        if let Some(UsageAnswer { model, answer, at }) = self.usage_answer.take() {
+            usage_refusals::note(shared, &model, answer, at);
         }
     }
 

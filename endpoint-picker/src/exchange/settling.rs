@@ -9,9 +9,10 @@ use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ExchangeRecord, ResponseOutcome, ResponseSummary};
 use crate::scheduling::{Failure, Observation};
 use crate::time::Timestamp;
+use crate::usage_refusals::Answer;
 
-use super::Exchange;
 use super::states::{Answering, AskedUsage, Sent};
+use super::{Exchange, UsageAnswer};
 
 /// A server that reports more tokens of one request than this is not believed: no context is that long, and a sum that wraps
 /// round would take every other server's tokens of the model with it.
@@ -24,11 +25,11 @@ impl Exchange {
         let complete = end == End::Complete;
         let facts = reader.finish();
         sent.close(facts.model.as_deref());
-        let Sent { mut record, charge, .. } = sent;
-        if let AskedUsage::Refused(reader) = asked
-            && reader.names_usage()
+        let Sent { mut record, charge, asks_usage, .. } = sent;
+        if let (AskedUsage::Refused(reader), Some(question)) = (asked, asks_usage)
+            && let Some(answer) = usage_answer(status, reader.names_usage(), question.is_all_ours, complete)
         {
-            self.refusing = Some(record.target_model.clone());
+            self.usage_answer = Some(UsageAnswer { model: record.target_model.clone(), answer, at: now });
         }
         let outcome = unread.unwrap_or(if complete { ResponseOutcome::Parsed } else { ResponseOutcome::Truncated });
         let bytes = facts.bytes.saturating_add(unread_bytes);
@@ -78,6 +79,16 @@ impl Exchange {
             self.explanation = Some(Box::new(super::explanation(picker, &record)));
         }
         picker.settle(charge, record, now);
+    }
+}
+
+/// What a refusal tells of asking for usage; `is_all_ours`: its client wrote nothing of that itself.
+fn usage_answer(status: u16, is_named: bool, is_all_ours: bool, is_whole: bool) -> Option<Answer> {
+    match status {
+        400 | 422 if is_named && is_all_ours => Some(Answer::Refuses),
+        400 | 422 => (is_named || is_whole).then_some(Answer::Doubts),
+        // A server may fail for much else, so only one that says why counts, and not for ever.
+        _ => is_named.then_some(Answer::Doubts),
     }
 }
 

@@ -61,8 +61,8 @@ pub(super) struct Request {
     pub(super) fairness_id: Option<String>,
     /// How its body asks for usage, where the client does not and the server has not been asked either.
     pub(super) usage_edit: Option<Edit>,
-    /// The server is asked for usage, which the client did not do.
-    pub(super) asks_usage: bool,
+    /// How the server is asked for usage, which the client did not do; `None`: it is not.
+    pub(super) asks_usage: Option<UsageQuestion>,
 }
 
 #[derive(Debug)]
@@ -103,14 +103,23 @@ pub(super) struct Sent {
     pub(super) session: Option<EndpointId>,
     /// What is still to come of its body; `None`: the pick waited for all of it.
     pub(super) upload: Option<Box<Upload>>,
-    /// The server was asked for usage, which its client did not do.
-    pub(super) asks_usage: bool,
+    /// How the server was asked for usage, which its client did not do; `None`: it was not.
+    pub(super) asks_usage: Option<UsageQuestion>,
+}
+
+/// How a server is asked for usage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UsageQuestion {
+    /// Its client wrote nothing of `stream_options`, so that whoever refuses them refuses what was added.
+    pub(super) is_all_ours: bool,
+    /// That servers of the model take it is noted.
+    pub(super) is_trusted: bool,
 }
 
 impl Sent {
     /// Whether an event of usage is one that the client did not ask for.
     pub(super) fn hides_usage(&self) -> bool {
-        self.asks_usage && self.upload.as_ref().is_none_or(|upload| !upload.may_ask_usage())
+        self.asks_usage.is_some() && self.upload.as_ref().is_none_or(|upload| !upload.may_ask_usage())
     }
 
     /// Whether its body is still coming.
@@ -167,8 +176,10 @@ impl Answering {
             _ => (ResponseReader::opaque(), Some(ResponseOutcome::Opaque)),
         };
         let asked = match head.status {
-            _ if head.encoded || !sent.asks_usage => AskedUsage::None,
-            400 | 422 => AskedUsage::Refused(Box::default()),
+            _ if sent.asks_usage.is_none() => AskedUsage::None,
+            // One that is encoded names nothing.
+            400 | 422 | 500 | 501 => AskedUsage::Refused(Box::default()),
+            _ if head.encoded => AskedUsage::None,
             200..300 if head.event_stream && sent.hides_usage() => AskedUsage::Hidden(Box::default()),
             _ => AskedUsage::None,
         };

@@ -16,6 +16,6 @@ pub mod sse;
 
 pub use api::Api;
 pub use prefix::{PrefixMark, PromptDigest};
-pub use request::{Edit, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions};
+pub use request::{Edit, Model, Notation, RequestError, RequestFacts, RequestScanner, ScanOptions, USAGE_MEMBER};
 pub use response::{Ending, ErrorEvent, Progress, ResponseFacts, ResponseReader, Usage};
 pub use response_id::{MAX_RESPONSE_ID_BYTES, ResponseId};

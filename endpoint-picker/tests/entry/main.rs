@@ -18,3 +18,4 @@ mod early;
 mod hermetic;
 mod rules;
 mod scene;
+mod usage;

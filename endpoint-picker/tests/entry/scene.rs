@@ -81,6 +81,7 @@ pub(crate) fn request(
     }
     if directive == Directive::Pick {
         exchange.find_maker(picker, shared);
+        exchange.ask_for_usage(picker, shared);
         directive = exchange.pick(picker, now);
     }
     (exchange, directive)

@@ -93,12 +93,14 @@ async fn a_recorded_stream_loses_its_event_of_usage_and_no_other_byte(mode: Mode
                 ": ping\r\n\r\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"\\\"usage\\\"\"}}}}],\"usage\":null}}\r\n\r\n: x\r\n{usage}data:[DONE]\r\n\r\n"
             );
             let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n",
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\netag: \"e\"\r\nrepr-digest: sha-256=:AA==:\r\nx-other: o\r\n\r\n",
                 stream.len()
             );
             pod.respond_with(format!("{head}{stream}"), piece);
             let answer = gateway.post(CHAT, body("")).await;
             assert_eq!(answer.text(), stream.replace(&usage, ""), "in pieces of {piece}");
+            let told = ["content-length", "etag", "repr-digest", "x-other"].map(|name| answer.header(name));
+            assert_eq!(told, [None, None, None, Some("o")]);
             requests += 2;
             let labels = [("model_name", MODEL)];
             gateway.envoy_shows(&[figure("inference_objective_output_tokens_count", &labels, requests as u64)]).await;
@@ -157,6 +159,31 @@ async fn a_server_that_refuses_is_asked_once(mode: Mode) {
     assert_eq!(bodies[0], asking());
     assert!(bodies[1..7].iter().all(|sent| *sent == body("")), "{bodies:?}");
     assert_ne!(bodies[7], other, "another model may have another server");
+    // In other words, or without saying why.
+    let long = format!(r#"{{"detail":[{{"loc":["body","stream_options"]}}],"body":"{}"}}"#, "x".repeat(9_000));
+    for (place, (status, kind, error)) in [
+        ("400 Bad Request", "text/plain", "unknown field \"stream_options\""),
+        ("400 Bad Request", "text/event-stream", "data: {\"error\":{\"message\":\"stream_options\"}}\n\n"),
+        ("422 Unprocessable Entity", "application/json", long.as_str()),
+        ("422 Unprocessable Entity", "application/json", r#"{"error":{"message":"Extra inputs are not permitted"}}"#),
+        ("400 Bad Request", "text/plain", ""),
+        ("501 Not Implemented", "text/plain", "stream_options is not supported"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let length = error.len();
+        let head = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
+        pod.respond_with(format!("{head}{error}"), 4096);
+        let plain = body("").replace(MODEL, &format!("refused-{place}"));
+        for is_asked in [true, false, false] {
+            let answer = gateway.post(CHAT, plain.clone()).await;
+            assert_eq!(answer.text(), error, "the client is told");
+            let arrivals = pod.arrivals();
+            let sent = String::from_utf8_lossy(&arrivals.last().unwrap().body).into_owned();
+            assert_eq!(sent != plain, is_asked, "{status} {kind}: {error}");
+        }
+    }
 }
 
 async fn a_long_body_that_goes_on_early_asks_where_it_can(mode: Mode) {

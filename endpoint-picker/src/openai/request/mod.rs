@@ -12,3 +12,4 @@ pub use facts::{
     RequestFacts, ScanOptions,
 };
 pub use scanner::RequestScanner;
+pub use stream_options::USAGE_MEMBER;

@@ -6,6 +6,9 @@ use super::facts::Edit;
 use super::values::switch;
 use crate::openai::json::{Container, Scalar};
 
+/// What asks for usage in a body that has no `stream_options`.
+pub const USAGE_MEMBER: &str = r#""stream_options":{"include_usage":true},"#;
+
 /// What a body says in its last `stream_options`.
 #[derive(Clone, Debug, Default)]
 pub(super) enum StreamOptions {
@@ -97,7 +100,7 @@ impl StreamOptions {
         let range = |range: &Range<u64>| range.start as usize..range.end as usize;
         let insert = |at: u64, text| Edit { range: range(&(at..at)), text };
         match self {
-            Self::Absent => Some(insert(root_at, r#""stream_options":{"include_usage":true},"#)),
+            Self::Absent => Some(insert(root_at, USAGE_MEMBER)),
             Self::Null(null) => Some(Edit { range: range(null), text: r#"{"include_usage":true}"# }),
             Self::Object(object) if object.include_usage || object.is_spoilt || !object.is_whole => None,
             Self::Object(Object { denied: Some(denied), .. }) => Some(Edit { range: range(denied), text: "true" }),

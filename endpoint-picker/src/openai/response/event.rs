@@ -140,6 +140,8 @@ pub(super) struct Event {
     pub(super) is_known: bool,
     has_choices: bool,
     has_choice: bool,
+    /// The root has members other than those of a chunk, or `choices` that are neither a list nor `null`.
+    has_others: bool,
     pub(super) choices: Choices,
     /// The choice being read.
     choice: Choice,
@@ -230,6 +232,12 @@ impl Event {
         self.has_choices && !self.has_choice && self.counts.has_totals()
     }
 
+    /// Whether it is an event of usage that a client who did not ask for it does not miss: that one, or, as some servers write it, a chunk
+    /// that has no `choices` at all.
+    pub(super) fn is_usage_alone(&self) -> bool {
+        self.is_final_usage() || !self.has_choices && !self.has_others && self.counts.has_totals()
+    }
+
     /// Whether all that the event says is its content, which is one string.
     pub(super) fn is_plain_content(&self) -> bool {
         let is_only_content = !self.says_more && !self.is_terminal;
@@ -249,13 +257,19 @@ impl Watch for Event {
             ROOT if key == b"id" && self.id_at == IdAt::Root => ID,
             WHOLE if key == b"id" && self.id_at == IdAt::Whole => ID,
             ROOT => match key {
-                b"type" => TYPE,
                 b"object" => OBJECT,
-                b"code" => CODE,
                 b"choices" => CHOICES,
-                b"delta" => DELTA,
-                b"response" | b"message" => WHOLE,
-                _ => whole_member(key),
+                b"model" | b"error" | b"usage" => whole_member(key),
+                _ => {
+                    self.has_others |= !is_chunk_member(key);
+                    match key {
+                        b"type" => TYPE,
+                        b"code" => CODE,
+                        b"delta" => DELTA,
+                        b"response" | b"message" => WHOLE,
+                        _ => whole_member(key),
+                    }
+                }
             },
             WHOLE => whole_member(key),
             CHOICE => match key {
@@ -354,6 +368,8 @@ impl Watch for Event {
                 self.bears_content = true;
                 self.says_more = true;
             }
+            (CHOICES, Scalar::Null) => {}
+            (CHOICES, _) => self.has_others = true,
             (CHOICE, _) => self.has_choice = true,
             (CHOICE_INDEX, Scalar::Number(token)) => self.choice.index = unsigned(token).unwrap_or(u64::MAX),
             (FINISH_REASON, scalar) => {
@@ -396,6 +412,7 @@ impl Watch for Event {
                 self.has_choices = true;
                 self.is_known = true;
             }
+            (CHOICES, Container::Object) => self.has_others = true,
             (CHOICE, _) => {
                 self.has_choice = true;
                 self.choice = Choice::default();
@@ -428,6 +445,13 @@ pub(super) fn is_terminal_type(name: &[u8]) -> bool {
 pub(super) fn is_known_type(name: &[u8]) -> bool {
     let starts: [&[u8]; 5] = [b"message_", b"content_block_", b"response.", b"transcript.", b"speech."];
     name == b"ping" || starts.iter().any(|start| name.starts_with(start))
+}
+
+/// Whether a chunk has a member of that name beside those that are read, one that says nothing a client would miss behind its choices.
+fn is_chunk_member(key: &[u8]) -> bool {
+    let names: [&[u8]; 7] =
+        [b"id", b"created", b"system_fingerprint", b"service_tier", b"provider", b"obfuscation", b"timings"];
+    names.contains(&key)
 }
 
 /// A member of a whole answer, which stands at the root of a buffered body and inside events.

@@ -178,6 +178,18 @@ mod tests {
     }
 
     #[test]
+    fn usage_that_only_lacks_the_empty_line_behind_it_is_counted() {
+        let whole = STREAM.strip_suffix(b"data: [DONE]\n\n").unwrap();
+        for end in 0..3 {
+            let mut reader = ResponseReader::sse(None);
+            reader.feed(&whole[..whole.len() - end]);
+            let facts = reader.finish();
+            assert_eq!(facts.usage.unwrap().total_tokens, Some(5), "without {end} bytes");
+            assert_eq!((facts.content_events, facts.ending), (2, Ending::Complete));
+        }
+    }
+
+    #[test]
     fn a_buffered_answer_is_read_across_cuts() {
         let body = b"{\"type\":\"message\",\"model\":\"m\",\"usage\":{\"input_tokens\":3,\"cache_read_input_tokens\":4,\"output_tokens\":2}}";
         for place in 0..=body.len() {

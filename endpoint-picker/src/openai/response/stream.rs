@@ -155,7 +155,7 @@ impl Stream {
     }
 
     /// Takes an event that the end of the stream cut: what is whole but for the empty line that ends it still shows that the server
-    /// had come to its end. It is not counted, since no client gets to see it.
+    /// had come to its end, and the usage in it is the request's. Content in it is not counted, since no client gets to see it.
     fn pending(&mut self, name: &[u8], data: &[u8]) {
         if is_done(data) {
             self.evidence.is_terminated = true;
@@ -167,6 +167,7 @@ impl Stream {
             self.evidence.is_terminated |= self.event.is_terminal || is_terminal_type(name);
             self.evidence.has_final_usage |= self.event.is_final_usage();
             self.evidence.choices.merge(self.event.choices);
+            self.counts.merge(&self.event.counts);
         }
     }
 

@@ -12,11 +12,12 @@ const MAX_HELD_BYTES: usize = 16 * 1024;
 
 const BYTE_ORDER_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
-/// Takes out of a stream of chat or completion chunks the event that reports usage behind all choices: its lines and the empty line that
-/// ends it. Every other byte passes: other events, comments (also within that event), and usage that stands beside choices.
+/// Takes out of a stream of chat or completion chunks the event that reports usage behind all choices, with an empty list of them, `null` or
+/// none: its lines and the empty line that ends it. Every other byte passes: other events, comments (also within that event), and usage that
+/// stands beside choices.
 ///
 /// Where pieces are cut makes no difference to what passes. What of an event came without its end is held back, up to 16 KiB: no client
-/// makes anything of it before its end comes.
+/// makes anything of it before its end comes. A line of comment with nothing of an event before it passes as soon as it is whole.
 #[derive(Clone, Debug, Default)]
 pub struct UsageEventRemover {
     /// The beginning of an event.
@@ -24,11 +25,15 @@ pub struct UsageEventRemover {
     /// How much of it was searched for the event's end.
     searched: usize,
     line: Line,
-    /// The event is too big to be held, and passes.
+    /// A line of the event has ended.
+    has_lines: bool,
+    /// The event, or the comment before it, is too big to be held, and passes.
     is_passing: bool,
-    /// An event has ended before: the next one is not the stream's first.
+    /// What passes is a comment.
+    is_comment: bool,
+    /// Something has passed before: the next event is not the stream's beginning.
     is_begun: bool,
-    /// The last event ended with a CR, and a LF that comes next belongs to it.
+    /// What passed or was removed last ended with a CR, and a LF that comes next belongs to it.
     open_end: Option<Fate>,
 }
 
@@ -42,6 +47,14 @@ enum Line {
     AfterCr,
     /// In it.
     Within,
+}
+
+/// What ends where the search stopped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// A line of comment before an event.
+    Comment,
+    Event,
 }
 
 /// What becomes of an event.
@@ -69,9 +82,10 @@ impl UsageEventRemover {
         self.held.extend_from_slice(piece_left);
         let mut held = core::mem::take(&mut self.held);
         let mut start = 0;
-        while let Some(end) = self.find_end(&held) {
+        while let Some((part, end)) = self.find_end(&held, start) {
             let event = held.get(start..end).unwrap_or_default();
-            let is_removed = !core::mem::take(&mut self.is_passing) && self.is_usage(event);
+            let is_passing = core::mem::take(&mut self.is_passing);
+            let is_removed = part == Part::Event && !is_passing && self.is_usage(event);
             if is_removed {
                 self.keep_rest(event, passed);
             } else {
@@ -82,12 +96,16 @@ impl UsageEventRemover {
             self.open_end = (held.get(end - 1) == Some(&b'\r') && held.len() == end).then_some(fate);
             self.is_begun = true;
             self.line = Line::Start;
+            self.has_lines = false;
             start = end;
         }
         held.drain(..start);
         self.searched = held.len();
-        if self.is_passing || held.len() > MAX_HELD_BYTES {
+        if !self.is_passing && held.len() > MAX_HELD_BYTES {
             self.is_passing = true;
+            self.is_comment = self.is_comment(&held);
+        }
+        if self.is_passing {
             passed.append(&mut held);
             self.searched = 0;
         }
@@ -118,8 +136,8 @@ impl UsageEventRemover {
         !held.is_empty()
     }
 
-    /// Searches on for the end of the event that is held, behind its empty line.
-    fn find_end(&mut self, held: &[u8]) -> Option<usize> {
+    /// Searches on for the end of the event that is held from `start` on, behind its empty line, or of a comment before it.
+    fn find_end(&mut self, held: &[u8], start: usize) -> Option<(Part, usize)> {
         loop {
             let rest = held.get(self.searched..).unwrap_or_default();
             let first = *rest.first()?;
@@ -128,17 +146,28 @@ impl UsageEventRemover {
                     self.searched = held.len();
                     return None;
                 };
-                self.line = if rest.get(at) == Some(&b'\r') { Line::AfterCr } else { Line::Start };
+                let ended_by_cr = rest.get(at) == Some(&b'\r');
                 self.searched += at + 1;
+                let is_comment = if self.is_passing {
+                    self.is_comment
+                } else {
+                    self.is_comment(held.get(start..).unwrap_or_default())
+                };
+                if is_comment {
+                    self.searched += usize::from(ended_by_cr && held.get(self.searched) == Some(&b'\n'));
+                    return Some((Part::Comment, self.searched));
+                }
+                self.has_lines = true;
+                self.line = if ended_by_cr { Line::AfterCr } else { Line::Start };
                 continue;
             }
             self.searched += 1;
             match (core::mem::replace(&mut self.line, Line::Within), first) {
                 (Line::AfterCr, b'\n') => self.line = Line::Start,
-                (_, b'\n') => return Some(self.searched),
+                (_, b'\n') => return Some((Part::Event, self.searched)),
                 (_, b'\r') => {
                     self.searched += usize::from(held.get(self.searched) == Some(&b'\n'));
-                    return Some(self.searched);
+                    return Some((Part::Event, self.searched));
                 }
                 _ => {}
             }
@@ -152,18 +181,20 @@ impl UsageEventRemover {
         if length > MAX_HELD_BYTES || memmem::find(event, b"usage").is_none() {
             return false;
         }
-        let mut data = Vec::with_capacity(event.len());
+        let (mut data, mut name) = (Vec::with_capacity(event.len()), b"".as_slice());
         for line in lines(self.behind_mark(event)) {
             if let Some(value) = content(line).strip_prefix(b"data:") {
                 if !data.is_empty() {
                     data.push(b'\n');
                 }
                 data.extend_from_slice(value);
+            } else if let Some(value) = content(line).strip_prefix(b"event:") {
+                name = value.trim_ascii();
             }
         }
         let (mut scanner, mut event) = (Scanner::new(), Event::default());
         let is_json = scanner.feed(&data, &mut event).and_then(|()| scanner.finish(&mut event)).is_ok();
-        is_json && event.is_final_usage() && event.error(b"").is_none()
+        is_json && event.is_usage_alone() && event.error(name).is_none()
     }
 
     /// What passes of an event that does not: comments, and the mark that a stream may begin with.
@@ -171,6 +202,11 @@ impl UsageEventRemover {
         let lines_at = self.behind_mark(event);
         passed.extend_from_slice(event.get(..event.len() - lines_at.len()).unwrap_or_default());
         lines(lines_at).filter(|line| line.starts_with(b":")).for_each(|line| passed.extend_from_slice(line));
+    }
+
+    /// Whether what an event begins with, or what stands before it, is a comment.
+    fn is_comment(&self, beginning: &[u8]) -> bool {
+        !self.has_lines && self.behind_mark(beginning).starts_with(b":")
     }
 
     fn behind_mark<'a>(&self, event: &'a [u8]) -> &'a [u8] {
