@@ -68,7 +68,7 @@ mod listing;
 mod live;
 mod lora;
 mod polling;
-#[cfg(feature = "cpu-profile")]
+#[cfg(any(feature = "cpu-profile", feature = "heap-profile"))]
 mod profile_format;
 mod profile_routes;
 mod request;
@@ -78,6 +78,8 @@ mod series;
 mod serve;
 mod shared;
 mod sidecar;
+#[cfg(any(feature = "cpu-profile", feature = "heap-profile"))]
+mod symbols;
 mod token_file;
 mod tokens;
 
