@@ -46,6 +46,7 @@ pub mod tls_files;
 
 mod audience;
 mod cluster;
+mod connections;
 mod convention;
 #[cfg(feature = "cpu-profile")]
 mod cpu_profile;

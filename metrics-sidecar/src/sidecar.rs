@@ -20,7 +20,7 @@ use crate::envoy_page::EnvoyPages;
 use crate::gate::Gate;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes_listing::follow_cluster;
-use crate::listening::TlsListener;
+use crate::listening;
 use crate::listing::{watch_clusters, watch_name};
 use crate::live::stage::Stage;
 #[cfg(feature = "otlp")]
@@ -197,20 +197,20 @@ impl Sidecar {
         let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
         let failures = &shared.failures;
         let router = serve::router(served.clone(), &gate, false);
-        let serving = serve::run(listener, router, failures.clone(), closed.clone());
+        let serving = listening::run(listener, None, router, closed.clone());
         let mut servers = vec![failures.spawn("the server", serving)];
         if let Some(listener) = for_scrapers {
-            let router = serve::router(served, &gate, true);
-            let server = match &shared.config.access.tls {
-                None => failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed)),
+            let tls = match &shared.config.access.tls {
+                None => None,
                 Some(files) => {
                     let certificates = Certificates::new(files.clone()).map_err(std::io::Error::other)?;
-                    let listener = TlsListener::new(listener, &certificates)?;
+                    let tls = listening::tls(&certificates)?;
                     tasks.push(Task(failures.spawn("the reader of certificates", certificates.watch())));
-                    failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed))
+                    Some(tls)
                 }
             };
-            servers.push(server);
+            let serving = listening::run(listener, tls, serve::router(served, &gate, true), closed);
+            servers.push(failures.spawn("the scrapers' server", serving));
         }
         Ok(Running {
             addr,
