@@ -68,6 +68,7 @@ mod listening;
 mod listing;
 mod live;
 mod lora;
+mod paths;
 mod polling;
 #[cfg(any(feature = "cpu-profile", feature = "heap-profile"))]
 mod profile_format;

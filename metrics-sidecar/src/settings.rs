@@ -133,6 +133,41 @@ mod tests {
         }
     }
 
+    /// No flag's value is refused before the others are read.
+    #[test]
+    fn a_wrong_value_of_any_flag_hides_no_other() {
+        let told = |members: Value| parse(members).err().unwrap_or_default();
+        for flag in Flags::command().get_arguments() {
+            let name = flag.get_long().unwrap_or_default();
+            if [THREADS, "help", "version"].contains(&name) {
+                continue;
+            }
+            let others = [("staleness", json!("soon")), ("listen", json!("here"))];
+            let others: Map<String, Value> = others
+                .into_iter()
+                .filter(|(other, _)| *other != name)
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect();
+            for wrong in ["maybe", "", "-1", "on off"] {
+                let mut members = others.clone();
+                let value = if matches!(flag.get_action(), ArgAction::Append) { json!([wrong]) } else { json!(wrong) };
+                members.insert(name.to_owned(), value);
+                let errors = told(Value::Object(members));
+                for other in others.keys() {
+                    assert!(errors.iter().any(|error| error.starts_with(other)), "{name}={wrong}: {errors:?}");
+                }
+                let is_theirs = |error: &String| error.contains("--help") || error.starts_with("error");
+                assert!(!errors.iter().any(is_theirs), "{name}={wrong}: {errors:?}");
+            }
+        }
+        let errors = told(json!({"pool": ["a=envoy:a"], "llm-d": "maybe", "staleness": "soon"}));
+        let expected = [
+            "staleness \"soon\": expected a number above zero with ms, s or m, such as 50ms",
+            "llm-d \"maybe\": expected on or off",
+        ];
+        assert_eq!(errors, expected);
+    }
+
     #[test]
     fn all_that_is_wrong_is_told_at_once_by_its_key() {
         let errors = parse(json!({
