@@ -11,7 +11,6 @@ use kubernetes::Connection;
 use crate::api_server::ApiServer;
 use crate::cluster::Cluster;
 use crate::durations::parse_duration;
-
 use crate::paths::any_path;
 use crate::tls_files::TlsFiles;
 use crate::token_file::read_tokens;
