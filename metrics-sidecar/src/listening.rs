@@ -34,8 +34,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// What goes on and on is logged this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// How long answers under way may take once the listener closes.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// How long answers under way may take once the sidecar is told to stop.
+const GOODBYE: Duration = Duration::from_millis(300);
 /// Most bytes of a request's head, and of an answer's that wait to be sent. Tokens of Kubernetes have some 1 to 4 KB.
 const BUFFER: usize = 64 * 1024;
 
@@ -60,7 +60,7 @@ pub(crate) fn tls(certificates: &Arc<Certificates>) -> io::Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves until `closed` turns true, then until the answers under way are sent. `tls`: over TLS.
+/// Serves until `closed` turns true, then until the answers under way are sent, for which there is a moment. `tls`: over TLS.
 pub(crate) async fn run(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,

@@ -41,9 +41,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// What is logged where `RUST_LOG` says nothing. The client of Kubernetes logs each try that failed, which is told here when it is news.
 pub(crate) const LOG_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
-/// How long answers under way may take once the sidecar is told to stop.
-const GOODBYE: Duration = Duration::from_millis(300);
-
 /// Starts sidecars.
 #[derive(Debug)]
 pub struct Sidecar;
@@ -78,12 +75,9 @@ impl Running {
     /// are pushed.
     pub async fn stop(mut self) {
         let _ = self.closing.send(true);
-        let servers = async {
-            for server in &mut self.servers {
-                let _ = server.await;
-            }
-        };
-        let _ = tokio::time::timeout(GOODBYE, servers).await;
+        for server in &mut self.servers {
+            let _ = server.await;
+        }
         // It ends by itself, within the timeout of a push. One that has failed is to be started again, which does not wait.
         #[cfg(feature = "otlp")]
         if let Some(Task(pusher)) = self.pusher.as_mut().filter(|_| !self.shared.failures.is_any()) {
