@@ -1,7 +1,6 @@
 //! The sidecar inside Envoy: one for each different set of flags, on a thread of its own that never calls Envoy.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use catalogue::Stat;
 use endpoint_picker::ledger::Ledger;
@@ -57,22 +56,36 @@ pub(crate) struct Answer {
     pub(crate) is_watched: bool,
 }
 
-/// What is told of the sidecars in this process, by the pools of those who ask them.
+/// What was told of the sidecars in this process, for the pools of those who ask them.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
-    restarts: HashMap<String, u64>,
+pub(crate) struct Told(Vec<ToldRestarts>);
+
+/// How many restarts of a sidecar were told for a pool: while one configuration takes another's place, a pool has two sidecars.
+#[derive(Debug)]
+struct ToldRestarts {
+    sidecar: Weak<Sidecar>,
+    pool: String,
+    count: u64,
 }
 
 impl Told {
     /// Counts what has changed.
-    pub(crate) fn count(&mut self, pool: &str, sidecar: &Sidecar, ledger: &mut Ledger) {
+    pub(crate) fn count(&mut self, pool: &str, sidecar: &Arc<Sidecar>, ledger: &mut Ledger) {
         let Vitals { is_up, restarts } = sidecar.embedded.vitals();
         ledger.set(Stat::EmbeddedSidecarUp, &[pool], u64::from(is_up));
-        let told = match self.restarts.get_mut(pool) {
-            Some(told) => told,
-            None => self.restarts.entry(pool.to_owned()).or_default(),
-        };
-        ledger.add(Stat::EmbeddedSidecarRestartsTotal, &[pool], restarts.saturating_sub(*told));
-        *told = restarts;
+        let before = self.replace(pool, sidecar, restarts);
+        ledger.add(Stat::EmbeddedSidecarRestartsTotal, &[pool], restarts.saturating_sub(before));
+    }
+
+    /// Takes down how many are told now; how many were before.
+    fn replace(&mut self, pool: &str, sidecar: &Arc<Sidecar>, count: u64) -> u64 {
+        let is_its = |told: &&mut ToldRestarts| told.sidecar.as_ptr() == Arc::as_ptr(sidecar) && told.pool == pool;
+        if let Some(told) = self.0.iter_mut().find(is_its) {
+            return std::mem::replace(&mut told.count, count);
+        }
+        // A new one comes with a new configuration, which is when others end.
+        self.0.retain(|told| told.sidecar.strong_count() > 0);
+        self.0.push(ToldRestarts { sidecar: Arc::downgrade(sidecar), pool: pool.to_owned(), count });
+        0
     }
 }

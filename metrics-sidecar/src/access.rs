@@ -11,7 +11,7 @@ use kubernetes::Connection;
 use crate::api_server::ApiServer;
 use crate::cluster::Cluster;
 use crate::durations::parse_duration;
-
+use crate::paths::any_path;
 use crate::tls_files::TlsFiles;
 use crate::token_file::read_tokens;
 
@@ -37,22 +37,22 @@ pub struct AccessFlags {
     #[arg(long, default_value = AUTH_TTL, value_name = "DURATION")]
     metrics_endpoint_auth_ttl: String,
     /// Bearer tokens of scrapers, one a line, instead of asking Kubernetes; read again every second
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     metrics_endpoint_token_file: Option<PathBuf>,
     /// Certificates (PEM) for --metrics-listen, leaf first; read again when they change
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     metrics_tls_cert_file: Option<PathBuf>,
     /// Their key (PEM)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     metrics_tls_key_file: Option<PathBuf>,
     /// The API server, if it is not the one of the pod's cluster (KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT)
     #[arg(long, value_name = "URL")]
     kubernetes_api_server: Option<String>,
     /// The sidecar's own token for it, read again for each review [default: the service account's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     kubernetes_token_file: Option<PathBuf>,
     /// Certificates (PEM) that the API server's must lead to, read again for each review [default: the service account's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     kubernetes_ca_file: Option<PathBuf>,
 }
 
@@ -135,6 +135,9 @@ pub enum AccessFlagError {
     /// An API server that cannot be used.
     #[error("--pool: {0}")]
     Cluster(String),
+    /// An empty text where the name of a file belongs.
+    #[error("{0}: expected the name of a file")]
+    NoFile(&'static str),
     /// Not the URL of an API server.
     #[error("--kubernetes-api-server {0:?}: expected https://HOST[:PORT], or http:// on loopback")]
     ApiServer(String),
@@ -167,6 +170,14 @@ impl AccessFlags {
             }
         };
         let readers = self.readers(env, &mut errors);
+        for (flag, file) in [
+            ("--kubernetes-token-file", &self.kubernetes_token_file),
+            ("--kubernetes-ca-file", &self.kubernetes_ca_file),
+        ] {
+            if file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
+                errors.push(AccessFlagError::NoFile(flag));
+            }
+        }
         if errors.is_empty() { Ok(AccessConfig { metrics_listen, tls, readers }) } else { Err(errors) }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -31,6 +31,9 @@ const LOOKUP_THREADS: usize = 4;
 const HANGS_AFTER: Duration = Duration::from_secs(1);
 /// Tries to get at the fleet, whose lock the sidecar holds for microseconds.
 const TRIES: usize = 64;
+
+/// How many sidecars of the process have stopped because they were told to. One that waits for an address may have it then.
+static STOPPED: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
 
 /// A sidecar on a thread of its own. Dropping it stops the thread without waiting for its end.
 #[derive(Debug)]
@@ -90,16 +93,20 @@ impl Embedded {
             let mut backoff = Backoff::default();
             loop {
                 let began = Instant::now();
+                let mut others = STOPPED.subscribe();
                 let ended = catch_unwind(AssertUnwindSafe(|| live(&kept, &mut stopped)));
                 kept.set(None);
                 let problem = match ended {
-                    Ok(Ok(())) => return,
+                    Ok(Ok(())) => {
+                        STOPPED.send_modify(|count| *count += 1);
+                        return;
+                    }
                     Ok(Err(problem)) => problem.to_string(),
                     Err(_) => "it panicked".to_owned(),
                 };
                 let pause = backoff.next(began.elapsed());
                 error!(problem, ?pause, "the sidecar failed and is started again");
-                if is_stopped_within(&mut stopped, pause) {
+                if is_stopped_within(&mut stopped, &mut others, pause) {
                     return;
                 }
                 kept.restarts.fetch_add(1, Ordering::Relaxed);
@@ -186,13 +193,21 @@ fn live(config: &Config, inner: &Inner, stopped: &mut watch::Receiver<bool>) -> 
     result
 }
 
-/// Waits; returns early, and true, when told to stop.
-fn is_stopped_within(stopped: &mut watch::Receiver<bool>, pause: Duration) -> bool {
+/// Waits; returns early when another sidecar of the process has stopped, and, with true, when told to stop.
+fn is_stopped_within(stopped: &mut watch::Receiver<bool>, others: &mut watch::Receiver<u64>, pause: Duration) -> bool {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
         std::thread::sleep(pause);
         return *stopped.borrow();
     };
-    runtime.block_on(async { tokio::time::timeout(pause, stopped.wait_for(|stopped| *stopped)).await }).is_ok()
+    runtime.block_on(async {
+        tokio::select! {
+            // A sender that is gone means the same as one that says so.
+            _ = stopped.wait_for(|stopped| *stopped) => true,
+            // Its sender lives as long as the process.
+            _ = others.changed() => false,
+            () = tokio::time::sleep(pause) => false,
+        }
+    })
 }
 
 /// How long to wait before the next restart.

@@ -103,7 +103,7 @@ pub struct Flags {
     #[arg(long, default_value = "1", value_name = "N")]
     threads: String,
     /// Whether the pool's gauges are published as llm_d_epp_* too, as the filter publishes its families with metrics.llm_d
-    #[arg(long, default_value = "off", value_name = "on|off", value_parser = ["on", "off"])]
+    #[arg(long, default_value = "off", value_name = "on|off")]
     llm_d: String,
     #[cfg(feature = "otlp")]
     #[command(flatten)]
@@ -203,6 +203,9 @@ pub enum FlagError {
     /// Not a path.
     #[error("--metrics-path {0:?}: expected a path that begins with / and holds no blanks")]
     Path(String),
+    /// Neither on nor off.
+    #[error("--llm-d {0:?}: expected on or off")]
+    LlmD(String),
     /// Not a setting of a pool.
     #[error("--pool-option {text:?}: {why}")]
     PoolOption {
@@ -328,6 +331,11 @@ impl Flags {
         let envoy_page_timeout = keep(duration("envoy-page-timeout", &self.envoy_page_timeout), &mut errors);
         let max_envoy_page_bytes = keep(number("max-envoy-page-bytes", &self.max_envoy_page_bytes), &mut errors);
         let threads = keep(number("threads", &self.threads), &mut errors);
+        let llm_d = match self.llm_d.as_str() {
+            "on" => Some(true),
+            "off" => Some(false),
+            other => keep(Err(FlagError::LlmD(other.to_owned())), &mut errors),
+        };
         #[cfg(feature = "otlp")]
         let otlp = {
             let of_scrapers = access.as_ref().and_then(|access| access.metrics_listen);
@@ -344,7 +352,7 @@ impl Flags {
             staleness,
             max_page_bytes,
             (models_interval, envoy_page_timeout, max_envoy_page_bytes),
-            threads,
+            (threads, llm_d),
         );
         match parts {
             (
@@ -356,7 +364,7 @@ impl Flags {
                 Some(staleness),
                 Some(max_page_bytes),
                 (Some(models_interval), Some(envoy_page_timeout), Some(max_envoy_page_bytes)),
-                Some(threads),
+                (Some(threads), Some(llm_d)),
             ) if errors.is_empty() => Ok(Config {
                 pools,
                 listen,
@@ -373,7 +381,7 @@ impl Flags {
                 threads,
                 #[cfg(feature = "otlp")]
                 otlp,
-                llm_d: self.llm_d == "on",
+                llm_d,
                 commit: self.commit.clone(),
                 build_ref: self.build_ref.clone(),
             }),

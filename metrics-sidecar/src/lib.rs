@@ -46,6 +46,7 @@ pub mod tls_files;
 
 mod audience;
 mod cluster;
+mod connections;
 mod convention;
 #[cfg(feature = "cpu-profile")]
 mod cpu_profile;
@@ -67,8 +68,9 @@ mod listening;
 mod listing;
 mod live;
 mod lora;
+mod paths;
 mod polling;
-#[cfg(feature = "cpu-profile")]
+#[cfg(any(feature = "cpu-profile", feature = "heap-profile"))]
 mod profile_format;
 mod profile_routes;
 mod request;
@@ -78,6 +80,8 @@ mod series;
 mod serve;
 mod shared;
 mod sidecar;
+#[cfg(any(feature = "cpu-profile", feature = "heap-profile"))]
+mod symbols;
 mod token_file;
 mod tokens;
 

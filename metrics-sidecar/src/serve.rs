@@ -1,13 +1,11 @@
 //! What the sidecar responds to requests.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::connect_info::Connected;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
@@ -16,18 +14,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::{IncomingStream, Listener};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::watch;
 
 use ::snapshot::{Tag, WATCHED_HEADER};
 
 use crate::envoy_page::{self, Piece, Wanted, own_families};
-use crate::failures::Failures;
 use crate::format::{Format, takes_gzip};
 use crate::gate::{Gate, Guard, guard};
-use crate::listening::Peer;
 use crate::live;
 use crate::page::Selection;
 use crate::profile_routes;
@@ -74,22 +68,6 @@ pub(crate) fn router(served: Served, gate: &Arc<Gate>, for_scrapers: bool) -> Ro
         router.route(path, handler.layer(layer))
     };
     offered.fold(Router::new(), guarded).with_state(served)
-}
-
-/// Serves until `closed` turns true, then until the answers under way are sent.
-pub(crate) async fn run<L>(listener: L, router: Router, failures: Failures, mut closed: watch::Receiver<bool>)
-where
-    L: Listener<Addr = SocketAddr>,
-    Peer: for<'a> Connected<IncomingStream<'a, L>>,
-{
-    let closing = async move {
-        // A sender that is gone means the same as one that says so.
-        let _ = closed.wait_for(|closed| *closed).await;
-    };
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    if let Err(problem) = axum::serve(listener, service).with_graceful_shutdown(closing).await {
-        failures.report(format!("serving ended: {problem}"));
-    }
 }
 
 /// A reader that names the present membership in `If-None-Match` gets the loads alone, and `304` when these are known too. With

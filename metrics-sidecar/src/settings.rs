@@ -12,6 +12,8 @@ const THREADS: &str = "threads";
 /// The sections of a plugin's document that may have the flags of a sidecar, under [`EMBEDDED`].
 const SECTIONS: [&str; 2] = ["sidecar", "snapshot_service"];
 const EMBEDDED: &str = "embedded";
+/// The filter's pool where its document names none.
+const DEFAULT_POOL: &str = "default";
 
 /// What is wrong with the flags in a plugin's document, each error behind its place; nothing if it has none. Other faults of the document are
 /// not looked for.
@@ -22,7 +24,18 @@ pub fn errors_in(document: &Value) -> Vec<String> {
         let errors = read(flags).err()?;
         Some(errors.into_iter().map(move |error| format!("{section}.{EMBEDDED}.{error}")))
     });
-    wrong.flatten().collect()
+    wrong.flatten().chain(missing_pool(document)).collect()
+}
+
+/// That a filter's own sidecar has another pool than the filter, which would leave each pick to Envoy. An extension's document does not say
+/// which filters ask its sidecar. Names that cannot be read are told elsewhere.
+fn missing_pool(document: &Value) -> Option<String> {
+    let flags = document.get("sidecar")?.get(EMBEDDED)?;
+    let own = document.get("pool").map_or(Some(DEFAULT_POOL), Value::as_str)?;
+    let name = |text: &Value| Some(text.as_str()?.split_once('=')?.0.trim().to_owned());
+    let names: Vec<String> = flags.get("pool")?.as_array()?.iter().map(name).collect::<Option<_>>()?;
+    let is_missing = !names.is_empty() && names.iter().all(|name| name != own);
+    is_missing.then(|| format!("sidecar.{EMBEDDED}.pool: none is named {own:?}, which is the filter's pool"))
 }
 
 /// Reads an object whose keys are flags without their dashes. A flag that may be given several times has a list; the others have a
@@ -67,7 +80,8 @@ pub fn read(members: &Map<String, Value>) -> Result<Config, Vec<String>> {
             Ok(_) => {}
             // A list of pools that could not be read is not missing too.
             Err(wrong) => {
-                let told = |error: &&FlagError| **error != FlagError::NoPool || !members.contains_key("pool");
+                let is_unread = errors.iter().any(|error| error.starts_with("pool: "));
+                let told = |error: &&FlagError| **error != FlagError::NoPool || !is_unread;
                 errors.extend(wrong.iter().filter(told).map(FlagError::of_member));
             }
         },
@@ -134,6 +148,62 @@ mod tests {
     }
 
     #[test]
+    fn a_filters_own_sidecar_must_have_its_pool() {
+        let told = "sidecar.embedded.pool: none is named \"default\", which is the filter's pool";
+        let with = |document: Value| errors_in(&document);
+        let other = json!({"embedded": {"pool": ["other=envoy:a", "third=envoy:b"]}});
+        assert_eq!(with(json!({"pool": "default", "sidecar": other})), [told]);
+        assert_eq!(with(json!({"sidecar": other})), [told]);
+        assert_eq!(with(json!({"pool": "third", "sidecar": other})), [""; 0]);
+        assert_eq!(with(json!({"sidecar": {"embedded": {"pool": [" default =envoy:a"]}}})), [""; 0]);
+        // It is told beside what else is wrong.
+        let wrong = json!({"embedded": {"pool": ["other=nothing:a"], "staleness": "soon"}});
+        assert_eq!(with(json!({"sidecar": wrong})).len(), 3);
+        // Where a name is not known it is not known to be missing.
+        assert_eq!(with(json!({"snapshot_service": other})), [""; 0]);
+        assert_eq!(with(json!({"pool": 7, "sidecar": other})), [""; 0]);
+        for pools in [json!([]), json!(["other"]), json!([7])] {
+            let errors = with(json!({"sidecar": {"embedded": {"pool": pools}}}));
+            assert!(!errors.is_empty() && !errors.iter().any(|error| error == told), "{errors:?}");
+        }
+    }
+
+    /// No flag's value is refused before the others are read.
+    #[test]
+    fn a_wrong_value_of_any_flag_hides_no_other() {
+        let told = |members: Value| parse(members).err().unwrap_or_default();
+        for flag in Flags::command().get_arguments() {
+            let name = flag.get_long().unwrap_or_default();
+            if [THREADS, "help", "version"].contains(&name) {
+                continue;
+            }
+            let others = [("staleness", json!("soon")), ("listen", json!("here"))];
+            let others: Map<String, Value> = others
+                .into_iter()
+                .filter(|(other, _)| *other != name)
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect();
+            for wrong in ["maybe", "", "-1", "on off"] {
+                let mut members = others.clone();
+                let value = if matches!(flag.get_action(), ArgAction::Append) { json!([wrong]) } else { json!(wrong) };
+                members.insert(name.to_owned(), value);
+                let errors = told(Value::Object(members));
+                for other in others.keys() {
+                    assert!(errors.iter().any(|error| error.starts_with(other)), "{name}={wrong}: {errors:?}");
+                }
+                let is_theirs = |error: &String| error.contains("--help") || error.starts_with("error");
+                assert!(!errors.iter().any(is_theirs), "{name}={wrong}: {errors:?}");
+            }
+        }
+        let errors = told(json!({"pool": ["a=envoy:a"], "llm-d": "maybe", "staleness": "soon"}));
+        let expected = [
+            "staleness \"soon\": expected a number above zero with ms, s or m, such as 50ms",
+            "llm-d \"maybe\": expected on or off",
+        ];
+        assert_eq!(errors, expected);
+    }
+
+    #[test]
     fn all_that_is_wrong_is_told_at_once_by_its_key() {
         let errors = parse(json!({
             "pool": ["nothing", "a=envoy:", "b=envoy:c"], "pool-option": "b=engine=vllm", "listen": 9090, "poll-interval": 50,
@@ -156,6 +226,7 @@ mod tests {
         };
         assert_eq!(sorted(errors), sorted(expected.map(str::to_owned).to_vec()));
         assert_eq!(parse(json!({})).unwrap_err(), ["pool is missing: expected NAME=SOURCE, once for each pool"]);
+        assert_eq!(parse(json!({"pool": []})).unwrap_err().len(), 1);
         assert_eq!(parse(json!({"pool": 3})).unwrap_err(), ["pool: must be a list of texts, not 3"]);
     }
 }

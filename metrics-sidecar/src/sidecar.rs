@@ -20,7 +20,7 @@ use crate::envoy_page::EnvoyPages;
 use crate::gate::Gate;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes_listing::follow_cluster;
-use crate::listening::TlsListener;
+use crate::listening;
 use crate::listing::{watch_clusters, watch_name};
 use crate::live::stage::Stage;
 #[cfg(feature = "otlp")]
@@ -40,9 +40,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What is logged where `RUST_LOG` says nothing. The client of Kubernetes logs each try that failed, which is told here when it is news.
 pub(crate) const LOG_FILTER: &str = "info,kube_client=off,kube_runtime=off";
-
-/// How long answers under way may take once the sidecar is told to stop.
-const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Starts sidecars.
 #[derive(Debug)]
@@ -78,12 +75,9 @@ impl Running {
     /// are pushed.
     pub async fn stop(mut self) {
         let _ = self.closing.send(true);
-        let servers = async {
-            for server in &mut self.servers {
-                let _ = server.await;
-            }
-        };
-        let _ = tokio::time::timeout(GOODBYE, servers).await;
+        for server in &mut self.servers {
+            let _ = server.await;
+        }
         // It ends by itself, within the timeout of a push. One that has failed is to be started again, which does not wait.
         #[cfg(feature = "otlp")]
         if let Some(Task(pusher)) = self.pusher.as_mut().filter(|_| !self.shared.failures.is_any()) {
@@ -197,20 +191,20 @@ impl Sidecar {
         let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
         let failures = &shared.failures;
         let router = serve::router(served.clone(), &gate, false);
-        let serving = serve::run(listener, router, failures.clone(), closed.clone());
+        let serving = listening::run(listener, None, router, closed.clone());
         let mut servers = vec![failures.spawn("the server", serving)];
         if let Some(listener) = for_scrapers {
-            let router = serve::router(served, &gate, true);
-            let server = match &shared.config.access.tls {
-                None => failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed)),
+            let tls = match &shared.config.access.tls {
+                None => None,
                 Some(files) => {
                     let certificates = Certificates::new(files.clone()).map_err(std::io::Error::other)?;
-                    let listener = TlsListener::new(listener, &certificates)?;
+                    let tls = listening::tls(&certificates)?;
                     tasks.push(Task(failures.spawn("the reader of certificates", certificates.watch())));
-                    failures.spawn("the scrapers' server", serve::run(listener, router, failures.clone(), closed))
+                    Some(tls)
                 }
             };
-            servers.push(server);
+            let serving = listening::run(listener, tls, serve::router(served, &gate, true), closed);
+            servers.push(failures.spawn("the scrapers' server", serving));
         }
         Ok(Running {
             addr,

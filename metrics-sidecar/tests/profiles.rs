@@ -11,9 +11,11 @@
 
 mod stage;
 
-use std::io::Write as _;
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use stage::{Manner, Server, get, sidecar};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -81,6 +83,50 @@ async fn the_cpu_of_the_process_is_profiled() {
     }
 }
 
+/// Anonymous memory of a process, in bytes.
+fn anonymous(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The chart's limit is 256 MiB, for all that the sidecar does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_take_little_memory_and_leave_less() {
+    const PEAK: u64 = 64 << 20;
+    const LEFT: u64 = 16 << 20;
+    let envoy = Server::start(&[("/stats/prometheus", Manner::Page(stage::envoy::tagged_page(20)))]).await;
+    let admin = format!("http://{}", envoy.address);
+    let (child, address) = process(&[&["--envoy-admin", admin.as_str()], POOL.as_slice()].concat()).await;
+    let id = child.id().unwrap();
+    // What the page itself takes is no matter of profiles.
+    for _ in 0..20 {
+        assert_eq!(get(address, "/metrics", "").await.status, 200);
+    }
+    let before = anonymous(id);
+    let scrapes = tokio::spawn(async move {
+        loop {
+            assert_eq!(get(address, "/metrics", "").await.status, 200);
+        }
+    });
+    let mut report = Vec::new();
+    for path in ["profile?seconds=1", "profile?seconds=1", "heap", "profile?seconds=1"] {
+        let making = tokio::spawn(async move { get(address, &format!("/debug/pprof/{path}"), "").await.status });
+        let mut peak = 0;
+        while !making.is_finished() {
+            peak = peak.max(anonymous(id));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(making.await.unwrap(), 200, "{path}");
+        report.push((path, peak.saturating_sub(before) >> 10, anonymous(id).saturating_sub(before) >> 10));
+    }
+    scrapes.abort();
+    println!("KiB at the peak and after: {report:?}");
+    for (path, peak, left) in &report {
+        assert!(*peak < PEAK >> 10 && *left < LEFT >> 10, "{path}: {report:?} KiB at the peak and after");
+    }
+}
+
 #[tokio::test]
 async fn the_heap_of_the_process_is_profiled() {
     // A process that only began has little on its heap.
@@ -94,6 +140,81 @@ async fn the_heap_of_the_process_is_profiled() {
         assert!(raw.contains("inuse_objects/count inuse_space/bytes"), "{raw}");
         assert!(raw.contains("metrics_sidecar::"), "no function of ours is in\n{raw}");
     }
+}
+
+/// Of profile.proto, what it takes to say which function is innermost.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Profile {
+    #[prost(message, repeated, tag = "2")]
+    sample: Vec<Sample>,
+    #[prost(message, repeated, tag = "4")]
+    location: Vec<Location>,
+    #[prost(message, repeated, tag = "5")]
+    function: Vec<Function>,
+    #[prost(string, repeated, tag = "6")]
+    texts: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sample {
+    #[prost(uint64, repeated, tag = "1")]
+    location: Vec<u64>,
+    #[prost(int64, repeated, tag = "2")]
+    value: Vec<i64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Location {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(message, repeated, tag = "4")]
+    line: Vec<Line>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Line {
+    #[prost(uint64, tag = "1")]
+    function: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Function {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(int64, tag = "2")]
+    name: i64,
+}
+
+/// The last value of a profile's samples by their innermost function.
+fn flat(profile: &[u8]) -> HashMap<String, i64> {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(profile).read_to_end(&mut bytes).unwrap();
+    let profile = <Profile as prost::Message>::decode(bytes.as_slice()).unwrap();
+    let mut flat = HashMap::new();
+    for sample in &profile.sample {
+        let location = profile.location.iter().find(|location| location.id == sample.location[0]).unwrap();
+        let innermost = location.line.first().map_or(0, |line| line.function);
+        let function = profile.function.iter().find(|function| function.id == innermost);
+        let name = function.map_or("?", |function| &profile.texts[usize::try_from(function.name).unwrap()]);
+        *flat.entry(name.to_owned()).or_default() += sample.value.last().unwrap();
+    }
+    flat
+}
+
+#[tokio::test]
+async fn memory_is_that_of_who_asked_the_allocator_for_it() {
+    const ALLOCATORS: [&str; 8] =
+        ["prof_", "rjem", "jemalloc", "imalloc", "__rust_", "__rdl_", "__rg_", "alloc::alloc::"];
+    let (_child, address) = process_with(&POOL, &[("_RJEM_MALLOC_CONF", "lg_prof_sample:12")]).await;
+    let flat = flat(&get(address, "/debug/pprof/heap", "").await.body);
+    let total: i64 = flat.values().sum();
+    let of_allocators = flat.iter().filter(|(name, _)| ALLOCATORS.iter().any(|word| name.contains(word)));
+    let of_allocators: i64 = of_allocators.map(|(_, bytes)| bytes).sum();
+    let mut most: Vec<_> = flat.iter().collect();
+    most.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    // What the allocator takes for itself before the program begins has nobody else's frames.
+    assert!(total > 100_000 && of_allocators * 20 < total, "{of_allocators} of {total} bytes: {most:#?}");
+    assert!(flat.len() > 5, "{most:#?}");
 }
 
 /// The allocator's samples can be turned off.

@@ -6,6 +6,7 @@ use crate::world::{self, complete};
 
 tests! {
     what_is_wrong_is_said_as_everywhere
+    a_sidecar_without_the_filters_pool_is_refused
     what_belongs_to_the_other_part_is_refused
     a_configuration_dies_with_its_last_stream_on_a_worker
     validation_starts_nothing
@@ -22,6 +23,14 @@ mod scenarios {
             let Err(HostError::FilterRefused(words)) = refused else { panic!("{document}: {refused:?}") };
             assert!(words.contains(&expected), "{document}: {words:?} does not say {expected:?}");
         }
+    }
+
+    pub(super) fn a_sidecar_without_the_filters_pool_is_refused() {
+        let document = r#"{"pool": "default", "sidecar": {"embedded": {"pool": ["other=static:127.0.0.1:1"]}}}"#;
+        let refused = world::builder().filter(document).build();
+        let told = r#"sidecar.embedded.pool: none is named "default", which is the filter's pool"#;
+        let Err(HostError::FilterRefused(words)) = refused else { panic!("{refused:?}") };
+        assert!(words.contains(told), "{words:?}");
     }
 
     pub(super) fn what_belongs_to_the_other_part_is_refused() {

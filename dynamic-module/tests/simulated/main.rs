@@ -34,5 +34,6 @@ mod panics;
 mod refusals;
 #[path = "../../../tests/scenarios/endings.rs"]
 mod scenarios;
+mod sidecars;
 mod threads;
 mod world;

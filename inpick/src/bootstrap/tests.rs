@@ -55,6 +55,12 @@ fn a_piece_of_the_wasm_filter_that_is_missing_or_wrong_is_named() {
             "{\"pool\": \"default\",",
             "{\"sidecar\": {\"embedded\": {\"pool\": [\"a=envoy:b\"]}}, \"pool\": \"default\",",
             Error,
+            "configuration.value: sidecar.embedded.pool: none is named \"default\", which is the filter's pool",
+        ),
+        (
+            "{\"pool\": \"default\",",
+            "{\"sidecar\": {\"embedded\": {\"pool\": [\"default=envoy:b\"]}}, \"pool\": \"default\",",
+            Error,
             "configuration.value: sidecar.embedded: only the native module",
         ),
         ("tag_name: reason,", "tag_name: cause,", Error, "stats_config.stats_tags: no tag for reason"),
@@ -118,6 +124,11 @@ fn a_piece_of_the_native_module_that_is_missing_or_wrong_is_named() {
         ("\"pool\": \"default\", \"access_log\"", "\"pool\": \"\", \"access_log\"", "filter_config.value: pool: "),
         ("\"embedded\": {\"pool\"", "\"cluster\": \"nobody\", \"unheard\": {\"pool\"", "filter_config.value: sidecar."),
         ("\"embedded\": {\"pool\"", "\"embedded\": {\"threads\": 2, \"pool\"", "sidecar.embedded.threads: unknown"),
+        (
+            "\"pool\": \"default\", \"access_log\"",
+            "\"pool\": \"other\", \"access_log\"",
+            "sidecar.embedded.pool: none is named \"other\"",
+        ),
         (
             "extension_name: inpick",
             "extension_name: inpick\n    extension_config: {value: '{\"snapshot_service\": {\"embedded\": {}}}'}",

@@ -126,7 +126,8 @@ fn a_reader_does_not_wait_for_the_fleet() {
 fn the_thread_ends_after_the_drop_which_does_not_wait() {
     let embedded = Embedded::keep(|_, stopped| {
         std::thread::sleep(Duration::from_millis(300));
-        let _ = is_stopped_within(stopped, PATIENCE);
+        let nobody_else = watch::Sender::new(0);
+        assert!(is_stopped_within(stopped, &mut nobody_else.subscribe(), PATIENCE));
         Ok(())
     })
     .unwrap();

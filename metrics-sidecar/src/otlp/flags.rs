@@ -17,6 +17,7 @@ use percent_encoding::percent_decode_str;
 
 use super::config::{CollectorTarget, CollectorTrust, OtlpConfig};
 use crate::durations::parse_duration;
+use crate::paths::any_path;
 
 /// How often metrics are pushed, as OpenTelemetry has it.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -55,7 +56,7 @@ pub struct OtlpFlags {
     otlp_compression: Option<String>,
     /// Certificates (PEM) that an https: collector's must lead to, read again for each push [default: OTEL_EXPORTER_OTLP_CERTIFICATE, or
     /// what the system trusts]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_path())]
     otlp_ca_file: Option<PathBuf>,
 }
 
