@@ -146,9 +146,8 @@ impl Routing {
     }
 
     /// Whether any endpoint has room.
-    pub(crate) fn has_room(&self, room: &Room) -> bool {
-        let mut endpoints = self.pool.members().iter().filter_map(|&id| self.pool.endpoint(id));
-        endpoints.any(|endpoint| room.is_at(endpoint))
+    pub(crate) fn has_room(&self, room: &Room, profile: &Profile, now: Timestamp) -> bool {
+        self.pool.members().iter().any(|&id| room.is_at(&self.pool, id, now, profile.max_snapshot_age_micros))
     }
 
     /// Whether a request need not wait: somebody has room for it, or nobody can take it at all.
@@ -194,7 +193,7 @@ impl Routing {
 
     /// Whether such an endpoint has room.
     pub(crate) fn is_open(&self, id: EndpointId, room: &Room, profile: &Profile, now: Timestamp) -> bool {
-        self.pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint)) && self.is_well(id, profile, now)
+        room.is_at(&self.pool, id, now, profile.max_snapshot_age_micros) && self.is_well(id, profile, now)
     }
 
     /// Fills `open` with those endpoints.

@@ -191,7 +191,7 @@ impl Worker {
         let memory_bytes = host.memory_bytes();
         // Where another thread holds the routing, the next tick posts.
         let Some(revision) = picker.look(|routing| routing.accounts().revision()) else { return };
-        let flow = picker.flow_post();
+        let flow = picker.flow_post(now);
         let is_changed = self.posted.as_ref().is_none_or(|posted| {
             posted.revision != revision
                 || posted.post.flow != flow

@@ -193,11 +193,11 @@ impl FlowControl {
 
     /// How full the pool is: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints.
     #[must_use]
-    pub fn saturation(&self, pool: &Pool) -> f64 {
+    pub fn saturation(&self, pool: &Pool, profile: &Profile, now: Timestamp) -> f64 {
         let room = self.room();
         let (mut sum, mut count) = (0.0, 0_u32);
         for endpoint in pool.members().iter().filter_map(|&id| pool.endpoint(id)) {
-            sum += room.fullness(endpoint);
+            sum += room.fullness(pool, endpoint, now, profile.max_snapshot_age_micros);
             count += 1;
         }
         if count == 0 { 1.0 } else { sum / f64::from(count) }
@@ -311,7 +311,7 @@ impl FlowControl {
     fn choose(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
         let room = self.room();
         routing.list_open(&room, profile, now, &mut self.open);
-        if self.open.is_empty() && !routing.has_room(&room) {
+        if self.open.is_empty() && !routing.has_room(&room, profile, now) {
             return None;
         }
         let mut search = Search { routing, profile, room, open: &self.open, settings: &self.settings, now };

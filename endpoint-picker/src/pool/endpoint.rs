@@ -136,6 +136,12 @@ impl Endpoint {
         self.is_member
     }
 
+    /// Whether requests may be sent to it at all: a member that, as far as is known, is ready and awake.
+    #[must_use]
+    pub const fn takes_requests(&self) -> bool {
+        self.is_member && !matches!(self.load.state, State::Unready | State::Sleeping)
+    }
+
     /// A member's place in the membership.
     #[must_use]
     pub const fn place(&self) -> u32 {

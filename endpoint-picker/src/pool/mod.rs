@@ -235,6 +235,12 @@ impl Pool {
         }
     }
 
+    /// Whether what an endpoint last said of its load was true at most `max_age_micros` ago: older figures do not count.
+    #[must_use]
+    pub fn has_fresh_load(&self, endpoint: &Endpoint, now: Timestamp, max_age_micros: u64) -> bool {
+        endpoint.load_at(self.confirmed_at).is_some_and(|load_at| now.micros_since(load_at) <= max_age_micros)
+    }
+
     /// A request goes to that endpoint now. True: it is the trial of an endpoint that was ejected. The counterpart is
     /// [`Self::request_finished`].
     pub(crate) fn request_sent(&mut self, id: EndpointId, now: Timestamp) -> bool {

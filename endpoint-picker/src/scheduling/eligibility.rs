@@ -124,7 +124,7 @@ pub(super) fn narrow(
     let missing = least.saturating_sub(candidates.len()).min(excluded.0.len());
     candidates.extend(excluded.0.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
     if let Some(room) = request.room {
-        candidates.retain(|candidate| pool.endpoint(candidate.id).is_some_and(|endpoint| room.is_at(endpoint)));
+        candidates.retain(|candidate| room.is_at(pool, candidate.id, now, profile.max_snapshot_age_micros));
     }
     ground
 }

@@ -76,8 +76,7 @@ impl Scheduler {
         let ground = match pinned {
             Some(id) => {
                 self.candidates.clear();
-                let has_room = |room: Room| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
-                if request.room.is_none_or(has_room) {
+                if request.room.is_none_or(|room| room.is_at(pool, id, now, profile.max_snapshot_age_micros)) {
                     self.candidates.push(Candidate::new(id, false));
                 }
                 Ground::Load
@@ -159,7 +158,7 @@ impl Scheduler {
     /// Whether an endpoint that may take the request has the room that it asks for, or no endpoint may take it at all.
     pub fn has_room(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
         let Some(room) = request.room else { return true };
-        let has_room = |id: EndpointId| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
+        let has_room = |id: EndpointId| room.is_at(pool, id, now, profile.max_snapshot_age_micros);
         if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
             return has_room(id);
         }
