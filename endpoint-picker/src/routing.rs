@@ -150,7 +150,12 @@ impl Routing {
         self.pool.members().iter().any(|&id| room.is_at(&self.pool, id, now, profile.max_snapshot_age_micros))
     }
 
-    /// Whether a request need not wait: somebody has room for it, or nobody can take it at all.
+    /// Whether any endpoint may take a request now or later: where none may, it has nothing to wait for.
+    pub(crate) fn has_taker(&self, request: &PickRequest<'_>) -> bool {
+        Scheduler::has_taker(&self.pool, request)
+    }
+
+    /// Whether an endpoint that may take a request has room for it.
     pub(crate) fn may_send(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
         self.scheduler.has_room(&self.pool, profile, request, now)
     }

@@ -162,6 +162,11 @@ impl EndpointPicker {
         choice
     }
 
+    /// Whether any endpoint may take a request that waits; true where another thread holds the routing.
+    pub(crate) fn has_taker(&self, held: &Held) -> bool {
+        self.look(|routing| routing.has_taker(&held.request())).unwrap_or(true)
+    }
+
     /// A request waits no more; `is_sent`: an endpoint is given it.
     pub(crate) fn unpark(&mut self, ticket: Ticket, is_sent: bool, now: Timestamp) {
         self.direct(move |director| {

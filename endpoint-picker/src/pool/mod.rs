@@ -47,6 +47,8 @@ pub struct Pool {
     /// Where the pool's loads begin in [`Loads::endpoints`].
     first_load: usize,
     confirmed_at: Option<Timestamp>,
+    /// Grows whenever other endpoints than before may be sent requests.
+    takers_version: u64,
     served: ServedModels,
     policies: Arc<Policies>,
     /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
@@ -125,6 +127,7 @@ impl Pool {
         self.adapter_uses.clear();
         self.first_load = first;
         self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
+        self.takers_version += 1;
         self.release_idle();
     }
 
@@ -138,11 +141,15 @@ impl Pool {
         let end = self.first_load.saturating_add(self.members.len());
         let own = loads.endpoints.get(self.first_load..end);
         let (Some(own), true) = (own, self.membership == Some(version)) else { return Err(OtherMembership) };
+        let mut is_changed = false;
         for (id, &load) in self.members.iter().zip(own) {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                let took = endpoint.takes_requests();
                 endpoint.install(load, loads.captured_at_ms, received_at);
+                is_changed |= took != endpoint.takes_requests();
             }
         }
+        self.takers_version += u64::from(is_changed);
         let (first, end) = (self.first_load, end);
         let uses = loads.adapters.iter().filter(|used| (first..end).contains(&(used.endpoint as usize)));
         self.adapter_uses.clear();
@@ -187,6 +194,13 @@ impl Pool {
     #[must_use]
     pub const fn membership(&self) -> Option<Version> {
         self.membership
+    }
+
+    /// Another number whenever other endpoints than before may be sent requests: members came or left, woke, slept, became ready or unready, or serve other
+    /// models.
+    #[must_use]
+    pub const fn takers_version(&self) -> u64 {
+        self.takers_version
     }
 
     /// When the loads were last true; `None`: never.

@@ -12,3 +12,5 @@ mod host;
 mod outages;
 mod queue;
 mod rig;
+#[path = "../plain/stats.rs"]
+mod stats;

@@ -4,6 +4,7 @@ use endpoint_picker::flow_control::FlowSettings;
 use endpoint_picker::scheduling::Peers;
 use endpoint_picker::{Config, Plugin};
 use proptest::prelude::*;
+use snapshot::State;
 
 use crate::rig::{CAPACITY, Rig, pod};
 
@@ -101,9 +102,9 @@ fn who_waits_for_too_long_is_told_so() {
     rig.wait(1);
     assert_eq!(rig.refused.keys().copied().collect::<Vec<_>>(), [early]);
     assert_eq!(rig.refused[&early].0, 503);
-    rig.install(0);
     rig.wait(3_000);
     assert_eq!((rig.refused[&late].0, rig.waiting()), (503, 0));
+    assert!(rig.codes.values().all(|code| code == "queue_timeout"));
 }
 
 #[test]
@@ -275,6 +276,7 @@ enum Act {
     Wait(u64),
     Report(u32, u32),
     Install(u16),
+    Turn(Vec<State>),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -285,6 +287,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0_u64..4_000).prop_map(Act::Wait),
         1 => (0_u32..5, 0_u32..3).prop_map(|(running, waiting)| Act::Report(running, waiting)),
         1 => (0_u16..4).prop_map(Act::Install),
+        1 => proptest::collection::vec(prop_oneof![Just(State::Fresh), Just(State::Sleeping), Just(State::Unready)], 4).prop_map(Act::Turn),
     ];
     proptest::collection::vec(act, 1..120)
 }
@@ -316,17 +319,28 @@ proptest! {
                     rig.report(running, waiting);
                     rig.poll();
                 }
-                // Without any endpoint Envoy's own policy would choose: requests are sent without a list.
-                Act::Install(pods) if pods > 0 => rig.install(pods),
+                Act::Install(pods) => {
+                    rig.install(pods);
+                    rig.poll();
+                }
+                Act::Turn(states) => {
+                    rig.report_states(&states[..usize::from(rig.pods)]);
+                    rig.poll();
+                    let is_off = states[..usize::from(rig.pods)].iter().all(|state| *state != State::Fresh);
+                    prop_assert!(!is_off || rig.waiting() == 0, "nobody waits for nobody");
+                }
                 _ => {}
             }
             prop_assert_eq!(rig.waiting() as usize, rig.parked.len());
         }
         rig.wait(5_000);
         prop_assert_eq!(rig.waiting(), 0);
-        prop_assert_eq!(rig.sent.len() + rig.refused.len() + left, rig.next);
+        prop_assert_eq!(rig.sent.len() + rig.unlisted.len() + rig.refused.len() + left, rig.next);
         for number in rig.running.keys().copied().collect::<Vec<_>>() {
             rig.answer(number);
+        }
+        for number in rig.unlisted.clone() {
+            rig.log(number);
         }
         prop_assert_eq!(rig.in_flight(), 0);
     }

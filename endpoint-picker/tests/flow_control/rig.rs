@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Plugin, Timestamp};
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, ServedModel, State};
 
 use crate::host::Info;
+use crate::stats::Stats;
 
 /// Requests that each engine runs at once, and those that it is given beyond.
 pub(crate) const SLOTS: u32 = 2;
@@ -20,31 +21,45 @@ pub(crate) struct Rig {
     pub(crate) micros: u64,
     pub(crate) generation: u64,
     pub(crate) pods: u16,
+    /// The one that is asked for.
+    pub(crate) model: &'static str,
     pub(crate) next: usize,
     pub(crate) exchanges: BTreeMap<usize, Exchange>,
     pub(crate) parked: BTreeMap<u64, usize>,
     /// Where requests went, in their order.
     pub(crate) sent: Vec<(usize, SocketAddr)>,
+    /// Those that were sent without a list, to whomever Envoy takes.
+    pub(crate) unlisted: Vec<usize>,
     pub(crate) running: BTreeMap<usize, SocketAddr>,
     /// Answers of the gateway's own: status, and seconds to wait.
     pub(crate) refused: BTreeMap<usize, (u16, Option<u32>)>,
+    /// The codes that they gave.
+    pub(crate) codes: BTreeMap<usize, String>,
 }
 
 impl Rig {
     pub(crate) fn new(flow_control: &str, pods: u16) -> Self {
-        let json = format!(r#"{{"flow_control": {flow_control}, "objectives": {{"high": 5, "low": -5}}}}"#);
+        Self::with(&format!(r#""flow_control": {flow_control}"#), pods)
+    }
+
+    /// `fields`: of the configuration.
+    pub(crate) fn with(fields: &str, pods: u16) -> Self {
+        let json = format!(r#"{{{fields}, "objectives": {{"high": 5, "low": -5}}}}"#);
         let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
         let mut rig = Self {
             picker: EndpointPicker::new(config, 1),
             micros: 1_000_000_000,
             generation: 0,
             pods,
+            model: "m",
             next: 0,
             exchanges: BTreeMap::new(),
             parked: BTreeMap::new(),
             sent: Vec::new(),
+            unlisted: Vec::new(),
             running: BTreeMap::new(),
             refused: BTreeMap::new(),
+            codes: BTreeMap::new(),
         };
         rig.install(pods);
         // An engine tells how many it runs at once when somebody waits on three pages in a row.
@@ -71,7 +86,23 @@ impl Rig {
         self.pods = u16::try_from(addresses.len()).unwrap();
         self.generation += 1;
         let endpoints = addresses.into_iter().map(EndpointIdentity::unnamed).collect();
-        let pool = PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() };
+        self.install_members(PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() });
+    }
+
+    /// Each pod serves the model of that name and no other.
+    pub(crate) fn install_models(&mut self, names: &[&str]) {
+        self.pods = u16::try_from(names.len()).unwrap();
+        self.generation += 1;
+        let endpoints = (0..self.pods).map(|index| EndpointIdentity {
+            models: Some(vec![index.into()]),
+            ..EndpointIdentity::unnamed(pod(index))
+        });
+        let models = names.iter().map(|&name| ServedModel { name: name.into(), ..ServedModel::default() }).collect();
+        let endpoints = endpoints.collect();
+        self.install_members(PoolMembers { name: "default".into(), endpoints, models, ..PoolMembers::default() });
+    }
+
+    fn install_members(&mut self, pool: PoolMembers) {
         self.picker.install_membership(&Membership { epoch: 1, version: self.generation, pools: vec![pool] });
     }
 
@@ -139,7 +170,8 @@ impl Rig {
         ];
         let pairs = pairs.iter().filter_map(|&(name, value)| Some((name.as_bytes(), value?.as_bytes())));
         let head = RequestHead::read(pairs);
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
+        let model = self.model;
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
         let (mut info, now) = (self.info(None), self.now());
         let mut exchange = Exchange::default();
         assert_eq!(exchange.on_request_headers(&mut self.picker, &head, false, now), Directive::Wait);
@@ -153,7 +185,7 @@ impl Rig {
     pub(crate) fn carry_out(&mut self, number: usize, directive: Directive) {
         match directive {
             Directive::Send(outbound) => {
-                let list = outbound.destination.unwrap();
+                let Some(list) = outbound.destination else { return self.unlisted.push(number) };
                 let first: SocketAddr = list.split(',').next().unwrap().parse().unwrap();
                 self.sent.push((number, first));
                 self.running.insert(number, first);
@@ -163,9 +195,9 @@ impl Rig {
                 assert_eq!(self.parked.insert(ticket, number), None, "a number is used once");
             }
             Directive::Reply(reply) => {
-                assert!(
-                    serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["error"]["message"].is_string()
-                );
+                let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+                assert!(body["error"]["message"].is_string());
+                self.codes.insert(number, body["error"]["code"].as_str().unwrap().to_owned());
                 self.refused.insert(number, (reply.status, reply.retry_after));
                 self.log(number);
             }
@@ -222,6 +254,17 @@ impl Rig {
         self.log(number);
         self.parked.retain(|_, other| *other != number);
         self.poll();
+    }
+
+    /// How often each outcome of flow control was counted.
+    pub(crate) fn outcomes(&mut self) -> BTreeMap<String, u64> {
+        let stats = Stats::of(self.picker.telemetry_mut().derive()).0.into_iter();
+        let counts = stats.filter(|(name, value)| *value > 0 && name.ends_with("request_queue_duration_seconds_count"));
+        counts.fold(BTreeMap::new(), |mut sums, (name, value)| {
+            let outcome = name.split(';').find_map(|label| label.strip_prefix("outcome=")).unwrap();
+            *sums.entry(outcome.to_owned()).or_default() += value;
+            sums
+        })
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
