@@ -196,7 +196,8 @@ impl FlowControl {
         self.bands.sizes()
     }
 
-    /// How full the pool is: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints.
+    /// How full the pool is, to be shown: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints. Who takes no requests, and
+    /// whose page is stale or missing, counts as full. Requests need not wait where it is 1: [`Room::is_at`] decides.
     #[must_use]
     pub fn saturation(&self, pool: &Pool, profile: &Profile, now: Timestamp) -> f64 {
         let room = self.room();

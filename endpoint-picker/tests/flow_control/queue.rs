@@ -126,6 +126,12 @@ fn a_request_may_ask_to_wait_for_less_and_never_for_more() {
     rig.wait(1);
     assert_eq!(over(&rig), [[longer, shorter].as_slice(), &bad, &[shortest]].concat());
     assert!(rig.refused.values().all(|(status, _)| *status == 503));
+    let at_once = rig.ask_within("", "", "hello", Some("1ns"));
+    rig.wait(1);
+    assert!(
+        rig.refused.contains_key(&at_once),
+        "the shortest wait that there is, which is not that of the configuration"
+    );
 }
 
 /// A pod has somebody's prompt; where it and another are full, who asks for that prompt again waits for that pod, and not longer than for a while.
