@@ -211,6 +211,10 @@ impl Routing {
         self.pool.set_others_in_flight(counts);
     }
 
+    pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.pool.learn_slots(slots);
+    }
+
     pub(crate) fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
         self.pool.learn_suspicion(place, suspicion, now);
     }

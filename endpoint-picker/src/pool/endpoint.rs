@@ -197,6 +197,11 @@ impl Endpoint {
         }
     }
 
+    /// Another worker learned how many requests its engine runs at once.
+    pub(super) fn learn_slots(&mut self, slots: u32) {
+        self.batch.slots.get_or_insert(slots);
+    }
+
     pub(super) const fn health_mut(&mut self) -> &mut Health {
         &mut self.health
     }

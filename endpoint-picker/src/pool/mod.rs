@@ -336,6 +336,16 @@ impl Pool {
         }
     }
 
+    /// Takes over how many requests the members run at once, as other workers learned it, in the order of the membership; 0: they did not. What a member's
+    /// own pages told here stands.
+    pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        for (id, slots) in self.members.iter().zip(slots).filter(|(_, slots)| *slots > 0) {
+            if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                endpoint.learn_slots(slots);
+            }
+        }
+    }
+
     /// Forgets what is in flight and what was observed: it was another's.
     pub(crate) fn forget_requests(&mut self) {
         for endpoint in self.slots.iter_mut().filter_map(|slot| slot.endpoint.as_mut()) {
