@@ -320,7 +320,7 @@ families! {
     FlowRequestEnqueueDuration = "inference_extension_flow_control_request_enqueue_duration_seconds", Histogram(Bounds::SCHEDULER), [Priority, FairnessId, Outcome], FlowControl, Envoy,
         "Seconds that putting a request into its queue, or refusing it there, took.";
     FlowPoolSaturation = "inference_extension_flow_control_pool_saturation", Ratio, [InferencePool], FlowControl, Envoy,
-        "How full the pool is: requests are held back from 1 on.";
+        "How full the pool is, in the mean: 1 is an endpoint without room, one that takes no requests, or one whose page is stale.";
 
     // What no other picker shows.
     PicksTotal = "inpick_picks_total", Counter, [Pool, Endpoint, Reason], Always, Envoy,

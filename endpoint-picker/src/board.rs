@@ -357,6 +357,9 @@ pub struct Board {
     /// shared is the first ones'.
     #[prost(message, repeated, tag = "8")]
     pub waiting: Vec<WaitingWorker>,
+    /// Requests that each endpoint of the membership runs at once, where a worker learned it, else 0; empty: nobody learned any.
+    #[prost(uint32, repeated, tag = "9")]
+    pub slots: Vec<u32>,
 }
 
 /// A worker that has requests waiting for an endpoint.
@@ -492,6 +495,7 @@ impl Gatherer {
         board.contained.clear();
         board.suspects.clear();
         board.waiting.clear();
+        board.slots.clear();
         for Held { post, .. } in &self.posts {
             let waiting = post.flow.iter().flat_map(|flow| &flow.waiting).filter(|waiting| waiting.requests > 0);
             if let Some(priority) = waiting.map(|waiting| waiting.priority).max() {
@@ -501,6 +505,7 @@ impl Gatherer {
             if post.order == Some(order) {
                 add(&mut board.in_flight, post.first, &post.in_flight);
                 add(&mut board.prefill_tokens, post.first, &post.prefill_tokens);
+                board.add_slots(post, membership.endpoint_count());
                 let place = |suspect: &Suspect| suspect.place.saturating_add(post.first);
                 let suspects = post.suspects.iter();
                 board.suspects.extend(suspects.map(|it| Suspect { place: place(it), worker: post.worker, ..*it }));
@@ -532,6 +537,16 @@ impl Board {
                     let (pool, address) = (post.pool.clone(), identity.address.to_string());
                     self.add_departed(Departed { pool, address, count });
                 }
+            }
+        }
+    }
+
+    /// Notes the slots that a worker learned.
+    fn add_slots(&mut self, post: &Post, endpoints: usize) {
+        for lesson in post.lessons.iter().filter(|lesson| lesson.slots > 0) {
+            self.slots.resize(endpoints, 0);
+            if let Some(slots) = self.slots.get_mut(post.first.saturating_add(lesson.place) as usize) {
+                *slots = lesson.slots.max(*slots);
             }
         }
     }

@@ -47,7 +47,7 @@ impl Director {
         }
     }
 
-    /// Sends a request that waited, if it can be to where there is room.
+    /// Sends a request that waited, if it can be to where there is room. Nothing is chosen where nobody may take it.
     pub(crate) fn send_parked(
         &mut self,
         profile: &Profile,
@@ -56,17 +56,17 @@ impl Director {
         burden: Burden,
         now: Timestamp,
     ) -> Choice {
-        let room = self.flow_control.as_mut().map(|flow_control| {
-            flow_control.remove(ticket, true, now);
-            flow_control.room()
-        });
+        let room = self.flow_control.as_ref().map(FlowControl::room);
         let request = PickRequest { room, ..held.request() };
-        let choice = self.routing.choose(profile, &request, burden, now);
-        if room.is_none() || matches!(choice.decision, Decision::Picked(..)) {
-            return choice;
+        let mut choice = self.routing.choose(profile, &request, burden, now);
+        if room.is_some() && !matches!(choice.decision, Decision::Picked(..)) {
+            // Another thread was quicker, or nobody may take it.
+            choice = self.routing.choose(profile, &held.request(), burden, now);
         }
-        // Another thread was quicker.
-        self.routing.choose(profile, &held.request(), burden, now)
+        if let Some(flow_control) = &mut self.flow_control {
+            flow_control.remove(ticket, matches!(choice.decision, Decision::Picked(..)), now);
+        }
+        choice
     }
 
     /// Who is to go on now; see [`FlowControl::poll_wake`].

@@ -1,6 +1,6 @@
 //! Durations as Go writes them: numbers with a unit each, `1500ms`, `1.5s`, `1m30s`.
 
-/// Microseconds of a duration, rounded down; `None`: it is none, is negative or exceeds what Go can hold, 2^63 - 1 nanoseconds.
+/// Microseconds of a duration, rounded down, of one that is not 0 at least 1; `None`: it is none, is negative or exceeds what Go can hold, 2^63 - 1 nanoseconds.
 pub fn micros(text: &[u8]) -> Option<u64> {
     const MOST_NANOS: u128 = i64::MAX as u128;
     let text = core::str::from_utf8(text).ok()?;
@@ -41,7 +41,7 @@ pub fn micros(text: &[u8]) -> Option<u64> {
         }
         rest = behind;
     }
-    u64::try_from(nanos / 1_000).ok()
+    u64::try_from((nanos / 1_000).max(nanos.min(1))).ok()
 }
 
 /// The digits that a text begins with, and what is behind them.
@@ -70,6 +70,10 @@ mod tests {
             ("0s", 0),
             ("1h", 3_600_000_000),
             ("1500ns", 1),
+            ("1ns", 1),
+            ("0.9us", 1),
+            ("0ns", 0),
+            ("0.1ns", 0),
             ("20\u{b5}s", 20),
             ("0.000001000000000000000000000000001s", 1),
         ] {

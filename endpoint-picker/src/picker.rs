@@ -303,6 +303,11 @@ impl EndpointPicker {
         self.director.routing.set_others_in_flight(counts);
     }
 
+    /// Takes over how many requests the members run at once, as other workers learned it, in the order of the membership; 0: they did not.
+    pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.director.routing.learn_slots(slots);
+    }
+
     /// Takes over what another worker holds against the member at that place of the membership.
     pub fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {
         self.director.routing.learn_suspicion(place, suspicion, now);

@@ -146,12 +146,16 @@ impl Routing {
     }
 
     /// Whether any endpoint has room.
-    pub(crate) fn has_room(&self, room: &Room) -> bool {
-        let mut endpoints = self.pool.members().iter().filter_map(|&id| self.pool.endpoint(id));
-        endpoints.any(|endpoint| room.is_at(endpoint))
+    pub(crate) fn has_room(&self, room: &Room, profile: &Profile, now: Timestamp) -> bool {
+        self.pool.members().iter().any(|&id| room.is_at(&self.pool, id, now, profile.max_snapshot_age_micros))
     }
 
-    /// Whether a request need not wait: somebody has room for it, or nobody can take it at all.
+    /// Whether any endpoint may take a request now or later: where none may, it has nothing to wait for.
+    pub(crate) fn has_taker(&self, request: &PickRequest<'_>) -> bool {
+        Scheduler::has_taker(&self.pool, request)
+    }
+
+    /// Whether an endpoint that may take a request has room for it.
     pub(crate) fn may_send(&mut self, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
         self.scheduler.has_room(&self.pool, profile, request, now)
     }
@@ -194,7 +198,7 @@ impl Routing {
 
     /// Whether such an endpoint has room.
     pub(crate) fn is_open(&self, id: EndpointId, room: &Room, profile: &Profile, now: Timestamp) -> bool {
-        self.pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint)) && self.is_well(id, profile, now)
+        room.is_at(&self.pool, id, now, profile.max_snapshot_age_micros) && self.is_well(id, profile, now)
     }
 
     /// Fills `open` with those endpoints.
@@ -205,6 +209,10 @@ impl Routing {
 
     pub(crate) fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         self.pool.set_others_in_flight(counts);
+    }
+
+    pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.pool.learn_slots(slots);
     }
 
     pub(crate) fn learn_suspicion(&mut self, place: usize, suspicion: Suspicion, now: Timestamp) {

@@ -191,7 +191,7 @@ impl Worker {
         let memory_bytes = host.memory_bytes();
         // Where another thread holds the routing, the next tick posts.
         let Some(revision) = picker.look(|routing| routing.accounts().revision()) else { return };
-        let flow = picker.flow_post();
+        let flow = picker.flow_post(now);
         let is_changed = self.posted.as_ref().is_none_or(|posted| {
             posted.revision != revision
                 || posted.post.flow != flow
@@ -401,6 +401,7 @@ impl News {
         let own = own.iter().copied().chain(core::iter::repeat((0, 0)));
         let others = sums.zip(own).map(|(sum, own)| (sum.0.saturating_sub(own.0), sum.1.saturating_sub(own.1)));
         picker.set_others_in_flight(others);
+        picker.learn_slots(board.slots.iter().copied().skip(self.first as usize));
         picker.set_peers(peers(&board.waiting, id, version.board));
         let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
         for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {

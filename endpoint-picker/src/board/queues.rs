@@ -10,7 +10,7 @@ use crate::admission::{Admitted, Table, text_of};
 /// What flow control holds in one worker.
 #[derive(Clone, Eq, Message, PartialEq)]
 pub struct FlowPost {
-    /// How full the pool is, in thousandths: requests are held back from 1000 on.
+    /// How full the pool is, in thousandths: 1000 is one whose endpoints have no room, in the mean.
     #[prost(uint64, tag = "1")]
     pub saturation_permille: u64,
     /// Requests that wait.

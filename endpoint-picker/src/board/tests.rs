@@ -49,6 +49,23 @@ fn posts_of_several_pools_are_added_up_in_the_order_of_the_membership() {
 }
 
 #[test]
+fn what_any_worker_learned_of_slots_is_on_the_board() {
+    let members = membership(1, vec![pool("a", &[1, 2]), pool("b", &[1, 3])]);
+    let (mut shared, mut gatherer) = (FakeSharedData::default(), Gatherer::default());
+    write(&mut shared, 1, 1, &members, "b", &[1, 2]);
+    gatherer.tick(&mut shared, &members, NOW);
+    assert!(gatherer.board().slots.is_empty());
+    for (worker, slots) in [(1, [0, 4]), (2, [0, 5])] {
+        let lessons = (0..).zip(slots).map(|(place, slots)| Lesson { place, slots, ..Lesson::default() }).collect();
+        let post = Post { worker, sequence: 2, order: Some(Order::of(&members)), first: 2, lessons, ..Post::default() };
+        shared.set(&key::post(worker), &post.encode_to_vec(), 0).unwrap();
+        assert!(enroll(&mut shared, worker));
+    }
+    assert!(gatherer.tick(&mut shared, &members, NOW));
+    assert_eq!(gatherer.board().slots, [0, 0, 0, 5]);
+}
+
+#[test]
 fn a_post_in_the_order_of_the_membership_before_is_moved() {
     let old = membership(1, vec![pool("a", &[1, 2, 3])]);
     let new = membership(2, vec![pool("a", &[3, 9, 1])]);

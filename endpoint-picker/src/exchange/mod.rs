@@ -205,8 +205,15 @@ impl Exchange {
         self.queue(picker, ready, now)
     }
 
-    /// Sends a request where flow control chose, or where it is best.
-    fn send(&mut self, picker: &mut EndpointPicker, ready: Ready, choice: Option<Choice>, now: Timestamp) -> Directive {
+    /// Sends a request where flow control chose, or where it is best; `refused`: what became of it there if nobody can take it and it is refused.
+    fn send(
+        &mut self,
+        picker: &mut EndpointPicker,
+        ready: Ready,
+        choice: Option<Choice>,
+        refused: QueueOutcome,
+        now: Timestamp,
+    ) -> Directive {
         let Ready { request, splice, prompt, mut upload } = ready;
         let Request {
             mut record,
@@ -257,7 +264,7 @@ impl Exchange {
             Decision::NoEndpoint => {
                 record.pick = Pick::NoEndpoint;
                 if let Some(reply) = entry::nobody(picker, &record, subset.as_ref()) {
-                    waiting::note(&mut record, QueueOutcome::RejectedNoEndpoints);
+                    waiting::note(&mut record, refused);
                     return self.refuse(picker, record, reply, now);
                 }
             }

@@ -25,7 +25,7 @@ impl Exchange {
         let Ready { request, prompt, upload, .. } = &mut ready;
         // What asks for no model takes no engine's time.
         if picker.config().flow_control.is_none() || request.record.api.is_none() {
-            return self.send(picker, ready, None, now);
+            return self.send(picker, ready, None, QueueOutcome::RejectedNoEndpoints, now);
         }
         let is_explained = self.explains || picker.explains_picks();
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
@@ -58,7 +58,7 @@ impl Exchange {
         match picker.admit(&fairness_id, &request.record, is_whole, held, now) {
             Admission::Clear(held, choice) => {
                 give_back(&mut ready, held);
-                self.send(picker, ready, choice, now)
+                self.send(picker, ready, choice, QueueOutcome::RejectedNoEndpoints, now)
             }
             Admission::Parked(ticket, held) => {
                 picker.note_waiting(&ready.request.record, true);
@@ -97,7 +97,8 @@ impl Exchange {
         }
     }
 
-    /// A request that waited goes on: [`EndpointPicker::poll_wake`] gave its number, or its [`Wake`] was called.
+    /// A request that waited goes on: [`EndpointPicker::poll_wake`] gave its number, or its [`Wake`] was called. It is refused if it waited for too long;
+    /// one that nobody may take any more goes by `no_endpoint`.
     pub fn resume(&mut self, picker: &mut EndpointPicker, now: Timestamp) -> Directive {
         if !self.is_parked() {
             return Directive::Continue;
@@ -108,20 +109,16 @@ impl Exchange {
             queued.waited_micros = now.micros_since(queued.enqueued_at);
         }
         picker.note_waiting(&ready.request.record, false);
-        if ticket.is_over(now) {
+        if ticket.is_over(now) && picker.has_taker(&held) {
             picker.unpark(ticket, false, now);
             let mut record = ready.request.record;
-            let outcome = match picker.pool().members() {
-                [] => QueueOutcome::EvictedNoEndpoints,
-                _ => QueueOutcome::EvictedTTL,
-            };
-            note(&mut record, outcome);
+            note(&mut record, QueueOutcome::EvictedTTL);
             let reply = LocalReply::waited_too_long(record.api);
             return self.refuse(picker, record, reply, now);
         }
         let is_whole = ready.upload.as_ref().is_none_or(|upload| !upload.is_coming());
         let choice = picker.send_parked(ticket, &held, &ready.request.record, is_whole, now);
         give_back(&mut ready, Arc::unwrap_or_clone(held));
-        self.send(picker, ready, choice, now)
+        self.send(picker, ready, choice, QueueOutcome::EvictedNoEndpoints, now)
     }
 }

@@ -321,6 +321,12 @@ impl<T> Bands<T> {
         bands.filter_map(|band| band.at_home.get(home.slot() as usize)).sum()
     }
 
+    /// Everybody who waits, the highest priority first.
+    pub(super) fn everybody(&self) -> impl Iterator<Item = &Waiting<T>> {
+        let lanes = self.bands.iter().flat_map(|band| &band.flows).flat_map(Flow::lanes);
+        lanes.flat_map(|lane| &lane.waiting)
+    }
+
     /// Bands from the highest priority on, in each its flows from the one whose turn it is.
     pub(super) fn bands(&self, fairness: Fairness) -> impl Iterator<Item = Vec<&Flow<T>>> {
         self.bands.iter().map(move |band| {

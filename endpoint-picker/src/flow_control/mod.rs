@@ -149,6 +149,9 @@ pub struct FlowControl {
     /// Working memory: how many are before a request at each endpoint, by slot, and which endpoints have room.
     ahead: Vec<u32>,
     open: Vec<EndpointId>,
+    /// Who waits though no endpoint may take it, the next one last, as of [`Pool::takers_version`].
+    stranded: Vec<Ticket>,
+    takers_version: u64,
 }
 
 impl FlowControl {
@@ -165,6 +168,8 @@ impl FlowControl {
             patience_micros: 0,
             ahead: Vec::new(),
             open: Vec::new(),
+            stranded: Vec::new(),
+            takers_version: 0,
         }
     }
 
@@ -191,13 +196,14 @@ impl FlowControl {
         self.bands.sizes()
     }
 
-    /// How full the pool is: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints.
+    /// How full the pool is, to be shown: 1 is one whose endpoints have no room, in the mean, and so is one without endpoints. Who takes no requests, and
+    /// whose page is stale or missing, counts as full. Requests need not wait where it is 1: [`Room::is_at`] decides.
     #[must_use]
-    pub fn saturation(&self, pool: &Pool) -> f64 {
+    pub fn saturation(&self, pool: &Pool, profile: &Profile, now: Timestamp) -> f64 {
         let room = self.room();
         let (mut sum, mut count) = (0.0, 0_u32);
         for endpoint in pool.members().iter().filter_map(|&id| pool.endpoint(id)) {
-            sum += room.fullness(endpoint);
+            sum += room.fullness(pool, endpoint, now, profile.max_snapshot_age_micros);
             count += 1;
         }
         if count == 0 { 1.0 } else { sum / f64::from(count) }
@@ -215,12 +221,13 @@ impl FlowControl {
         Room { queue_depth, kv_cache_usage, peers: self.peers }
     }
 
-    /// Sends a request, has it wait, or refuses it. One pick tells whether it may go, and where it goes then.
+    /// Sends a request, has it wait, or refuses it. One pick tells whether it may go, and where it goes then. What nobody may take does not wait.
     pub(crate) fn admit(&mut self, routing: &mut Routing, profile: &Profile, newcomer: Newcomer<'_>) -> Admission {
         let Newcomer { fairness_id, held, burden, now, .. } = &newcomer;
         let (room, now) = (self.room(), *now);
         let request = held.request();
-        if !self.bands.has(held.priority) && routing.may_send(profile, &held.request_for(room), now) {
+        let may_go = !self.bands.has(held.priority) && routing.may_send(profile, &held.request_for(room), now);
+        if may_go || !routing.has_taker(&request) {
             let choice = routing.choose(profile, &request, *burden, now);
             return Admission::Clear(newcomer.held, Some(choice));
         }
@@ -286,7 +293,7 @@ impl FlowControl {
         }
     }
 
-    /// Who is to go on now: who has waited for too long, or whom an endpoint with room is given. One goes on after the other, so that the next one
+    /// Who is to go on now: who has waited for too long, whom nobody may take any more, or whom an endpoint with room is given. One goes on after the other, so that the next one
     /// sees what the one before took. The same one is not named twice: who does not go on is forgotten.
     pub(crate) fn poll_wake(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Woken> {
         if let Some((ticket, at)) = self.woken {
@@ -301,17 +308,40 @@ impl FlowControl {
             self.turned_at = now;
             self.peers.turn = self.peers.turn.wrapping_add(1);
         }
-        let ticket = if next.is_over(now) { next } else { self.choose(routing, profile, now)? };
+        let ticket = if next.is_over(now) {
+            next
+        } else {
+            self.next_stranded(routing).or_else(|| self.choose(routing, profile, now))?
+        };
         self.woken = Some((ticket, now));
         let wake = self.bands.get(ticket).and_then(|waiting| waiting.held.wake.clone());
         Some(Woken { ticket, wake })
+    }
+
+    /// Whom nobody may take any more. All are looked at only when other endpoints than before take requests.
+    fn next_stranded(&mut self, routing: &Routing) -> Option<Ticket> {
+        let is_stranded = |waiting: &Waiting<Entry>| !routing.has_taker(&waiting.held.held.request());
+        let version = routing.pool().takers_version();
+        if self.takers_version != version {
+            self.takers_version = version;
+            self.stranded.clear();
+            let stranded = self.bands.everybody().filter(|waiting| is_stranded(waiting));
+            self.stranded.extend(stranded.map(|waiting| waiting.ticket));
+            self.stranded.reverse();
+        }
+        while let Some(ticket) = self.stranded.pop() {
+            if self.bands.get(ticket).is_some() {
+                return Some(ticket);
+            }
+        }
+        None
     }
 
     /// Whom an endpoint with room is given.
     fn choose(&mut self, routing: &mut Routing, profile: &Profile, now: Timestamp) -> Option<Ticket> {
         let room = self.room();
         routing.list_open(&room, profile, now, &mut self.open);
-        if self.open.is_empty() && !routing.has_room(&room) {
+        if self.open.is_empty() && !routing.has_room(&room, profile, now) {
             return None;
         }
         let mut search = Search { routing, profile, room, open: &self.open, settings: &self.settings, now };

@@ -17,7 +17,7 @@ pub enum QueueOutcome {
     RejectedOther,
     /// It waited for as long as a request may.
     EvictedTTL,
-    /// While it waited, the last endpoint that could take it left.
+    /// It was refused: while it waited, the last endpoint that could take it left, fell asleep or became unready.
     EvictedNoEndpoints,
     /// Its client left while it waited.
     EvictedContextCancelled,

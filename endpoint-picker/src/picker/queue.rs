@@ -34,10 +34,12 @@ impl EndpointPicker {
     }
 
     /// What flow control holds, for the gauges; `None`: it is off.
-    pub(crate) fn flow_post(&self) -> Option<FlowPost> {
+    pub(crate) fn flow_post(&self, now: Timestamp) -> Option<FlowPost> {
         let settings = self.config.flow_control.as_ref()?;
-        let saturation =
-            |director: &Director| Some(director.flow_control.as_ref()?.saturation(director.routing.pool()));
+        let profile = &self.config.profile;
+        let saturation = |Director { routing, flow_control }: &Director| {
+            Some(flow_control.as_ref()?.saturation(routing.pool(), profile, now))
+        };
         // Where another thread holds the routing, this one's own knowledge is near enough.
         let saturation = self.look_at_all(saturation).unwrap_or_else(|| saturation(&self.director))?;
         let waiting: Vec<_> = self.telemetry.waiting().collect();
@@ -158,6 +160,11 @@ impl EndpointPicker {
             self.unpark(ticket, true, now);
         }
         choice
+    }
+
+    /// Whether any endpoint may take a request that waits; true where another thread holds the routing.
+    pub(crate) fn has_taker(&self, held: &Held) -> bool {
+        self.look(|routing| routing.has_taker(&held.request())).unwrap_or(true)
     }
 
     /// A request waits no more; `is_sent`: an endpoint is given it.

@@ -139,6 +139,12 @@ impl Endpoint {
         self.is_member
     }
 
+    /// Whether requests may be sent to it at all: a member that, as far as is known, is ready and awake.
+    #[must_use]
+    pub const fn takes_requests(&self) -> bool {
+        self.is_member && !matches!(self.load.state, State::Unready | State::Sleeping)
+    }
+
     /// A member's place in the membership.
     #[must_use]
     pub const fn place(&self) -> u32 {
@@ -193,6 +199,11 @@ impl Endpoint {
         if let Some(load_at) = self.load_at(Some(at)) {
             self.batch.confirm(&self.load, load_at);
         }
+    }
+
+    /// Another worker learned how many requests its engine runs at once.
+    pub(super) fn learn_slots(&mut self, slots: u32) {
+        self.batch.slots.get_or_insert(slots);
     }
 
     pub(super) const fn health_mut(&mut self) -> &mut Health {

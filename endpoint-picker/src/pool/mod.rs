@@ -48,6 +48,8 @@ pub struct Pool {
     /// Where the pool's loads begin in [`Loads::endpoints`].
     first_load: usize,
     confirmed_at: Option<Timestamp>,
+    /// Grows whenever other endpoints than before may be sent requests.
+    takers_version: u64,
     served: ServedModels,
     policies: Arc<Policies>,
     /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
@@ -126,6 +128,7 @@ impl Pool {
         self.adapter_uses.clear();
         self.first_load = first;
         self.membership = Some(Version { epoch: membership.epoch, version: membership.version });
+        self.takers_version += 1;
         self.release_idle();
     }
 
@@ -139,11 +142,15 @@ impl Pool {
         let end = self.first_load.saturating_add(self.members.len());
         let own = loads.endpoints.get(self.first_load..end);
         let (Some(own), true) = (own, self.membership == Some(version)) else { return Err(OtherMembership) };
+        let mut is_changed = false;
         for (id, &load) in self.members.iter().zip(own) {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                let took = endpoint.takes_requests();
                 endpoint.install(load, loads.captured_at_ms, received_at);
+                is_changed |= took != endpoint.takes_requests();
             }
         }
+        self.takers_version += u64::from(is_changed);
         let (first, end) = (self.first_load, end);
         let uses = loads.adapters.iter().filter(|used| (first..end).contains(&(used.endpoint as usize)));
         self.adapter_uses.clear();
@@ -190,6 +197,13 @@ impl Pool {
         self.membership
     }
 
+    /// Another number whenever other endpoints than before may be sent requests: members came or left, woke, slept, became ready or unready, or serve other
+    /// models.
+    #[must_use]
+    pub const fn takers_version(&self) -> u64 {
+        self.takers_version
+    }
+
     /// When the loads were last true; `None`: never.
     #[must_use]
     pub const fn confirmed_at(&self) -> Option<Timestamp> {
@@ -234,6 +248,12 @@ impl Pool {
             State::Fresh if is_confirmed => Availability::Fresh,
             State::Fresh | State::Stale | State::Unknown | State::Frozen => Availability::Stale,
         }
+    }
+
+    /// Whether what an endpoint last said of its load was true at most `max_age_micros` ago: older figures do not count.
+    #[must_use]
+    pub fn has_fresh_load(&self, endpoint: &Endpoint, now: Timestamp, max_age_micros: u64) -> bool {
+        endpoint.load_at(self.confirmed_at).is_some_and(|load_at| now.micros_since(load_at) <= max_age_micros)
     }
 
     /// A request goes to that endpoint now. True: it is the trial of an endpoint that was ejected. The counterpart is
@@ -325,6 +345,16 @@ impl Pool {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
                 endpoint.in_flight_mut().set_others(requests);
                 endpoint.prefill_mut().set_others(u64::from(tokens));
+            }
+        }
+    }
+
+    /// Takes over how many requests the members run at once, as other workers learned it, in the order of the membership; 0: they did not. What a member's
+    /// own pages told here stands.
+    pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
+        for (id, slots) in self.members.iter().zip(slots).filter(|(_, slots)| *slots > 0) {
+            if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
+                endpoint.learn_slots(slots);
             }
         }
     }

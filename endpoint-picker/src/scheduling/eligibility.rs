@@ -35,17 +35,16 @@ struct Demand<'a> {
     /// Who serves its model; `None`: everybody, or nobody knows.
     offer: Option<&'a Offer>,
     subset: Option<&'a Subset>,
-    tokens: u64,
 }
 
 impl<'a> Demand<'a> {
-    fn of(pool: &'a Pool, request: &PickRequest<'a>, bytes_per_token: f64) -> Self {
+    fn of(pool: &'a Pool, request: &PickRequest<'a>) -> Self {
         let offer = match pool.served().offered(request.target_model) {
             // A request that is passed on although nobody serves it is as good anywhere.
             Offered::ByAll | Offered::ByNobody => None,
             Offered::By(offer) => Some(offer),
         };
-        Self { offer, subset: request.subset, tokens: request.tokens(bytes_per_token) }
+        Self { offer, subset: request.subset }
     }
 
     fn admits(&self, endpoint: &Endpoint) -> bool {
@@ -53,10 +52,16 @@ impl<'a> Demand<'a> {
             && self.subset.is_none_or(|subset| subset.position(endpoint.identity().address).is_some())
     }
 
-    /// Keeps the request from those who say that it is too long for them, if others take it.
-    fn keep_takers(&self, pool: &Pool, candidates: &mut Vec<Candidate>, excluded: &mut Vec<(Exclusion, EndpointId)>) {
-        let Some(offer) = self.offer.filter(|offer| !offer.all_take(self.tokens)) else { return };
-        let takes = |id| pool.endpoint(id).is_some_and(|endpoint| offer.takes(endpoint.place(), self.tokens));
+    /// Keeps the request, of so many tokens, from those who say that it is too long for them, if others take it.
+    fn keep_takers(
+        &self,
+        pool: &Pool,
+        tokens: u64,
+        candidates: &mut Vec<Candidate>,
+        excluded: &mut Vec<(Exclusion, EndpointId)>,
+    ) {
+        let Some(offer) = self.offer.filter(|offer| !offer.all_take(tokens)) else { return };
+        let takes = |id| pool.endpoint(id).is_some_and(|endpoint| offer.takes(endpoint.place(), tokens));
         if candidates.iter().any(|candidate| takes(candidate.id))
             || excluded.iter().any(|&(why, id)| why == Exclusion::Stale && takes(id))
         {
@@ -105,7 +110,7 @@ pub(super) fn narrow(
 ) -> Ground {
     candidates.clear();
     excluded.suspects.clear();
-    let demand = Demand::of(pool, request, bytes_per_token);
+    let demand = Demand::of(pool, request);
     for &id in pool.members() {
         let Some(endpoint) = pool.endpoint(id).filter(|endpoint| demand.admits(endpoint)) else { continue };
         let availability = pool.availability(endpoint, now, profile.max_snapshot_age_micros);
@@ -121,7 +126,7 @@ pub(super) fn narrow(
             (Availability::Stale, Standing::Good | Standing::OnTrial) => excluded.suspects.push((Exclusion::Stale, id)),
         }
     }
-    demand.keep_takers(pool, candidates, &mut excluded.suspects);
+    demand.keep_takers(pool, request.tokens(bytes_per_token), candidates, &mut excluded.suspects);
     excluded.unable = pool.members().len().saturating_sub(candidates.len() + excluded.suspects.len());
     let ground = if candidates.is_empty() { Ground::InFlight } else { Ground::Load };
     let least = least(candidates.len() + excluded.suspects.len(), profile.max_excluded_percent);
@@ -134,9 +139,16 @@ pub(super) fn narrow(
     let missing = least.saturating_sub(candidates.len()).min(excluded.suspects.len());
     candidates.extend(excluded.suspects.drain(..missing).map(|(_, id)| Candidate::new(id, true)));
     if let Some(room) = request.room {
-        candidates.retain(|candidate| pool.endpoint(candidate.id).is_some_and(|endpoint| room.is_at(endpoint)));
+        candidates.retain(|candidate| room.is_at(pool, candidate.id, now, profile.max_snapshot_age_micros));
     }
     ground
+}
+
+/// Whether any endpoint may take the request, be it full, stale or ejected: where none does, [`narrow`] gives no candidates.
+pub(super) fn has_taker(pool: &Pool, request: &PickRequest<'_>) -> bool {
+    let demand = Demand::of(pool, request);
+    let mut endpoints = pool.members().iter().filter_map(|&id| pool.endpoint(id));
+    endpoints.any(|endpoint| endpoint.takes_requests() && demand.admits(endpoint))
 }
 
 /// How many of `endpoints` must be candidates; at least one of any.

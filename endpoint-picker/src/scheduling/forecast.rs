@@ -271,9 +271,7 @@ impl Ground<'_> {
 
     /// Requests of an endpoint, while its page is fresh.
     fn requests(&self, endpoint: &Endpoint) -> Option<u32> {
-        let load_at = endpoint.load_at(self.pool.confirmed_at())?;
-        let is_fresh = self.now.micros_since(load_at) <= self.max_age_micros;
-        if is_fresh { endpoint.requests() } else { None }
+        if self.pool.has_fresh_load(endpoint, self.now, self.max_age_micros) { endpoint.requests() } else { None }
     }
 
     /// What an endpoint with a fresh page has in the middle.

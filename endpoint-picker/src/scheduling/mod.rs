@@ -76,8 +76,7 @@ impl Scheduler {
         let ground = match pinned {
             Some(id) => {
                 self.candidates.clear();
-                let has_room = |room: Room| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
-                if request.room.is_none_or(has_room) {
+                if request.room.is_none_or(|room| room.is_at(pool, id, now, profile.max_snapshot_age_micros)) {
                     self.candidates.push(Candidate::new(id, false));
                 }
                 Ground::Load
@@ -161,10 +160,18 @@ impl Scheduler {
         Decision::Picked(ranked, reason)
     }
 
-    /// Whether an endpoint that may take the request has the room that it asks for, or no endpoint may take it at all.
+    /// Whether any endpoint may take the request, be it full, stale or ejected. One that is pinned may go to its endpoint alone, and goes there though
+    /// that takes nothing.
+    #[must_use]
+    pub fn has_taker(pool: &Pool, request: &PickRequest<'_>) -> bool {
+        let pinned = request.pinned.and_then(|id| pool.endpoint(id)).filter(|endpoint| endpoint.is_member());
+        pinned.map_or_else(|| eligibility::has_taker(pool, request), Endpoint::takes_requests)
+    }
+
+    /// Whether an endpoint that may take the request has the room that it asks for.
     pub fn has_room(&mut self, pool: &Pool, profile: &Profile, request: &PickRequest<'_>, now: Timestamp) -> bool {
         let Some(room) = request.room else { return true };
-        let has_room = |id: EndpointId| pool.endpoint(id).is_some_and(|endpoint| room.is_at(endpoint));
+        let has_room = |id: EndpointId| room.is_at(pool, id, now, profile.max_snapshot_age_micros);
         if let Some(id) = request.pinned.filter(|&id| pool.endpoint(id).is_some_and(Endpoint::is_member)) {
             return has_room(id);
         }
@@ -172,7 +179,7 @@ impl Scheduler {
         let (candidates, excluded) = (&mut self.candidates, &mut self.excluded);
         let request = PickRequest { room: None, ..*request };
         eligibility::narrow(pool, profile, &request, bytes_per_token, now, candidates, excluded);
-        candidates.is_empty() || candidates.iter().any(|candidate| has_room(candidate.id))
+        candidates.iter().any(|candidate| has_room(candidate.id))
     }
 
     /// What a request would cost at that endpoint, in microseconds.

@@ -1,8 +1,7 @@
 //! Whether an endpoint has room for one more request: what flow control waits for.
 
-use snapshot::State;
-
-use crate::pool::Endpoint;
+use crate::pool::{Endpoint, EndpointId, Pool};
+use crate::time::Timestamp;
 
 /// How full an endpoint may be, and how much of its room is this worker's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,19 +35,19 @@ impl Default for Peers {
 }
 
 impl Room {
-    /// Whether the endpoint has room. Where its slots are not known, its engine never had a queue, and its page says when it has one.
+    /// Whether the endpoint has room. Where its slots are not known, its engine never had a queue, and its page says when it has one. A page that is
+    /// older than `max_age_micros` says nothing: then requests in flight against known slots decide alone.
     #[must_use]
-    pub fn is_at(&self, endpoint: &Endpoint) -> bool {
-        let load = endpoint.load();
-        if matches!(load.state, State::Unready | State::Sleeping)
-            || load.kv_cache_usage.is_some_and(|usage| usage >= self.kv_cache_usage)
-        {
+    pub fn is_at(&self, pool: &Pool, id: EndpointId, now: Timestamp, max_age_micros: u64) -> bool {
+        let Some(endpoint) = pool.endpoint(id).filter(|endpoint| endpoint.takes_requests()) else { return false };
+        let figures = Figures::of(pool, endpoint, now, max_age_micros);
+        if figures.kv_cache_usage.is_some_and(|usage| usage >= self.kv_cache_usage) {
             return false;
         }
         let Some(capacity) = self.capacity(endpoint) else {
-            return load.waiting.is_none_or(|waiting| waiting <= self.queue_depth);
+            return figures.waiting.is_none_or(|waiting| waiting <= self.queue_depth);
         };
-        let requests = i64::from(requests(endpoint));
+        let requests = i64::from(figures.requests);
         if self.peers.workers <= 1 {
             return requests < capacity;
         }
@@ -59,14 +58,18 @@ impl Room {
         since < self.share(free, endpoint)
     }
 
-    /// How full the endpoint is: 1 is one without room.
+    /// How full the endpoint is, to be shown: 1 is one without room, and so is one that takes no requests or whose page is stale or missing, which is
+    /// how the Endpoint Picker's `utilization-detector` counts it. Whether a request goes there is [`Self::is_at`]'s to say, to which a stale page says nothing.
     #[must_use]
-    pub fn fullness(&self, endpoint: &Endpoint) -> f64 {
-        let load = endpoint.load();
-        let cache = load.kv_cache_usage.map_or(0.0, |usage| usage / self.kv_cache_usage);
+    pub fn fullness(&self, pool: &Pool, endpoint: &Endpoint, now: Timestamp, max_age_micros: u64) -> f64 {
+        if !endpoint.takes_requests() || !pool.has_fresh_load(endpoint, now, max_age_micros) {
+            return 1.0;
+        }
+        let figures = Figures::of(pool, endpoint, now, max_age_micros);
+        let cache = figures.kv_cache_usage.map_or(0.0, |usage| usage / self.kv_cache_usage);
         let requests = match self.capacity(endpoint) {
-            Some(capacity) => f64::from(requests(endpoint)) / capacity.max(1) as f64,
-            None => f64::from(load.waiting.unwrap_or(0)) / f64::from(self.queue_depth.saturating_add(1)),
+            Some(capacity) => f64::from(figures.requests) / capacity.max(1) as f64,
+            None => f64::from(figures.waiting.unwrap_or(0)) / f64::from(self.queue_depth.saturating_add(1)),
         };
         requests.max(cache)
     }
@@ -85,8 +88,23 @@ impl Room {
     }
 }
 
-/// Requests that the endpoint has, as far as is known.
-fn requests(endpoint: &Endpoint) -> u32 {
-    let own = endpoint.in_flight().total();
-    endpoint.requests().map_or(own, |requests| requests.max(own))
+/// What counts of an endpoint's figures.
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    kv_cache_usage: Option<f64>,
+    waiting: Option<u32>,
+    /// Requests that it has, as far as is known.
+    requests: u32,
+}
+
+impl Figures {
+    fn of(pool: &Pool, endpoint: &Endpoint, now: Timestamp, max_age_micros: u64) -> Self {
+        let own = endpoint.in_flight().total();
+        if !pool.has_fresh_load(endpoint, now, max_age_micros) {
+            return Self { kv_cache_usage: None, waiting: None, requests: own };
+        }
+        let load = endpoint.load();
+        let requests = endpoint.requests().map_or(own, |requests| requests.max(own));
+        Self { kv_cache_usage: load.kv_cache_usage, waiting: load.waiting, requests }
+    }
 }

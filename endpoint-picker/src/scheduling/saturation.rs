@@ -2,7 +2,6 @@
 
 use crate::pool::{Endpoint, Pool};
 use crate::time::Timestamp;
-use snapshot::State;
 
 /// When an endpoint counts as full.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +21,7 @@ impl Saturation {
     pub fn level(&self, pool: &Pool, now: Timestamp) -> f64 {
         let (mut sum, mut count) = (0.0, 0_u32);
         let endpoints = pool.members().iter().filter_map(|&id| pool.endpoint(id));
-        for endpoint in endpoints.filter(|endpoint| !matches!(endpoint.load().state, State::Unready | State::Sleeping))
-        {
+        for endpoint in endpoints.filter(|endpoint| endpoint.takes_requests()) {
             sum += self.fullness(pool, endpoint, now);
             count += 1;
         }
@@ -31,9 +29,7 @@ impl Saturation {
     }
 
     fn fullness(&self, pool: &Pool, endpoint: &Endpoint, now: Timestamp) -> f64 {
-        let is_fresh = endpoint
-            .load_at(pool.confirmed_at())
-            .is_some_and(|load_at| now.micros_since(load_at) <= self.staleness_micros);
+        let is_fresh = pool.has_fresh_load(endpoint, now, self.staleness_micros);
         let load = endpoint.load();
         let queue = load.waiting.map(|waiting| f64::from(waiting) / f64::from(self.queue_depth));
         let cache = load.kv_cache_usage.map(|usage| usage / self.kv_cache_usage);

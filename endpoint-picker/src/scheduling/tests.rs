@@ -533,6 +533,23 @@ fn saturation_is_the_mean_of_the_fuller_of_queue_and_cache() {
 }
 
 #[test]
+fn a_request_has_a_taker_while_an_endpoint_that_serves_it_is_ready_and_awake() {
+    let asleep = Load { state: State::Sleeping, ..load(0, 0.0) };
+    let unready = Load { state: State::Unready, ..load(0, 0.0) };
+    let frozen = Load { state: State::Frozen, ..load(50, 1.0) };
+    let any = PickRequest::default();
+    assert!(Scheduler::has_taker(&pool(&[asleep, frozen]), &any), "be it full and suspect");
+    assert!(!Scheduler::has_taker(&pool(&[asleep, unready]), &any));
+    assert!(!Scheduler::has_taker(&pool(&[]), &any));
+    let pool = pool(&[asleep, load(0, 0.0)]);
+    let only = Subset::parse(b"10.0.0.1:8000", &pool);
+    assert!(!Scheduler::has_taker(&pool, &PickRequest { subset: Some(&only), ..any }));
+    let pinned = |last| PickRequest { pinned: Some(id(&pool, last)), ..any };
+    assert!(!Scheduler::has_taker(&pool, &pinned(1)), "nobody else can serve it");
+    assert!(Scheduler::has_taker(&pool, &pinned(2)));
+}
+
+#[test]
 fn a_session_stands_above_all_scores_unless_a_scorer_weighs_it() {
     let pool = pool(&[load(0, 0.0), load(5, 0.9)]);
     let request = PickRequest { session: Some(id(&pool, 2)), ..PickRequest::default() };

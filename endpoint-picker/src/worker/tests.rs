@@ -437,6 +437,39 @@ fn what_one_worker_met_the_others_know() {
 }
 
 #[test]
+fn a_worker_that_never_saw_a_queue_hears_of_slots_from_another() {
+    let mut fleet = Fleet::new(true, 1);
+    fleet.run(1_500);
+    fleet.send(1, 0);
+    fleet.run(500);
+    let slots = |fleet: &mut Fleet| {
+        let Role::Filter(_, picker) = &fleet.instance(1).role else { panic!() };
+        let pool = picker.pool();
+        pool.members().iter().map(|&id| pool.endpoint(id).unwrap().slots()).collect::<Vec<_>>()
+    };
+    assert_eq!(slots(&mut fleet), [None, None]);
+    // Of an older configuration, whose machine still serves those who wait in it.
+    let post = |place, slots, sequence, now| Post {
+        worker: 70,
+        sequence,
+        written_at_micros: now,
+        order: Some(Order { epoch: 1, version: 1 }),
+        lessons: vec![Lesson { place, slots, ..Lesson::default() }],
+        ..Post::default()
+    };
+    for (place, heard, sequence, expected) in
+        [(1, 8, 1, [None, Some(8)]), (0, 4, 2, [Some(4), Some(8)]), (1, 2, 3, [Some(4), Some(8)])]
+    {
+        let now = fleet.world.micros.get();
+        let eye = &mut fleet.instance(1).eye;
+        eye.set(&key::post(70), &post(place, heard, sequence, now).encode_to_vec(), 0).unwrap();
+        assert!(enroll(eye, 70));
+        fleet.run(500);
+        assert_eq!(slots(&mut fleet), expected, "what is known stands");
+    }
+}
+
+#[test]
 fn nothing_is_written_while_nothing_moves_but_renewals() {
     let mut fleet = Fleet::new(true, 4);
     fleet.run(1_500);

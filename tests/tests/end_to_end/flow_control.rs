@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
 
 use crate::crash::faulty_module;
+use crate::membership;
 
 tests::on_bindings! {
     both: [
@@ -22,7 +23,9 @@ tests::on_bindings! {
         who_waits_while_the_configuration_changes_is_served,
         who_waits_for_longer_than_connections_drain_is_counted,
         who_waits_while_listeners_drain_is_served,
+        who_waits_goes_on_when_no_pod_takes_requests,
     ],
+    both_beside_a_sidecar: [who_waits_goes_on_when_the_sidecar_dies],
     // Native code that crashes takes Envoy with it; a panic is caught.
     wasm: [
         a_crash_answers_who_waits,
@@ -402,4 +405,71 @@ async fn who_waits_while_listeners_drain_is_served(mode: Mode) {
     let (replies, before) = waiting(&gateway, drain).await;
     assert!(replies.iter().all(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200)), "{replies:?}");
     shows_outcomes(&gateway, before + CLIENTS as u64, 0).await;
+}
+
+async fn who_waits_goes_on_when_no_pod_takes_requests(mode: Mode) {
+    for no_endpoint in ["fail_open", "fail_closed"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pool.json");
+        let config = json!({"flow_control": {"ttl_ms": TTL_MILLIS}, "no_endpoint": no_endpoint});
+        let stack = builder(mode, 1, config).workers(1).vllm_sim_args(slow(1));
+        let stack = stack.envoy_args(membership::NODE).patch(membership::discover(&file, 1));
+        let gateway = Gateway::start(stack).await;
+        let (replies, before) = waiting(&gateway, async || {
+            // Envoy's fallback policy takes such a pod where there is no other.
+            let mut unready = membership::member(&gateway.pods[0].addr);
+            unready["health_status"] = json!("UNHEALTHY");
+            membership::publish(&file, &[unready]);
+        })
+        .await;
+        let replies: Vec<_> = replies.into_iter().map(Result::unwrap).collect();
+        let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+        for reply in &refused {
+            let body: Value = serde_json::from_slice(&reply.body).unwrap();
+            assert_eq!((reply.status.as_u16(), &body["error"]["code"]), (503, &json!("no_endpoint")), "{body}");
+        }
+        match no_endpoint {
+            "fail_open" => assert_eq!(refused.len(), 0),
+            _ => assert!((CLIENTS / 4..CLIENTS).contains(&refused.len()), "{} of {CLIENTS}", refused.len()),
+        }
+        let outcomes = "inference_extension_flow_control_request_queue_duration_seconds_count";
+        let evicted = [("outcome", "EvictedNoEndpoints")];
+        gateway
+            .envoy_shows(&[
+                figure(outcomes, &evicted, refused.len() as u64),
+                figure(outcomes, &[], before + CLIENTS as u64),
+                figure(QUEUE_SIZE, &[], 0),
+                figure("inference_extension_flow_control_pool_saturation_permille", &[], 1_000),
+            ])
+            .await;
+    }
+}
+
+async fn who_waits_goes_on_when_the_sidecar_dies(mode: Mode) {
+    let config = json!({"flow_control": {"ttl_ms": TTL_MILLIS}, "scheduling": {"max_snapshot_age_ms": 1_000}});
+    let mut gateway = Gateway::start(builder(mode, 2, config).workers(1)).await;
+    for pod in 0..2 {
+        gateway.pin(pod, json!({"waiting": 1, "kv_cache_usage": 0.95})).await;
+    }
+    let (url, client) = (gateway.url(CHAT), gateway.client.clone());
+    let chats = (0..CLIENTS).map(|_| client.post_json(&url, chat_body(MODEL, false)));
+    let kill = async {
+        wait(&gateway, CLIENTS).await;
+        gateway.stack.sidecar_process().unwrap().kill().await;
+    };
+    let (replies, ()) = tokio::join!(tokio::time::timeout(SOON, join_all(chats)), kill);
+    for reply in replies.expect("nobody waits for what the last page said") {
+        let reply = reply.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    // With nobody who waits before it a request goes at once.
+    assert_eq!(tokio::time::timeout(SOON, gateway.chat()).await.unwrap().status, 200);
+    gateway
+        .envoy_shows(&[
+            figure(QUEUE_SIZE, &[], 0),
+            figure("inference_objective_request_total", &[], CLIENTS as u64 + 1),
+            figure("inference_objective_request_error_total", &[], 0),
+            figure("inference_extension_flow_control_pool_saturation_permille", &[], 1_000),
+        ])
+        .await;
 }

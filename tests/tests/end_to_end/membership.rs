@@ -10,11 +10,11 @@ tests::on_bindings! {
 }
 
 /// Envoy wants a name before it discovers anything.
-const NODE: [&str; 4] = ["--service-node", "gateway", "--service-cluster", "gateway"];
+pub(crate) const NODE: [&str; 4] = ["--service-node", "gateway", "--service-cluster", "gateway"];
 const CLUSTER: &str = "pool-default";
 
 /// Publishes the pool's members to Envoy's file-based discovery. Envoy looks when a file is moved to the place.
-fn publish(file: &Path, members: &[Value]) {
+pub(crate) fn publish(file: &Path, members: &[Value]) {
     let resource = json!({
         "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": CLUSTER,
@@ -25,7 +25,21 @@ fn publish(file: &Path, members: &[Value]) {
     std::fs::rename(next, file).unwrap();
 }
 
-fn member(addr: &str) -> Value {
+/// Moves a bootstrap's pool, or the first so many of its pods, into a file of Envoy's discovery.
+pub(crate) fn discover(file: &Path, pods: usize) -> impl Fn(&mut Value) + Send + Sync + 'static {
+    let file = file.to_owned();
+    move |tree| {
+        let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
+        let pool = clusters.iter_mut().find(|cluster| cluster["name"] == CLUSTER).unwrap().as_object_mut().unwrap();
+        let listed = pool.remove("load_assignment").unwrap();
+        publish(&file, &listed["endpoints"][0]["lb_endpoints"].as_array().unwrap()[..pods]);
+        pool.insert("type".to_owned(), json!("EDS"));
+        let config = json!({"eds_config": {"path_config_source": {"path": file}}});
+        pool.insert("eds_cluster_config".to_owned(), config);
+    }
+}
+
+pub(crate) fn member(addr: &str) -> Value {
     let (host, port) = addr.rsplit_once(':').unwrap();
     json!({"endpoint": {"address": {"socket_address": {"address": host, "port_value": port.parse::<u16>().unwrap()}}}})
 }
@@ -53,18 +67,7 @@ async fn serve_alone(gateway: &Gateway, pods: &[usize]) {
 async fn pods_that_join_get_requests_and_those_that_leave_finish_theirs(mode: Mode) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pool.json");
-    let discovery = file.clone();
-    let stack = builder(mode, 3, json!({})).wait_for_snapshot(false).envoy_args(NODE).patch(move |tree| {
-        let clusters = tree["static_resources"]["clusters"].as_array_mut().unwrap();
-        let pool = clusters.iter_mut().find(|cluster| cluster["name"] == CLUSTER).unwrap().as_object_mut().unwrap();
-        let listed = pool.remove("load_assignment").unwrap();
-        publish(&discovery, &listed["endpoints"][0]["lb_endpoints"].as_array().unwrap()[..2]);
-        pool.insert("type".to_owned(), json!("EDS"));
-        pool.insert(
-            "eds_cluster_config".to_owned(),
-            json!({"eds_config": {"path_config_source": {"path": discovery}}}),
-        );
-    });
+    let stack = builder(mode, 3, json!({})).wait_for_snapshot(false).envoy_args(NODE).patch(discover(&file, 2));
     let gateway = Gateway::start(stack).await;
     let addrs: Vec<String> = gateway.pods.iter().map(|pod| pod.addr.clone()).collect();
     serve_alone(&gateway, &[0, 1]).await;

@@ -215,7 +215,7 @@ fn pages_whose_figures_are_at_their_bounds_give_a_forecast() {
                             stage.scheduler.prompt_sent(entry.id, &known.marks);
                             stage.scheduler.first_token_came(entry.id, &entry.forecast, u64::MAX >> generation);
                             let endpoint = stage.pool.endpoint(entry.id).unwrap();
-                            assert!(room.fullness(endpoint).is_finite(), "{extreme:?}");
+                            assert!(room.fullness(&stage.pool, endpoint, NOW, 2_000_000).is_finite(), "{extreme:?}");
                         }
                         let request =
                             PickRequest { prompt: Some(&known), prompt_bytes: u64::MAX, ..PickRequest::default() };

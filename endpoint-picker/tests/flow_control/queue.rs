@@ -1,265 +1,12 @@
-//! Requests that wait until an endpoint has room for them, in virtual time.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test file: a failure here is the test's failure"
-)]
-#![cfg(not(target_arch = "wasm32"))]
-
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+//! Who waits, who goes first, and who is refused.
 
 use endpoint_picker::flow_control::FlowSettings;
-use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::scheduling::Peers;
-use endpoint_picker::{Config, Directive, EndpointPicker, Exchange, Plugin, Timestamp};
+use endpoint_picker::{Config, Plugin};
 use proptest::prelude::*;
-use snapshot::{EndpointIdentity, Load, Loads, Membership, PoolMembers, State};
+use snapshot::State;
 
-use host::Info;
-
-#[path = "plain/host.rs"]
-mod host;
-
-/// Requests that each engine runs at once, and those that it is given beyond.
-const SLOTS: u32 = 2;
-const CAPACITY: u32 = SLOTS + 1;
-const ANSWER: &[u8] = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
-
-/// A gateway with pods that answer when they are told to.
-struct Rig {
-    picker: EndpointPicker,
-    micros: u64,
-    generation: u64,
-    pods: u16,
-    next: usize,
-    exchanges: BTreeMap<usize, Exchange>,
-    parked: BTreeMap<u64, usize>,
-    /// Where requests went, in their order.
-    sent: Vec<(usize, SocketAddr)>,
-    running: BTreeMap<usize, SocketAddr>,
-    /// Answers of the gateway's own: status, and seconds to wait.
-    refused: BTreeMap<usize, (u16, Option<u32>)>,
-}
-
-impl Rig {
-    fn new(flow_control: &str, pods: u16) -> Self {
-        let json = format!(r#"{{"flow_control": {flow_control}, "objectives": {{"high": 5, "low": -5}}}}"#);
-        let Ok(Plugin::Filter(config)) = Plugin::parse(json.as_bytes()) else { panic!("{json}") };
-        let mut rig = Self {
-            picker: EndpointPicker::new(config, 1),
-            micros: 1_000_000_000,
-            generation: 0,
-            pods,
-            next: 0,
-            exchanges: BTreeMap::new(),
-            parked: BTreeMap::new(),
-            sent: Vec::new(),
-            running: BTreeMap::new(),
-            refused: BTreeMap::new(),
-        };
-        rig.install(pods);
-        // An engine tells how many it runs at once when somebody waits on three pages in a row.
-        for _ in 0..3 {
-            rig.report(SLOTS, 1);
-        }
-        rig.report(0, 0);
-        rig
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.micros)
-    }
-
-    fn install(&mut self, pods: u16) {
-        self.install_all((0..pods).map(pod).collect());
-    }
-
-    fn install_only(&mut self, address: SocketAddr) {
-        self.install_all(vec![address]);
-    }
-
-    fn install_all(&mut self, addresses: Vec<SocketAddr>) {
-        self.pods = u16::try_from(addresses.len()).unwrap();
-        self.generation += 1;
-        let endpoints = addresses.into_iter().map(EndpointIdentity::unnamed).collect();
-        let pool = PoolMembers { name: "default".into(), endpoints, ..PoolMembers::default() };
-        self.picker.install_membership(&Membership { epoch: 1, version: self.generation, pools: vec![pool] });
-    }
-
-    /// What the pods' pages say, beside which the gateway counts its own requests.
-    fn report(&mut self, running: u32, waiting: u32) {
-        self.report_all(running, waiting, 0.1);
-    }
-
-    /// What they say of their caches.
-    fn report_cache(&mut self, usage: f64) {
-        self.report_all(0, 0, usage);
-    }
-
-    fn report_all(&mut self, running: u32, waiting: u32, usage: f64) {
-        let version = self.generation;
-        self.generation += 1;
-        self.micros += 50_000;
-        let load = Load {
-            state: State::Fresh,
-            age_ms: Some(0),
-            waiting: Some(waiting),
-            running: Some(running),
-            kv_cache_usage: Some(usage),
-            ..Load::default()
-        };
-        let loads = Loads {
-            epoch: 1,
-            membership_version: version,
-            generation: self.generation,
-            captured_at_ms: self.micros / 1_000,
-            endpoints: vec![load; usize::from(self.pods)],
-            adapters: Vec::new(),
-        };
-        self.generation = version;
-        self.picker.install_loads(&loads, self.now()).unwrap();
-    }
-
-    fn info(&self, served: Option<SocketAddr>) -> Info {
-        Info {
-            micros: self.micros,
-            attempts: served.map(|_| 1),
-            details: served.map(|_| "via_upstream"),
-            upstream: served,
-            ..Info::default()
-        }
-    }
-
-    /// A request comes; gives its number.
-    fn ask(&mut self, objective: &str, flow: &str, prompt: &str) -> usize {
-        self.ask_within(objective, flow, prompt, None)
-    }
-
-    /// The same of one that says how long it wants to wait.
-    fn ask_within(&mut self, objective: &str, flow: &str, prompt: &str, ttl: Option<&str>) -> usize {
-        let number = self.next;
-        self.next += 1;
-        let pairs = [
-            (":method", Some("POST")),
-            (":path", Some("/v1/chat/completions")),
-            ("content-type", Some("application/json")),
-            ("x-gateway-inference-objective", Some(objective).filter(|name| !name.is_empty())),
-            ("x-gateway-inference-fairness-id", Some(flow).filter(|name| !name.is_empty())),
-            ("x-llm-d-inference-ttl", ttl),
-        ];
-        let pairs = pairs.iter().filter_map(|&(name, value)| Some((name.as_bytes(), value?.as_bytes())));
-        let head = RequestHead::read(pairs);
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
-        let (mut info, now) = (self.info(None), self.now());
-        let mut exchange = Exchange::default();
-        assert_eq!(exchange.on_request_headers(&mut self.picker, &head, false, now), Directive::Wait);
-        assert_eq!(exchange.on_request_body(&mut self.picker, [body.as_bytes()], true, &mut info), Directive::Pick);
-        let directive = exchange.pick(&mut self.picker, now);
-        self.exchanges.insert(number, exchange);
-        self.carry_out(number, directive);
-        number
-    }
-
-    fn carry_out(&mut self, number: usize, directive: Directive) {
-        match directive {
-            Directive::Send(outbound) => {
-                let list = outbound.destination.unwrap();
-                let first: SocketAddr = list.split(',').next().unwrap().parse().unwrap();
-                self.sent.push((number, first));
-                self.running.insert(number, first);
-            }
-            Directive::Park(ticket) => {
-                assert!(self.exchanges[&number].is_parked());
-                assert_eq!(self.parked.insert(ticket, number), None, "a number is used once");
-            }
-            Directive::Reply(reply) => {
-                assert!(
-                    serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["error"]["message"].is_string()
-                );
-                self.refused.insert(number, (reply.status, reply.retry_after));
-                self.log(number);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// What a host does when something ended, and on each tick.
-    fn poll(&mut self) {
-        while let Some(ticket) = self.picker.poll_wake(self.now()) {
-            let number = self.parked.remove(&ticket).unwrap();
-            let now = self.now();
-            let directive = self.exchanges.get_mut(&number).unwrap().resume(&mut self.picker, now);
-            self.carry_out(number, directive);
-        }
-    }
-
-    fn wait(&mut self, millis: u64) {
-        self.micros += millis * 1_000;
-        self.poll();
-    }
-
-    /// The pod answers.
-    fn answer(&mut self, number: usize) {
-        let served = self.running.remove(&number).unwrap();
-        let mut info = self.info(Some(served));
-        let mut exchange = self.exchanges.remove(&number).unwrap();
-        let head = ResponseHead { status: 200, json: true, ..ResponseHead::default() };
-        exchange.on_response_headers(&mut self.picker, &head, &mut info, false);
-        exchange.on_response_body(&mut self.picker, [ANSWER], &mut info, true);
-        exchange.on_log(&mut self.picker, &mut info);
-        assert!(exchange.is_settled());
-        self.poll();
-    }
-
-    /// Pods of that kind answer one request after the other, until that one is sent.
-    fn answer_until_sent(&mut self, number: usize, is_of: impl Fn(SocketAddr) -> bool) {
-        while self.sent().last() != Some(&number) {
-            let oldest = self.running.iter().find(|(_, place)| is_of(**place)).map(|(number, _)| *number);
-            self.answer(oldest.unwrap());
-        }
-    }
-
-    /// The stream ends, whatever it was.
-    fn log(&mut self, number: usize) {
-        let mut info = Info { flags: Some(DOWNSTREAM_CONNECTION_TERMINATION), ..self.info(None) };
-        let mut exchange = self.exchanges.remove(&number).unwrap();
-        exchange.on_log(&mut self.picker, &mut info);
-        assert!(exchange.is_settled());
-    }
-
-    /// The client of a request that waits leaves.
-    fn leave(&mut self, number: usize) {
-        self.log(number);
-        self.parked.retain(|_, other| *other != number);
-        self.poll();
-    }
-
-    fn in_flight(&self) -> u32 {
-        self.picker.pool().endpoints().map(|(_, endpoint)| endpoint.in_flight().total()).sum()
-    }
-
-    fn waiting(&self) -> u64 {
-        self.picker.flow_control().unwrap().requests()
-    }
-
-    fn sent(&self) -> Vec<usize> {
-        self.sent.iter().map(|(number, _)| *number).collect()
-    }
-
-    /// Requests that fill every slot.
-    fn fill(&mut self) -> Vec<usize> {
-        (0..u32::from(self.pods) * CAPACITY).map(|_| self.ask("", "", "hello")).collect()
-    }
-}
-
-/// Envoy's response flag of a client that left.
-const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 0x10000;
-
-fn pod(index: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 8_000 + index))
-}
+use crate::rig::{CAPACITY, Rig, pod};
 
 #[test]
 fn a_request_waits_while_all_are_full_and_goes_when_one_has_room() {
@@ -355,9 +102,9 @@ fn who_waits_for_too_long_is_told_so() {
     rig.wait(1);
     assert_eq!(rig.refused.keys().copied().collect::<Vec<_>>(), [early]);
     assert_eq!(rig.refused[&early].0, 503);
-    rig.install(0);
     rig.wait(3_000);
     assert_eq!((rig.refused[&late].0, rig.waiting()), (503, 0));
+    assert!(rig.codes.values().all(|code| code == "queue_timeout"));
 }
 
 #[test]
@@ -379,6 +126,12 @@ fn a_request_may_ask_to_wait_for_less_and_never_for_more() {
     rig.wait(1);
     assert_eq!(over(&rig), [[longer, shorter].as_slice(), &bad, &[shortest]].concat());
     assert!(rig.refused.values().all(|(status, _)| *status == 503));
+    let at_once = rig.ask_within("", "", "hello", Some("1ns"));
+    rig.wait(1);
+    assert!(
+        rig.refused.contains_key(&at_once),
+        "the shortest wait that there is, which is not that of the configuration"
+    );
 }
 
 /// A pod has somebody's prompt; where it and another are full, who asks for that prompt again waits for that pod, and not longer than for a while.
@@ -529,6 +282,7 @@ enum Act {
     Wait(u64),
     Report(u32, u32),
     Install(u16),
+    Turn(Vec<State>),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -539,6 +293,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0_u64..4_000).prop_map(Act::Wait),
         1 => (0_u32..5, 0_u32..3).prop_map(|(running, waiting)| Act::Report(running, waiting)),
         1 => (0_u16..4).prop_map(Act::Install),
+        1 => proptest::collection::vec(prop_oneof![Just(State::Fresh), Just(State::Sleeping), Just(State::Unready)], 4).prop_map(Act::Turn),
     ];
     proptest::collection::vec(act, 1..120)
 }
@@ -570,17 +325,28 @@ proptest! {
                     rig.report(running, waiting);
                     rig.poll();
                 }
-                // Without any endpoint Envoy's own policy would choose: requests are sent without a list.
-                Act::Install(pods) if pods > 0 => rig.install(pods),
+                Act::Install(pods) => {
+                    rig.install(pods);
+                    rig.poll();
+                }
+                Act::Turn(states) => {
+                    rig.report_states(&states[..usize::from(rig.pods)]);
+                    rig.poll();
+                    let is_off = states[..usize::from(rig.pods)].iter().all(|state| *state != State::Fresh);
+                    prop_assert!(!is_off || rig.waiting() == 0, "nobody waits for nobody");
+                }
                 _ => {}
             }
             prop_assert_eq!(rig.waiting() as usize, rig.parked.len());
         }
         rig.wait(5_000);
         prop_assert_eq!(rig.waiting(), 0);
-        prop_assert_eq!(rig.sent.len() + rig.refused.len() + left, rig.next);
+        prop_assert_eq!(rig.sent.len() + rig.unlisted.len() + rig.refused.len() + left, rig.next);
         for number in rig.running.keys().copied().collect::<Vec<_>>() {
             rig.answer(number);
+        }
+        for number in rig.unlisted.clone() {
+            rig.log(number);
         }
         prop_assert_eq!(rig.in_flight(), 0);
     }
