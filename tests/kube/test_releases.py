@@ -55,6 +55,9 @@ class Helm:
 @pytest.fixture
 def helm(cluster, folder):
     helm = Helm(cluster, folder)
+    # Those that other tests have applied are nobody's release.
+    for kind, name in (("clusterrole", "inference-gateway-metrics-reader"), ("clusterrolebinding", "inference-gateway-sa-metrics-reader-role-binding")):
+        helm.run("kubectl", "delete", kind, name, "--ignore-not-found")
     try:
         yield helm
     finally:

@@ -53,12 +53,6 @@ fn a_piece_of_the_wasm_filter_that_is_missing_or_wrong_is_named() {
         ("{\"pool\": \"default\",", "{\"pool\": 3,", Error, "configuration.value: pool: "),
         (
             "{\"pool\": \"default\",",
-            "{\"sidecar\": {\"embedded\": {\"pool\": [\"a=envoy:b\"]}}, \"pool\": \"default\",",
-            Error,
-            "configuration.value: sidecar.embedded.pool: none is named \"default\", which is the filter's pool",
-        ),
-        (
-            "{\"pool\": \"default\",",
             "{\"sidecar\": {\"embedded\": {\"pool\": [\"default=envoy:b\"]}}, \"pool\": \"default\",",
             Error,
             "configuration.value: sidecar.embedded: only the native module",
