@@ -23,9 +23,13 @@ use stage::{Manner, Server, get, sidecar};
 
 const PATH: &str = "/stats/prometheus";
 
-/// Lines of a page but for what the requests themselves change.
+/// Lines of a page but for what the requests themselves change, and for families that are there once the sidecar has read a pod.
 fn steady(page: &str) -> Vec<&str> {
-    page.lines().filter(|line| !line.starts_with("inpick_sidecar_")).collect()
+    let is_own = |line: &str| {
+        let name = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
+        name.starts_with("inpick_sidecar_")
+    };
+    page.lines().filter(|line| !is_own(line)).collect()
 }
 
 /// The bytes of a body that is sent in chunks, and whether its end came.
