@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use endpoint_picker::Plugin;
-use endpoint_picker::config::{ConfigError, ServiceConfig};
+use endpoint_picker::config::ServiceConfig;
 use endpoint_picker_config::Reading;
 use metrics_sidecar::settings;
 
@@ -42,18 +42,16 @@ pub(crate) fn configure_extension(document: &[u8]) -> Option<Option<ServiceConfi
 }
 
 fn read(document: &[u8]) -> Option<Plugin> {
-    let wrong =
-        endpoint_picker_config::read(document).map_or_else(|_| Vec::new(), |document| settings::errors_in(&document));
-    let errors = match endpoint_picker_config::parse(document) {
-        Ok(Reading { plugin, notes }) if wrong.is_empty() => {
+    match endpoint_picker_config::parse_with(document, settings::errors_in) {
+        Ok(Reading { plugin, notes }) => {
             for note in notes {
                 log::warn!("plugin configuration: {note}");
             }
-            return Some(plugin);
+            Some(plugin)
         }
-        Ok(_) => wrong,
-        Err(ConfigError(errors)) => errors.into_iter().chain(wrong).collect(),
-    };
-    log::error!("{}", ConfigError(errors));
-    None
+        Err(error) => {
+            log::error!("{error}");
+            None
+        }
+    }
 }

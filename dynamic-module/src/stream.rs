@@ -183,9 +183,7 @@ impl Stream {
             if head.is_busy() {
                 head.read_more(envoy.pairs(Map::Response, [RETRY_AFTER_HEADER]));
             }
-            let inbound = exchange.on_response_headers(picker, &head, &mut Info(envoy), end);
-            exchange.note_usage_answer(&mut process().shared());
-            inbound
+            exchange.on_response_headers(picker, &head, &mut Info(envoy), end)
         });
         if let Some(inbound) = inbound {
             receive(envoy, &inbound);
@@ -208,7 +206,6 @@ impl Stream {
             };
             let instead = exchange.on_response_body(picker, slices, info, end);
             exchange.note_maker(picker, &mut process().shared());
-            exchange.note_usage_answer(&mut process().shared());
             instead
         });
         if let Some(bytes) = instead.flatten()
@@ -220,17 +217,11 @@ impl Stream {
     }
 
     pub(crate) fn response_trailers(&self, envoy: &HttpStream<'_>) {
-        self.observe(envoy, |exchange, picker, _| {
-            exchange.on_response_trailers(picker, clock::now());
-            exchange.note_usage_answer(&mut process().shared());
-        });
+        self.observe(envoy, |exchange, picker, _| exchange.on_response_trailers(picker, clock::now()));
     }
 
     pub(crate) fn stream_complete(&self, envoy: &HttpStream<'_>) {
-        self.observe(envoy, |exchange, picker, envoy| {
-            exchange.on_log(picker, &mut Info(envoy));
-            exchange.note_usage_answer(&mut process().shared());
-        });
+        self.observe(envoy, |exchange, picker, envoy| exchange.on_log(picker, &mut Info(envoy)));
         self.unpark();
         self.instance.wake_next();
         if let Some(time) = self.time.take() {
@@ -313,7 +304,7 @@ impl Stream {
         }
     }
 
-    /// Runs one step of the response's way out, if the exchange still has an interest in it.
+    /// Runs one step of the response's way out, if the exchange still has an interest in it, and notes what its server thinks of being asked for usage.
     fn observe<T>(
         &self,
         envoy: &HttpStream<'_>,
@@ -323,7 +314,9 @@ impl Stream {
         if state.exchange.is_settled() {
             return None;
         }
-        Some(self.instance.with_picker(|picker| step(&mut state.exchange, picker, envoy)))
+        let done = self.instance.with_picker(|picker| step(&mut state.exchange, picker, envoy));
+        state.exchange.note_usage_answer(&mut process().shared());
+        Some(done)
     }
 
     /// Runs one step of the request's way in and carries out what it directs.

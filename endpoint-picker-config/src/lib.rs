@@ -35,12 +35,7 @@ pub struct Reading {
 ///
 /// [`ConfigError`] with every mistake, and with everything of the EPP's document that inpick cannot do.
 pub fn parse(bytes: &[u8]) -> Result<Reading, ConfigError> {
-    let document = read(bytes)?;
-    if !is_endpoint_picker_config(&document) {
-        return Ok(Reading { plugin: Plugin::read(document)?, notes: Vec::new() });
-    }
-    let Conversion { document, notes } = convert(document)?;
-    Ok(Reading { plugin: Plugin::read(Value::Object(document))?, notes })
+    parse_with(bytes, |_| Vec::new())
 }
 
 /// As [`parse`], for the wasm filter: what only the native module can do is a mistake too.
@@ -49,10 +44,28 @@ pub fn parse(bytes: &[u8]) -> Result<Reading, ConfigError> {
 ///
 /// As those of [`parse`].
 pub fn parse_for_wasm(bytes: &[u8]) -> Result<Reading, ConfigError> {
-    let refused = native_settings_in(&read(bytes)?);
-    match parse(bytes) {
-        Ok(reading) if refused.is_empty() => Ok(reading),
-        Ok(_) => Err(ConfigError(refused)),
-        Err(ConfigError(errors)) => Err(ConfigError(errors.into_iter().chain(refused).collect())),
+    parse_with(bytes, native_settings_in)
+}
+
+/// As [`parse`], where `more` finds further mistakes in the document as it stands.
+///
+/// # Errors
+///
+/// Those of [`parse`] in front of these.
+pub fn parse_with(bytes: &[u8], more: impl Fn(&Value) -> Vec<String>) -> Result<Reading, ConfigError> {
+    let document = read(bytes)?;
+    let further = more(&document);
+    match plugin(document) {
+        Ok(reading) if further.is_empty() => Ok(reading),
+        Ok(_) => Err(ConfigError(further)),
+        Err(ConfigError(errors)) => Err(ConfigError(errors.into_iter().chain(further).collect())),
     }
+}
+
+fn plugin(document: Value) -> Result<Reading, ConfigError> {
+    if !is_endpoint_picker_config(&document) {
+        return Ok(Reading { plugin: Plugin::read(document)?, notes: Vec::new() });
+    }
+    let Conversion { document, notes } = convert(document)?;
+    Ok(Reading { plugin: Plugin::read(Value::Object(document))?, notes })
 }

@@ -277,13 +277,7 @@ fn check_wasm_service(top: &Place<'_>, filter: &Filter<'_>, findings: &mut Vec<F
         }
     }
     let document = service.get("config.configuration.value");
-    match plugin_of(&document, Binding::Wasm, findings) {
-        Some(Plugin::SnapshotService(config)) => {
-            check_cluster(top, &document.path, "snapshot_service.cluster", &config, findings)
-        }
-        Some(Plugin::Filter(_)) => findings.push(Finding::error(document.path, "snapshot_service: missing")),
-        None => {}
-    }
+    check_service(top, &document, Binding::Wasm, "snapshot_service: missing", findings);
 }
 
 fn check_native_extension(top: &Place<'_>, findings: &mut Vec<Finding>) {
@@ -424,14 +418,17 @@ fn check_native_service(top: &Place<'_>, document: &Place<'_>, findings: &mut Ve
     if text_of(document).trim_ascii().is_empty() {
         return;
     }
-    match plugin_of(document, Binding::Native, findings) {
+    let reason = "the bootstrap extension takes snapshot_service only, or nothing at all";
+    check_service(top, document, Binding::Native, reason, findings);
+}
+
+/// A document that says where snapshots come from; `reason`: why a filter's is none.
+fn check_service(top: &Place<'_>, document: &Place<'_>, binding: Binding, reason: &str, findings: &mut Vec<Finding>) {
+    match plugin_of(document, binding, findings) {
         Some(Plugin::SnapshotService(config)) => {
             check_cluster(top, &document.path, "snapshot_service.cluster", &config, findings);
         }
-        Some(Plugin::Filter(_)) => {
-            let reason = "the bootstrap extension takes snapshot_service only, or nothing at all";
-            findings.push(Finding::error(&document.path, reason));
-        }
+        Some(Plugin::Filter(_)) => findings.push(Finding::error(&document.path, reason)),
         None => {}
     }
 }

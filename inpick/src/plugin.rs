@@ -1,6 +1,6 @@
-//! A plugin's document, as Envoy's plugins read it.
+//! A plugin's document, as Envoy's native plugins read it.
 
-use endpoint_picker_config::{Reading, parse, read};
+use endpoint_picker_config::{Reading, parse_with};
 use metrics_sidecar::settings;
 
 /// Reads a document with the flags of the sidecar in it, if it has any.
@@ -9,10 +9,5 @@ use metrics_sidecar::settings;
 ///
 /// All that is wrong.
 pub(crate) fn read_plugin(bytes: &[u8]) -> Result<Reading, Vec<String>> {
-    let wrong = read(bytes).map_or_else(|_| Vec::new(), |document| settings::errors_in(&document));
-    match parse(bytes) {
-        Ok(reading) if wrong.is_empty() => Ok(reading),
-        Ok(_) => Err(wrong),
-        Err(error) => Err(error.0.into_iter().chain(wrong).collect()),
-    }
+    parse_with(bytes, settings::errors_in).map_err(|error| error.0)
 }
