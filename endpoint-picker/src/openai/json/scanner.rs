@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::numbers::Number;
+use super::numbers::{Number, whole_number};
 use super::strings::{Escape, Partial, content_run};
 use super::watch::{Container, MAX_DEPTH, MAX_KEY_BYTES, Node, ROOT, SKIP, Scalar, ScanError, Want, Watch};
 
@@ -42,6 +42,25 @@ pub(super) enum Literal {
 }
 
 impl Literal {
+    /// The one that begins with a letter, which is one of `n`, `t` and `f`.
+    fn from_first(byte: u8) -> Self {
+        match byte {
+            b'n' => Self::Null,
+            b't' => Self::True,
+            _ => Self::False,
+        }
+    }
+
+    /// Its length, if `bytes` begin with it.
+    fn length_at(self, bytes: &[u8]) -> Option<usize> {
+        // Comparisons with constants take an instruction or two.
+        match self {
+            Self::Null => bytes.starts_with(b"null").then_some(4),
+            Self::True => bytes.starts_with(b"true").then_some(4),
+            Self::False => bytes.starts_with(b"false").then_some(5),
+        }
+    }
+
     pub(super) fn word(self) -> &'static [u8] {
         match self {
             Self::Null => b"null",
@@ -184,70 +203,117 @@ impl Scanner {
 
     fn scan<W: Watch>(&mut self, piece: &[u8], watch: &mut W) -> Result<(), ScanError> {
         let mut at = 0;
-        loop {
-            match self.state {
-                State::Text | State::Escape(_) => {
-                    if at == piece.len() {
-                        return Ok(());
-                    }
-                    at = self.string(piece, at, watch)?;
-                    continue;
-                }
-                State::Number(number) => {
-                    if at == piece.len() {
-                        return Ok(());
-                    }
-                    at = self.number(number, piece, at, watch)?;
-                    continue;
-                }
-                State::Literal(literal, read) => {
-                    if at == piece.len() {
-                        return Ok(());
-                    }
-                    at = self.literal(literal, read, piece, at, watch)?;
-                    continue;
-                }
+        while at < piece.len() {
+            at = match self.state {
+                State::Text | State::Escape(_) => self.string(piece, at, at, watch)?,
+                State::Number(number) => self.number(number, piece, at, watch)?,
+                State::Literal(literal, read) => self.literal(literal, read, piece, at, watch)?,
                 State::Value
                 | State::FirstElement
                 | State::FirstKey
                 | State::Key
                 | State::Colon
                 | State::Behind
-                | State::Done => {}
-            }
-            let Some(&byte) = piece.get(at) else {
-                return Ok(());
+                | State::Done => self.structure(piece, at, watch)?,
             };
-            if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+        }
+        Ok(())
+    }
+
+    /// Reads on from `at`, between two tokens, and returns where it stopped: at the end of `piece`, or in a token that the end cuts or that
+    /// is not written plainly, which `state` then names. Most tokens are whole and plain, and pass without a word in `self`.
+    fn structure<W: Watch>(&mut self, piece: &[u8], mut at: usize, watch: &mut W) -> Result<usize, ScanError> {
+        let mut state = self.state;
+        while let Some(&byte) = piece.get(at) {
+            if byte <= b' ' && matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 at += 1;
                 continue;
             }
-            match (self.state, byte) {
+            state = match (state, byte) {
+                (State::Key | State::FirstKey, b'"') => {
+                    let Some(length) = self.key(piece, at, watch) else {
+                        return Ok(at + 1);
+                    };
+                    at += length;
+                    if piece.get(at) == Some(&b':') {
+                        at += 1;
+                        State::Value
+                    } else {
+                        State::Colon
+                    }
+                }
+                (State::Colon, b':') => {
+                    at += 1;
+                    State::Value
+                }
                 (State::Behind, b',') => {
+                    at += 1;
                     if self.objects & 1 == 1 {
-                        self.state = State::Key;
+                        State::Key
                     } else {
                         self.node = self.element(watch);
-                        self.state = State::Value;
+                        State::Value
                     }
-                    at += 1;
                 }
                 (State::Behind, b'}') if self.objects & 1 == 1 => self.close(&mut at, watch),
                 (State::FirstKey, b'}') => self.close(&mut at, watch),
                 (State::Behind, b']') if self.objects & 1 == 0 => self.close(&mut at, watch),
                 (State::FirstElement, b']') => self.close(&mut at, watch),
-                (State::Key | State::FirstKey, b'"') => {
-                    self.is_key = true;
-                    self.want = if self.parent() == SKIP { Want::Nothing } else { Want::Text(MAX_KEY_BYTES) };
-                    self.begin_token(at, State::Text);
+                (State::Value | State::FirstElement, b'{' | b'[') => {
+                    let next = self.open(byte == b'{', at, watch)?;
                     at += 1;
+                    next
                 }
-                (State::Colon, b':') => {
-                    self.state = State::Value;
-                    at += 1;
+                (State::Value | State::FirstElement, b'"') => {
+                    let start = at + 1;
+                    let want = if self.node == SKIP { Want::Nothing } else { watch.want(self.node) };
+                    let rest = piece.get(start..).unwrap_or_default();
+                    let run = want.run(rest);
+                    if rest.get(run) != Some(&b'"') {
+                        self.is_key = false;
+                        self.want = want;
+                        self.begin_token(at, State::Text);
+                        return self.string(piece, start, start + run, watch);
+                    }
+                    at = start + run + 1;
+                    if self.node != SKIP {
+                        let text = rest.get(..run).unwrap_or_default();
+                        let scalar = match want {
+                            Want::Nothing => Scalar::Opaque,
+                            Want::Raw => {
+                                watch.raw(self.node, text);
+                                Scalar::Opaque
+                            }
+                            Want::Text(limit) => Scalar::text(text, limit),
+                        };
+                        watch.scalar(self.node, scalar, self.range(start - 1, at));
+                    }
+                    self.behind()
                 }
-                (State::Value | State::FirstElement, _) => {
-                    at = self.begin_value(byte, at, watch)?;
+                (State::Value | State::FirstElement, b'0'..=b'9' | b'-') => {
+                    let rest = piece.get(at..).unwrap_or_default();
+                    let Some((_, length)) = whole_number(rest).filter(|(number, length)| number.is_surely_finite(*length)) else {
+                        self.begin_token(at, State::Number(Number::from_first(byte)));
+                        return Ok(at);
+                    };
+                    if self.node != SKIP {
+                        let token = rest.get(..length).unwrap_or_default();
+                        watch.scalar(self.node, Scalar::Number(token), self.range(at, at + length));
+                    }
+                    at += length;
+                    self.behind()
+                }
+                (State::Value | State::FirstElement, b'n' | b't' | b'f') => {
+                    let literal = Literal::from_first(byte);
+                    let Some(length) = literal.length_at(piece.get(at..).unwrap_or_default()) else {
+                        self.begin_token(at, State::Literal(literal, 0));
+                        return Ok(at);
+                    };
+                    if self.node != SKIP {
+                        watch.scalar(self.node, literal.scalar(), self.range(at, at + length));
+                    }
+                    at += length;
+                    self.behind()
                 }
                 (state, _) => {
                     let reason = match state {
@@ -256,12 +322,41 @@ impl Scanner {
                         State::FirstKey => "expected a member name or '}'",
                         State::Key => "expected a member name",
                         State::Colon => "expected ':'",
+                        State::FirstElement => "expected a value or ']'",
+                        State::Value => "expected a value",
                         _ => "expected the end",
                     };
                     return Err(self.malformed(at, reason));
                 }
-            }
+            };
         }
+        self.state = state;
+        Ok(at)
+    }
+
+    /// Takes the member name whose first quote is at `at`, and returns its length with both quotes; `None`: `state` says how far it came.
+    fn key<W: Watch>(&mut self, piece: &[u8], at: usize, watch: &mut W) -> Option<usize> {
+        let parent = self.parent();
+        let want = if parent == SKIP { Want::Nothing } else { Want::Text(MAX_KEY_BYTES) };
+        let rest = piece.get(at + 1..).unwrap_or_default();
+        let run = want.run(rest);
+        if rest.get(run) != Some(&b'"') {
+            self.is_key = true;
+            self.want = want;
+            self.begin_token(at, State::Text);
+            return None;
+        }
+        self.node = if parent == SKIP {
+            SKIP
+        } else {
+            watch.member(parent, rest.get(..run.min(MAX_KEY_BYTES)).unwrap_or_default())
+        };
+        Some(run + 2)
+    }
+
+    /// Offsets of the bytes from `start` to `end` of the piece.
+    fn range(&self, start: usize, end: usize) -> Range<u64> {
+        self.offset + start as u64..self.offset + end as u64
     }
 
     /// The node of the innermost open container.
@@ -287,47 +382,8 @@ impl Scanner {
         self.state = state;
     }
 
-    /// Takes the first byte of a value.
-    fn begin_value<W: Watch>(&mut self, byte: u8, at: usize, watch: &mut W) -> Result<usize, ScanError> {
-        let next = match byte {
-            b'"' => {
-                self.is_key = false;
-                self.want = match self.node {
-                    SKIP => Want::Nothing,
-                    node => watch.want(node),
-                };
-                self.begin_token(at, State::Text);
-                at + 1
-            }
-            b'{' | b'[' => {
-                self.open(byte == b'{', at, watch)?;
-                at + 1
-            }
-            // The token's own reader takes these from their first byte, so that it sees the whole token.
-            b'0'..=b'9' | b'-' => {
-                self.token_at = self.offset + at as u64;
-                self.scratch.clear();
-                self.spilled = false;
-                self.state = State::Number(Number::from_first(byte));
-                at
-            }
-            b'n' => self.begin_literal(Literal::Null, at),
-            b't' => self.begin_literal(Literal::True, at),
-            b'f' => self.begin_literal(Literal::False, at),
-            _ if self.state == State::FirstElement => {
-                return Err(self.malformed(at, "expected a value or ']'"));
-            }
-            _ => return Err(self.malformed(at, "expected a value")),
-        };
-        Ok(next)
-    }
-
-    fn begin_literal(&mut self, literal: Literal, at: usize) -> usize {
-        self.begin_token(at, State::Literal(literal, 0));
-        at
-    }
-
-    fn open<W: Watch>(&mut self, is_object: bool, at: usize, watch: &mut W) -> Result<(), ScanError> {
+    /// Opens a container, and says what stands behind its bracket.
+    fn open<W: Watch>(&mut self, is_object: bool, at: usize, watch: &mut W) -> Result<State, ScanError> {
         let offset = self.offset + at as u64;
         let Some(slot) = self.nodes.get_mut(self.depth) else {
             return Err(ScanError::TooDeep { offset });
@@ -340,15 +396,14 @@ impl Scanner {
             watch.open(self.node, container, offset);
         }
         if is_object {
-            self.state = State::FirstKey;
-        } else {
-            self.node = self.element(watch);
-            self.state = State::FirstElement;
+            return Ok(State::FirstKey);
         }
-        Ok(())
+        self.node = self.element(watch);
+        Ok(State::FirstElement)
     }
 
-    fn close<W: Watch>(&mut self, at: &mut usize, watch: &mut W) {
+    /// Closes the innermost container.
+    fn close<W: Watch>(&mut self, at: &mut usize, watch: &mut W) -> State {
         *at += 1;
         let node = self.parent();
         self.depth = self.depth.saturating_sub(1);
@@ -356,11 +411,12 @@ impl Scanner {
         if node != SKIP {
             watch.close(node, self.offset + *at as u64);
         }
-        self.end_value();
+        self.behind()
     }
 
-    pub(super) fn end_value(&mut self) {
-        self.state = if self.depth == 0 { State::Done } else { State::Behind };
+    /// The state behind a value.
+    pub(super) fn behind(&self) -> State {
+        if self.depth == 0 { State::Done } else { State::Behind }
     }
 }
 

@@ -234,6 +234,15 @@ fn is_lone_code(first: u8, second: u8, behind: &[u8]) -> bool {
     digits != 0 && !is_surrogate
 }
 
+/// The length of a string that ends within 16 bytes and has nothing but plain bytes before its closing quote. Most strings are such, names of
+/// members above all.
+pub(super) fn short_string(bytes: &[u8]) -> Option<usize> {
+    let hits = lane_hits(bytes.first_chunk()?);
+    // Of a number without hits, it is beyond the window.
+    let place = hits.trailing_zeros() as usize;
+    (hits != 0 && bytes.get(place) == Some(&b'"')).then_some(place)
+}
+
 /// How many leading bytes are whole characters or, with `ESCAPES`, whole escapes inside a string. It may stop before one, and
 /// does so before what the end of `bytes` cuts.
 pub(super) fn content_run<const ESCAPES: bool>(bytes: &[u8]) -> usize {
@@ -361,6 +370,26 @@ mod tests {
                     assert_eq!(content_run::<true>(&bytes), length);
                 }
                 bytes[place] = b'a';
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_string_is_plain_and_ends_within_a_window() {
+        for length in 0..100 {
+            let mut bytes = vec![b'a'; length];
+            bytes.push(b'"');
+            bytes.resize(120, b'"');
+            assert_eq!(short_string(&bytes), (length < 16).then_some(length));
+            for place in 0..length {
+                for byte in [b'\\', 0x1F, 0, 0x80, 0xC3, 0xFF] {
+                    bytes[place] = byte;
+                    assert_eq!(short_string(&bytes), None);
+                }
+                bytes[place] = b'a';
+            }
+            for end in 0..16 {
+                assert_eq!(short_string(&bytes[..end]), None);
             }
         }
     }

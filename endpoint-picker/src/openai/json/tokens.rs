@@ -2,13 +2,19 @@
 
 use super::numbers::{Number, whole_number};
 use super::scanner::{Literal, Scanner, State};
-use super::strings::{Character, Escape, Escaped, character, content_run};
+use super::strings::{Character, Escape, Escaped, character};
 use super::watch::{SKIP, Scalar, ScanError, Want, Watch};
 
 impl Scanner {
-    /// Reads on in a string from `start` and returns where it stopped: behind the closing quote or at the end of `piece`.
-    pub(super) fn string<W: Watch>(&mut self, piece: &[u8], start: usize, watch: &mut W) -> Result<usize, ScanError> {
-        let mut at = start;
+    /// Reads on in a string, whose part in `piece` begins at `start` and is plain up to `at`, and returns where it stopped: behind the closing
+    /// quote or at the end of `piece`.
+    pub(super) fn string<W: Watch>(
+        &mut self,
+        piece: &[u8],
+        start: usize,
+        mut at: usize,
+        watch: &mut W,
+    ) -> Result<usize, ScanError> {
         // The first byte that is neither in `scratch` nor part of an escape.
         let mut kept = start;
         loop {
@@ -26,11 +32,7 @@ impl Scanner {
                 }
             }
             let rest = piece.get(at..).unwrap_or_default();
-            // Escapes that nobody reads need no decoding.
-            at += match self.want {
-                Want::Text(_) => content_run::<false>(rest),
-                Want::Nothing | Want::Raw => content_run::<true>(rest),
-            };
+            at += self.want.run(rest);
             match piece.get(at) {
                 None => break,
                 Some(b'"') => {
@@ -133,10 +135,7 @@ impl Scanner {
                 } else {
                     rest
                 };
-                match text.get(..limit) {
-                    Some(head) if text.len() > limit => Scalar::Text { text: head, cut: true },
-                    _ => Scalar::Text { text, cut: false },
-                }
+                Scalar::text(text, limit)
             }
         };
         if self.is_key {
@@ -152,7 +151,7 @@ impl Scanner {
             let end = self.offset + at as u64 + 1;
             watch.scalar(self.node, scalar, self.token_at..end);
         }
-        self.end_value();
+        self.state = self.behind();
     }
 
     /// Reads on in a number from `start` and returns where it stopped: at the first byte behind it or at the end of `piece`.
@@ -212,7 +211,7 @@ impl Scanner {
         if self.node != SKIP {
             watch.scalar(self.node, Scalar::Number(token), self.token_at..end);
         }
-        self.end_value();
+        self.state = self.behind();
         Ok(())
     }
 
@@ -242,7 +241,7 @@ impl Scanner {
             let end = self.offset + at as u64;
             watch.scalar(self.node, literal.scalar(), self.token_at..end);
         }
-        self.end_value();
+        self.state = self.behind();
         Ok(at)
     }
 }

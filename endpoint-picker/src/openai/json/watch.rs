@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use super::strings::{content_run, short_string};
+
 /// Deepest nesting accepted: `serde_json` counts down from 128 and refuses the level that reaches zero.
 pub const MAX_DEPTH: usize = 127;
 
@@ -57,6 +59,19 @@ pub enum Want {
     Raw,
 }
 
+impl Want {
+    /// How many leading bytes inside a string need no attention: escapes that nobody reads need no decoding.
+    pub(super) fn run(self, bytes: &[u8]) -> usize {
+        if let Some(length) = short_string(bytes) {
+            return length;
+        }
+        match self {
+            Self::Text(_) => content_run::<false>(bytes),
+            Self::Nothing | Self::Raw => content_run::<true>(bytes),
+        }
+    }
+}
+
 /// A value that is neither array nor object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scalar<'a> {
@@ -75,6 +90,16 @@ pub enum Scalar<'a> {
     },
     /// A string that was not asked for as text.
     Opaque,
+}
+
+impl<'a> Scalar<'a> {
+    /// The string `text`, of which `limit` bytes are wanted.
+    pub(super) fn text(text: &'a [u8], limit: usize) -> Self {
+        match text.get(..limit) {
+            Some(head) if text.len() > limit => Scalar::Text { text: head, cut: true },
+            _ => Scalar::Text { text, cut: false },
+        }
+    }
 }
 
 /// A kind of value that holds others.
