@@ -100,9 +100,10 @@ async fn every_figure_of_the_page_reaches_the_collector_and_no_other(mode: Mode)
         let is_same = before == after;
         equal += usize::from(is_same);
         let is_gauge = matches!(arrival.points.get(key), Some((_, Point::Gauge(_))));
+        // Envoy counts what is active while a page is read: it may go up and come back between two pages.
         let lies_between = is_gauge || (before..=after).contains(value);
         assert!(
-            if is_same { *value == before } else { lies_between },
+            if is_same && !(is_gauge && key.0.starts_with("envoy_")) { *value == before } else { lies_between },
             "{key:?}: {value}, with {before} and {after} on the page"
         );
     }
