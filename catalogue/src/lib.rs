@@ -372,7 +372,7 @@ families! {
     LearnedSlots = "inpick_learned_slots", Gauge, [Pool, Endpoint], Always, Envoy,
         "Requests that the endpoint runs at once, as its pages told while requests waited; 0: not known yet.";
     VmStartsTotal = "inpick_vm_starts_total", Counter, [], Always, Envoy,
-        "Times that a virtual machine of the filter was configured; a crash of one adds one.";
+        "Virtual machines of the filter that were started; a crash of one adds one, a new configuration none. Natively 1.";
     FlowControlLostTotal = "inpick_flow_control_lost_total", Counter, [], Always, Envoy,
         "Requests that waited in flow control when their virtual machine crashed, and were answered 503 then; never natively.";
     PanicsTotal = "inpick_panics_total", Counter, [Reason], Always, Envoy,

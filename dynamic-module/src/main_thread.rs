@@ -37,8 +37,10 @@ struct Turn {
     stats: Stats,
     timer: Option<Timer>,
     members: Vec<Member>,
-    /// What no instance counts: faults of the module.
+    /// What no instance counts: the start, and faults of the module.
     ledger: Ledger,
+    /// There was an instance.
+    is_started: bool,
     flusher: Flusher,
     told: Told,
 }
@@ -70,6 +72,7 @@ impl MainThread {
             timer: None,
             members: Vec::new(),
             ledger: Ledger::new(StatsConfig::default()),
+            is_started: false,
             flusher: Flusher::default(),
             told: Told::default(),
         };
@@ -141,10 +144,14 @@ impl MainThread {
 impl Turn {
     /// Gives each new instance a worker.
     fn take_in(&mut self, envoy: &mut ExtensionConfig<'_>) {
-        let Self { stats, members, .. } = self;
+        let Self { stats, members, ledger, is_started, .. } = self;
         for instance in process().instances() {
             if members.iter().any(|member| Arc::ptr_eq(&member.instance, &instance)) {
                 continue;
+            }
+            // There is no machine to start but the process; a further instance is another configuration.
+            if !std::mem::replace(is_started, true) {
+                ledger.count(Stat::VmStartsTotal, &[]);
             }
             let worker = instance.with_keeper(|picker| Worker::new(clock::random(), picker, BUILD));
             let flags = instance.with_keeper(|picker| picker.config().sidecar.embedded.clone());

@@ -5,7 +5,6 @@ use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use catalogue::Stat;
 use prost::Message;
 use snapshot::{LoadsDecoder, Membership};
 
@@ -85,10 +84,9 @@ struct Posted {
 }
 
 impl Worker {
-    /// A worker with that random id. `build` are the commit and the reference that the module was built from.
+    /// A worker with that random id. One that a new configuration brings is no start of a machine: a binding counts those. `build` are the commit and the reference that the module was built from.
     #[must_use]
     pub fn new(id: u64, picker: &mut EndpointPicker, build: [&'static str; 2]) -> Self {
-        picker.telemetry_mut().ledger_mut().count(Stat::VmStartsTotal, &[]);
         Self {
             id,
             is_serving: false,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use catalogue::Stat;
 use endpoint_picker::filter_time::{Phase, Sampler};
 
 use crate::abi::Action;
@@ -24,12 +25,14 @@ pub(crate) struct Dispatcher {
     streams: HashMap<u32, Box<Stream>, BuildHasherDefault<ContextHasher>>,
     #[allow(clippy::vec_box, reason = "streams move between the map and the spare ones: a pointer, not a kilobyte")]
     spare: Vec<Box<Stream>>,
+    /// A filter was configured: what comes after it in the same machine is another configuration, and no start.
+    is_started: bool,
 }
 
 impl Dispatcher {
     pub(crate) const fn new() -> Self {
         let streams = HashMap::with_hasher(BuildHasherDefault::new());
-        Self { roots: Vec::new(), timed: Sampler::new(), streams, spare: Vec::new() }
+        Self { roots: Vec::new(), timed: Sampler::new(), streams, spare: Vec::new(), is_started: false }
     }
 
     /// A context begins: a plugin instance (`parent` 0) or a stream of the instance `parent`.
@@ -45,7 +48,17 @@ impl Dispatcher {
 
     /// Reads the configuration of a plugin instance, of so many bytes. False refuses it.
     pub(crate) fn configure(&mut self, context: u32, size: usize) -> bool {
-        self.root(context).is_some_and(|root| root.configure(size))
+        let Some(root) = self.root(context) else { return false };
+        let is_configured = root.configure(size);
+        let picker = root.picker();
+        if !self.is_started
+            && let Some(picker) = picker
+            && let Ok(mut picker) = picker.try_borrow_mut()
+        {
+            self.is_started = true;
+            picker.telemetry_mut().ledger_mut().count(Stat::VmStartsTotal, &[]);
+        }
+        is_configured
     }
 
     /// Runs what a plugin instance does between requests.

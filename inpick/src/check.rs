@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::bootstrap;
 use crate::finding::{Finding, Severity};
+use crate::output::{print, tell};
 use crate::page;
 use crate::plugin::read_plugin;
 use crate::source::{Access, Source};
@@ -43,12 +44,16 @@ pub(crate) fn run(sources: &[Source], strict: bool, access: &Access) -> ExitCode
                 let (kind, findings) = check(&bytes);
                 let worst = findings.iter().map(|finding| finding.severity).max();
                 if worst.is_none_or(|worst| worst < Severity::Error) {
-                    println!("{source}: {}: no error", kind.as_str());
+                    let printed = print(&format!("{source}: {}: no error\n", kind.as_str()));
+                    for error in printed.err().into_iter().flatten() {
+                        tell(format_args!("error: {error}"));
+                        is_good = false;
+                    }
                 }
                 findings
             }
             Err(error) => {
-                eprintln!("error: {error}");
+                tell(format_args!("error: {error}"));
                 is_good = false;
                 continue;
             }
@@ -59,7 +64,7 @@ pub(crate) fn run(sources: &[Source], strict: bool, access: &Access) -> ExitCode
                 Severity::Warning => "warning",
                 Severity::Error => "error",
             };
-            eprintln!("{word}: {source}: {finding}");
+            tell(format_args!("{word}: {source}: {finding}"));
             is_good &= finding.severity < if strict { Severity::Warning } else { Severity::Error };
         }
     }

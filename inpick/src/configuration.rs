@@ -5,6 +5,7 @@ use std::path::Path;
 use endpoint_picker_config::{Conversion, is_endpoint_picker_config, read};
 use serde_json::Value;
 
+use crate::output::{print, tell};
 use crate::plugin::read_plugin;
 use crate::source::read_file;
 
@@ -20,9 +21,8 @@ pub(crate) fn convert(file: Option<&Path>) -> Result<(), Vec<String>> {
         return Err(vec!["kind: missing: this is no EndpointPickerConfig".to_owned()]);
     }
     let Conversion { document, notes } = endpoint_picker_config::convert(document).map_err(|error| error.0)?;
-    tell(&notes);
-    println!("{:#}", Value::Object(document));
-    Ok(())
+    tell_notes(&notes);
+    print(&format!("{:#}\n", Value::Object(document)))
 }
 
 /// Says what is wrong with a configuration.
@@ -33,13 +33,12 @@ pub(crate) fn convert(file: Option<&Path>) -> Result<(), Vec<String>> {
 pub(crate) fn check(file: Option<&Path>) -> Result<(), Vec<String>> {
     let bytes = read_file(file).map_err(|error| vec![error])?;
     let reading = read_plugin(&bytes)?;
-    tell(&reading.notes);
-    println!("the configuration is valid");
-    Ok(())
+    tell_notes(&reading.notes);
+    print("the configuration is valid\n")
 }
 
-fn tell(notes: &[String]) {
+fn tell_notes(notes: &[String]) {
     for note in notes {
-        eprintln!("note: {note}");
+        tell(format_args!("note: {note}"));
     }
 }

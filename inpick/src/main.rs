@@ -10,6 +10,7 @@ mod drain;
 mod endpoint_file;
 mod finding;
 mod lora_syncer;
+mod output;
 mod page;
 mod plugin;
 mod source;
@@ -17,7 +18,6 @@ mod state;
 mod table;
 mod top;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +29,7 @@ use metrics_sidecar::process;
 
 use crate::drain::DrainFlags;
 use crate::endpoint_file::EndpointFileFlags;
+use crate::output::{print, tell};
 use crate::source::{Access, Source};
 use crate::top::TopFlags;
 
@@ -139,17 +140,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints all of it; a reader that has gone is an error, and no panic.
-fn print(text: &str) -> Result<(), Vec<String>> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| vec![format!("standard output: {error}")])
-}
-
 fn result(result: Result<(), Vec<String>>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => {
             for error in errors {
-                eprintln!("error: {error}");
+                tell(format_args!("error: {error}"));
             }
             ExitCode::FAILURE
         }

@@ -184,3 +184,34 @@ fn help_describes_every_command_and_flag() {
         (Some(64), "error: --pool is missing: expected NAME=SOURCE, once for each pool\n")
     );
 }
+
+/// As `head` goes once it has its lines.
+#[test]
+fn a_reader_that_has_gone_is_told_of_and_panics_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let [page, endpoint_picker, wrong] = [
+        ("page.txt", PAGE),
+        ("picker.yaml", "apiVersion: inference.networking.x-k8s.io/v1alpha1\nkind: EndpointPickerConfig\n"),
+        ("wrong.yaml", "pool: 3\n"),
+    ]
+    .map(|(name, text)| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for arguments in [&["check", &page][..], &["config", "convert", &endpoint_picker], &["stats-tags"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_inpick")).args(arguments).stdout(gone()).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(told.contains("error: standard output: Broken pipe") && !told.contains("panicked"), "{told}");
+    }
+    for arguments in [&["check", &wrong][..], &["config", "check", &wrong], &["check", "/nowhere/page"]] {
+        let child = Command::new(env!("CARGO_BIN_EXE_inpick")).args(arguments).stderr(gone()).output().unwrap();
+        assert_eq!(child.status.code(), Some(1), "{arguments:?}");
+    }
+}

@@ -3,13 +3,13 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use snapshot::Tag;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
@@ -31,9 +31,6 @@ const LOOKUP_THREADS: usize = 4;
 const HANGS_AFTER: Duration = Duration::from_secs(1);
 /// Tries to get at the fleet, whose lock the sidecar holds for microseconds.
 const TRIES: usize = 64;
-
-/// How many sidecars of the process have stopped because they were told to. One that waits for an address may have it then.
-static STOPPED: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
 
 /// A sidecar on a thread of its own. Dropping it stops the thread without waiting for its end.
 #[derive(Debug)]
@@ -70,7 +67,8 @@ struct Inner {
 }
 
 impl Embedded {
-    /// Starts the thread. What cannot work, such as an address that is taken, is tried again and again.
+    /// Starts the thread. What cannot work, such as a certificate that cannot be read, is tried again and again. An address that another listener
+    /// has keeps it from being read and from pushing metrics, not from its work.
     ///
     /// # Errors
     ///
@@ -93,20 +91,16 @@ impl Embedded {
             let mut backoff = Backoff::default();
             loop {
                 let began = Instant::now();
-                let mut others = STOPPED.subscribe();
                 let ended = catch_unwind(AssertUnwindSafe(|| live(&kept, &mut stopped)));
                 kept.set(None);
                 let problem = match ended {
-                    Ok(Ok(())) => {
-                        STOPPED.send_modify(|count| *count += 1);
-                        return;
-                    }
+                    Ok(Ok(())) => return,
                     Ok(Err(problem)) => problem.to_string(),
                     Err(_) => "it panicked".to_owned(),
                 };
                 let pause = backoff.next(began.elapsed());
                 error!(problem, ?pause, "the sidecar failed and is started again");
-                if is_stopped_within(&mut stopped, &mut others, pause) {
+                if is_stopped_within(&mut stopped, pause) {
                     return;
                 }
                 kept.restarts.fetch_add(1, Ordering::Relaxed);
@@ -176,8 +170,7 @@ fn live(config: &Config, inner: &Inner, stopped: &mut watch::Receiver<bool>) -> 
         .thread_name("inpick-lookup")
         .build()?;
     let result = runtime.block_on(async {
-        let running = Sidecar::start(config.clone()).await?;
-        info!("the sidecar listens on http://{}", running.addr());
+        let running = Sidecar::start_embedded(config.clone()).await?;
         inner.set(Some(running.shared()));
         let failure = tokio::select! {
             failure = running.failed() => Some(failure),
@@ -193,8 +186,8 @@ fn live(config: &Config, inner: &Inner, stopped: &mut watch::Receiver<bool>) -> 
     result
 }
 
-/// Waits; returns early when another sidecar of the process has stopped, and, with true, when told to stop.
-fn is_stopped_within(stopped: &mut watch::Receiver<bool>, others: &mut watch::Receiver<u64>, pause: Duration) -> bool {
+/// Waits; returns early, with true, when told to stop.
+fn is_stopped_within(stopped: &mut watch::Receiver<bool>, pause: Duration) -> bool {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
         std::thread::sleep(pause);
         return *stopped.borrow();
@@ -203,8 +196,6 @@ fn is_stopped_within(stopped: &mut watch::Receiver<bool>, others: &mut watch::Re
         tokio::select! {
             // A sender that is gone means the same as one that says so.
             _ = stopped.wait_for(|stopped| *stopped) => true,
-            // Its sender lives as long as the process.
-            _ = others.changed() => false,
             () = tokio::time::sleep(pause) => false,
         }
     })

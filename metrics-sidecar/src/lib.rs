@@ -45,6 +45,7 @@ pub mod tls;
 pub mod tls_files;
 
 mod audience;
+mod claim;
 mod cluster;
 mod connections;
 mod convention;

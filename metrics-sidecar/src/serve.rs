@@ -37,12 +37,28 @@ const WAIT_STEP: Duration = Duration::from_millis(5);
 /// A page of up to so many bytes is sent in one.
 const SHORT_PAGE: usize = 128 * 1024;
 
-/// Query for a page whose families of Envoy's own are made to pass `promtool check metrics`.
-const STRICT: &str = "families=strict";
-/// Query that leaves Envoy's own families out.
-const INPICK_ONLY: &str = "families=inpick";
-/// Query for what the sidecar itself knows, for which Envoy is not asked.
-const SIDECAR_ONLY: &str = "families=sidecar";
+/// What is wanted of the page.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Families {
+    /// Envoy's page with the sidecar's families, or a selection of them.
+    Merged(Selection),
+    /// What the sidecar itself knows, for which Envoy is not asked.
+    Sidecar,
+}
+
+impl Families {
+    /// Reads the first `families=` of a query. What else a query says is Envoy's or a proxy's own.
+    fn read(query: Option<&str>) -> Result<Self, &'static str> {
+        let mut pairs = query.unwrap_or_default().split('&');
+        match pairs.find_map(|pair| pair.strip_prefix("families=")) {
+            None => Ok(Self::Merged(Selection::Everything)),
+            Some("strict") => Ok(Self::Merged(Selection::Strict)),
+            Some("inpick") => Ok(Self::Merged(Selection::Inpick)),
+            Some("sidecar") => Ok(Self::Sidecar),
+            Some(_) => Err("families: expected inpick, sidecar or strict\n"),
+        }
+    }
+}
 
 /// Everything that is served. A new path is a line here.
 fn routes() -> Vec<Route> {
@@ -124,14 +140,13 @@ async fn metrics(
     };
     let (format, gzip) = (Format::negotiate(&said(ACCEPT)), takes_gzip(&said(ACCEPT_ENCODING)));
     let wanted = |selection| Wanted { selection, format, gzip };
-    let selection = match query.as_deref() {
-        Some(SIDECAR_ONLY) => {
+    let selection = match Families::read(query.as_deref()) {
+        Ok(Families::Merged(selection)) => selection,
+        Ok(Families::Sidecar) => {
             let pieces = envoy_page::pieces(Arc::default(), own_families(&shared), wanted(Selection::Inpick));
             return page(format, gzip, Body::from(pieces.flatten().collect::<Vec<u8>>()));
         }
-        Some(INPICK_ONLY) => Selection::Inpick,
-        Some(STRICT) => Selection::Strict,
-        _ => Selection::Everything,
+        Err(expected) => return (StatusCode::BAD_REQUEST, expected).into_response(),
     };
     match pages.merged(wanted(selection)).await {
         Ok(pieces) => page(format, gzip, streamed(pieces).await),

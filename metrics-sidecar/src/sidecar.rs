@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 #[cfg(feature = "otlp")]
 use tracing::info;
 
+use crate::claim::{Claim, IfTaken};
 use crate::config::{Config, Source};
 use crate::eds::EdsFile;
 use crate::eds_writer::{offer_targets, prepare, tell_failed_write, write_lists};
@@ -59,7 +61,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where it serves.
+    /// Where it serves, or will once nobody else does.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
@@ -119,6 +121,19 @@ impl Sidecar {
     ///
     /// When an address to listen on cannot be bound, or its certificates are not to be had; the error says which.
     pub async fn start_profiled(config: Config, profilers: Profilers) -> std::io::Result<Running> {
+        Self::begin(config, profilers, IfTaken::Fail).await
+    }
+
+    /// The same inside another process: an address that another listener has is waited for by whoever reads metrics alone.
+    ///
+    /// # Errors
+    ///
+    /// When an address can be nobody's, or certificates are not to be had; the error says which.
+    pub(crate) async fn start_embedded(config: Config) -> std::io::Result<Running> {
+        Self::begin(config, Profilers::default(), IfTaken::Wait).await
+    }
+
+    async fn begin(config: Config, profilers: Profilers, if_taken: IfTaken) -> std::io::Result<Running> {
         // Before all else: Envoy does not start without these files.
         let files: Vec<(usize, EdsFile)> = config
             .pools
@@ -128,13 +143,13 @@ impl Sidecar {
             .collect();
         let prepared = files.iter().map(|(pool, file)| (*pool, prepare(file)));
         let prepared: Vec<(usize, std::io::Result<Vec<DiscoveredPod>>)> = prepared.collect();
-        let listener = bind(config.listen).await?;
-        let addr = listener.local_addr()?;
+        let claim = Claim::stake(config.listen, if_taken).await?;
+        let addr = claim.addr()?;
         let for_scrapers = match config.access.metrics_listen {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => Some(Claim::stake(address, if_taken).await?),
             None => None,
         };
-        let metrics_addr = for_scrapers.as_ref().map(TcpListener::local_addr).transpose()?;
+        let metrics_addr = for_scrapers.as_ref().map(Claim::addr).transpose()?;
         let shared = Arc::new(Shared::new(config, SmallRng::from_os_rng().random()));
         let mut earlier = Vec::new();
         for (pool, prepared) in prepared {
@@ -181,19 +196,20 @@ impl Sidecar {
         tasks.push(Task(shared.failures.spawn("the clock", tick(Arc::clone(&shared)))));
         let pages = EnvoyPages::start(Arc::clone(&shared))?;
         let (closing, closed) = watch::channel(false);
+        let holding = watch::Sender::new(matches!(claim, Claim::Held(_)));
         #[cfg(feature = "otlp")]
         let pusher = shared.config.otlp.clone().map(|config| {
             let source = PageSource::new(Arc::clone(&shared), pages.clone(), &config);
-            shared.failures.spawn("the pusher of metrics", push(Arc::clone(&shared), source, config, closed.clone()))
+            let pushing = push(Arc::clone(&shared), source, config, holding.subscribe(), closed.clone());
+            shared.failures.spawn("the pusher of metrics", pushing)
         });
         let gate = Arc::new(Gate::new(&shared.config.access.readers));
         let stage = Stage::start(Arc::clone(&shared));
         let served = Served { shared: Arc::clone(&shared), pages, stage, profilers };
         let failures = &shared.failures;
         let router = serve::router(served.clone(), &gate, false);
-        let serving = listening::run(listener, None, router, closed.clone());
-        let mut servers = vec![failures.spawn("the server", serving)];
-        if let Some(listener) = for_scrapers {
+        let mut servers = vec![failures.spawn("the server", serve_claim(claim, holding, None, router, closed.clone()))];
+        if let Some(claim) = for_scrapers {
             let tls = match &shared.config.access.tls {
                 None => None,
                 Some(files) => {
@@ -203,7 +219,8 @@ impl Sidecar {
                     Some(tls)
                 }
             };
-            let serving = listening::run(listener, tls, serve::router(served, &gate, true), closed);
+            let serving =
+                serve_claim(claim, watch::Sender::new(false), tls, serve::router(served, &gate, true), closed);
             servers.push(failures.spawn("the scrapers' server", serving));
         }
         Ok(Running {
@@ -219,17 +236,40 @@ impl Sidecar {
     }
 }
 
+/// Serves once the address is held, of which `holding` tells, until `closed` turns true.
+async fn serve_claim(
+    claim: Claim,
+    holding: watch::Sender<bool>,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    mut closed: watch::Receiver<bool>,
+) {
+    let listener = tokio::select! {
+        listener = claim.listener() => listener,
+        // A sender that is gone means the same as one that says so.
+        _ = closed.wait_for(|closed| *closed) => return,
+    };
+    holding.send_replace(true);
+    listening::run(listener, tls, router, closed).await;
+}
+
+/// Pushes from when the sidecar holds its address: whoever has it until then pushes the same streams.
 #[cfg(feature = "otlp")]
-async fn push(shared: Arc<Shared>, source: PageSource, config: OtlpConfig, closed: watch::Receiver<bool>) {
+async fn push(
+    shared: Arc<Shared>,
+    source: PageSource,
+    config: OtlpConfig,
+    mut held: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
+) {
+    // One that ends before has nothing to tell.
+    if held.wait_for(|held| *held).await.is_err() {
+        return;
+    }
     let (interval, timeout) = (config.interval, config.timeout);
     info!(endpoint = %config.target, ?interval, "metrics are pushed");
     let schedule = PushSchedule::new(interval, shared.seed);
     Pusher::new(source, Collector::new(config), &shared.pushes, schedule).run(closed, timeout).await;
-}
-
-async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
 async fn tick(shared: Arc<Shared>) {

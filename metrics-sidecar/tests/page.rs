@@ -155,3 +155,32 @@ fn the_page_is_never_whole_in_memory() {
     let most = usize::try_from(took.bytes_max).unwrap();
     assert!(most * 2 < printed, "{most} bytes for a page of {printed}");
 }
+
+/// Scrapers add parameters of their own, and a page of millions of bytes is no answer to a word that is misspelled.
+#[tokio::test]
+async fn a_selection_counts_wherever_it_stands_in_the_query_and_an_unknown_one_is_refused() {
+    let envoy = Server::start(&[(PATH, Manner::Page(tagged_page(1)))]).await;
+    let admin = format!("http://{}", envoy.address);
+    let running = sidecar(&["--envoy-admin", &admin, "--pool", "p=static:127.0.0.1:1"]).await;
+    for (query, has_envoys, has_filters) in [
+        ("", true, true),
+        ("?usedonly&text_readouts", true, true),
+        ("?usedonly&families=inpick", false, true),
+        ("?families=inpick&usedonly", false, true),
+        ("?families=sidecar&x=", false, false),
+        ("?families=strict&families=inpick", true, true),
+    ] {
+        let reply = get(running.addr(), &format!("/metrics{query}"), "").await;
+        assert_eq!(reply.status, 200, "{query}");
+        let text = String::from_utf8(body_of(&reply)).unwrap();
+        let has = |prefix: &str| text.lines().any(|line| line.starts_with(prefix));
+        assert_eq!((has("envoy_"), has("inference_objective_")), (has_envoys, has_filters), "{query}");
+        assert!(has("inpick_sidecar_"), "{query}");
+    }
+    for query in ["families=inpik", "families=", "x=1&families=envoy"] {
+        let reply = get(running.addr(), &format!("/metrics?{query}"), "").await;
+        assert_eq!(reply.status, 400, "{query}");
+        assert!(reply.text().contains("families: expected inpick, sidecar or strict"), "{}", reply.text());
+    }
+    running.stop().await;
+}

@@ -17,6 +17,11 @@ def by_model(bucket, shares=SHARES):
     return quantiles(f"{bucket}{{{MODEL}}}", shares, ("gen_ai_request_model",), " {{gen_ai_request_model}}")
 
 
+def share(part, whole):
+    """A part of what there was. A series of failures begins with the first one: until then they are 0."""
+    return f"({part} or 0 * {whole}) / ({whole} > 0)"
+
+
 def tokens(kind):
     return f"gen_ai_client_inference_usage_{kind}_tokens_total"
 
@@ -34,7 +39,7 @@ DASHBOARD = Dashboard(
         row(
             "Now",
             panel("Requests / s", "reqps", (f"sum({rate(REQUESTS)})", "requests"), kind="stat", width=4, height=4),
-            panel("Failed", "percentunit", (f"sum({rate(REQUESTS, FAILED)}) / sum({rate(REQUESTS)})", "failed"), kind="stat", width=4, height=4),
+            panel("Failed", "percentunit", (share(f"sum({rate(REQUESTS, FAILED)})", f"sum({rate(REQUESTS)})"), "failed"), kind="stat", width=4, height=4),
             panel("Time to First Token (P95)", "s", *quantiles(f"gen_ai_server_time_to_first_token_seconds_bucket{{{MODEL}}}", (0.95,)), kind="stat", width=4, height=4),
             panel("Time per Output Token (P95)", "s", *quantiles(f"gen_ai_server_time_per_output_token_seconds_bucket{{{MODEL}}}", (0.95,)), kind="stat", width=4, height=4),
             panel("Input Tokens / s", "short", (f"sum({rate(tokens('input'))})", "input"), kind="stat", width=4, height=4),
@@ -72,7 +77,7 @@ DASHBOARD = Dashboard(
             panel("Requests by Model", "reqps", (f"{BY_MODEL} ({rate(REQUESTS, NAMED)})", "{{gen_ai_request_model}}"), stacked=True),
             panel("Requests by Operation", "reqps", (f"sum by (gen_ai_operation_name) ({rate(REQUESTS)})", "{{gen_ai_operation_name}}"), stacked=True),
             panel("Errors by Type", "reqps", (f"sum by (error_type) ({rate(REQUESTS, FAILED)})", "{{error_type}}"), stacked=True),
-            panel("Error Ratio by Model", "percentunit", (f"{BY_MODEL} ({rate(REQUESTS, NAMED_FAILED)}) / {BY_MODEL} ({rate(REQUESTS, NAMED)})", "{{gen_ai_request_model}}"), width=12),
+            panel("Error Ratio by Model", "percentunit", (share(f"{BY_MODEL} ({rate(REQUESTS, NAMED_FAILED)})", f"{BY_MODEL} ({rate(REQUESTS, NAMED)})"), "{{gen_ai_request_model}}"), width=12),
             panel("Errors by Model and Type", "reqps", (f"sum by (gen_ai_request_model, error_type) ({rate(REQUESTS, NAMED_FAILED)})", "{{gen_ai_request_model}} {{error_type}}"), width=12),
         ),
     ),

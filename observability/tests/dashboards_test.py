@@ -2,7 +2,12 @@
 
 import json
 import re
+import subprocess
+import tempfile
 import unittest
+from pathlib import Path
+
+import yaml
 
 from files import DASHBOARDS, dashboard, generate, rules, series, sidecar_series
 
@@ -23,6 +28,45 @@ def names(expression):
     """Series of ours in PromQL: words before a selector, but for labels."""
     without_labels = re.sub(r"\b(?:by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}|label_values\([^)]*\)", " ", expression)
     return set(OURS.findall(without_labels))
+
+
+# Of GenAI's two families that are counted for each request, what a model shows whose requests all succeed, and one half of whose fail.
+GOOD = 'gen_ai_client_operation_duration_seconds_count{gen_ai_request_model="good"}'
+HALF = [
+    'gen_ai_client_operation_duration_seconds_count{gen_ai_request_model="half"}',
+    'gen_ai_client_operation_duration_seconds_count{gen_ai_request_model="half", error_type="Timeout"}',
+]
+
+
+def evaluated(expression, series):
+    """What promtool makes of an expression after ten minutes in which each of these series grew steadily: labels and value of each result."""
+    expression = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
+    test = {
+        "input_series": [{"series": one, "values": "0+60x10"} for one in series],
+        "interval": "1m",
+        "promql_expr_test": [{"expr": expression, "eval_time": "10m", "exp_samples": [{"labels": "nothing_of_the_kind", "value": -1}]}],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "test.yml"
+        file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}))
+        told = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    (got,) = re.findall(r"got:\s*(.*)", told.stderr + told.stdout)
+    return dict(re.findall(r"(\{.*?\}) ([-+.\w]+)", got.replace('\\"', '"')))
+
+
+class Shares(unittest.TestCase):
+    """A gateway whose requests all succeed shows that none failed, and not that nobody knows."""
+
+    def test_requests_that_all_succeed_are_a_share_of_nothing_that_failed(self):
+        (board,) = [board for board in DASHBOARDS if board.title == "GenAI"]
+        (failed,) = [panel.queries[0].expr for panel in board.panels() if panel.title == "Failed"]
+        (by_model,) = [panel.queries[0].expr for panel in board.panels() if panel.title == "Error Ratio by Model"]
+        good, half = '{gen_ai_request_model="good"}', '{gen_ai_request_model="half"}'
+        self.assertEqual(evaluated(failed, [GOOD]), {"{}": "0E+00"})
+        self.assertEqual(evaluated(failed, HALF), {"{}": "5E-01"})
+        self.assertEqual(evaluated(by_model, [GOOD, *HALF]), {good: "0E+00", half: "5E-01"})
+        # Nobody asked for anything: there is no share.
+        self.assertEqual(evaluated(by_model, []), {})
 
 
 class Dashboards(unittest.TestCase):

@@ -9,6 +9,7 @@
 mod bindings;
 mod figures;
 mod gateway;
+mod listener_file;
 mod scripted;
 mod upload;
 mod wire;
@@ -17,6 +18,7 @@ pub use figures::{Figure, Samples, figure};
 pub use local_stack::Mode;
 
 pub use gateway::{DEADLINE, Gateway, builder, chat_body, eventually};
+pub use listener_file::ListenerFile;
 pub use scripted::{Arrival, ScriptedPod};
 pub use upload::{UploadResponse, Uploader};
 pub use wire::Wire;

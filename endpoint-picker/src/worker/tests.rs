@@ -8,7 +8,7 @@ use std::rc::Rc;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use catalogue::{Label, stat_name};
+use catalogue::{Label, Stat, stat_name};
 use snapshot::{EndpointIdentity, Load, Loads, PoolMembers, Snapshot, State, Tag};
 
 use super::*;

@@ -18,6 +18,8 @@ use crate::shared::{Shared, lock};
 
 /// Envoy's gauge of how many seconds it has been up.
 const UPTIME: &str = "envoy_server_uptime";
+/// Its gauge of how many hot restarts it came of.
+const EPOCH: &str = "envoy_server_hot_restart_epoch";
 
 /// Makes batches.
 pub(crate) trait BatchSource {
@@ -50,7 +52,13 @@ impl BatchSource for PageSource {
         let (contents, envoy) = match self.pages.contents().await {
             Ok(contents) => {
                 let uptime = contents.value(UPTIME).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                (contents, EnvoyReading::Read { uptime })
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a cast from a float saturates"
+                )]
+                let epoch = contents.value(EPOCH).map_or(0, |epoch| epoch as u64);
+                (contents, EnvoyReading::Read { uptime, epoch })
             }
             Err(problem) => {
                 if !self.is_partial.swap(true, Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 //! A point says since when it counts, and a reader takes a start that moved as a reset. Envoy says for how long it has been up, in whole seconds
 //! of a few ago; a stream that was not there at the last reading began after it; and one whose value fell began anew after it. An Envoy that is not
 //! up for longer than since the last reading was perhaps started anew meanwhile: then one value that fell says so of all, and the page is
-//! looked through for one first.
+//! looked through for one first. A hot restart counts anew and leaves the uptime as it is, which says nothing then; another epoch tells of it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -25,8 +25,10 @@ pub(crate) enum EnvoyReading {
     Away,
     /// A page.
     Read {
-        /// For how long it has been up, if the page says so.
+        /// For how long it, or the first of those that it came of by hot restarts, has been up, if the page says so.
         uptime: Option<Duration>,
+        /// How many hot restarts lie between that one and it.
+        epoch: u64,
     },
 }
 
@@ -39,6 +41,7 @@ pub(crate) struct StreamStarts {
     envoy: Origin,
     sidecar: Origin,
     uptime: Option<Duration>,
+    epoch: Option<u64>,
     doubt: Option<Doubt>,
     time: u64,
     hasher: RandomState,
@@ -79,7 +82,15 @@ impl StreamStarts {
     /// Starts of a sidecar that began to count at `began`.
     pub(crate) fn new(began: u64) -> Self {
         let sidecar = Origin { began: Some(began), ..Origin::default() };
-        Self { envoy: Origin::default(), sidecar, uptime: None, doubt: None, time: began, hasher: RandomState::new() }
+        Self {
+            envoy: Origin::default(),
+            sidecar,
+            uptime: None,
+            epoch: None,
+            doubt: None,
+            time: began,
+            hasher: RandomState::new(),
+        }
     }
 
     /// Begins a reading at `now`; returns the time that its points have, which is later than that of any reading before, whatever the clock did.
@@ -87,9 +98,14 @@ impl StreamStarts {
     pub(crate) fn begin(&mut self, now: u64, envoy: EnvoyReading) -> u64 {
         self.time = now.max(self.time.saturating_add(1));
         self.sidecar.begin();
-        if let EnvoyReading::Read { uptime } = envoy {
+        if let EnvoyReading::Read { uptime, epoch } = envoy {
             self.envoy.begin();
-            if let Some(uptime) = uptime {
+            let is_handed_over = self.epoch.replace(epoch).unwrap_or(0) != epoch && epoch > 0;
+            if is_handed_over {
+                // Since the last reading, if there was one; when, nobody knows.
+                self.envoy.began = self.envoy.read_before;
+                self.uptime = uptime;
+            } else if let Some(uptime) = uptime {
                 let began = self.time.saturating_sub(u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX));
                 let read_before = self.envoy.read_before.unwrap_or(0);
                 let anew = began.max(read_before);
@@ -175,7 +191,11 @@ mod tests {
     const AT: u64 = 1_000 * SECOND;
 
     const fn up(seconds: u64) -> EnvoyReading {
-        EnvoyReading::Read { uptime: Some(Duration::from_secs(seconds)) }
+        handed_over(seconds, 0)
+    }
+
+    const fn handed_over(seconds: u64, epoch: u64) -> EnvoyReading {
+        EnvoyReading::Read { uptime: Some(Duration::from_secs(seconds)), epoch }
     }
 
     /// One reading of Envoy's streams `a` and `b`, as far as they have values; gives their starts.
@@ -235,6 +255,24 @@ mod tests {
     }
 
     #[test]
+    fn a_hot_restart_counts_anew_though_the_uptime_goes_on() {
+        let mut starts = StreamStarts::new(AT);
+        assert_eq!(read(&mut starts, 100, up(100), [Some(5.0), Some(5.0)]), [Some(0), Some(0)]);
+        assert_eq!(read(&mut starts, 110, handed_over(110, 1), [Some(7.0), Some(1.0)]), [Some(100), Some(100)]);
+        assert_eq!(read(&mut starts, 120, handed_over(120, 1), [Some(8.0), Some(1.0)]), [Some(100), Some(100)]);
+        assert_eq!(read(&mut starts, 130, handed_over(130, 3), [Some(9.0), Some(1.0)]), [Some(120), Some(120)]);
+        // Another Envoy at the same place.
+        assert_eq!(read(&mut starts, 140, up(4), [Some(9.0), Some(1.0)]), [Some(136), Some(136)]);
+    }
+
+    #[test]
+    fn after_a_hot_restart_that_nobody_saw_the_first_point_is_its_own_start() {
+        let mut starts = StreamStarts::new(AT);
+        assert_eq!(read(&mut starts, 100, handed_over(100, 2), [Some(5.0), None]), [Some(100), None]);
+        assert_eq!(read(&mut starts, 110, handed_over(110, 2), [Some(6.0), Some(1.0)]), [Some(100), Some(100)]);
+    }
+
+    #[test]
     fn while_envoy_is_away_its_streams_stay_as_they_were() {
         let mut starts = StreamStarts::new(AT);
         read(&mut starts, 100, up(100), [Some(5.0), None]);
@@ -245,7 +283,7 @@ mod tests {
     #[test]
     fn without_an_uptime_the_first_point_is_its_own_start_and_later_ones_keep_it() {
         let mut starts = StreamStarts::new(AT);
-        let unknown = EnvoyReading::Read { uptime: None };
+        let unknown = EnvoyReading::Read { uptime: None, epoch: 0 };
         assert_eq!(read(&mut starts, 100, unknown, [Some(5.0), None]), [Some(100), None]);
         assert_eq!(read(&mut starts, 110, unknown, [Some(6.0), Some(1.0)]), [Some(100), Some(100)]);
         assert_eq!(read(&mut starts, 120, unknown, [Some(2.0), Some(1.0)]), [Some(110), Some(100)]);

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use local_stack::{Builder, ClientError, HttpClient, HttpResponse};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tests::{Gateway, MODEL, Mode, builder, chat_body, eventually, figure};
+use tests::{Gateway, ListenerFile, MODEL, Mode, builder, chat_body, eventually, figure};
 
 use crate::crash::faulty_module;
 use crate::membership;
@@ -40,8 +39,6 @@ const SLOTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is answered at once, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(20);
-/// Envoy asks for it where it reads a listener from a file.
-const NODE: [&str; 4] = ["--service-node", "gateway", "--service-cluster", "gateways"];
 const TTL_MILLIS: u64 = 50_000;
 /// They take a pod of one slot eight seconds.
 const CLIENTS: usize = 16;
@@ -303,40 +300,10 @@ async fn after_a_trap_without_a_panic_who_waits_is_answered_when_the_stream_was_
     crash.is_over(0).await;
 }
 
-/// Has Envoy read its listener from a file, where it can be changed.
-struct Listener(TempDir);
-
-impl Listener {
-    const FILE: &str = "listener.json";
-
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    /// Moves the listener of a bootstrap into the file.
-    fn patch(&self) -> impl Fn(&mut Value) + Send + Sync + 'static {
-        let folder = self.0.path().to_owned();
-        move |bootstrap| {
-            let mut listener = bootstrap["static_resources"]["listeners"].as_array_mut().unwrap().remove(0);
-            listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-            std::fs::write(folder.join(Self::FILE), json!({"resources": [listener]}).to_string()).unwrap();
-            bootstrap["dynamic_resources"]["lds_config"] =
-                json!({"path_config_source": {"path": folder.join(Self::FILE)}});
-        }
-    }
-
-    /// Gives the filter another configuration, by which requests wait for as long as these.
-    fn change(&self, ttl_millis: u64) {
-        let file = self.0.path().join(Self::FILE);
-        let text = std::fs::read_to_string(&file).unwrap();
-        let ttl = |millis: u64| format!(r#"\"ttl_ms\":{millis}"#);
-        let changed = text.replace(&ttl(TTL_MILLIS), &ttl(ttl_millis));
-        assert_ne!(changed, text);
-        let new = self.0.path().join("new.json");
-        std::fs::write(&new, changed).unwrap();
-        // Envoy takes note of a file that is moved there.
-        std::fs::rename(new, file).unwrap();
-    }
+/// Gives the filter another configuration, by which requests wait for half as long.
+fn change(listener: &ListenerFile) {
+    let ttl = |millis: u64| format!(r#"\"ttl_ms\":{millis}"#);
+    listener.change(&ttl(TTL_MILLIS), &ttl(TTL_MILLIS / 2));
 }
 
 /// Requests of as many clients that wait for a pod which serves two in a second while `change` happens; what became of them, and how many others had been
@@ -370,22 +337,22 @@ async fn shows_outcomes(gateway: &Gateway, requests: u64, left: u64) {
 }
 
 async fn who_waits_while_the_configuration_changes_is_served(mode: Mode) {
-    let listener = Listener::new();
+    let listener = ListenerFile::new();
     let stack = builder(mode, 1, json!({"flow_control": {"ttl_ms": TTL_MILLIS}})).drain_seconds(30);
-    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(NODE);
+    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(ListenerFile::NODE);
     let gateway = Gateway::start(stack).await;
-    let (replies, before) = waiting(&gateway, async || listener.change(TTL_MILLIS / 2)).await;
+    let (replies, before) = waiting(&gateway, async || change(&listener)).await;
     assert!(replies.iter().all(|reply| reply.as_ref().is_ok_and(|reply| reply.status == 200)), "{replies:?}");
     assert_eq!(gateway.chat().await.status, 200);
     shows_outcomes(&gateway, before + CLIENTS as u64 + 1, 0).await;
 }
 
 async fn who_waits_for_longer_than_connections_drain_is_counted(mode: Mode) {
-    let listener = Listener::new();
+    let listener = ListenerFile::new();
     let stack = builder(mode, 1, json!({"flow_control": {"ttl_ms": TTL_MILLIS}}));
-    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(NODE);
+    let stack = stack.workers(1).vllm_sim_args(slow(1)).patch(listener.patch()).envoy_args(ListenerFile::NODE);
     let gateway = Gateway::start(stack).await;
-    let (replies, before) = waiting(&gateway, async || listener.change(TTL_MILLIS / 2)).await;
+    let (replies, before) = waiting(&gateway, async || change(&listener)).await;
     let left = replies.iter().filter(|reply| reply.is_err()).count();
     assert!(left > 0 && left < CLIENTS, "{replies:?}");
     assert!(replies.iter().flatten().all(|reply| reply.status == 200), "{replies:?}");

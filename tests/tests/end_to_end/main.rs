@@ -38,6 +38,7 @@ mod picking;
 mod prefix_affinity;
 mod protocols;
 mod reasons;
+mod reconfiguration;
 mod responses;
 mod rewriting;
 mod tracing;

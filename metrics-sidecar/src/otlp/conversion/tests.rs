@@ -15,7 +15,7 @@ const NOW: u64 = 1_700_000_000_000_000_000;
 /// The metrics of a page that comes in pieces of so many bytes, and how many samples could not be read.
 fn convert(page: &str, piece: usize) -> (Vec<Metric>, u64) {
     let mut starts = StreamStarts::new(NOW - 5);
-    let time = starts.begin(NOW, EnvoyReading::Read { uptime: None });
+    let time = starts.begin(NOW, EnvoyReading::Read { uptime: None, epoch: 0 });
     let mut metrics = Vec::new();
     let mut converter = PageConverter::new(time, &mut starts);
     for piece in page.as_bytes().chunks(piece) {
