@@ -126,7 +126,9 @@ impl Exchange {
             if answering.unread.is_some() {
                 answering.unread_bytes = answering.unread_bytes.saturating_add(slice.len() as u64);
             } else {
-                has_content |= answering.reader.feed(slice).content_events > 0;
+                let progress = answering.reader.feed(slice);
+                has_content |= progress.content_events > 0;
+                answering.is_terminated |= progress.terminal;
             }
         }
         if let Some(made) = answering.newly_made() {

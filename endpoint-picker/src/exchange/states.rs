@@ -150,6 +150,8 @@ pub(super) struct Answering {
     pub(super) reader: ResponseReader,
     /// Why the reader is shown nothing, if it is not.
     pub(super) unread: Option<ResponseOutcome>,
+    /// The event came that ends its stream.
+    pub(super) is_terminated: bool,
     /// Bytes that the reader was not shown.
     pub(super) unread_bytes: u64,
     /// Its type is none that its API answers with.
@@ -198,17 +200,22 @@ impl Answering {
             streamed: head.event_stream,
             reader,
             unread,
+            is_terminated: false,
             unread_bytes: 0,
             is_id_known: false,
         }
     }
 
-    /// How it ends when the stream is over with these flags before its last byte came. Either side ends a tunnel by closing its connection, a
-    /// server of WebSockets each one (RFC 6455 section 7.1.1): that is no failure, and Envoy tells a clean end from a broken one by nothing.
+    /// How it ends when the stream is over with these flags before the end of its body came.
+    ///
+    /// Either side ends a tunnel by closing its connection, a server of WebSockets each one (RFC 6455 section 7.1.1): that is no failure, and
+    /// Envoy tells a clean end from a broken one by nothing. A client that has the last event has the answer, and need not wait for the end of
+    /// the body, which servers send in a packet of its own: the official Python client does not.
     pub(super) const fn end_at(&self, flags: Flags) -> End {
         let is_open_tunnel = self.sent.is_tunnel && matches!(self.status, 101 | 200..300);
         match flags.error_code() {
             ErrorCode::Cancelled | ErrorCode::UpstreamReset if is_open_tunnel => End::Complete,
+            ErrorCode::Cancelled if self.is_terminated => End::Complete,
             code => End::Failed(code),
         }
     }

@@ -1,7 +1,7 @@
-//! Ends that say nothing of the endpoint: a tunnel that either side closes, and a client that Envoy gives up on.
+//! Ends that say nothing of the endpoint: a tunnel that either side closes, a client that has all it waits for, and one that Envoy gives up on.
 
 use crate::host::Info;
-use crate::scene::{IDLE, START_MICROS, address, answered, assert_stat, hosts, picker, request, stats};
+use crate::scene::{IDLE, START_MICROS, address, answered, assert_stat, chat, hosts, picker, request, stats};
 use crate::shared::Shared;
 use endpoint_picker::head::{RequestHead, ResponseHead};
 use endpoint_picker::{Directive, EndpointPicker, Exchange, Timestamp};
@@ -13,6 +13,7 @@ const RATE_LIMITED: u64 = 1 << 12;
 const CLIENT_LEFT: u64 = 1 << 14;
 const STREAM_IDLE_TIMEOUT: u64 = 1 << 16;
 const DOWNSTREAM_PROTOCOL_ERROR: u64 = 1 << 18;
+const CLIENT_RESET: u64 = 1 << 28;
 const OVERLOAD_MANAGER: u64 = 1 << 25;
 
 /// Stats whose names have this, added up.
@@ -80,6 +81,62 @@ fn a_tunnel_that_was_never_opened_and_an_answer_that_is_none_break_off_as_ever()
     let head = ResponseHead::read([(&b":status"[..], &b"503"[..])].into_iter());
     exchange.on_response_headers(&mut picker, &head, &mut info, true);
     assert_eq!(sum(&stats(&mut picker), "reason=no_answer;inpick_endpoint_failures_total"), 1);
+}
+
+#[test]
+fn a_client_that_leaves_behind_the_last_event_was_served() {
+    let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#;
+    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+    let whole_chat = format!("{chunk}\n\n{usage}\n\ndata: [DONE]\n\n");
+    let asked = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[]}"#;
+    let message = r#"event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":7,"output_tokens":3}}"#;
+    let whole_message = format!("{message}\n\nevent: message_stop\ndata: {{\"type\":\"message_stop\"}}\n\n");
+    let response = r#"event: response.completed
+data: {"type":"response.completed","response":{"id":"resp_1","usage":{"input_tokens":7,"output_tokens":3}}}
+
+"#;
+    for (path, request_body, answer) in [
+        ("/v1/chat/completions", chat("m").replace("\"messages", "\"stream\":true,\"messages"), whole_chat.clone()),
+        ("/v1/chat/completions", asked.to_owned(), whole_chat.clone()),
+        ("/v1/messages", r#"{"model":"m","stream":true,"messages":[]}"#.to_owned(), whole_message),
+        ("/v1/responses", r#"{"model":"m","stream":true,"input":"hi"}"#.to_owned(), response.to_owned()),
+    ] {
+        let half = answer.rfind("data").unwrap();
+        for (came, flags, code) in [
+            (answer.len(), CLIENT_LEFT, None),
+            (answer.len(), CLIENT_RESET, None),
+            // The pod's own faults are as ever, and so is a client that does not wait for the end.
+            (answer.len(), CONNECTION_TERMINATION, Some("UpstreamReset")),
+            (answer.len(), STREAM_IDLE_TIMEOUT, Some("Timeout")),
+            (half, CLIENT_LEFT, Some("Cancelled")),
+        ] {
+            let mut picker = picker("{}", &[Some(&["m"][..]); 2], &[IDLE; 2]);
+            let pairs = [(":method", "POST"), (":path", path)];
+            let mut shared = Shared::default();
+            let (mut exchange, directive) = request(&mut picker, &mut shared, &pairs, Some(&request_body), 0);
+            let stream = [("content-type", "text/event-stream")];
+            answered(&mut exchange, &mut picker, hosts(&directive)[0], &stream);
+            let mut info = Info { micros: START_MICROS + 8_000, ..Info::default() };
+            for piece in answer.as_bytes()[..came].chunks(11) {
+                exchange.on_response_body(&mut picker, [piece], &mut info, false);
+            }
+            log(&mut exchange, &mut picker, flags);
+            let stats = stats(&mut picker);
+            let context = format!("{path}, {came} bytes, {flags:#x}: {stats:#?}");
+            assert_eq!(sum(&stats, "inference_objective_request_error_total"), u64::from(code.is_some()), "{context}");
+            match code {
+                Some(code) => {
+                    assert_eq!(sum(&stats, &format!("error_code={code};inference_objective")), 1, "{context}")
+                }
+                None => {
+                    assert_eq!(sum(&stats, "inference_objective_output_tokens_sum"), 3, "{context}");
+                    assert_eq!(sum(&stats, "inference_objective_request_duration_seconds_count"), 1, "{context}");
+                    assert_stat(&stats, "outcome=parsed;inpick_response_bodies_total", 1);
+                }
+            }
+        }
+    }
 }
 
 #[test]
