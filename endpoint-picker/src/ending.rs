@@ -71,6 +71,16 @@ impl Flags {
             ErrorCode::UpstreamReset
         }
     }
+
+    /// How a request is counted that Envoy answered itself, with this status and these flags. Of its own accord Envoy says 4xx of what the client
+    /// did: it sent too slowly (408), too much (413) or what cannot be read (400). A filter that limits says 429.
+    pub(crate) const fn local_error(self, status: u16) -> ErrorCode {
+        match status {
+            429 => ErrorCode::ResourceExhausted,
+            400..=499 if !self.any(flag::NO_ROUTE | flag::NO_CLUSTER) => ErrorCode::BadRequest,
+            _ => self.error_code(),
+        }
+    }
 }
 
 /// Statuses that say that the endpoint is in trouble: 5xx but for those that answer what the client asked for (not implemented, HTTP

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use crate::head::ResponseHead;
 use crate::picker::EndpointPicker;
 use crate::record::{BodyOutcome, End, ResponseOutcome};
-use crate::reply::ErrorCode;
 use crate::time::Timestamp;
 use crate::usage_refusals::Answer;
 
@@ -32,10 +31,11 @@ impl Exchange {
                     let now = info.now();
                     let mut sent = unserved(picker, sent, flags, info, now);
                     sent.close(None);
-                    sent.record.end = End::Failed(flags.error_code());
+                    let end = End::Failed(flags.local_error(head.status));
+                    sent.record.end = end;
                     let mut changes = Inbound::default();
                     self.explain(picker, &sent.record, &mut changes);
-                    self.settle(picker, Some(sent.charge), sent.record, End::Failed(flags.error_code()), now);
+                    self.settle(picker, Some(sent.charge), sent.record, end, now);
                     return changes;
                 }
                 let sent = served(picker, sent, head, info);
@@ -59,25 +59,20 @@ impl Exchange {
             // Envoy gave up on the request while its body was still coming.
             State::Reading(reading) => {
                 let mut record = reading.request.record;
-                let (outcome, code) = if head.status == 413 {
-                    (BodyOutcome::TooLarge, ErrorCode::BadRequest)
-                } else {
-                    (BodyOutcome::Incomplete, ErrorCode::Timeout)
-                };
-                record.request.outcome = Some(outcome);
+                let is_too_large = head.status == 413;
+                record.request.outcome =
+                    Some(if is_too_large { BodyOutcome::TooLarge } else { BodyOutcome::Incomplete });
+                let code = flags(info).local_error(head.status);
                 self.settle(picker, None, record, End::Failed(code), info.now());
             }
             // Envoy gave up on the request before it was sent.
             State::Ready(ready) => {
-                let code = flags(info).error_code();
+                let code = flags(info).local_error(head.status);
                 self.settle(picker, None, ready.request.record, End::Failed(code), info.now());
             }
             // Or while it waited.
             State::Parked(parked) => {
-                let code = match head.status {
-                    413 => ErrorCode::BadRequest,
-                    _ => flags(info).error_code(),
-                };
+                let code = flags(info).local_error(head.status);
                 let now = info.now();
                 let record = waiting::leave(picker, *parked, End::Failed(code), now);
                 self.settle(picker, None, record, End::Failed(code), now);
@@ -131,7 +126,9 @@ impl Exchange {
             if answering.unread.is_some() {
                 answering.unread_bytes = answering.unread_bytes.saturating_add(slice.len() as u64);
             } else {
-                has_content |= answering.reader.feed(slice).content_events > 0;
+                let progress = answering.reader.feed(slice);
+                has_content |= progress.content_events > 0;
+                answering.is_terminated |= progress.terminal;
             }
         }
         if let Some(made) = answering.newly_made() {

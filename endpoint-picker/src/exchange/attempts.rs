@@ -17,7 +17,7 @@ use super::stream_info::StreamInfo;
 /// An endpoint answered: it holds the request, and those that were tried before it have failed.
 pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHead, info: &mut impl StreamInfo) -> Sent {
     let Some(address) = info.upstream_address() else { return sent };
-    let Sent { mut record, mut charge, tail, asks_load, session, upload, asks_usage } = sent;
+    let Sent { mut record, mut charge, tail, asks_load, session, upload, asks_usage, is_tunnel } = sent;
     let endpoint = picker.find(address);
     // The first of several different entries can only have been tried once; of the rest the host knows more.
     let (reason, attempts) = match record.pick {
@@ -57,7 +57,7 @@ pub(super) fn served(picker: &mut EndpointPicker, sent: Sent, head: &ResponseHea
     {
         picker.report_load(endpoint, report, info.now());
     }
-    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage, is_tunnel }
 }
 
 /// Envoy answered in the endpoint's place, or nobody did. Blames the endpoint that was tried last, if its connection was the reason,
@@ -69,7 +69,7 @@ pub(super) fn unserved(
     info: &mut impl StreamInfo,
     now: Timestamp,
 ) -> Sent {
-    let Sent { mut record, charge, tail, asks_load, session, upload, asks_usage } = sent;
+    let Sent { mut record, charge, tail, asks_load, session, upload, asks_usage, is_tunnel } = sent;
     if (flags.blames_endpoint() || info.attempts().is_some_and(|attempts| attempts > 1))
         && let Some(last) = info.upstream_address()
     {
@@ -80,7 +80,7 @@ pub(super) fn unserved(
         }
         blame(picker, &mut record, &failed, charge.sent_at(), now);
     }
-    Sent { record, charge, tail, asks_load, session, upload, asks_usage }
+    Sent { record, charge, tail, asks_load, session, upload, asks_usage, is_tunnel }
 }
 
 /// How often an endpoint was tried, where one was.

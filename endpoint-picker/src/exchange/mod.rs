@@ -114,6 +114,7 @@ impl Exchange {
             asks_load: head.asks_load,
             session: head.session.and_then(|token| session::find(picker.pool(), token)),
             fairness_id: picker.config().flow_control.and_then(|_| waiting::fairness_id(head)),
+            is_tunnel: head.tunnel,
             usage_edit: None,
             asks_usage: None,
         };
@@ -225,6 +226,7 @@ impl Exchange {
             asks_load,
             session,
             asks_usage,
+            is_tunnel,
             ..
         } = request;
         let is_whole = upload.as_ref().is_none_or(|upload| !upload.is_coming());
@@ -279,7 +281,8 @@ impl Exchange {
         if let Some(upload) = &mut upload {
             upload.send(prompt);
         }
-        self.state = State::Sent(Sent { record, charge, tail, asks_load: ask_load, session, upload, asks_usage });
+        self.state =
+            State::Sent(Sent { record, charge, tail, asks_load: ask_load, session, upload, asks_usage, is_tunnel });
         Directive::Send(Outbound { destination, ask_identity, ask_load, splice, content_length })
     }
 
@@ -321,7 +324,12 @@ impl Exchange {
         }
         let flags = flags(info);
         let now = info.now();
+        let end = match &self.state {
+            State::Answering(answering) => answering.end_at(flags),
+            _ => End::Failed(flags.error_code()),
+        };
         if let State::Answering(answering) = &mut self.state
+            && end != End::Complete
             && flags.blames_endpoint()
             && let Some(endpoint) = answering.sent.charge.endpoint()
         {
@@ -333,7 +341,7 @@ impl Exchange {
         {
             self.state = State::Sent(unserved(picker, sent, flags, info, now));
         }
-        self.end(picker, End::Failed(flags.error_code()), now);
+        self.end(picker, end, now);
     }
 
     /// The host lost its hold of the exchange by a fault of its own: it is settled as such, wherever it stands.

@@ -6,12 +6,14 @@ use alloc::sync::Arc;
 use core::net::SocketAddr;
 
 use crate::accounts::Charge;
+use crate::ending::Flags;
 use crate::flow_control::{Held, Ticket};
 use crate::head::ResponseHead;
 use crate::openai::response::{RefusalReader, UsageEventRemover};
 use crate::openai::{Edit, PromptDigest, RequestScanner, ResponseId, ResponseReader};
 use crate::pool::EndpointId;
-use crate::record::{ExchangeRecord, ResponseOutcome};
+use crate::record::{End, ExchangeRecord, ResponseOutcome};
+use crate::reply::ErrorCode;
 use crate::rewrite::Splice;
 use crate::scheduling::Subset;
 use crate::time::Timestamp;
@@ -59,6 +61,8 @@ pub(super) struct Request {
     pub(super) session: Option<EndpointId>,
     /// The flow that its client named, where flow control is on.
     pub(super) fairness_id: Option<String>,
+    /// It asks for a tunnel.
+    pub(super) is_tunnel: bool,
     /// How its body asks for usage, where the client does not and the server has not been asked either.
     pub(super) usage_edit: Option<Edit>,
     /// How the server is asked for usage, which the client did not do; `None`: it is not.
@@ -105,6 +109,8 @@ pub(super) struct Sent {
     pub(super) upload: Option<Box<Upload>>,
     /// How the server was asked for usage, which its client did not do; `None`: it was not.
     pub(super) asks_usage: Option<UsageQuestion>,
+    /// It asks for a tunnel.
+    pub(super) is_tunnel: bool,
 }
 
 /// How a server is asked for usage.
@@ -144,6 +150,8 @@ pub(super) struct Answering {
     pub(super) reader: ResponseReader,
     /// Why the reader is shown nothing, if it is not.
     pub(super) unread: Option<ResponseOutcome>,
+    /// The event came that ends its stream.
+    pub(super) is_terminated: bool,
     /// Bytes that the reader was not shown.
     pub(super) unread_bytes: u64,
     /// Its type is none that its API answers with.
@@ -192,8 +200,23 @@ impl Answering {
             streamed: head.event_stream,
             reader,
             unread,
+            is_terminated: false,
             unread_bytes: 0,
             is_id_known: false,
+        }
+    }
+
+    /// How it ends when the stream is over with these flags before the end of its body came.
+    ///
+    /// Either side ends a tunnel by closing its connection, a server of WebSockets each one (RFC 6455 section 7.1.1): that is no failure, and
+    /// Envoy tells a clean end from a broken one by nothing. A client that has the last event has the answer, and need not wait for the end of
+    /// the body, which servers send in a packet of its own: the official Python client does not.
+    pub(super) const fn end_at(&self, flags: Flags) -> End {
+        let is_open_tunnel = self.sent.is_tunnel && matches!(self.status, 101 | 200..300);
+        match flags.error_code() {
+            ErrorCode::Cancelled | ErrorCode::UpstreamReset if is_open_tunnel => End::Complete,
+            ErrorCode::Cancelled if self.is_terminated => End::Complete,
+            code => End::Failed(code),
         }
     }
 

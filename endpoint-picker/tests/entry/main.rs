@@ -15,6 +15,7 @@ mod stats;
 
 mod attempts;
 mod early;
+mod endings;
 mod hermetic;
 mod rules;
 mod scene;

@@ -2,10 +2,10 @@
 
 use local_stack::ClientError;
 use serde_json::{Value, json};
-use tests::{Figure, Gateway, MODEL, Mode, Wire, builder, chat_body, eventually, figure};
+use tests::{Figure, Gateway, MODEL, Mode, ScriptedPod, Wire, builder, chat_body, eventually, figure};
 
 tests::on_bindings! {
-    both: [a_client_that_leaves_is_cancelled_and_no_longer_in_flight, an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight, errors_of_the_model_server_are_counted_wherever_they_stand, a_pod_that_is_silent_for_too_long_is_a_timeout, an_answer_that_is_nonsense_passes_and_hurts_nobody, among_many_failures_every_request_ends_exactly_once],
+    both: [a_client_that_leaves_is_cancelled_and_no_longer_in_flight, a_client_that_leaves_behind_the_last_event_was_served, an_answer_that_breaks_off_is_an_upstream_reset_and_no_longer_in_flight, errors_of_the_model_server_are_counted_wherever_they_stand, a_pod_that_is_silent_for_too_long_is_a_timeout, an_answer_that_is_nonsense_passes_and_hurts_nobody, among_many_failures_every_request_ends_exactly_once],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -84,6 +84,40 @@ async fn a_client_that_leaves_is_cancelled_and_no_longer_in_flight(mode: Mode) {
             figure("inference_objective_request_duration_seconds_count", &[], 0),
             figure("inference_objective_output_tokens_count", &[], 0),
             figure("inference_objective_request_sizes_count", &[], 4),
+        ])
+        .await;
+}
+
+/// The official Python client closes its connection when it has read `[DONE]`, and servers end the body in a packet of its own behind that.
+async fn a_client_that_leaves_behind_the_last_event_was_served(mode: Mode) {
+    let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],"model":"m"}"#;
+    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}"#;
+    let events = format!("{chunk}\n\n{usage}\n\ndata: [DONE]\n\n");
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked";
+    // It never ends the body.
+    let pod = ScriptedPod::start(format!("{head}\r\n\r\n{:x}\r\n{events}\r\n", events.len()), usize::MAX).await;
+    let gateway = Gateway::start(builder(mode, 0, json!({})).pods_at([pod.addr.to_string()])).await;
+    eventually("the pod is known", async || {
+        let ready = gateway.envoy_page().await.unwrap().sum("inference_pool_ready_pods", &[]);
+        if ready == 1.0 { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    // Whether its client asked for usage or not.
+    for body in [chat_body(MODEL, true), chat_body(MODEL, true).replace("\"include_usage\":true", "")] {
+        let mut wire = Wire::post(gateway.gateway, CHAT, &body).await;
+        wire.read_until("data: [DONE]\n\n").await;
+        gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 1)]).await;
+        drop(wire);
+        gateway.envoy_shows(&[figure("inference_objective_running_requests", &[], 0)]).await;
+    }
+    gateway
+        .shows(&[
+            figure("inference_objective_request_total", &[], 2),
+            figure("inference_objective_request_error_total", &[], 0),
+            figure("inference_objective_request_duration_seconds_count", &[], 2),
+            figure("inference_objective_output_tokens_sum", &[("model_name", MODEL)], 6),
+            figure("inpick_response_bodies_total", &[("outcome", "parsed")], 2),
+            figure("inpick_response_bodies_total", &[], 2),
         ])
         .await;
 }

@@ -1,7 +1,7 @@
 //! Errors that Envoy answers itself, in the shape that the API's clients read.
 
 use serde_json::{Value, json};
-use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body};
+use tests::{Gateway, MODEL, Mode, Wire, builder, chat_body, figure};
 
 tests::on_bindings! {
     both: [requests_that_the_parser_or_the_connection_manager_refuses, a_client_that_sends_too_slowly_gets_408, a_body_that_is_too_large_gets_413, pods_that_fail_are_503_and_504, answers_of_the_filter_and_of_pods_pass_as_they_are, a_gateway_without_memory_or_connections_to_spare_says_so],
@@ -100,6 +100,21 @@ async fn a_client_that_sends_too_slowly_gets_408(mode: Mode) {
         let error = if path == MESSAGES { anthropic(body.as_bytes()) } else { openai(body.as_bytes()) };
         assert_eq!(error["type"], "invalid_request_error");
     }
+    // Nor where the pod has the beginning already.
+    let start = json!({"model": MODEL, "messages": [{"role": "user", "content": "a".repeat(100_000)}]}).to_string();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: 900000");
+    let (status, _, body) = answer(&gateway, format!("{head}\r\n\r\n{}", &start[..90_000]).as_bytes()).await;
+    assert_eq!((status, &openai(body.as_bytes())["type"]), (408, &json!("invalid_request_error")));
+    // All three are the client's doing.
+    gateway
+        .shows(&[
+            figure("inference_objective_request_error_total", &[("error_code", "BadRequest")], 3),
+            figure("inference_objective_request_error_total", &[], 3),
+            figure("gen_ai_client_operation_duration_seconds_count", &[("error_type", "invalid_request")], 3),
+            figure("inpick_request_bodies_total", &[("outcome", "incomplete")], 3),
+            figure("inference_objective_running_requests", &[], 0),
+        ])
+        .await;
     // An answer that takes longer than a request may is no slow request.
     gateway.fault(0, json!({"kind": "slow_headers", "delay_ms": 1500, "count": 1})).await;
     assert_eq!(gateway.chat().await.status.as_u16(), 200);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 tests::on_bindings! {
-    both: [http_1_0_is_served_with_and_without_a_host_and_as_a_stream, a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not, envoy_compresses_for_a_client_what_the_filter_reads_plain],
+    both: [http_1_0_is_served_with_and_without_a_host_and_as_a_stream, a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not, a_websocket_is_complete_whoever_closes_it, envoy_compresses_for_a_client_what_the_filter_reads_plain],
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -65,8 +65,14 @@ async fn echo(mut socket: TcpStream) -> Option<()> {
     }
     let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     socket.write_all(head.as_bytes()).await.ok()?;
-    let (mut reader, mut writer) = socket.split();
-    tokio::io::copy(&mut reader, &mut writer).await.ok()?;
+    received.clear();
+    while !received.ends_with(GOODBYE) {
+        let before = received.len();
+        if socket.read_buf(&mut received).await.ok()? == 0 {
+            return None;
+        }
+        socket.write_all(&received[before..]).await.ok()?;
+    }
     Some(())
 }
 
@@ -105,6 +111,41 @@ async fn a_websocket_of_the_realtime_api_is_passed_on_and_one_elsewhere_is_not(m
             assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("{\"error\":{"), "{path}: {answer}");
         }
     }
+}
+
+/// What has an echoing pod close the connection, as a server of WebSockets does at the end of each session (RFC 6455 section 7.1.1).
+const GOODBYE: &[u8] = b"goodbye";
+
+async fn a_websocket_is_complete_whoever_closes_it(mode: Mode) {
+    let pod = echoing_pod().await;
+    let stack = builder(mode, 0, json!({})).pods_at([pod.to_string()]).wait_for_snapshot(false);
+    let gateway = Gateway::start(stack).await;
+    eventually("the pod is known", async || {
+        let known = gateway.envoy_page().await.unwrap().sum("inpick_endpoints", &[]);
+        if known == 1.0 { Ok(()) } else { Err(known) }
+    })
+    .await;
+    let upgrade = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==";
+    for is_pods in [true, false, true, false, true] {
+        let mut wire = Wire::open(gateway.gateway).await;
+        wire.write(format!("GET /v1/realtime HTTP/1.1\r\nhost: g\r\n{upgrade}\r\n\r\n").as_bytes()).await;
+        assert!(wire.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 101"));
+        wire.write(b"over and back").await;
+        wire.read_until("over and back").await;
+        if is_pods {
+            wire.write(GOODBYE).await;
+            assert!(wire.read_to_end().await.ends_with("goodbye"));
+        }
+    }
+    gateway
+        .envoy_shows(&[
+            figure("inpick_load_only_requests_total", &[("outcome", "complete")], 5),
+            figure("inpick_load_only_requests_total", &[], 5),
+            figure("inpick_endpoint_failures_total", &[], 0),
+            figure("inpick_ejections_total", &[], 0),
+            figure("inpick_in_flight_requests", &[], 0),
+        ])
+        .await;
 }
 
 /// The compressor as envoy/README.md shows it.
