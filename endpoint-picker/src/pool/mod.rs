@@ -146,7 +146,7 @@ impl Pool {
         for (id, &load) in self.members.iter().zip(own) {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
                 let took = endpoint.takes_requests();
-                endpoint.install(load, loads.captured_at_ms, received_at);
+                endpoint.install(load, loads.epoch, loads.captured_at_ms, received_at);
                 is_changed |= took != endpoint.takes_requests();
             }
         }
