@@ -292,7 +292,9 @@ impl Scanner {
                 }
                 (State::Value | State::FirstElement, b'0'..=b'9' | b'-') => {
                     let rest = piece.get(at..).unwrap_or_default();
-                    let Some((_, length)) = whole_number(rest).filter(|(number, length)| number.is_surely_finite(*length)) else {
+                    let Some((_, length)) =
+                        whole_number(rest).filter(|(number, length)| number.is_surely_finite(*length))
+                    else {
                         self.begin_token(at, State::Number(Number::from_first(byte)));
                         return Ok(at);
                     };
