@@ -25,6 +25,9 @@ pub use queues::{BandPost, FlowPost, WaitingPost};
 pub const RENEW_AFTER_MICROS: u64 = 500_000;
 /// A post or a board that was not renewed for this long counts no more: six renewals missed.
 pub const EXPIRE_AFTER_MICROS: u64 = 3_000_000;
+/// While requests wait in several workers, whoever posts, gathers or reads does so this often, in milliseconds: a slot that one worker leaves to another
+/// stands empty for two of these times in the mean.
+pub const CONTENDED_TICK_MILLIS: u32 = 10;
 
 /// Keys in the shared data of all virtual machines of one `vm_id`.
 pub mod key {
@@ -371,6 +374,15 @@ pub struct WaitingWorker {
     /// The highest priority of a request that waits there.
     #[prost(sint64, tag = "2")]
     pub priority: i64,
+    /// Requests of that priority that wait there.
+    #[prost(uint32, tag = "3")]
+    pub requests: u32,
+    /// Requests that the worker has in flight to members of its pool.
+    #[prost(uint32, tag = "4")]
+    pub in_flight: u32,
+    /// Position of its pool's first endpoint in the membership.
+    #[prost(uint32, tag = "5")]
+    pub first: u32,
 }
 
 /// Adds up what workers post; the holder of the lease has one.
@@ -497,10 +509,7 @@ impl Gatherer {
         board.waiting.clear();
         board.slots.clear();
         for Held { post, .. } in &self.posts {
-            let waiting = post.flow.iter().flat_map(|flow| &flow.waiting).filter(|waiting| waiting.requests > 0);
-            if let Some(priority) = waiting.map(|waiting| waiting.priority).max() {
-                board.waiting.push(WaitingWorker { worker: post.worker, priority });
-            }
+            board.waiting.extend(WaitingWorker::of(post));
             board.contained.push(Contained { worker: post.worker, sequence: post.sequence });
             if post.order == Some(order) {
                 add(&mut board.in_flight, post.first, &post.in_flight);
@@ -517,6 +526,23 @@ impl Gatherer {
             }
         }
         board.waiting.sort_unstable_by_key(|waiting| (core::cmp::Reverse(waiting.priority), waiting.worker));
+    }
+}
+
+impl WaitingWorker {
+    /// What a worker's post says of those that wait there; `None`: nobody does.
+    fn of(post: &Post) -> Option<Self> {
+        let waiting = || post.flow.iter().flat_map(|flow| &flow.waiting).filter(|waiting| waiting.requests > 0);
+        let priority = waiting().map(|waiting| waiting.priority).max()?;
+        let sum = |counts: &mut dyn Iterator<Item = u32>| counts.fold(0, u32::saturating_add);
+        let mut urgent = waiting().filter(|waiting| waiting.priority == priority).map(|waiting| waiting.requests);
+        Some(Self {
+            worker: post.worker,
+            priority,
+            requests: sum(&mut urgent),
+            in_flight: sum(&mut post.in_flight.iter().copied()),
+            first: post.first,
+        })
     }
 }
 
@@ -558,6 +584,12 @@ impl Board {
             Some(known) => known.count = known.count.saturating_add(departed.count),
             None => self.departed.push(departed),
         }
+    }
+
+    /// Whether requests wait in several workers, which then have to tell one another quickly who takes what is free.
+    #[must_use]
+    pub const fn is_contended(&self) -> bool {
+        self.waiting.len() > 1
     }
 
     /// Which post of that worker is contained; `None`: none is.

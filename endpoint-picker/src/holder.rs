@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use catalogue::Stat;
 use snapshot::Membership;
 
-use crate::board::{Gatherer, Version};
+use crate::board::{CONTENDED_TICK_MILLIS, Gatherer, Version};
 use crate::config::{ServiceConfig, StatsConfig};
 use crate::flusher::{Flusher, HostStats};
 use crate::gauges::{Facts, Gauges};
@@ -94,11 +94,13 @@ impl Holder {
         self.duty.is_some()
     }
 
-    /// Milliseconds between a holder's ticks: as often as the sidecar is asked, and often enough to keep the lease.
+    /// Milliseconds between a holder's ticks: as often as the sidecar is asked, often enough to keep the lease, and as often as workers tick while
+    /// requests wait in several of them.
     #[must_use]
     pub fn period_millis(&self) -> u32 {
-        u32::try_from(self.service.config().interval_ms)
-            .map_or(MAX_PERIOD_MILLIS, |interval| interval.min(MAX_PERIOD_MILLIS))
+        let is_contended = self.duty.as_ref().is_some_and(|duty| duty.gatherer.board().is_contended());
+        let most = if is_contended { CONTENDED_TICK_MILLIS } else { MAX_PERIOD_MILLIS };
+        u32::try_from(self.service.config().interval_ms).map_or(most, |interval| interval.min(most))
     }
 
     /// Takes or renews the lease, and does what its holder does.

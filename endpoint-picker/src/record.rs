@@ -92,6 +92,8 @@ pub struct RequestSummary {
     pub max_tokens: Option<u64>,
     /// It asks for an event stream.
     pub stream: bool,
+    /// It continues a stored response, whose conversation the server has: its prompt is longer than what it carries.
+    pub continues: bool,
 }
 
 /// What reading a request's body gave; the `outcome` label.
@@ -332,7 +334,7 @@ impl ExchangeRecord {
     /// Whether its times tell what a prompt costs: it has one, which was read.
     #[must_use]
     pub const fn teaches(&self) -> bool {
-        self.api.is_some() && self.request.prompt_bytes > 0
+        self.api.is_some() && self.request.prompt_bytes > 0 && !self.request.continues
     }
 
     /// Notes that an endpoint was tried and failed.

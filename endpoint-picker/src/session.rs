@@ -57,14 +57,23 @@ impl Session {
     }
 }
 
-/// The token of an endpoint: base64 of `namespace/pod`, or of the address where discovery knows no pod, which is as the endpoint picker has it.
+/// The token of an endpoint of `pool`: base64 of `namespace/pod`, or of the address where discovery knows no pod, which is as the endpoint picker has
+/// it. `:port` follows where several ports of the pod are members, each of which is an engine with a cache of its own.
 #[must_use]
-pub fn token(endpoint: &Endpoint) -> String {
+pub fn token(pool: &Pool, endpoint: &Endpoint) -> String {
     let identity = endpoint.identity();
     if identity.pod.is_empty() {
-        STANDARD.encode(endpoint.destination())
+        return STANDARD.encode(endpoint.destination());
+    }
+    let (namespace, pod) = (&identity.namespace, &identity.pod);
+    let mut members = pool.members().iter().filter_map(|&id| pool.endpoint(id)).map(Endpoint::identity);
+    let has_several = members.any(|other| {
+        (&other.namespace, &other.pod) == (namespace, pod) && other.address.port() != identity.address.port()
+    });
+    if has_several {
+        STANDARD.encode(format!("{namespace}/{pod}:{}", identity.address.port()))
     } else {
-        STANDARD.encode(format!("{}/{}", identity.namespace, identity.pod))
+        STANDARD.encode(format!("{namespace}/{pod}"))
     }
 }
 
@@ -76,7 +85,11 @@ pub fn find(pool: &Pool, token: &[u8]) -> Option<EndpointId> {
     let is_named = |endpoint: &Endpoint| {
         let identity = endpoint.identity();
         match name.split_once('/') {
-            Some((namespace, pod)) => identity.namespace == namespace && identity.pod == pod && !pod.is_empty(),
+            Some((namespace, pod)) => {
+                let (pod, port) = pod.split_once(':').map_or((pod, None), |(pod, port)| (pod, Some(port)));
+                let is_port = port.is_none_or(|port| port.parse() == Ok(identity.address.port()));
+                identity.namespace == namespace && identity.pod == pod && !pod.is_empty() && is_port
+            }
             None => identity.pod.is_empty() && endpoint.destination() == name,
         }
     };
@@ -106,13 +119,32 @@ mod tests {
         let mut pool = Pool::default();
         pool.install_membership(&Membership { epoch: 1, version: 1, pools }, "p");
         for &id in pool.members() {
-            assert_eq!(find(&pool, token(pool.endpoint(id).unwrap()).as_bytes()), Some(id));
+            assert_eq!(find(&pool, token(&pool, pool.endpoint(id).unwrap()).as_bytes()), Some(id));
         }
-        assert_eq!(token(pool.endpoint(pool.members()[0]).unwrap()), "bnMvYQ==");
+        assert_eq!(token(&pool, pool.endpoint(pool.members()[0]).unwrap()), "bnMvYQ==");
         for name in ["ns/c", "ns/", "10.0.0.1:80", ""] {
             assert_eq!(find(&pool, STANDARD.encode(name).as_bytes()), None, "{name}");
         }
         assert_eq!(find(&pool, b"%%%"), None);
+    }
+
+    #[test]
+    fn a_token_names_one_of_several_ports_of_a_pod() {
+        let at = |port: u16| EndpointIdentity {
+            pod: "a".into(),
+            namespace: "ns".into(),
+            ..EndpointIdentity::unnamed(([10, 0, 0, 1], port).into())
+        };
+        let pools =
+            vec![PoolMembers { name: "p".into(), endpoints: vec![at(8000), at(8001)], ..PoolMembers::default() }];
+        let mut pool = Pool::default();
+        pool.install_membership(&Membership { epoch: 1, version: 1, pools }, "p");
+        for &id in pool.members() {
+            let token = token(&pool, pool.endpoint(id).unwrap());
+            assert_eq!(find(&pool, token.as_bytes()), Some(id), "each port is an engine with a cache of its own");
+        }
+        assert_eq!(find(&pool, STANDARD.encode("ns/a").as_bytes()), Some(pool.members()[0]));
+        assert_eq!(find(&pool, STANDARD.encode("ns/a:8002").as_bytes()), None);
     }
 
     #[test]

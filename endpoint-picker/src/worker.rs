@@ -9,8 +9,8 @@ use prost::Message;
 use snapshot::{LoadsDecoder, Membership};
 
 use crate::board::{
-    Board, Departed, EXPIRE_AFTER_MICROS, Lesson, Order, Post, RENEW_AFTER_MICROS, RunningModel, Suspect, Version,
-    WaitingWorker, enroll, key,
+    Board, CONTENDED_TICK_MILLIS, Departed, EXPIRE_AFTER_MICROS, Lesson, Order, Post, RENEW_AFTER_MICROS, RunningModel,
+    Suspect, Version, WaitingWorker, enroll, key,
 };
 use crate::flusher::Flusher;
 use crate::holder::{Binding, Holder};
@@ -67,6 +67,8 @@ struct News {
     loads: LoadsDecoder,
     /// The others' counts are in use.
     others: bool,
+    /// Requests wait in several workers.
+    is_contended: bool,
     /// [`Version::watched_until_micros`].
     watched_until_micros: u64,
 }
@@ -172,6 +174,7 @@ impl Worker {
         let defining = self.is_serving && (self.is_behind || picker.telemetry_mut().ledger_mut().undefined() > 0);
         let rest = match (self.is_serving, defining) {
             (false, _) => UNUSED_TICK_MILLIS,
+            (true, _) if self.news.is_contended => CONTENDED_TICK_MILLIS,
             (true, false) => SERVING_TICK_MILLIS,
             (true, true) => DEFINING_TICK_MILLIS,
         };
@@ -373,6 +376,7 @@ impl News {
                 picker.set_others_in_flight([]);
                 picker.set_peers(Peers::default());
             }
+            self.is_contended = false;
             self.seen.board = 0;
             return;
         }
@@ -400,7 +404,7 @@ impl News {
         let others = sums.zip(own).map(|(sum, own)| (sum.0.saturating_sub(own.0), sum.1.saturating_sub(own.1)));
         picker.set_others_in_flight(others);
         picker.learn_slots(board.slots.iter().copied().skip(self.first as usize));
-        picker.set_peers(peers(&board.waiting, id, version.board));
+        picker.set_peers(peers(&board.waiting, id, self.first, version.board));
         let end = self.first.saturating_add(u32::try_from(picker.pool().members().len()).unwrap_or(u32::MAX));
         for suspect in board.suspects.iter().filter(|suspect| suspect.worker != id && suspect.place < end) {
             if let Some(place) = suspect.place.checked_sub(self.first) {
@@ -408,23 +412,40 @@ impl News {
             }
         }
         self.others = true;
+        self.is_contended = board.is_contended();
         self.seen.board = version.board;
     }
 }
 
-/// With whom a worker shares what is free. Who has nobody waiting yet comes last.
-fn peers(waiting: &[WaitingWorker], id: u64, board: u64) -> Peers {
-    let own = waiting.iter().find(|waiting| waiting.worker == id).map(|waiting| waiting.priority);
-    let count = |counts: &dyn Fn(&&WaitingWorker) -> bool| {
-        u32::try_from(waiting.iter().filter(counts).count()).unwrap_or(u32::MAX)
+/// With whom a worker shares what is free: those that have requests waiting for the pool that begins at the place `first`. Who has nobody waiting yet
+/// comes last.
+fn peers(waiting: &[WaitingWorker], id: u64, first: u32, board: u64) -> Peers {
+    let of_pool = || waiting.iter().filter(|waiting| waiting.first == first);
+    let rank_of = |waiting: &WaitingWorker| (core::cmp::Reverse(waiting.priority), has_plenty(waiting, of_pool()));
+    let own = of_pool().find(|waiting| waiting.worker == id).map(rank_of);
+    let is_before = |waiting: &WaitingWorker| waiting.worker != id && own.is_none_or(|own| rank_of(waiting) < own);
+    let count = |counts: &dyn Fn(&WaitingWorker) -> bool| {
+        u32::try_from(of_pool().filter(|waiting| counts(waiting)).count()).unwrap_or(u32::MAX)
     };
-    let rank = count(&|waiting| Some(waiting.priority) == own && waiting.worker < id);
-    let (before, equals) = match own {
-        Some(own) => (count(&|waiting| waiting.priority > own), count(&|waiting| waiting.priority == own)),
-        None => (count(&|_| true), 1),
-    };
-    #[allow(clippy::cast_possible_truncation, reason = "it goes round")]
-    Peers { workers: count(&|waiting| waiting.worker != id) + 1, before, equals, turn: rank.wrapping_add(board as u32) }
+    let is_equal = |waiting: &WaitingWorker| Some(rank_of(waiting)) == own;
+    let rank = count(&|waiting| is_equal(waiting) && waiting.worker < id);
+    Peers {
+        workers: count(&|waiting| waiting.worker != id).saturating_add(1),
+        before: count(&is_before),
+        equals: count(&is_equal).max(1),
+        #[allow(clippy::cast_possible_truncation, reason = "it goes round")]
+        turn: rank.wrapping_add(board as u32),
+        wanted: of_pool().filter(|waiting| is_before(waiting)).fold(0, |sum, it| sum.saturating_add(it.requests)),
+    }
+}
+
+/// Whether a worker has clearly more in flight than those whose requests are as urgent have in the mean: by an eighth, which is what comes and
+/// goes between two looks, and by half a request at least, so that of two workers the one that has a pool's only slot has more.
+fn has_plenty<'a>(own: &WaitingWorker, all: impl Iterator<Item = &'a WaitingWorker>) -> bool {
+    let alike = all.filter(|other| other.priority == own.priority);
+    let (workers, sum) = alike.fold((0_i64, 0_i64), |(workers, sum), it| (workers + 1, sum + i64::from(it.in_flight)));
+    let beyond = i64::from(own.in_flight) * workers - sum;
+    2 * beyond >= workers && 8 * beyond > sum
 }
 
 /// What was learned of a member that answered.

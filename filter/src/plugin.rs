@@ -97,7 +97,12 @@ impl Root {
             Self::Service(holder) => {
                 #[cfg(feature = "fault-injection")]
                 crate::fault::trap_if_asked_for();
+                let before = holder.period_millis();
                 holder.tick(&mut Envoy, Rank::Singleton, host::now());
+                let period_millis = holder.period_millis();
+                if period_millis != before && !Envoy.set_tick_period(period_millis) {
+                    log::debug!("ticks come every {before} ms still");
+                }
             }
         }
     }

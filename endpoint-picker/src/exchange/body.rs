@@ -226,6 +226,7 @@ fn name_model(picker: &mut EndpointPicker, request: &mut Request, facts: Request
     record.request.prompt_bytes = facts.prompt_bytes;
     record.request.max_tokens = facts.max_tokens;
     record.request.stream = facts.stream;
+    record.request.continues = facts.previous_response.is_some();
     request.asked = facts.previous_response;
     request.usage_edit = facts.usage_edit;
     let (model, value_ranges, notation) = match facts.model {

@@ -44,7 +44,7 @@ pub(super) fn changes(picker: &EndpointPicker, sent: &Sent, has_load: bool, take
         && sent.session != Some(id)
         && let Some(endpoint) = picker.pool().endpoint(id)
     {
-        inbound.add.push(session.header(&session::token(endpoint)));
+        inbound.add.push(session.header(&session::token(picker.pool(), endpoint)));
     }
     inbound
 }

@@ -158,6 +158,8 @@ impl Exchange {
         let State::Ready(Ready { request, .. }) = &mut self.state else { return };
         let makers = picker.config().rules.response_makers;
         let maker = request.asked.and_then(|id| makers.find(shared, id));
+        // Outside its subset a request must not go, even to be answered.
+        let maker = maker.filter(|&address| request.subset.as_ref().is_none_or(|subset| subset.admits(address)));
         request.maker = maker.and_then(|address| picker.pool().find(address));
     }
 

@@ -158,6 +158,7 @@ impl Upload {
         record.request.prompt_bytes = facts.prompt_bytes;
         record.request.max_tokens = facts.max_tokens;
         record.request.stream = facts.stream;
+        record.request.continues = facts.previous_response.is_some();
         self.may_ask_usage = facts.include_usage;
         let was_open = core::mem::take(&mut self.is_model_open);
         let name = match facts.model {

@@ -59,6 +59,8 @@ const MIN_JUDGED_TOKENS: u32 = 64;
 const MIN_PROMPT_TOKENS: u64 = 32;
 /// English text under the vocabularies of current models has 3.5 to 4.5 bytes a token.
 pub const DEFAULT_BYTES_PER_TOKEN: f64 = 4.0;
+/// More bytes a token are none of text.
+const MAX_BYTES_PER_TOKEN: f64 = 64.0;
 /// Bytes a token are kept for so many models.
 const MAX_MODELS: usize = 256;
 
@@ -545,7 +547,11 @@ impl Learner {
 
     fn bytes_counted(&mut self, answer: &Answer) {
         let Some(tokens) = answer.usage.prompt_tokens.filter(|&tokens| tokens >= MIN_PROMPT_TOKENS) else { return };
-        let bytes = (answer.prompt_bytes as f64 / tokens as f64).clamp(0.5, 64.0);
+        // No vocabulary has tokens of less than a byte: the others are of what the request does not carry, such as an image behind an address.
+        if answer.prompt_bytes < tokens {
+            return;
+        }
+        let bytes = (answer.prompt_bytes as f64 / tokens as f64).min(MAX_BYTES_PER_TOKEN);
         self.bytes_per_token += MEAN_WEIGHT * (bytes - self.bytes_per_token);
         if let Some(known) = self.models.get_mut(&answer.model) {
             *known += MEAN_WEIGHT * (bytes - *known);

@@ -251,3 +251,16 @@ fn who_looked_slow_once_is_asked_again_and_nothing_changes_while_nobody_is_asked
     let seen = learner.rates(ids[1]).uncached;
     assert!(seen > 2.5 * TRUTH.token, "{seen}");
 }
+
+#[test]
+fn tokens_that_no_text_of_the_request_has_say_nothing_of_bytes_a_token() {
+    let mut learner = Learner::default();
+    for _ in 0..100 {
+        // An image behind an address, or a conversation that the server keeps: more tokens than the body has bytes.
+        let usage = Usage { prompt_tokens: Some(4_000), ..Usage::default() };
+        let answer = Answer { usage, prompt_bytes: 80, model: 1, total_micros: 50_000, ..Answer::default() };
+        learner.answer_ended(ids()[0], &Forecast::default(), &answer);
+    }
+    assert_eq!(learner.bytes_per_token(1), DEFAULT_BYTES_PER_TOKEN);
+    assert_eq!(learner.mean_bytes_per_token(), DEFAULT_BYTES_PER_TOKEN);
+}

@@ -44,6 +44,12 @@ pub struct Endpoint {
     name: String,
     load: Load,
     page: Option<Page>,
+    /// How many times its engine began anew while it was known.
+    incarnation: u32,
+    /// The sidecar, by its start, that the load is of: what it counts is its own.
+    sidecar: Option<u64>,
+    /// When the engine's process started, as the newest page that says so has it.
+    started_at_ms: Option<u64>,
     /// What it said of its load since that page was made, and when.
     reported: Option<(Timestamp, LoadReport)>,
     health: Health,
@@ -74,6 +80,9 @@ impl Endpoint {
             identity,
             load: Load::default(),
             page: None,
+            incarnation: 0,
+            sidecar: None,
+            started_at_ms: None,
             reported: None,
             health: Health::default(),
             in_flight: InFlight::default(),
@@ -107,6 +116,12 @@ impl Endpoint {
     #[must_use]
     pub const fn load(&self) -> &Load {
         &self.load
+    }
+
+    /// Another number once its engine began anew, whose cache is empty then.
+    #[must_use]
+    pub const fn incarnation(&self) -> u32 {
+        self.incarnation
     }
 
     /// What its answers say of it.
@@ -266,11 +281,15 @@ impl Endpoint {
         self.place = place;
     }
 
-    /// Takes over what the sidecar captured at `captured_at_ms` of its clock and this host received at `received_at`.
-    pub(super) fn install(&mut self, load: Load, captured_at_ms: u64, received_at: Timestamp) {
+    /// Takes over what the sidecar that started at `sidecar` captured at `captured_at_ms` of its clock and this host received at `received_at`.
+    pub(super) fn install(&mut self, load: Load, sidecar: u64, captured_at_ms: u64, received_at: Timestamp) {
         let came_back = self.load.state != State::Fresh && load.state == State::Fresh;
-        let restarted = self.load.incarnation != load.incarnation
-            || self.load.started_at_ms.is_some() && self.load.started_at_ms != load.started_at_ms;
+        let counted = self.sidecar == Some(sidecar) && self.load.incarnation != load.incarnation;
+        let started = load.started_at_ms.zip(self.started_at_ms).is_some_and(|(now, before)| now != before);
+        let restarted = counted || started;
+        self.incarnation = self.incarnation.wrapping_add(u32::from(restarted));
+        self.sidecar = Some(sidecar);
+        self.started_at_ms = load.started_at_ms.or(self.started_at_ms);
         self.load = load;
         let Some(age_ms) = load.age_ms else { return };
         let age_micros = age_ms.saturating_mul(1_000);
@@ -279,9 +298,10 @@ impl Endpoint {
             at: received_at.minus_micros(age_micros),
             age_micros,
         };
-        // Ages are rounded, so the same page may seem to be a millisecond younger.
+        // Ages are rounded, so the same page may seem to be a millisecond younger. One that seems to be older is of a clock that was set back, or of
+        // another sidecar.
         match &mut self.page {
-            Some(known) if page.stamp_ms <= known.stamp_ms.saturating_add(1) => known.age_micros = age_micros,
+            Some(known) if page.stamp_ms.abs_diff(known.stamp_ms) <= 1 => known.age_micros = age_micros,
             _ => {
                 self.page = Some(page);
                 self.batch.read(&load, page.at);

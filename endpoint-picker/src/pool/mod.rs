@@ -50,6 +50,8 @@ pub struct Pool {
     confirmed_at: Option<Timestamp>,
     /// Grows whenever other endpoints than before may be sent requests.
     takers_version: u64,
+    /// Requests by which this worker has fewer in flight than when it was last told of the others, over the endpoints where it has fewer.
+    freed: u32,
     served: ServedModels,
     policies: Arc<Policies>,
     /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
@@ -146,7 +148,7 @@ impl Pool {
         for (id, &load) in self.members.iter().zip(own) {
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
                 let took = endpoint.takes_requests();
-                endpoint.install(load, loads.captured_at_ms, received_at);
+                endpoint.install(load, loads.epoch, loads.captured_at_ms, received_at);
                 is_changed |= took != endpoint.takes_requests();
             }
         }
@@ -210,6 +212,12 @@ impl Pool {
         self.confirmed_at
     }
 
+    /// Requests by which this worker has fewer in flight than when it was last told of the others, over the endpoints where it has fewer.
+    #[must_use]
+    pub const fn freed(&self) -> u32 {
+        self.freed
+    }
+
     /// The members, in the order of the membership.
     #[must_use]
     pub fn members(&self) -> &[EndpointId] {
@@ -260,8 +268,11 @@ impl Pool {
     /// [`Self::request_finished`].
     pub(crate) fn request_sent(&mut self, id: EndpointId, now: Timestamp) -> bool {
         let Some(endpoint) = self.endpoint_mut(id) else { return false };
+        let takes_back = endpoint.in_flight().own_since_told() < 0;
         endpoint.in_flight_mut().sent(now);
-        endpoint.health_mut().sent(now)
+        let is_trial = endpoint.health_mut().sent(now);
+        self.freed = self.freed.saturating_sub(u32::from(takes_back));
+        is_trial
     }
 
     /// A request that was sent to that endpoint at `sent_at` no longer burdens it.
@@ -271,7 +282,10 @@ impl Pool {
         if was_trial {
             endpoint.health_mut().trial_ended();
         }
-        if !endpoint.is_member() && endpoint.in_flight().own() == 0 {
+        let (is_over, frees) =
+            (!endpoint.is_member() && endpoint.in_flight().own() == 0, endpoint.in_flight().own_since_told() < 0);
+        self.freed = self.freed.saturating_add(u32::from(frees));
+        if is_over {
             self.release(id);
         }
     }
@@ -340,6 +354,7 @@ impl Pool {
     /// that are yet to be computed. A member beyond the list has nothing.
     pub fn set_others_in_flight(&mut self, counts: impl IntoIterator<Item = (u32, u32)>) {
         let mut counts = counts.into_iter();
+        self.freed = 0;
         for id in &self.members {
             let (requests, tokens) = counts.next().unwrap_or_default();
             if let Some(endpoint) = self.slots.get_mut(id.slot as usize).and_then(|slot| slot.endpoint.as_mut()) {
@@ -361,6 +376,7 @@ impl Pool {
 
     /// Forgets what is in flight and what was observed: it was another's.
     pub(crate) fn forget_requests(&mut self) {
+        self.freed = 0;
         for endpoint in self.slots.iter_mut().filter_map(|slot| slot.endpoint.as_mut()) {
             endpoint.forget_requests();
         }

@@ -215,3 +215,40 @@ fn an_engine_that_restarted_between_two_polls_is_no_longer_ejected() {
         assert_eq!(pool.endpoint(id).unwrap().health().standing(later), Standing::Good);
     }
 }
+
+/// What the page at that place of the sidecar's time makes of requests that are in flight: those on the page are not counted again.
+#[test]
+fn pages_are_told_apart_when_the_clock_of_the_sidecar_steps_back() {
+    let mut pool = pool(&[1]);
+    let id = pool.members()[0];
+    let at = |millis: u64| NOW.plus_micros(millis * 1_000);
+    (0..4).for_each(|_| assert!(!pool.request_sent(id, at(10))));
+    let busy = Load { running: Some(4), ..fresh() };
+    // An hour back, and the next page a second later.
+    pool.install_loads(&loads(1, 3_600_000, &[busy]), at(100)).unwrap();
+    assert_eq!(pool.endpoint(id).unwrap().requests(), Some(4));
+    (0..4).for_each(|_| pool.request_finished(id, at(10), false, at(500)));
+    (0..2).for_each(|_| assert!(!pool.request_sent(id, at(600))));
+    pool.install_loads(&loads(1, 1_000, &[Load { running: Some(5), ..fresh() }]), at(1_000)).unwrap();
+    assert_eq!(pool.endpoint(id).unwrap().requests(), Some(5), "two of them are this proxy's");
+}
+
+#[test]
+fn a_sidecar_that_restarted_counts_restarts_of_engines_anew() {
+    let mut pool = pool(&[1]);
+    let id = pool.members()[0];
+    let incarnation = |pool: &Pool| pool.endpoint(id).unwrap().incarnation();
+    let counted = |incarnation| Load { incarnation, ..fresh() };
+    pool.install_loads(&loads(1, 1_100, &[counted(3)]), NOW).unwrap();
+    let before = incarnation(&pool);
+    let mut other = membership(1, &[1]);
+    other.epoch = 2;
+    pool.install_membership(&other, "p");
+    let of_other = |load| Loads { epoch: 2, ..loads(1, 1_200, &[load]) };
+    // It has read no page yet.
+    pool.install_loads(&of_other(Load::default()), NOW.plus_micros(50_000)).unwrap();
+    pool.install_loads(&of_other(counted(0)), NOW.plus_micros(100_000)).unwrap();
+    assert_eq!(incarnation(&pool), before, "the engine is the one that it was");
+    pool.install_loads(&of_other(counted(1)), NOW.plus_micros(150_000)).unwrap();
+    assert_ne!(incarnation(&pool), before);
+}

@@ -352,7 +352,7 @@ impl Scheduler {
                 self.incarnations.resize(place + 1, None);
                 self.matched.resize(place + 1, 0);
             }
-            let incarnation = Some((id.epoch(), endpoint.load().incarnation));
+            let incarnation = Some((id.epoch(), endpoint.incarnation()));
             if let Some(known) = self.incarnations.get_mut(place).filter(|known| **known != incarnation) {
                 *known = incarnation;
                 self.index.forget(id.slot());

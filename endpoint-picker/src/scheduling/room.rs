@@ -19,18 +19,20 @@ pub struct Room {
 pub struct Peers {
     /// How many they are, this one among them; at least 1.
     pub workers: u32,
-    /// Those with a request of a higher priority than any of this one.
+    /// Those that come before this one: with a request of a higher priority than any of this one, or with one as urgent and fewer in flight.
     pub before: u32,
-    /// Those whose highest priority is this one's, this one among them; at least 1.
+    /// Those that neither come before it nor after it, this one among them; at least 1.
     pub equals: u32,
     /// Another one for each of those, and for each of them another one from time to time.
     pub turn: u32,
+    /// Requests of the highest priority of each that comes before this one: so many slots that this one frees are left to those at most.
+    pub wanted: u32,
 }
 
 impl Default for Peers {
     /// One worker alone.
     fn default() -> Self {
-        Self { workers: 1, before: 0, equals: 1, turn: 0 }
+        Self { workers: 1, before: 0, equals: 1, turn: 0, wanted: 0 }
     }
 }
 
@@ -54,8 +56,17 @@ impl Room {
         // What the others know of this worker is of when they were last told, and so is what this one knows of them: of what was free then,
         // each takes its share.
         let since = endpoint.in_flight().own_since_told();
-        let free = capacity - (requests - since);
-        since < self.share(free, endpoint)
+        if since < 0 && self.leaves_to_others(pool, endpoint, now) {
+            return self.share(capacity - requests, self.peers.before, endpoint) > 0;
+        }
+        let before = if endpoint.in_flight().is_spurned(now) { 0 } else { self.peers.before };
+        since < self.share(capacity - (requests - since), before, endpoint)
+    }
+
+    /// Whether this worker leaves what it freed there to those that come before it, who will be told of it: as much as they have waiting, and for as
+    /// long as they need to take it.
+    fn leaves_to_others(&self, pool: &Pool, endpoint: &Endpoint, now: Timestamp) -> bool {
+        self.peers.before > 0 && pool.freed() <= self.peers.wanted && !endpoint.in_flight().is_spurned(now)
     }
 
     /// How full the endpoint is, to be shown: 1 is one without room, and so is one that takes no requests or whose page is stale or missing, which is
@@ -81,8 +92,8 @@ impl Room {
 
     /// This worker's part of what is free. Those with requests of a higher priority get one more than others, then each in its turn, which is
     /// another one at each endpoint.
-    fn share(&self, free: i64, endpoint: &Endpoint) -> i64 {
-        let Peers { workers, before, equals, turn } = self.peers;
+    fn share(&self, free: i64, before: u32, endpoint: &Endpoint) -> i64 {
+        let Peers { workers, equals, turn, .. } = self.peers;
         let place = before.saturating_add(turn.wrapping_add(endpoint.place()) % equals.max(1));
         free.div_euclid(i64::from(workers)) + i64::from(i64::from(place) < free.rem_euclid(i64::from(workers)))
     }

@@ -35,6 +35,12 @@ impl Subset {
         self.is_order
     }
 
+    /// Whether a request may go to that address.
+    #[must_use]
+    pub fn admits(&self, address: SocketAddr) -> bool {
+        self.position(address).is_some()
+    }
+
     /// Place of the first entry that means that address.
     pub(super) fn position(&self, address: SocketAddr) -> Option<usize> {
         self.entries.iter().position(|&(ip, port)| ip == address.ip() && port.is_none_or(|port| port == address.port()))

@@ -539,3 +539,40 @@ fn a_pace_for_each_state() {
     fleet.run(4_000);
     assert_eq!((fleet.holders(), fleet.instance(2).eye.period), (vec![2], 50));
 }
+
+fn waiting(rows: &[(i64, u32, u32)]) -> Vec<WaitingWorker> {
+    let row = |(worker, &(priority, requests, in_flight)): (u64, &(i64, u32, u32))| WaitingWorker {
+        worker,
+        priority,
+        requests,
+        in_flight,
+        first: 3,
+    };
+    (1..).zip(rows).map(row).collect()
+}
+
+#[test]
+fn who_has_more_in_flight_than_others_that_wait_comes_after_them_and_the_more_urgent_come_first() {
+    let of = |rows: &[(i64, u32, u32)], worker| {
+        let Peers { before, equals, wanted, .. } = peers(&waiting(rows), worker, 3, 0);
+        (before, equals, wanted)
+    };
+    // The only slot of a pool is one worker's.
+    let one = [(0, 9, 1), (0, 4, 0)];
+    assert_eq!([1, 2].map(|worker| of(&one, worker)), [(1, 1, 4), (0, 1, 0)]);
+    let urgent = [(0, 9, 1), (5, 2, 40), (0, 1, 0)];
+    assert_eq!([1, 2, 3].map(|worker| of(&urgent, worker)), [(2, 1, 3), (0, 1, 0), (1, 1, 2)]);
+    // One more or less in a large pool is nothing.
+    let even = [(0, 9, 10), (0, 9, 11), (0, 9, 10)];
+    assert_eq!([1, 2, 3].map(|worker| of(&even, worker)), [(0, 3, 0); 3]);
+    assert_eq!(of(&even, 7), (3, 1, 27), "who has nobody waiting yet comes last");
+    assert_eq!(of(&[], 7), (0, 1, 0));
+}
+
+#[test]
+fn workers_that_wait_for_another_pool_share_nothing() {
+    let mut rows = waiting(&[(0, 9, 1), (0, 4, 0), (0, 7, 0)]);
+    rows[1].first = 0;
+    assert_eq!(peers(&rows, 1, 3, 0).workers, 2);
+    assert_eq!(peers(&rows, 2, 0, 0).workers, 1);
+}

@@ -390,3 +390,45 @@ fn a_full_engine_ranks_last_for_a_moment_and_is_never_ejected() {
     assert_stat(&stats, "pool=default;endpoint=10.0.0.1:8000;reason=busy;inpick_endpoint_failures_total", 5);
     assert!(!stats.iter().any(|(name, _)| name.contains("ejections")), "{stats:#?}");
 }
+
+#[test]
+fn a_response_whose_maker_is_outside_the_subset_is_asked_of_the_subset() {
+    let lists: [Option<&[&str]>; 3] = [None; 3];
+    let mut picker = picker(r#"{"subset_hint": "header"}"#, &lists, &[IDLE; 3]);
+    let mut shared = Shared::default();
+    let maker = create(&mut picker, &mut shared, &[r#"{"id":"resp_1","object":"response"}"#], "application/json");
+    let ask = |picker: &mut EndpointPicker, shared: &mut Shared, subset: &str| {
+        let pairs =
+            [(":method", "POST"), (":path", "/v1/responses"), ("x-gateway-destination-endpoint-subset", subset)];
+        let body = r#"{"model":"m","input":"and?","previous_response_id":"resp_1"}"#;
+        request(picker, shared, &pairs, Some(body), 20).1
+    };
+    let other = if maker == 1 { 2 } else { 1 };
+    let outside = ask(&mut picker, &mut shared, &format!("10.0.0.{other}:8000"));
+    assert_eq!(hosts(&outside), [other]);
+    let inside = ask(&mut picker, &mut shared, &format!("10.0.0.{other}:8000,10.0.0.{maker}:8000"));
+    assert_eq!(hosts(&inside), [maker]);
+}
+
+#[test]
+fn what_a_conversation_that_the_server_keeps_takes_teaches_nothing_of_prompts() {
+    let mut picker = picker("{}", &[None], &[IDLE]);
+    let mut shared = Shared::default();
+    for (fields, taught) in [(r#","previous_response_id":"resp_1""#, false), ("", true)] {
+        let body = format!(r#"{{"model":"m","input":"{}"{fields}}}"#, "and then? ".repeat(40));
+        let pairs = [(":method", "POST"), (":path", "/v1/responses"), ("content-type", "application/json")];
+        let (mut exchange, _) = request(&mut picker, &mut shared, &pairs, Some(&body), 20);
+        answered(&mut exchange, &mut picker, 1, &[]);
+        let mut info = Info {
+            micros: START_MICROS + 900_000,
+            upstream: Some(address(1)),
+            attempts: Some(1),
+            details: Some("via_upstream"),
+            ..Info::default()
+        };
+        let answer = r#"{"id":"resp_2","object":"response","status":"completed","usage":{"input_tokens":110,"output_tokens":1,"total_tokens":111}}"#;
+        exchange.on_response_body(&mut picker, [answer.as_bytes()], &mut info, true);
+        exchange.on_log(&mut picker, &mut info);
+        assert_eq!(!picker.learner().is_new(), taught, "{fields}");
+    }
+}

@@ -373,7 +373,7 @@ fn woken_workers(free: u32, peers: impl Fn(u32) -> Peers) -> Vec<u32> {
 
 #[test]
 fn workers_share_what_is_free_and_one_alone_has_all_of_it() {
-    let equals = |turn| Peers { workers: WORKERS, before: 0, equals: WORKERS, turn };
+    let equals = |turn| Peers { workers: WORKERS, before: 0, equals: WORKERS, turn, wanted: 0 };
     assert_eq!([0, 1, 2, 3].map(|free| woken_workers(free, equals).len()), [0, 1, 2, 3]);
     // Each alone would take it.
     assert_eq!(woken_workers(1, |_| Peers::default()).len(), 8);
@@ -382,10 +382,55 @@ fn workers_share_what_is_free_and_one_alone_has_all_of_it() {
 #[test]
 fn the_worker_whose_requests_are_most_urgent_gets_what_cannot_be_shared() {
     let last_first = |rank| match rank {
-        7 => Peers { workers: WORKERS, before: 0, equals: 1, turn: rank },
-        _ => Peers { workers: WORKERS, before: 1, equals: 7, turn: rank },
+        7 => Peers { workers: WORKERS, before: 0, equals: 1, turn: rank, wanted: 0 },
+        _ => Peers { workers: WORKERS, before: 1, equals: 7, turn: rank, wanted: 1 },
     };
     assert_eq!(woken_workers(1, last_first), [7]);
     let two = woken_workers(2, last_first);
     assert!(two.len() == 2 && two.contains(&7), "{two:?}");
+}
+
+/// A worker that fills the only pod and has others waiting, told of the others that `before` workers with `wanted` requests come before it; its requests
+/// of which one ended since.
+fn holder_that_freed_a_slot(before: u32, wanted: u32) -> (Rig, Vec<usize>) {
+    let mut rig = Rig::new("{}", 1);
+    let mut running = rig.fill();
+    (0..4).for_each(|_| assert!(rig.ask("", "", "hello") >= running.len()));
+    rig.picker.set_others_in_flight([(0, 0)]);
+    rig.picker.set_peers(Peers { workers: 1 + before, before, equals: 1, turn: 0, wanted });
+    rig.answer(running.remove(0));
+    (rig, running)
+}
+
+#[test]
+fn a_slot_that_a_worker_freed_is_left_to_those_that_come_before_it() {
+    assert_eq!(holder_that_freed_a_slot(0, 0).0.waiting(), 3, "nobody does");
+    let (mut rig, mut running) = holder_that_freed_a_slot(1, 1);
+    assert_eq!(rig.waiting(), 4);
+    // No more than they have waiting: the next one is its own again.
+    rig.answer(running.remove(0));
+    assert_eq!(rig.waiting(), 3);
+    // They took it, and have nobody waiting any more.
+    rig.picker.set_others_in_flight([(1, 0)]);
+    rig.picker.set_peers(Peers::default());
+    rig.answer(running.remove(0));
+    assert_eq!((rig.waiting(), rig.in_flight()), (2, CAPACITY));
+}
+
+#[test]
+fn a_slot_that_nobody_takes_is_its_own_again_after_a_second_and_for_a_while() {
+    let (mut rig, mut running) = holder_that_freed_a_slot(1, 1);
+    // All were told of the free slot.
+    let tell = |rig: &mut Rig| {
+        rig.picker.set_others_in_flight([(0, 0)]);
+        rig.picker.set_peers(Peers { workers: 2, before: 1, equals: 1, turn: 0, wanted: 1 });
+    };
+    tell(&mut rig);
+    rig.wait(900);
+    assert_eq!(rig.waiting(), 4);
+    rig.wait(200);
+    assert_eq!(rig.waiting(), 3);
+    tell(&mut rig);
+    rig.answer(running.remove(0));
+    assert_eq!(rig.waiting(), 2, "those that wait there want something else");
 }

@@ -31,3 +31,13 @@ fn above_capacity_the_high_band_keeps_its_times_and_the_trickle_its_share() {
     // By one seed; 0.021 by eight.
     assert!(on.hits > off.hits - 0.04, "{on:?} {off:?}");
 }
+
+#[test]
+fn above_capacity_eight_workers_leave_slots_to_whoever_is_more_urgent_or_has_fewer() {
+    let contenders = contenders(&settings()).unwrap();
+    let eight = Score::mean(&[1, 2].map(|seed| run_one(&contenders[4], 2.0, seed, Length::Whole)));
+    // Workers that took back what they freed came to 15 requests/s, 21 s and 39 s.
+    assert!(eight.goodput > 18.0, "{eight:?}");
+    assert!(eight.first_token[0][2] < 5_000.0, "{eight:?}");
+    assert!(eight.least_tenant < 20_000.0, "{eight:?}");
+}
