@@ -211,6 +211,10 @@ impl Routing {
         self.pool.set_others_in_flight(counts);
     }
 
+    pub(crate) fn set_wanted(&mut self, is_wanted: bool) {
+        self.pool.set_wanted(is_wanted);
+    }
+
     pub(crate) fn learn_slots(&mut self, slots: impl IntoIterator<Item = u32>) {
         self.pool.learn_slots(slots);
     }

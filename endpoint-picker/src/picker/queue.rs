@@ -69,6 +69,7 @@ impl EndpointPicker {
     pub fn set_peers(&mut self, peers: Peers) {
         if let Some(flow_control) = &mut self.director.flow_control {
             flow_control.set_peers(peers);
+            self.director.routing.set_wanted(peers.before > 0);
         }
     }
 

@@ -34,7 +34,7 @@ pub struct InFlight {
     others_at_page: u32,
     /// All when that page was made.
     at_page: u32,
-    /// When a request of this worker ended whose place nobody has taken yet, and the fewest that all had in flight since.
+    /// When a request of this worker ended whose place was left to others and has not been taken yet, and the fewest that all had in flight since.
     vacancy: Option<(Timestamp, u32)>,
     /// Until when a place that nobody took in time is not left to others again.
     spurned_until: Timestamp,
@@ -82,10 +82,11 @@ impl InFlight {
         }
     }
 
-    pub(super) fn finished(&mut self, sent_at: Timestamp, now: Timestamp) {
+    /// A request ended; `is_wanted`: its place is left to other workers.
+    pub(super) fn finished(&mut self, sent_at: Timestamp, is_wanted: bool, now: Timestamp) {
         self.advance(slot(now));
         self.own = self.own.saturating_sub(1);
-        self.vacancy = Some((now, self.total()));
+        self.vacancy = is_wanted.then(|| (now, self.total()));
         if let Some(count) = self.recorded(sent_at) {
             *count = count.saturating_sub(1);
         }
@@ -101,6 +102,11 @@ impl InFlight {
     #[must_use]
     pub fn is_spurned(&self, now: Timestamp) -> bool {
         now < self.spurned_until || self.vacancy.is_some_and(|(since, _)| now.micros_since(since) >= LEFT_MICROS)
+    }
+
+    /// Nobody else waits for a place any more.
+    pub(super) const fn forget_vacancy(&mut self) {
+        self.vacancy = None;
     }
 
     pub(super) fn set_others(&mut self, others: u32) {
@@ -181,7 +187,7 @@ mod tests {
         let mut in_flight = InFlight::default();
         in_flight.sent(at(1_000));
         in_flight.sent(at(1_100));
-        in_flight.finished(at(1_100), at(1_100));
+        in_flight.finished(at(1_100), false, at(1_100));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(900)), in_flight.sent_since(at(1_050))), (1, 1, 0));
     }
 
@@ -191,7 +197,7 @@ mod tests {
         in_flight.sent(at(0));
         in_flight.sent(at(5_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (2, 1));
-        in_flight.finished(at(0), at(5_000));
+        in_flight.finished(at(0), false, at(5_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(0))), (1, 1));
     }
 
@@ -201,7 +207,7 @@ mod tests {
         in_flight.sent(at(10_000));
         in_flight.sent(at(1_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (2, 1));
-        in_flight.finished(at(1_000), at(10_000));
+        in_flight.finished(at(1_000), false, at(10_000));
         assert_eq!((in_flight.own(), in_flight.sent_since(at(9_900))), (1, 1));
     }
 
@@ -221,8 +227,8 @@ mod tests {
         for millis in [1_000, 1_010, 1_020] {
             in_flight.sent(at(millis));
         }
-        in_flight.finished(at(1_000), at(1_100));
-        in_flight.finished(at(1_010), at(1_100));
+        in_flight.finished(at(1_000), false, at(1_100));
+        in_flight.finished(at(1_010), false, at(1_100));
         in_flight.sent(at(1_110));
         in_flight.page_installed(at(1_060));
         assert_eq!((in_flight.at_page(), in_flight.total()), (3, 2));
@@ -235,7 +241,7 @@ mod tests {
     #[test]
     fn finishing_more_than_was_sent_stays_at_zero() {
         let mut in_flight = InFlight::default();
-        in_flight.finished(at(7), at(8));
+        in_flight.finished(at(7), false, at(8));
         assert_eq!(in_flight.total(), 0);
     }
 }

@@ -52,6 +52,8 @@ pub struct Pool {
     takers_version: u64,
     /// Requests by which this worker has fewer in flight than when it was last told of the others, over the endpoints where it has fewer.
     freed: u32,
+    /// Places that this worker frees are left to others that wait.
+    is_wanted: bool,
     served: ServedModels,
     policies: Arc<Policies>,
     /// Adapters in use, sorted by the place of the member, which is their `endpoint`.
@@ -277,8 +279,9 @@ impl Pool {
 
     /// A request that was sent to that endpoint at `sent_at` no longer burdens it.
     pub(crate) fn request_finished(&mut self, id: EndpointId, sent_at: Timestamp, was_trial: bool, now: Timestamp) {
+        let is_wanted = self.is_wanted;
         let Some(endpoint) = self.endpoint_mut(id) else { return };
-        endpoint.in_flight_mut().finished(sent_at, now);
+        endpoint.in_flight_mut().finished(sent_at, is_wanted, now);
         if was_trial {
             endpoint.health_mut().trial_ended();
         }
@@ -362,6 +365,16 @@ impl Pool {
                 endpoint.prefill_mut().set_others(u64::from(tokens));
             }
         }
+    }
+
+    /// Says whether others wait to whom this worker leaves the places that it frees.
+    pub(crate) fn set_wanted(&mut self, is_wanted: bool) {
+        if self.is_wanted && !is_wanted {
+            for endpoint in self.slots.iter_mut().filter_map(|slot| slot.endpoint.as_mut()) {
+                endpoint.in_flight_mut().forget_vacancy();
+            }
+        }
+        self.is_wanted = is_wanted;
     }
 
     /// Takes over how many requests the members run at once, as other workers learned it, in the order of the membership; 0: they did not. What a member's

@@ -434,3 +434,18 @@ fn a_slot_that_nobody_takes_is_its_own_again_after_a_second_and_for_a_while() {
     rig.answer(running.remove(0));
     assert_eq!(rig.waiting(), 2, "those that wait there want something else");
 }
+
+#[test]
+fn a_slot_that_nobody_wanted_was_not_spurned() {
+    let mut rig = Rig::new("{}", 1);
+    // An idle gateway: what ended was long ago when the next one comes.
+    let before = rig.ask("", "", "hello");
+    rig.answer(before);
+    rig.wait(2_000);
+    let running = rig.fill();
+    rig.ask("", "", "hello");
+    rig.picker.set_others_in_flight([(0, 0)]);
+    rig.picker.set_peers(Peers { workers: 2, before: 1, equals: 1, turn: 0, wanted: 1 });
+    rig.answer(running[0]);
+    assert_eq!(rig.waiting(), 1, "others come first");
+}

@@ -15,6 +15,7 @@ tests::on_bindings! {
     both: [
         a_burst_is_served_to_its_last_request,
         the_urgent_are_served_as_if_the_pool_were_idle,
+        the_urgent_of_any_worker_come_before_the_others_of_all,
         who_may_not_wait_is_told_when_to_come_again,
         who_waits_for_too_long_is_told_so,
         a_request_says_how_long_it_wants_to_wait,
@@ -132,6 +133,44 @@ async fn the_urgent_are_served_as_if_the_pool_were_idle(mode: Mode) {
             figure("inference_objective_request_error_total", &[], 0),
         ])
         .await;
+}
+
+async fn the_urgent_of_any_worker_come_before_the_others_of_all(mode: Mode) {
+    let config = json!({"flow_control": {}, "objectives": {"urgent": 10}});
+    let gateway = Gateway::start(builder(mode, 1, config).workers(4).vllm_sim_args(slow(1))).await;
+    gateway.learns_slots(1).await;
+    let timed = async |headers: &[(&str, &str)]| {
+        let began = Instant::now();
+        // On a connection of its own, which any of the workers may have.
+        let headers: Vec<_> = headers.iter().copied().chain([("connection", "close")]).collect();
+        let reply = gateway.send("POST", CHAT, &headers, chat_body(MODEL, false)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        began.elapsed()
+    };
+    let is_over = Cell::new(false);
+    let flood = join_all((0..CLIENTS).map(|_| async {
+        let mut times = Vec::new();
+        while !is_over.get() {
+            times.push(timed(&[]).await);
+        }
+        times
+    }));
+    let trickle = async {
+        wait(&gateway, CLIENTS / 2).await;
+        // What came at once each worker sent before it had heard of the others; the pod serves that first.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut times = Vec::new();
+        for _ in 0..8 {
+            times.push(timed(&[("x-gateway-inference-objective", "urgent")]).await);
+        }
+        is_over.set(true);
+        times
+    };
+    let (flood, urgent) = tokio::time::timeout(2 * PATIENCE, async { tokio::join!(flood, trickle) }).await.unwrap();
+    let others: Vec<_> = flood.into_iter().flatten().collect();
+    let mean = others.iter().sum::<Duration>() / u32::try_from(others.len()).unwrap();
+    println!("urgent {urgent:?}, {} others in {mean:?} in the mean", others.len());
+    assert!(urgent.iter().all(|time| *time < mean / 2), "urgent {urgent:?}, others {mean:?}");
 }
 
 async fn who_may_not_wait_is_told_when_to_come_again(mode: Mode) {
