@@ -86,9 +86,10 @@ struct Posted {
 }
 
 impl Worker {
-    /// A worker with that random id. One that a new configuration brings is no start of a machine: a binding counts those. `build` are the commit and the reference that the module was built from.
+    /// A worker with that random id. `build` are the commit and the reference that the module was built from. One that a new configuration brings is no
+    /// start of a machine: a binding counts those.
     #[must_use]
-    pub fn new(id: u64, picker: &mut EndpointPicker, build: [&'static str; 2]) -> Self {
+    pub fn new(id: u64, picker: &EndpointPicker, build: [&'static str; 2]) -> Self {
         Self {
             id,
             is_serving: false,

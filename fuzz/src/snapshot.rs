@@ -100,7 +100,7 @@ fn check_shared_data(bytes: &[u8]) {
     }
     let Ok(Plugin::Filter(config)) = Plugin::parse(b"") else { panic!("the defaults") };
     let mut picker = EndpointPicker::new(config, WORKER);
-    let mut worker = Worker::new(WORKER, &mut picker, ["", ""]);
+    let mut worker = Worker::new(WORKER, &picker, ["", ""]);
     worker.request_came(&mut picker, &mut host);
     for tick in 1..=TICKS {
         host.micros = tick * TICK_MICROS;

@@ -273,8 +273,8 @@ impl Envoy {
         let sidecar = Sidecar::new(settings.loss, models.to_vec(), pods, rng.next_u64(), now + rng.below(50_000));
         let instance = |_| {
             let id = rng.next_u64() | 1;
-            let mut picker = EndpointPicker::new(settings.config.clone(), id);
-            let worker = Worker::new(id, &mut picker, ["simulation", "simulation"]);
+            let picker = EndpointPicker::new(settings.config.clone(), id);
+            let worker = Worker::new(id, &picker, ["simulation", "simulation"]);
             let next_tick = now + rng.below(u64::from(UNUSED_TICK_MILLIS) * 1_000);
             Instance {
                 worker,

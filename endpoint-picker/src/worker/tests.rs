@@ -133,8 +133,8 @@ impl Fleet {
 
     fn add_filter(&mut self, id: u64) {
         let Ok(Plugin::Filter(config)) = Plugin::parse(br#"{"metrics": {"model": true}}"#) else { panic!() };
-        let mut picker = EndpointPicker::new(config, id);
-        let worker = Worker::new(id, &mut picker, BUILD);
+        let picker = EndpointPicker::new(config, id);
+        let worker = Worker::new(id, &picker, BUILD);
         self.add(Role::Filter(Box::new(worker), Box::new(picker)), UNUSED_TICK_MILLIS);
     }
 

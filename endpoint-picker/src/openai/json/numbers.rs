@@ -3,6 +3,9 @@
 /// A number this short without a long exponent is finite whatever its digits: below 10^(199 + 99).
 const SURELY_FINITE_BYTES: usize = 200;
 
+/// What is wrong with a number that is not finite.
+pub(super) const OUT_OF_RANGE: &str = "number out of range";
+
 /// Whole numbers of a float are exact below this: 2^53.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -55,15 +58,11 @@ impl Number {
         matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::Exponent(_))
     }
 
-    /// Whether a token of so many bytes, which ends in this state, is within the range of a double whatever its digits.
-    pub(super) fn is_surely_finite(self, length: usize) -> bool {
-        !matches!(self, Self::Exponent(3..)) && length < SURELY_FINITE_BYTES
-    }
-
     /// Whether `token`, which ends in this state, is within the range of a double.
     pub(super) fn is_finite(self, token: &[u8]) -> bool {
+        let is_surely = !matches!(self, Self::Exponent(3..)) && token.len() < SURELY_FINITE_BYTES;
         // What is out of range is for serde_json to say, whose rounding decides it.
-        self.is_surely_finite(token.len()) || serde_json::from_slice::<serde_json::Value>(token).is_ok()
+        is_surely || serde_json::from_slice::<serde_json::Value>(token).is_ok()
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::numbers::{Number, whole_number};
+use super::numbers::{Number, OUT_OF_RANGE, whole_number};
 use super::strings::{Escape, Partial, content_run};
 use super::watch::{Container, MAX_DEPTH, MAX_KEY_BYTES, Node, ROOT, SKIP, Scalar, ScanError, Want, Watch};
 
@@ -278,28 +278,22 @@ impl Scanner {
                     at = start + run + 1;
                     if self.node != SKIP {
                         let text = rest.get(..run).unwrap_or_default();
-                        let scalar = match want {
-                            Want::Nothing => Scalar::Opaque,
-                            Want::Raw => {
-                                watch.raw(self.node, text);
-                                Scalar::Opaque
-                            }
-                            Want::Text(limit) => Scalar::text(text, limit),
-                        };
+                        let scalar = want.scalar(self.node, text, text, watch);
                         watch.scalar(self.node, scalar, self.range(start - 1, at));
                     }
                     self.behind()
                 }
                 (State::Value | State::FirstElement, b'0'..=b'9' | b'-') => {
                     let rest = piece.get(at..).unwrap_or_default();
-                    let Some((_, length)) =
-                        whole_number(rest).filter(|(number, length)| number.is_surely_finite(*length))
-                    else {
+                    let Some((number, length)) = whole_number(rest) else {
                         self.begin_token(at, State::Number(Number::from_first(byte)));
                         return Ok(at);
                     };
+                    let token = rest.get(..length).unwrap_or_default();
+                    if !number.is_finite(token) {
+                        return Err(self.malformed(at, OUT_OF_RANGE));
+                    }
                     if self.node != SKIP {
-                        let token = rest.get(..length).unwrap_or_default();
                         watch.scalar(self.node, Scalar::Number(token), self.range(at, at + length));
                     }
                     at += length;

@@ -1,6 +1,6 @@
 //! Tokens of a scan, put together across pieces.
 
-use super::numbers::{Number, whole_number};
+use super::numbers::{Number, OUT_OF_RANGE};
 use super::scanner::{Literal, Scanner, State};
 use super::strings::{Character, Escape, Escaped, character};
 use super::watch::{SKIP, Scalar, ScanError, Want, Watch};
@@ -122,22 +122,13 @@ impl Scanner {
     /// are not spilled.
     fn end_string<W: Watch>(&mut self, piece: &[u8], start: usize, kept: usize, at: usize, watch: &mut W) {
         let rest = piece.get(kept..at).unwrap_or_default();
-        let scalar = match self.want {
-            Want::Nothing => Scalar::Opaque,
-            Want::Raw => {
-                watch.raw(self.node, piece.get(start..at).unwrap_or_default());
-                Scalar::Opaque
-            }
-            Want::Text(limit) => {
-                let text = if self.spilled {
-                    self.spill(rest);
-                    self.scratch.as_slice()
-                } else {
-                    rest
-                };
-                Scalar::text(text, limit)
-            }
+        let text = if self.spilled {
+            self.spill(rest);
+            self.scratch.as_slice()
+        } else {
+            rest
         };
+        let scalar = self.want.scalar(self.node, piece.get(start..at).unwrap_or_default(), text, watch);
         if self.is_key {
             self.node = match (self.parent(), scalar) {
                 (SKIP, _) => SKIP,
@@ -163,13 +154,7 @@ impl Scanner {
         watch: &mut W,
     ) -> Result<usize, ScanError> {
         // The first byte of a token chose its state already.
-        let begins = !self.spilled;
-        if begins && let Some((whole, length)) = whole_number(piece.get(start..).unwrap_or_default()) {
-            let token = piece.get(start..start + length).unwrap_or_default();
-            self.end_number(whole, token, self.offset + (start + length) as u64, watch)?;
-            return Ok(start + length);
-        }
-        let mut at = start + usize::from(begins);
+        let mut at = start + usize::from(!self.spilled);
         while let Some(&byte) = piece.get(at) {
             match number.step(byte) {
                 Ok(Some(next)) => number = next,
@@ -206,7 +191,7 @@ impl Scanner {
             return Err(ScanError::Malformed { offset: end, reason: "invalid number" });
         }
         if !number.is_finite(token) {
-            return Err(ScanError::Malformed { offset: self.token_at, reason: "number out of range" });
+            return Err(ScanError::Malformed { offset: self.token_at, reason: OUT_OF_RANGE });
         }
         if self.node != SKIP {
             watch.scalar(self.node, Scalar::Number(token), self.token_at..end);

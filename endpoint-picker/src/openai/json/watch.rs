@@ -70,6 +70,22 @@ impl Want {
             Self::Nothing | Self::Raw => content_run::<true>(bytes),
         }
     }
+
+    /// What a string at `node` is to who wants this of it: its last bytes between the quotes are `raw`, and its `text` is decoded where text is
+    /// wanted.
+    pub(super) fn scalar<'a, W: Watch>(self, node: Node, raw: &[u8], text: &'a [u8], watch: &mut W) -> Scalar<'a> {
+        match self {
+            Self::Nothing => Scalar::Opaque,
+            Self::Raw => {
+                watch.raw(node, raw);
+                Scalar::Opaque
+            }
+            Self::Text(limit) => match text.get(..limit) {
+                Some(head) if text.len() > limit => Scalar::Text { text: head, cut: true },
+                _ => Scalar::Text { text, cut: false },
+            },
+        }
+    }
 }
 
 /// A value that is neither array nor object.
@@ -90,16 +106,6 @@ pub enum Scalar<'a> {
     },
     /// A string that was not asked for as text.
     Opaque,
-}
-
-impl<'a> Scalar<'a> {
-    /// The string `text`, of which `limit` bytes are wanted.
-    pub(super) fn text(text: &'a [u8], limit: usize) -> Self {
-        match text.get(..limit) {
-            Some(head) if text.len() > limit => Scalar::Text { text: head, cut: true },
-            _ => Scalar::Text { text, cut: false },
-        }
-    }
 }
 
 /// A kind of value that holds others.
